@@ -1,0 +1,37 @@
+//! Why a configuration can't be used. Every program exits with 2 on it, before touching data.
+
+use std::path::PathBuf;
+
+/// Names the file, the line and the key where there are any, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The file at fault: the configuration or a key file.
+    pub file: PathBuf,
+    /// 1-based line in it.
+    pub line: Option<usize>,
+    /// The key at fault, e.g. `node.client`.
+    pub key: Option<String>,
+    /// What is wrong.
+    pub message: String,
+    /// The next thing to do.
+    pub hint: Option<String>,
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if let Some(key) = &self.key {
+            write!(f, ": `{key}`")?;
+        }
+        write!(f, ": {}", self.message)?;
+        if let Some(hint) = &self.hint {
+            write!(f, "\nHint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}

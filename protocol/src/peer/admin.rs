@@ -1,0 +1,299 @@
+//! What `mbctl` asks of a node and what it gets back.
+
+use serde::{Deserialize, Serialize};
+
+use crate::json::LogPosition;
+
+/// A request of an operator.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AdminRequest {
+    /// One row of `mbctl status`. Answered from local state, at once.
+    Report,
+    /// Die at once as by SIGKILL. Not answered: the connection breaks.
+    Kill,
+    /// Graceful stop. Answered when it begins; the connection breaks when it is done.
+    Stop,
+    /// Hand leadership to this node; answered by the leader alone, others say who leads.
+    Transfer {
+        /// Number of the new leader.
+        to: u16,
+    },
+    /// The replicated membership.
+    MemberList,
+    /// Takes a new node in as a learner.
+    MemberAdd {
+        /// Its number.
+        node: u16,
+        /// Where clients dial it.
+        client: String,
+        /// Where nodes dial it.
+        peer: String,
+    },
+    /// Makes a learner a voter.
+    MemberPromote {
+        /// Its number.
+        node: u16,
+    },
+    /// Takes a node out.
+    MemberRemove {
+        /// Its number.
+        node: u16,
+    },
+    /// Takes a node that lost its disk in again under the next generation, and makes it a voter once it caught up.
+    MemberReplace {
+        /// Its number.
+        node: u16,
+    },
+    /// Accounts, by name; glob.
+    UserList {
+        /// `*` and `?`; none: all.
+        pattern: Option<String>,
+    },
+    /// One account.
+    UserShow {
+        /// Its name.
+        name: String,
+    },
+    /// Makes an account even when registration is closed.
+    UserAdd {
+        /// Its name.
+        name: String,
+        /// Its password; hashed on the node.
+        password: String,
+    },
+    /// Locks an account and ends its sessions.
+    UserLock {
+        /// Its name.
+        name: String,
+    },
+    /// Unlocks an account.
+    UserUnlock {
+        /// Its name.
+        name: String,
+    },
+    /// Sets a new password and ends the sessions.
+    UserResetPassword {
+        /// Its name.
+        name: String,
+        /// The new password; hashed on the node.
+        password: String,
+    },
+    /// Deletes an account.
+    UserDelete {
+        /// Its name.
+        name: String,
+    },
+    /// Releases a reserved name.
+    UserFree {
+        /// The name.
+        name: String,
+    },
+    /// Read-only SQL on this node's file, limited in time and rows.
+    Sql {
+        /// One SELECT.
+        text: String,
+    },
+    /// A page of the change log of this node.
+    Changes {
+        /// First index; 0: from the oldest kept.
+        from: u64,
+        /// Greatest number of rows.
+        limit: u32,
+        /// Wait for a row at or after `from` (at most 10 s) when there is none yet.
+        wait: bool,
+    },
+    /// A digest of each replicated table once `applied` is reached exactly (the node holds there for the time of the
+    /// digest), or at whatever is applied with `None`.
+    Digest {
+        /// The index to digest at.
+        at: Option<u64>,
+    },
+}
+
+impl std::fmt::Debug for AdminRequest {
+    /// The kind alone: some hold passwords.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            AdminRequest::Report => "Report",
+            AdminRequest::Kill => "Kill",
+            AdminRequest::Stop => "Stop",
+            AdminRequest::Transfer { .. } => "Transfer",
+            AdminRequest::MemberList => "MemberList",
+            AdminRequest::MemberAdd { .. } => "MemberAdd",
+            AdminRequest::MemberPromote { .. } => "MemberPromote",
+            AdminRequest::MemberRemove { .. } => "MemberRemove",
+            AdminRequest::MemberReplace { .. } => "MemberReplace",
+            AdminRequest::UserList { .. } => "UserList",
+            AdminRequest::UserShow { .. } => "UserShow",
+            AdminRequest::UserAdd { .. } => "UserAdd",
+            AdminRequest::UserLock { .. } => "UserLock",
+            AdminRequest::UserUnlock { .. } => "UserUnlock",
+            AdminRequest::UserResetPassword { .. } => "UserResetPassword",
+            AdminRequest::UserDelete { .. } => "UserDelete",
+            AdminRequest::UserFree { .. } => "UserFree",
+            AdminRequest::Sql { .. } => "Sql",
+            AdminRequest::Changes { .. } => "Changes",
+            AdminRequest::Digest { .. } => "Digest",
+        })
+    }
+}
+
+/// The answer to an [`AdminRequest`].
+pub type AdminReply = Result<AdminOk, AdminError>;
+
+/// What the caller does next decides the kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdminErrorKind {
+    /// Ask the node named in `leader`.
+    NotLeader,
+    /// No majority answered; try again later.
+    NoQuorum,
+    /// Refused: asking again changes nothing.
+    Refused,
+    /// A defect.
+    Internal,
+}
+
+/// Why a request was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct AdminError {
+    /// What to do next.
+    pub kind: AdminErrorKind,
+    /// Machine-readable, e.g. `no_such_user`, `not_a_member`, `not_leader`, `no_quorum`.
+    pub code: String,
+    /// For people: what failed and why.
+    pub message: String,
+    /// The next command, if there is one.
+    pub hint: Option<String>,
+    /// With [`AdminErrorKind::NotLeader`]: who leads, if known.
+    pub leader: Option<u16>,
+}
+
+/// Successes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum AdminOk {
+    /// Done, nothing more to say.
+    Done,
+    /// To `Report`.
+    Report(Box<NodeReport>),
+    /// To `MemberList`.
+    Members(Vec<MemberRow>),
+    /// To `UserList` and `UserShow`.
+    Users(Vec<UserRow>),
+    /// To `Sql`.
+    Rows(SqlRows),
+    /// To `Changes`.
+    Changes(Vec<ChangeRow>),
+    /// To `Digest`: the applied index and (table, hex digest).
+    Digest {
+        /// Where it was taken.
+        applied: u64,
+        /// (table, SHA-256 in hex, rows).
+        tables: Vec<(String, String, u64)>,
+    },
+}
+
+/// One row of `mbctl status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// The node's number.
+    pub node: u16,
+    /// Its cluster.
+    pub cluster_id: Option<String>,
+    /// Its Raft id, 0 when blank.
+    pub raft_id: u64,
+    /// `leader`, `follower`, `candidate`, `learner` or `waiting`.
+    pub role: String,
+    /// For a waiting node: what for.
+    pub waiting_for: Option<String>,
+    /// Current term.
+    pub term: u64,
+    /// Leader's number.
+    pub leader: Option<u16>,
+    /// Last log entry.
+    pub last_log: Option<LogPosition>,
+    /// Committed index.
+    pub committed: Option<u64>,
+    /// Applied index.
+    pub applied: Option<u64>,
+    /// Accounts.
+    pub users: u64,
+    /// Undelivered messages.
+    pub queued: u64,
+    /// Connected, logged-in sessions on this node.
+    pub sessions: u64,
+    /// Size of messagebase.db and its WAL.
+    pub db_bytes: u64,
+    /// Since the process started.
+    pub uptime_ms: u64,
+    /// Program version.
+    pub version: String,
+    /// Whether it can serve a linear read.
+    pub ready: bool,
+    /// Process id, for `kill` of a hung node on the same machine.
+    pub pid: u32,
+    /// The replicated membership as this node knows it.
+    pub members: Vec<MemberRow>,
+}
+
+/// One member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRow {
+    /// Its number.
+    pub node: u16,
+    /// How often it lost its disk and was replaced, plus one.
+    pub generation: u64,
+    /// Where clients dial it.
+    pub client: String,
+    /// Where nodes dial it.
+    pub peer: String,
+    /// Whether it votes.
+    pub voter: bool,
+}
+
+/// One account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserRow {
+    /// The name as registered.
+    pub name: String,
+    /// Unix ms.
+    pub created_at: u64,
+    /// Messages waiting for them.
+    pub queued: u64,
+    /// Messages they sent.
+    pub sent: u64,
+    /// Messages delivered to them or waiting.
+    pub received: u64,
+    /// Whether the account is locked.
+    pub locked: bool,
+    /// Whether a session is connected anywhere.
+    pub online: bool,
+    /// Stored sessions.
+    pub sessions: u64,
+}
+
+/// A result of SQL; values as text, `None` for NULL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SqlRows {
+    /// Column names.
+    pub columns: Vec<String>,
+    /// Rows.
+    pub rows: Vec<Vec<Option<String>>>,
+    /// Whether the row limit cut it.
+    pub more: bool,
+}
+
+/// One row of the change log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeRow {
+    /// Index in the log.
+    pub log_index: u64,
+    /// Raft term.
+    pub term: u64,
+    /// Number of the node that led.
+    pub leader: u16,
+    /// JSON without secrets.
+    pub change: String,
+}
