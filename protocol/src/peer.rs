@@ -133,6 +133,13 @@ pub enum PeerRequest {
         /// The founding nodes.
         founders: Vec<u16>,
     },
+    /// `member replace` and `member add`: a blank node takes this identity and waits for the leader's log.
+    Adopt {
+        /// The cluster.
+        cluster_id: String,
+        /// The Raft id under which it is a learner now.
+        raft_id: u64,
+    },
     /// From an operator.
     Admin(AdminRequest),
 }
@@ -142,7 +149,7 @@ pub enum PeerRequest {
 pub enum PeerReply {
     /// To [`PeerRequest::Raft`].
     Raft(Vec<u8>),
-    /// To [`PeerRequest::Presence`] and [`PeerRequest::Form`].
+    /// To [`PeerRequest::Presence`], [`PeerRequest::Form`] and [`PeerRequest::Adopt`].
     Done,
     /// To [`PeerRequest::Probe`].
     Probe(ProbeReply),

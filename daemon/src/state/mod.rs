@@ -1,0 +1,2 @@
+//! Deterministic apply.
+pub mod effect;
