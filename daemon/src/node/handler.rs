@@ -6,6 +6,7 @@ use messagebase_protocol::peer::{Dialer, HelloReply, PeerHello, PeerReply, PeerR
 
 use super::Shared;
 use crate::admin;
+use crate::peer::ledger::Meeting;
 use crate::peer::server::PeerHandler;
 use crate::raft::node_of;
 
@@ -14,16 +15,22 @@ pub struct Handler(pub Arc<Shared>);
 
 impl PeerHandler for Handler {
     fn greet(&self, hello: &PeerHello) -> HelloReply {
-        match self.refusal(hello) {
-            Some(reason) => HelloReply::Refused { reason },
-            None => {
-                let identity = self.0.store.identity();
-                HelloReply::Welcome {
-                    node: self.0.node,
-                    raft_id: identity.as_ref().map_or(0, |identity| identity.raft_id),
-                    cluster_id: identity.map(|identity| identity.cluster_id),
-                }
-            }
+        let shared = &self.0;
+        if let Some(reason) = self.refusal(hello) {
+            return HelloReply::Refused { reason };
+        }
+        if let (Dialer::Node { raft_id, .. }, Some(boot)) = (hello.dialer, hello.boot)
+            && raft_id != 0
+            && let Meeting::Stale(reason) = shared.ledger.meet(raft_id, boot)
+        {
+            return HelloReply::Stale { reason };
+        }
+        let identity = shared.store.identity();
+        HelloReply::Welcome {
+            node: shared.node,
+            raft_id: identity.as_ref().map_or(0, |identity| identity.raft_id),
+            cluster_id: identity.map(|identity| identity.cluster_id),
+            boot: shared.boot,
         }
     }
 
@@ -66,6 +73,9 @@ impl Handler {
     fn refusal(&self, hello: &PeerHello) -> Option<String> {
         let shared = &self.0;
         let Dialer::Node { node, raft_id } = hello.dialer else { return None };
+        if shared.is_stale() && hello.purpose != Purpose::Probe {
+            return Some("this node runs on an older copy of its data".into());
+        }
         if hello.purpose == Purpose::Probe {
             return None;
         }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use messagebase_config::Config;
-use messagebase_protocol::peer::{AdminReply, PeerReply, PeerRequest, ProbeReply, Purpose};
+use messagebase_protocol::peer::{AdminReply, Boot, PeerReply, PeerRequest, ProbeReply, Purpose};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +23,7 @@ pub use start::run;
 
 use crate::change::Settings;
 use crate::fanout::Fanout;
+use crate::peer::ledger::Ledger;
 use crate::peer::wire::TlsWire;
 use crate::presence::Presence;
 use crate::raft::api::Target;
@@ -53,7 +54,13 @@ pub struct Shared {
     pub quit: CancellationToken,
     /// Cancelled when everything is to end.
     pub stop: CancellationToken,
+    /// Which life of its process this node is in.
+    pub boot: Boot,
+    /// Which life of each peer's process was met last.
+    pub ledger: Arc<Ledger>,
     replica: OnceCell<Replica>,
+    /// A peer recognized this node's data as an older copy: it takes no part any more.
+    stale: AtomicBool,
     /// Whether clients and peers are told that this node is going away.
     closing: AtomicBool,
     /// Why this node waits; `None` on a member. Held for a copy only.
@@ -64,9 +71,14 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Replication, once this node has an identity.
+    /// Replication, once this node has an identity and unless its data is an older copy.
     pub fn replica(&self) -> Option<&Replica> {
-        self.replica.get()
+        if self.is_stale() { None } else { self.replica.get() }
+    }
+
+    /// Whether a peer recognized this node's data as an older copy.
+    pub fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Relaxed)
     }
 
     /// The cluster this node belongs to.
@@ -191,7 +203,11 @@ impl Shared {
 
     /// Starts replication under the stored identity. Calling it again changes nothing.
     async fn start_replica(&self) -> Result<(), String> {
-        self.replica.get_or_try_init(|| self.build_replica()).await?;
+        let replica = self.replica.get_or_try_init(|| self.build_replica()).await?;
+        let leader = replica.clone();
+        self.ledger.ask_acknowledged(Box::new(move |raft_id| {
+            leader.members().iter().find(|member| member.raft_id == raft_id).and_then(|member| member.matched)
+        }));
         *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(())
     }

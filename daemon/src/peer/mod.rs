@@ -2,11 +2,11 @@
 //! formation probes and operators' requests. Decides who may speak; what is said is decided elsewhere.
 //!
 //! Where to go next: [`wire`] dials, [`server`] listens, [`frame`] is the bytes on the socket, [`identify`] checks
-//! certificates, [`admin`] answers `mbctl`.
+//! certificates, [`gossip`] spreads presence.
 
-pub mod admin;
 pub mod frame;
 pub mod gossip;
 pub mod identify;
+pub mod ledger;
 pub mod server;
 pub mod wire;

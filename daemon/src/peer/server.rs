@@ -110,7 +110,7 @@ async fn greet<H: PeerHandler>(
     frame::encode_into(&reply, &mut bytes)?;
     stream.write_all(&bytes).await?;
     stream.flush().await?;
-    if let HelloReply::Refused { reason } = reply {
+    if let HelloReply::Refused { reason } | HelloReply::Stale { reason } = reply {
         warn!("refused a peer ({:?}, {:?}): {reason}", hello.dialer, hello.purpose);
         stream.shutdown().await?;
         return Ok((stream, None));

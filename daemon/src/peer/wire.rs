@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use messagebase_config::Config;
 use messagebase_protocol::peer::{
-    Answer, Call, Dialer, FRAME_MAX_BYTES, HELLO_FRAME_MAX_BYTES, HelloReply, PEER_PROTOCOL, PeerHello, PeerReply,
+    Answer, Boot, Call, Dialer, FRAME_MAX_BYTES, HELLO_FRAME_MAX_BYTES, HelloReply, PEER_PROTOCOL, PeerHello, PeerReply,
     PeerRequest, Purpose, node_san,
 };
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
@@ -23,6 +23,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_util::sync::CancellationToken;
 
 use super::frame;
+use super::ledger::{Ledger, Meeting};
 use crate::raft::api::{Link, Target, Wire, WireError};
 use crate::store::Store;
 
@@ -55,12 +56,21 @@ struct WireParts {
     config: Arc<Config>,
     node: u16,
     store: Store,
+    boot: Boot,
+    ledger: Arc<Ledger>,
 }
 
 impl TlsWire {
     /// For the node whose certificate the connector shows.
-    pub fn new(connector: TlsConnector, config: Arc<Config>, node: u16, store: Store) -> Self {
-        TlsWire { parts: Arc::new(WireParts { connector, config, node, store }) }
+    pub fn new(
+        connector: TlsConnector,
+        config: Arc<Config>,
+        node: u16,
+        store: Store,
+        boot: Boot,
+        ledger: Arc<Ledger>,
+    ) -> Self {
+        TlsWire { parts: Arc::new(WireParts { connector, config, node, store, boot, ledger }) }
     }
 
     /// A link that can carry any request, not Raft's alone.
@@ -155,16 +165,37 @@ async fn dial(wire: &TlsWire, to: &Target, purpose: Purpose) -> io::Result<TlsSt
         dialer: Dialer::Node { node: parts.node, raft_id: identity.map_or(0, |identity| identity.raft_id) },
         to_raft_id: to.raft_id,
         purpose,
+        boot: Some(parts.boot),
     };
     let mut bytes = Vec::new();
     frame::encode_into(&hello, &mut bytes)?;
     stream.write_all(&bytes).await?;
     stream.flush().await?;
     match frame::read::<HelloReply>(&mut stream, HELLO_FRAME_MAX_BYTES).await? {
-        Some(HelloReply::Welcome { node, .. }) if node == to.node => Ok(stream),
-        Some(HelloReply::Welcome { node, .. }) => Err(io::Error::other(format!("it says that it is node {node}"))),
+        Some(HelloReply::Welcome { node, raft_id, boot, .. }) => {
+            welcomed(parts, to, node, raft_id, boot)?;
+            Ok(stream)
+        }
+        Some(HelloReply::Stale { reason }) => {
+            parts.ledger.was_told_stale(format!("node {}: {reason}", to.node));
+            Err(io::Error::other(format!("refused: {reason}")))
+        }
         Some(HelloReply::Refused { reason }) => Err(io::Error::other(format!("refused: {reason}"))),
         None => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// A node that is not whom we meant, or runs on an older copy of its data, must not acknowledge anything to us.
+fn welcomed(parts: &WireParts, to: &Target, node: u16, raft_id: u64, boot: Boot) -> io::Result<()> {
+    if node != to.node {
+        return Err(io::Error::other(format!("it says that it is node {node}")));
+    }
+    if to.raft_id == 0 || raft_id == 0 {
+        return Ok(());
+    }
+    match parts.ledger.meet(raft_id, boot) {
+        Meeting::Known | Meeting::New => Ok(()),
+        Meeting::Stale(reason) => Err(io::Error::other(format!("it runs on an older copy of its data: {reason}"))),
     }
 }
 
