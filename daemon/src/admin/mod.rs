@@ -11,9 +11,10 @@ use std::sync::Arc;
 use messagebase_protocol::peer::{AdminError, AdminErrorKind, AdminOk, AdminReply, AdminRequest};
 
 use crate::node::Shared;
+use crate::service::Service;
 
 /// Answers one request.
-pub async fn answer(shared: &Arc<Shared>, request: AdminRequest) -> AdminReply {
+pub async fn answer(shared: &Arc<Shared>, service: &Arc<Service>, request: AdminRequest) -> AdminReply {
     match request {
         AdminRequest::Report => Ok(AdminOk::Report(Box::new(report::report(shared).await))),
         AdminRequest::Kill => shared.die(),
@@ -29,10 +30,10 @@ pub async fn answer(shared: &Arc<Shared>, request: AdminRequest) -> AdminReply {
         AdminRequest::MemberReplace { node } => members::replace(shared, node).await,
         AdminRequest::UserList { pattern } => users::list(shared, pattern).await,
         AdminRequest::UserShow { name } => users::show(shared, name).await,
-        AdminRequest::UserAdd { name, password } => users::add(shared, name, password).await,
+        AdminRequest::UserAdd { name, password } => users::add(shared, service, name, password).await,
         AdminRequest::UserLock { name } => users::lock(shared, name).await,
         AdminRequest::UserUnlock { name } => users::unlock(shared, name).await,
-        AdminRequest::UserResetPassword { name, password } => users::reset_password(shared, name, password).await,
+        AdminRequest::UserResetPassword { name, password } => users::reset_password(shared, service, name, password).await,
         AdminRequest::UserDelete { name } => users::delete(shared, name).await,
         AdminRequest::UserFree { name } => users::free(shared, name).await,
         AdminRequest::Sql { text } => inspect::sql(shared, text).await,

@@ -9,6 +9,7 @@ use super::{internal, no_quorum, refused, waiting};
 use crate::change::{Change, Outcome, Refusal, Secrets};
 use crate::node::Shared;
 use crate::raft::api::{Draft, Verdict};
+use crate::service::Service;
 
 /// Accounts by glob.
 pub async fn list(shared: &Arc<Shared>, pattern: Option<String>) -> AdminReply {
@@ -41,9 +42,9 @@ async fn rows(shared: &Arc<Shared>, pattern: Option<String>) -> Result<Vec<UserR
 }
 
 /// Makes an account, also while registration is closed.
-pub async fn add(shared: &Arc<Shared>, name: String, password: String) -> AdminReply {
+pub async fn add(shared: &Arc<Shared>, service: &Arc<Service>, name: String, password: String) -> AdminReply {
     check_name(&name).map_err(|e| refused("bad_name", e.message))?;
-    let secrets = hashed(shared, password).await?;
+    let secrets = hashed(service, password).await?;
     propose(shared, &name.clone(), Change::Register { name, key: String::new(), by_operator: true }, Some(secrets)).await
 }
 
@@ -58,8 +59,8 @@ pub async fn unlock(shared: &Arc<Shared>, name: String) -> AdminReply {
 }
 
 /// Sets a password and ends the sessions.
-pub async fn reset_password(shared: &Arc<Shared>, name: String, password: String) -> AdminReply {
-    let secrets = hashed(shared, password).await?;
+pub async fn reset_password(shared: &Arc<Shared>, service: &Arc<Service>, name: String, password: String) -> AdminReply {
+    let secrets = hashed(service, password).await?;
     propose(shared, &name.clone(), Change::ResetPassword { name }, Some(secrets)).await
 }
 
@@ -73,9 +74,9 @@ pub async fn free(shared: &Arc<Shared>, name: String) -> AdminReply {
     propose(shared, &name.clone(), Change::FreeName { name }, None).await
 }
 
-async fn hashed(shared: &Arc<Shared>, password: String) -> Result<Secrets, AdminError> {
+async fn hashed(service: &Arc<Service>, password: String) -> Result<Secrets, AdminError> {
     check_password(&password).map_err(|e| refused("bad_password", e.message))?;
-    let hash = shared.hasher.hash(password).await.map_err(|e| refused(e.code.as_str(), e.message))?;
+    let hash = service.hasher().hash(password).await.map_err(|e| refused(e.code.as_str(), e.message))?;
     Ok(Secrets { password_hash: Some(hash), token_hash: None })
 }
 

@@ -9,13 +9,19 @@ use crate::admin;
 use crate::peer::ledger::Meeting;
 use crate::peer::server::PeerHandler;
 use crate::raft::node_of;
+use crate::service::Service;
 
 /// The handler shared by all connections of the peer door.
-pub struct Handler(pub Arc<Shared>);
+pub struct Handler {
+    /// The node.
+    pub shared: Arc<Shared>,
+    /// For operators' passwords, which are hashed like anybody's.
+    pub service: Arc<Service>,
+}
 
 impl PeerHandler for Handler {
     fn greet(&self, hello: &PeerHello) -> HelloReply {
-        let shared = &self.0;
+        let shared = &self.shared;
         if let Some(reason) = self.refusal(hello) {
             return HelloReply::Refused { reason };
         }
@@ -35,7 +41,7 @@ impl PeerHandler for Handler {
     }
 
     async fn answer(&self, hello: &PeerHello, request: PeerRequest) -> PeerReply {
-        let shared = &self.0;
+        let shared = &self.shared;
         match (hello.purpose, hello.dialer, request) {
             (
                 Purpose::Raft | Purpose::Snapshot | Purpose::Forward,
@@ -61,7 +67,7 @@ impl PeerHandler for Handler {
             }
             (Purpose::Admin, Dialer::Admin, PeerRequest::Admin(request)) => {
                 tracing::debug!("an operator asks: {request:?}");
-                PeerReply::Admin(admin::answer(shared, request).await)
+                PeerReply::Admin(admin::answer(shared, &self.service, request).await)
             }
             (purpose, ..) => PeerReply::Failed(format!("not a request for a connection of purpose {purpose:?}")),
         }
@@ -71,7 +77,7 @@ impl PeerHandler for Handler {
 impl Handler {
     /// Why this dialer may not speak, if so.
     fn refusal(&self, hello: &PeerHello) -> Option<String> {
-        let shared = &self.0;
+        let shared = &self.shared;
         let Dialer::Node { node, raft_id } = hello.dialer else { return None };
         if shared.is_stale() && hello.purpose != Purpose::Probe {
             return Some("this node runs on an older copy of its data".into());

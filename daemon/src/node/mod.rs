@@ -28,7 +28,6 @@ use crate::peer::wire::TlsWire;
 use crate::presence::Presence;
 use crate::raft::api::Target;
 use crate::raft::{Node as Member, ReplicaConfig, TokioReplica, node_of, raft_id};
-use crate::service::hasher::Hasher;
 use crate::store::{Identity, Job, Store};
 
 /// Replication over TLS on tokio.
@@ -48,8 +47,6 @@ pub struct Shared {
     pub fanout: Arc<Fanout>,
     /// Who is online on which node.
     pub presence: Arc<Presence>,
-    /// argon2, bounded.
-    pub hasher: Arc<Hasher>,
     /// Cancelled by SIGTERM, SIGINT or `mbctl stop`: begin the graceful stop.
     pub quit: CancellationToken,
     /// Cancelled when everything is to end.

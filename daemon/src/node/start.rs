@@ -27,7 +27,6 @@ use crate::http;
 use crate::peer::wire::TlsWire;
 use crate::peer::{gossip, server};
 use crate::presence::Presence;
-use crate::service::hasher::Hasher;
 use crate::service::{Service, ServiceParts};
 use crate::store::{Store, StoreOptions, Writer, spawn_writer};
 
@@ -70,7 +69,6 @@ fn build(config: Arc<Config>, node: u16, tls: &NodeTls, store: Store, fanout: Ar
     let connector = TlsConnector::from(tls.peer_dial.clone());
     Arc::new(Shared {
         wire: TlsWire::new(connector, config.clone(), node, store.clone()),
-        hasher: Arc::new(Hasher::new(config.password)),
         config,
         node,
         store,
@@ -93,7 +91,8 @@ async fn serve(shared: &Arc<Shared>, writer: Writer, listeners: Listeners, tls: 
     };
     let writer = spawn_writer(writer, on_fatal);
     let tasks = TaskTracker::new();
-    let doors = open_doors(shared, listeners, tls, &tasks);
+    let service = serve_clients(shared).await?;
+    let doors = open_doors(shared, &service, listeners, tls, &tasks);
     tasks.spawn(gossip::run(shared.clone()));
     tasks.spawn(become_member(shared.clone()));
     info!("node {} of {} serves; version {}", shared.node, shared.config.cluster, env!("CARGO_PKG_VERSION"));
@@ -108,17 +107,30 @@ async fn serve(shared: &Arc<Shared>, writer: Writer, listeners: Listeners, tls: 
     }
 }
 
-/// Starts all listeners' tasks. The returned tracker is empty once every client connection has ended.
-fn open_doors(shared: &Arc<Shared>, listeners: Listeners, tls: &NodeTls, tasks: &TaskTracker) -> TaskTracker {
-    let service = Arc::new(Service::new(ServiceParts {
+async fn serve_clients(shared: &Arc<Shared>) -> Result<Arc<Service>, String> {
+    let parts = ServiceParts {
+        node: shared.node,
+        cluster: shared.config.cluster.clone(),
+        readers: shared.store.readers().clone(),
         replication: Arc::new(Replicated(shared.clone())),
-        store: shared.store.clone(),
         fanout: shared.fanout.clone(),
         presence: shared.presence.clone(),
-        hasher: shared.hasher.clone(),
-        config: shared.config.clone(),
-        node: shared.node,
-    }));
+        password: shared.config.password,
+        limits: shared.config.limits,
+    };
+    // It hashes a password to begin with.
+    let built = tokio::task::spawn_blocking(move || Service::new(parts)).await.map_err(|e| e.to_string())?;
+    built.map_err(|e| format!("failed to prepare password hashing: {e}"))
+}
+
+/// Starts all listeners' tasks. The returned tracker is empty once every client connection has ended.
+fn open_doors(
+    shared: &Arc<Shared>,
+    service: &Arc<Service>,
+    listeners: Listeners,
+    tls: &NodeTls,
+    tasks: &TaskTracker,
+) -> TaskTracker {
     let door = Door::new(service.clone());
     let doors = TaskTracker::new();
     let acceptor = TlsAcceptor::from(tls.door.clone());
@@ -127,10 +139,10 @@ fn open_doors(shared: &Arc<Shared>, listeners: Listeners, tls: &NodeTls, tasks: 
         doors.spawn(door.serve(plain, None, shared.stop.clone()));
     }
     if let Some(listener) = listeners.http {
-        tasks.spawn(http::serve(listener, service, shared.stop.clone()));
+        tasks.spawn(http::serve(listener, service.clone(), shared.stop.clone()));
     }
     let acceptor = TlsAcceptor::from(tls.peer_listen.clone());
-    let handler = Arc::new(Handler(shared.clone()));
+    let handler = Arc::new(Handler { shared: shared.clone(), service: service.clone() });
     tasks.spawn(server::serve(listeners.peer, acceptor, handler, shared.stop.clone()));
     doors.close();
     doors
