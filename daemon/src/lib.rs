@@ -7,6 +7,7 @@
 pub mod change;
 pub mod door;
 pub mod fanout;
+pub mod http;
 pub mod node;
 pub mod peer;
 pub mod presence;

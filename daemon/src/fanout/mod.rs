@@ -53,9 +53,16 @@ pub struct Attachment {
     number: u64,
 }
 
+impl Attachment {
+    /// Gives the place up before the last clone of its owner is dropped. Harmless when repeated.
+    pub fn detach(&self) {
+        self.fanout.detach(self.user, self.number);
+    }
+}
+
 impl Drop for Attachment {
     fn drop(&mut self) {
-        self.fanout.detach(self.user, self.number);
+        self.detach();
     }
 }
 

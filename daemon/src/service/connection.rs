@@ -24,7 +24,7 @@ pub struct Session {
     /// Whether a linear check has passed; false only after a local `resume`.
     checked: Arc<AtomicBool>,
     /// The place in the fan-out; given up with the last clone.
-    _attachment: Arc<Attachment>,
+    attachment: Arc<Attachment>,
 }
 
 impl Session {
@@ -34,7 +34,7 @@ impl Session {
             user,
             name: name.into(),
             checked: Arc::new(AtomicBool::new(checked)),
-            _attachment: Arc::new(attachment),
+            attachment: Arc::new(attachment),
         }
     }
 
@@ -89,7 +89,7 @@ impl Connection {
     }
 
     /// The name of its session, live or ended.
-    pub(super) fn past_name(&self) -> Option<Arc<str>> {
+    pub fn past_name(&self) -> Option<Arc<str>> {
         let state = self.lock();
         state.session.as_ref().map(|session| session.name.clone()).or_else(|| state.ended.clone())
     }
@@ -115,6 +115,13 @@ impl Connection {
         let mut state = self.lock();
         if let Some(session) = state.session.take() {
             state.ended = Some(session.name.clone());
+        }
+    }
+
+    /// The connection is gone: the session hears nothing more through it, also while a request is still at work.
+    pub fn leave(&self) {
+        if let Some(session) = self.lock().session.as_ref() {
+            session.attachment.detach();
         }
     }
 

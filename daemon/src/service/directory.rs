@@ -37,11 +37,11 @@ impl Service {
         }
         self.reader(conn, consistency).await?;
         let (pattern, after) = (pattern.map(|p| fold_name(&p)), after.map(|a| fold_name(&a)));
-        let page = reads::read(&self.readers, move |db| {
-            read::users_page(db, pattern.as_deref(), after.as_deref(), limit)
-        })
-        .await?;
-        let entry = |row: read::DirectoryRow| DirectoryEntry { online: self.presence.is_online(row.id), name: row.name };
+        let page =
+            reads::read(&self.readers, move |db| read::users_page(db, pattern.as_deref(), after.as_deref(), limit))
+                .await?;
+        let entry =
+            |row: read::DirectoryRow| DirectoryEntry { online: self.presence.is_online(row.id), name: row.name };
         Ok(Users { users: page.items.into_iter().map(entry).collect(), more: page.more })
     }
 }

@@ -201,8 +201,7 @@ impl Service {
         let limit = page_limit(limit)?;
         let user = self.reader(conn, consistency).await?.user;
         let (folded, before) = (fold_name(&with), before.map(row_id));
-        let page =
-            reads::read(&self.readers, move |db| read::history_page(db, user, &folded, before, limit)).await?;
+        let page = reads::read(&self.readers, move |db| read::history_page(db, user, &folded, before, limit)).await?;
         let page = page.ok_or_else(|| verdict::refused(crate::change::Refusal::NoSuchUser))?;
         let page = keep_last(page, |record| wire_bytes(&record.body));
         Ok(Records { messages: page.items, more: page.more })

@@ -99,9 +99,8 @@ impl Service {
 
     /// Makes sure that there is a leader.
     pub async fn campaign(&self, conn: &Connection) -> Result<Campaign, Failure> {
-        let limited = |wait| {
-            Failure::not_done(Code::RateLimited, "too many campaigns; ask again in a moment").retry_after(wait)
-        };
+        let limited =
+            |wait| Failure::not_done(Code::RateLimited, "too many campaigns; ask again in a moment").retry_after(wait);
         conn.campaigns.admit(Instant::now()).map_err(limited)?;
         let mut running = self.campaigns.join(&self.replication).map_err(limited)?;
         let result = match running.wait_for(Option::is_some).await {
