@@ -13,8 +13,9 @@
 
 #![deny(missing_docs)]
 
-//pub mod cli;
+pub mod cli;
 pub mod client;
+pub mod command;
 pub mod connection;
 pub mod dial;
 pub mod election;
@@ -25,8 +26,8 @@ pub mod feed;
 pub mod notice;
 pub mod outbox;
 pub mod random;
-//pub mod repl;
-//pub mod scripted;
+pub mod repl;
+pub mod scripted;
 mod serve;
 pub mod session;
 pub mod token;
