@@ -7,10 +7,12 @@ use messagebase_protocol::peer::{AdminError, AdminOk, AdminReply, ChangeRow, Sql
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::{internal, refused};
 use crate::node::Shared;
+use crate::store::LogId;
 
 /// Rows of one SQL answer.
 const SQL_ROWS_MAX: usize = 10_000;
@@ -102,26 +104,36 @@ fn page_of_changes(conn: &Connection, from: u64, limit: u32) -> rusqlite::Result
     let mut statement = conn.prepare_cached(
         "SELECT log_index, term, leader, change FROM change_log WHERE log_index >= ?1 ORDER BY log_index LIMIT ?2",
     )?;
-    let rows = statement.query_map((from, limit), |row| {
-        Ok(ChangeRow { log_index: row.get(0)?, term: row.get(1)?, leader: row.get(2)?, change: row.get(3)? })
+    let rows = statement.query_map((i64::try_from(from).unwrap_or(i64::MAX), limit), |row| {
+        Ok(ChangeRow {
+            log_index: row.get::<_, i64>(0)?.unsigned_abs(),
+            term: row.get::<_, i64>(1)?.unsigned_abs(),
+            leader: row.get(2)?,
+            change: row.get(3)?,
+        })
     })?;
     rows.collect()
+}
+
+async fn reach(applied: &mut watch::Receiver<Option<LogId>>, index: u64) {
+    // An error means that the store is closing; the digest that follows says so.
+    let _ = applied.wait_for(|id: &Option<LogId>| id.is_some_and(|id| id.index >= index)).await.map(drop);
 }
 
 /// Digests of the replicated tables once `at` is applied; refused when the node is past it already.
 pub async fn digest(shared: &Arc<Shared>, at: Option<u64>) -> AdminReply {
     if let Some(at) = at {
         let mut applied = shared.store.applied();
-        let reached = timeout(DIGEST_WAIT, applied.wait_for(|id| id.is_some_and(|id| id.index >= at))).await;
+        let reached = timeout(DIGEST_WAIT, reach(&mut applied, at)).await;
         if reached.is_err() {
             return Err(refused("behind", format!("node {} has not applied index {at} in time", shared.node)));
         }
     }
     let taken = shared.store.readers().run(|conn| {
         let read = conn.unchecked_transaction()?;
-        let applied: Option<u64> = read.query_row("SELECT applied_index FROM node_state", [], |row| row.get(0))?;
+        let applied: Option<i64> = read.query_row("SELECT applied_index FROM node_state", [], |row| row.get(0))?;
         let tables = crate::store::digest(&read)?;
-        Ok((applied.unwrap_or(0), tables))
+        Ok((applied.unwrap_or(0).unsigned_abs(), tables))
     });
     let (applied, tables) = taken.await.map_err(internal)?;
     if let Some(at) = at.filter(|at| applied > *at) {

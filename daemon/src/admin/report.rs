@@ -10,10 +10,13 @@ use crate::raft::RAFT_ID_GENERATION;
 /// Never waits for the cluster; the counts come from this node's file and are 0 when it can't be read in time.
 pub async fn report(shared: &Arc<Shared>) -> NodeReport {
     let identity = shared.store.identity();
-    let counts = shared.store.readers().run(crate::state::read::stats).await.unwrap_or_else(|e| {
-        tracing::warn!("failed to count users and messages for a report: {e}");
-        Default::default()
-    });
+    let counts = match shared.store.readers().run(crate::state::read::stats).await {
+        Ok(counts) => Some(counts),
+        Err(e) => {
+            tracing::warn!("failed to count users and messages for a report: {e}");
+            None
+        }
+    };
     let view = shared.replica().map(crate::node::Replica::view);
     NodeReport {
         node: shared.node,
@@ -26,9 +29,9 @@ pub async fn report(shared: &Arc<Shared>) -> NodeReport {
         last_log: view.as_ref().and_then(|view| view.last_log),
         committed: view.as_ref().and_then(|view| view.committed),
         applied: view.as_ref().and_then(|view| view.applied),
-        users: counts.users,
-        queued: counts.queued,
-        sessions: shared.fanout.sessions(),
+        users: counts.as_ref().map_or(0, |counts| counts.users),
+        queued: counts.as_ref().map_or(0, |counts| counts.queued),
+        sessions: shared.fanout.sessions() as u64,
         db_bytes: shared.store.db_bytes(),
         uptime_ms: shared.uptime_ms(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

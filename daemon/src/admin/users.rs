@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use messagebase_protocol::name::{check_name, check_password};
+use messagebase_protocol::name::{check_name, check_password, fold_name};
 use messagebase_protocol::peer::{AdminError, AdminOk, AdminReply, UserRow};
 
 use super::{internal, no_quorum, refused, waiting};
@@ -10,6 +10,10 @@ use crate::change::{Change, Outcome, Refusal, Secrets};
 use crate::node::Shared;
 use crate::raft::api::{Draft, Verdict};
 use crate::service::Service;
+use crate::state::read;
+
+/// Rows of one `user list`.
+const USERS_MAX: u32 = 10_000;
 
 /// Accounts by glob.
 pub async fn list(shared: &Arc<Shared>, pattern: Option<String>) -> AdminReply {
@@ -26,19 +30,17 @@ pub async fn show(shared: &Arc<Shared>, name: String) -> AdminReply {
 async fn rows(shared: &Arc<Shared>, pattern: Option<String>) -> Result<Vec<UserRow>, AdminError> {
     let replica = shared.replica().ok_or_else(|| waiting(shared))?;
     replica.linear().await.map_err(|_| no_quorum())?;
-    let found =
-        shared.store.readers().run(move |conn| crate::state::read::user_rows(conn, pattern.as_deref())).await;
-    let rows = found.map_err(internal)?.into_iter().map(|row| UserRow {
-        online: shared.presence.is_online(row.id),
-        name: row.name,
-        created_at: row.created_at,
-        queued: row.queued,
-        sent: row.sent,
-        received: row.received,
-        locked: row.locked,
-        sessions: row.sessions,
-    });
-    Ok(rows.collect())
+    let pattern = pattern.as_deref().map(fold_name);
+    let read = move |conn: &rusqlite::Connection| {
+        let rows = read::user_rows(conn, pattern.as_deref(), USERS_MAX)?;
+        rows.into_iter().map(|row| Ok((read::user_by_name(conn, &fold_name(&row.name))?, row))).collect()
+    };
+    let found: Vec<(Option<read::Account>, UserRow)> = shared.store.readers().run(read).await.map_err(internal)?;
+    let with_presence = |(account, row): (Option<read::Account>, UserRow)| UserRow {
+        online: account.is_some_and(|account| shared.presence.is_online(account.id)),
+        ..row
+    };
+    Ok(found.into_iter().map(with_presence).collect())
 }
 
 /// Makes an account, also while registration is closed.

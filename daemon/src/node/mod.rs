@@ -4,6 +4,7 @@
 //! formation) → replication. A node without an identity answers `status` and waits. Stop: leadership away → doors
 //! tell their clients → replication → file.
 
+mod boots;
 mod formation;
 mod handler;
 mod replication;

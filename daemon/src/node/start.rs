@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use messagebase_config::pki::NodeTls;
 use messagebase_config::{Address, Config, NodeConfig};
+use messagebase_protocol::peer::Boot;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, mpsc};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
@@ -20,10 +22,11 @@ use tracing::{info, warn};
 
 use super::handler::Handler;
 use super::replication::Replicated;
-use super::{Shared, formation};
-use crate::door::Door;
+use super::{Shared, boots, formation};
+use crate::door::{Door, Patience};
 use crate::fanout::Fanout;
-use crate::http;
+use crate::http::{self, HttpParts};
+use crate::peer::ledger::Ledger;
 use crate::peer::wire::TlsWire;
 use crate::peer::{gossip, server};
 use crate::presence::Presence;
@@ -50,41 +53,53 @@ struct Listeners {
 pub async fn run(config: Arc<Config>, number: u16, tls: NodeTls) -> Result<(), String> {
     // Proof for the default: the command line checked that the node is configured.
     let node = config.node(number).cloned().ok_or_else(|| format!("there is no node {number}"))?;
-    let fanout = Arc::new(Fanout::new());
+    let metrics = http::install_metrics().map_err(|e| format!("failed to prepare metrics: {e}"))?;
+    let presence = Arc::new(Presence::new());
+    let fanout = Fanout::new(presence.clone());
     let options =
         StoreOptions { dir: config.node_dir(number), node: number, readers: READERS, effects: fanout.clone() };
     let opened = tokio::task::spawn_blocking(move || Store::open(options)).await.map_err(|e| e.to_string())?;
     let (store, writer) = opened.map_err(|e| e.to_string())?;
     let listeners = bind(&node).await?;
     let pid_file = write_pid(&config.node_dir(number))?;
-    let shared = build(config, number, &tls, store, fanout);
-    let ended = serve(&shared, writer, listeners, &tls).await;
+    let (ledger, meetings) = Ledger::new(boots::remembered(&store).await?);
+    let boot = boots::this_one(&store)?;
+    let ledger = Arc::new(ledger);
+    let connector = TlsConnector::from(tls.peer_dial.clone());
+    let wire = TlsWire::new(connector, config.clone(), number, store.clone(), boot, ledger.clone());
+    let shared = Arc::new(Shared {
+        config,
+        node: number,
+        store,
+        wire,
+        fanout,
+        presence,
+        quit: CancellationToken::new(),
+        stop: CancellationToken::new(),
+        boot,
+        ledger,
+        replica: OnceCell::new(),
+        stale: AtomicBool::new(false),
+        closing: AtomicBool::new(false),
+        waiting: Mutex::new(Some("it has just been started".into())),
+        failure: Mutex::new(None),
+        started: Instant::now(),
+    });
+    let ended = serve(&shared, writer, listeners, &tls, metrics, meetings).await;
     if let Err(e) = std::fs::remove_file(&pid_file) {
         warn!("failed to remove {}: {e}", pid_file.display());
     }
     ended
 }
 
-fn build(config: Arc<Config>, node: u16, tls: &NodeTls, store: Store, fanout: Arc<Fanout>) -> Arc<Shared> {
-    let connector = TlsConnector::from(tls.peer_dial.clone());
-    Arc::new(Shared {
-        wire: TlsWire::new(connector, config.clone(), node, store.clone()),
-        config,
-        node,
-        store,
-        fanout,
-        presence: Arc::new(Presence::new()),
-        quit: CancellationToken::new(),
-        stop: CancellationToken::new(),
-        replica: OnceCell::new(),
-        closing: AtomicBool::new(false),
-        waiting: Mutex::new(Some("it has just been started".into())),
-        failure: Mutex::new(None),
-        started: Instant::now(),
-    })
-}
-
-async fn serve(shared: &Arc<Shared>, writer: Writer, listeners: Listeners, tls: &NodeTls) -> Result<(), String> {
+async fn serve(
+    shared: &Arc<Shared>,
+    writer: Writer,
+    listeners: Listeners,
+    tls: &NodeTls,
+    metrics: PrometheusHandle,
+    meetings: mpsc::Receiver<(u64, Boot)>,
+) -> Result<(), String> {
     let on_fatal = {
         let shared = shared.clone();
         move |e: crate::store::StoreError| shared.fail(format!("the log can't be made durable: {e}"))
@@ -92,7 +107,9 @@ async fn serve(shared: &Arc<Shared>, writer: Writer, listeners: Listeners, tls: 
     let writer = spawn_writer(writer, on_fatal);
     let tasks = TaskTracker::new();
     let service = serve_clients(shared).await?;
-    let doors = open_doors(shared, &service, listeners, tls, &tasks);
+    let doors = open_doors(shared, &service, listeners, tls, metrics, &tasks);
+    tasks.spawn(boots::remember(shared.clone(), meetings));
+    tasks.spawn(boots::heed(shared.clone()));
     tasks.spawn(gossip::run(shared.clone()));
     tasks.spawn(become_member(shared.clone()));
     info!("node {} of {} serves; version {}", shared.node, shared.config.cluster, env!("CARGO_PKG_VERSION"));
@@ -129,17 +146,24 @@ fn open_doors(
     service: &Arc<Service>,
     listeners: Listeners,
     tls: &NodeTls,
+    metrics: PrometheusHandle,
     tasks: &TaskTracker,
 ) -> TaskTracker {
-    let door = Door::new(service.clone());
+    let door = Door::new(service.clone(), shared.config.limits.connections, Patience::default());
     let doors = TaskTracker::new();
     let acceptor = TlsAcceptor::from(tls.door.clone());
     doors.spawn(door.clone().serve(listeners.client, Some(acceptor), shared.stop.clone()));
     if let Some(plain) = listeners.plain {
-        doors.spawn(door.serve(plain, None, shared.stop.clone()));
+        doors.spawn(door.clone().serve(plain, None, shared.stop.clone()));
     }
     if let Some(listener) = listeners.http {
-        tasks.spawn(http::serve(listener, service.clone(), shared.stop.clone()));
+        let parts = HttpParts { service: service.clone(), door, store: shared.store.clone(), metrics };
+        let stop = shared.stop.clone();
+        tasks.spawn(async move {
+            if let Err(e) = http::serve(listener, parts, stop.cancelled_owned()).await {
+                warn!("the http listener ended: {e}");
+            }
+        });
     }
     let acceptor = TlsAcceptor::from(tls.peer_listen.clone());
     let handler = Arc::new(Handler { shared: shared.clone(), service: service.clone() });

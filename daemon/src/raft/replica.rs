@@ -320,8 +320,9 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// Waits until this node has applied `index`; false at the deadline.
     pub(super) async fn applied(&self, index: u64, deadline: R::Instant) -> bool {
         let mut applied = self.inner.store.applied();
-        let reached = applied.wait_for(|id| id.is_some_and(|id| id.index >= index));
-        matches!(R::timeout_at(deadline, reached).await, Ok(Ok(_)))
+        // In a block of its own: the guard that `wait_for` returns must not be held, nor show in the future's type.
+        let reached = async { applied.wait_for(|id| id.is_some_and(|id| id.index >= index)).await.is_ok() };
+        matches!(R::timeout_at(deadline, reached).await, Ok(true))
     }
 
     /// Where a member is dialed.
