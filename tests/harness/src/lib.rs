@@ -37,7 +37,7 @@ pub use node::Node;
 pub use place::{Place, PlaceBuilder, Programs};
 pub use ports::NodePorts;
 pub use proxy::Proxy;
-pub use rows::{Rows, TABLES_THAT_MUST_AGREE};
+pub use rows::{Lock, Rows, TABLES_THAT_MUST_AGREE};
 pub use terminal::Terminal;
 pub use wait::{LONG, SHORT, wait_for};
 

@@ -52,6 +52,30 @@ impl Rows {
         Ok(Rows { columns, rows })
     }
 
+    /// Changes a file behind the node's back.
+    ///
+    /// # Panics
+    /// With SQLite's message, when it can't be done.
+    #[track_caller]
+    pub fn tamper(file: &Path, statements: &str) {
+        let done = Connection::open(file).and_then(|connection| connection.execute_batch(statements));
+        done.unwrap_or_else(|e| panic!("failed to run {statements:?} on {}: {e}", file.display()));
+    }
+
+    /// Takes the write lock of a file until the result is dropped.
+    ///
+    /// # Panics
+    /// When the lock can't be had.
+    #[track_caller]
+    pub fn lock(file: &Path) -> Lock {
+        let locked = Connection::open(file).and_then(|connection| {
+            connection.busy_timeout(BUSY)?;
+            connection.execute_batch("BEGIN IMMEDIATE")?;
+            Ok(Lock { _connection: connection })
+        });
+        locked.unwrap_or_else(|e| panic!("failed to lock {}: {e}", file.display()))
+    }
+
     /// The values of one column.
     #[track_caller]
     pub fn column(&self, name: &str) -> Vec<&str> {
@@ -89,6 +113,12 @@ impl Rows {
             only(&there, &here)
         )
     }
+}
+
+/// A write lock on a file; dropping it rolls back and lets go.
+#[derive(Debug)]
+pub struct Lock {
+    _connection: Connection,
 }
 
 fn text(value: ValueRef<'_>) -> String {
