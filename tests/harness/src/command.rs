@@ -317,3 +317,8 @@ impl Drop for Talk {
         let _ = self.child.wait();
     }
 }
+
+/// Sends a signal to a process by its id, e.g. one whose pid file was read.
+pub fn signal(pid: i32, signal: Signal) {
+    let _ = kill(Pid::from_raw(pid), signal);
+}
