@@ -9,7 +9,7 @@ use messagebase_protocol::json::{
 use messagebase_protocol::limits::{LINE_ABANDON_BYTES, LINE_MAX_BYTES, REQUEST_ID_END};
 use messagebase_protocol::line::{Line, LineBuffer};
 use messagebase_protocol::peer::{
-    AdminError, AdminErrorKind, AdminOk, AdminRequest, Answer, Call, ChangeRow, Dialer, HelloReply, MemberRow,
+    AdminError, AdminErrorKind, AdminOk, AdminRequest, Answer, Boot, Call, ChangeRow, Dialer, HelloReply, MemberRow,
     PeerHello, PeerReply, PeerRequest, ProbeReply, Purpose, SqlRows,
 };
 use messagebase_protocol::pipe;
@@ -375,6 +375,14 @@ fn dialer() -> impl Strategy<Value = Dialer> {
     ]
 }
 
+fn boot() -> impl Strategy<Value = Boot> {
+    (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(starts, id, last_log_at_start)| Boot {
+        starts,
+        id,
+        last_log_at_start,
+    })
+}
+
 fn admin_request() -> impl Strategy<Value = AdminRequest> {
     let text = any::<String>;
     prop_oneof![
@@ -401,6 +409,7 @@ fn peer_request() -> impl Strategy<Value = PeerRequest> {
         Just(PeerRequest::Probe),
         (any::<String>(), vec(any::<u16>(), 0..9))
             .prop_map(|(cluster_id, founders)| PeerRequest::Form { cluster_id, founders }),
+        (any::<String>(), any::<u64>()).prop_map(|(cluster_id, raft_id)| PeerRequest::Adopt { cluster_id, raft_id }),
         admin_request().prop_map(PeerRequest::Admin),
     ]
 }
@@ -468,10 +477,13 @@ proptest! {
     #[test]
     fn hellos_read_back(
         dialer in dialer(), purpose in purpose(), to_raft_id in any::<u64>(), node in any::<u16>(),
-        cluster_id in option::of(any::<String>()), reason in any::<String>(),
+        cluster_id in option::of(any::<String>()), reason in any::<String>(), boot in option::of(boot()),
     ) {
-        framed(&PeerHello { protocol: 1, cluster_id: cluster_id.clone(), dialer, to_raft_id, purpose })?;
-        framed(&HelloReply::Welcome { node, cluster_id, raft_id: to_raft_id })?;
+        let hello = PeerHello { protocol: 1, cluster_id: cluster_id.clone(), dialer, to_raft_id, purpose, boot };
+        framed(&hello)?;
+        let boot = Boot { starts: to_raft_id, id: 7, last_log_at_start: 8 };
+        framed(&HelloReply::Welcome { node, cluster_id, raft_id: to_raft_id, boot })?;
+        framed(&HelloReply::Stale { reason: reason.clone() })?;
         framed(&HelloReply::Refused { reason })?;
     }
 

@@ -1,5 +1,7 @@
 //! A node that lost its disk neither votes nor helps to elect until the operator takes it in again.
 
+use std::path::Path;
+
 use messagebase_harness::{Cluster, LONG, Received};
 use serde_json::json;
 
@@ -72,6 +74,46 @@ fn a_wiped_node_forms_no_second_cluster_with_other_wiped_nodes() {
         assert_eq!(status["role"], "waiting", "{status}");
     }
     cluster.client(1).refused("register", json!({"user": "a", "password": "long enough", "key": "k"}), "no_quorum");
+}
+
+/// The files of a directory, copied as a backup of the disk would.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory");
+    for path in std::fs::read_dir(from).expect("a directory").flatten().map(|entry| entry.path()) {
+        let target = to.join(path.file_name().expect("an entry has a name"));
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).expect("a copy");
+        }
+    }
+}
+
+#[test]
+fn an_older_copy_of_a_data_directory_counts_as_lost() {
+    let cluster = cluster(3);
+    let mut anna = cluster.client(1);
+    anna.register("ben");
+    anna.sign_up("anna");
+    assert_eq!(cluster.node(WIPED).stop(), 0);
+    let older = cluster.path().join("older");
+    copy(&cluster.data(WIPED), &older);
+    cluster.node(WIPED).start();
+    cluster.wait_ready(&[WIPED]);
+    anna.send("ben", "after the copy", "1");
+    cluster.wait_same(&cluster.numbers());
+
+    cluster.node(WIPED).kill();
+    cluster.node(WIPED).wipe();
+    copy(&older, &cluster.data(WIPED));
+    let logged = cluster.node(WIPED).log().len();
+    cluster.node(WIPED).start();
+    cluster.node(WIPED).wait_log(logged, "member replace 3", LONG);
+    // It may have voted or acknowledged since the copy was made: with it there is no majority.
+    cluster.node(2).kill();
+    anna.refused("send", json!({"to": "ben", "body": "two", "key": "2"}), "no_quorum");
+    cluster.node(2).restart();
+    cluster.wait_ready(&[1, 2]);
 }
 
 #[test]

@@ -26,8 +26,7 @@ pub async fn show(shared: &Arc<Shared>, name: String) -> AdminReply {
 async fn rows(shared: &Arc<Shared>, pattern: Option<String>) -> Result<Vec<UserRow>, AdminError> {
     let replica = shared.replica().ok_or_else(|| waiting(shared))?;
     replica.linear().await.map_err(|_| no_quorum())?;
-    let found =
-        shared.store.readers().run(move |conn| crate::state::read::user_rows(conn, pattern.as_deref())).await;
+    let found = shared.store.readers().run(move |conn| crate::state::read::user_rows(conn, pattern.as_deref())).await;
     let rows = found.map_err(internal)?.into_iter().map(|row| UserRow {
         online: shared.presence.is_online(row.id),
         name: row.name,
@@ -45,7 +44,8 @@ async fn rows(shared: &Arc<Shared>, pattern: Option<String>) -> Result<Vec<UserR
 pub async fn add(shared: &Arc<Shared>, service: &Arc<Service>, name: String, password: String) -> AdminReply {
     check_name(&name).map_err(|e| refused("bad_name", e.message))?;
     let secrets = hashed(service, password).await?;
-    propose(shared, &name.clone(), Change::Register { name, key: String::new(), by_operator: true }, Some(secrets)).await
+    propose(shared, &name.clone(), Change::Register { name, key: String::new(), by_operator: true }, Some(secrets))
+        .await
 }
 
 /// Locks an account and ends its sessions.
@@ -59,7 +59,12 @@ pub async fn unlock(shared: &Arc<Shared>, name: String) -> AdminReply {
 }
 
 /// Sets a password and ends the sessions.
-pub async fn reset_password(shared: &Arc<Shared>, service: &Arc<Service>, name: String, password: String) -> AdminReply {
+pub async fn reset_password(
+    shared: &Arc<Shared>,
+    service: &Arc<Service>,
+    name: String,
+    password: String,
+) -> AdminReply {
     let secrets = hashed(service, password).await?;
     propose(shared, &name.clone(), Change::ResetPassword { name }, Some(secrets)).await
 }
