@@ -111,12 +111,14 @@ impl Command {
         let stdout = collect(child.stdout.take());
         let stderr = collect(child.stderr.take());
         let began = Instant::now();
-        let status = wait_or_kill(child, &shown, self.within);
+        let (status, in_time) = wait_or_kill(child, &shown, self.within);
         let output = |from: &Receiver<String>, which: &str| {
             from.recv_timeout(SHORT).unwrap_or_else(|_| panic!("{shown} ended, but its {which} stayed open in a child"))
         };
         let (stdout, stderr) = (output(&stdout, "standard output"), output(&stderr, "standard error"));
-        Ran { shown, code: code_of(status), stdout, stderr, took: began.elapsed() }
+        let ran = Ran { shown, code: code_of(status), stdout, stderr, took: began.elapsed() };
+        assert!(in_time, "did not end within {:?}: {ran}", self.within);
+        ran
     }
 
     /// Starts it and keeps it running, to be talked to.
@@ -166,17 +168,19 @@ fn collect<R: Read + Send + 'static>(stream: Option<R>) -> Receiver<String> {
     result
 }
 
+/// Waits for the end; kills what has not ended in time, which the second value says.
 #[track_caller]
-fn wait_or_kill(child: &mut Child, shown: &str, within: Duration) -> ExitStatus {
+fn wait_or_kill(child: &mut Child, shown: &str, within: Duration) -> (ExitStatus, bool) {
     let began = Instant::now();
+    let mut killed = false;
     let status = wait_for(&format!("the end of {shown}"), within + SHORT, || {
-        if began.elapsed() > within {
-            let _ = child.kill();
+        let ended = child.try_wait().expect("it is our child");
+        if ended.is_none() && !killed && began.elapsed() > within {
+            killed = child.kill().is_ok();
         }
-        child.try_wait().expect("it is our child")
+        ended
     });
-    assert!(began.elapsed() <= within + Duration::from_secs(1), "{shown} did not end within {within:?}");
-    status
+    (status, !killed)
 }
 
 /// Exit code; a signal counts as 128 + its number, as shells show it.
@@ -302,12 +306,14 @@ impl Talk {
         let began = Instant::now();
         drop(self.stdin.take());
         let shown = self.shown.clone();
-        let status = wait_or_kill(&mut self.child, &shown, LONG);
+        let (status, in_time) = wait_or_kill(&mut self.child, &shown, LONG);
         while let Ok(line) = self.lines.recv_timeout(SHORT) {
             self.heard.push(line);
         }
         let stdout = self.heard.iter().map(|line| format!("{line}\n")).collect();
-        Ran { shown, code: code_of(status), stdout, stderr: self.errors(), took: began.elapsed() }
+        let ran = Ran { shown, code: code_of(status), stdout, stderr: self.errors(), took: began.elapsed() };
+        assert!(in_time, "did not end within {LONG:?}: {ran}");
+        ran
     }
 }
 
@@ -321,4 +327,38 @@ impl Drop for Talk {
 /// Sends a signal to a process by its id, e.g. one whose pid file was read.
 pub fn signal(pid: i32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid), signal);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::Command;
+
+    fn shell(script: &str) -> Command {
+        Command::new(Path::new("/bin/sh")).args(&["-c", script])
+    }
+
+    #[test]
+    fn output_errors_and_code_of_a_program_are_told_apart() {
+        let ran = shell("cat; echo problem >&2; exit 7").stdin("in\n").run().expect_code(7);
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("in\n", "problem\n"));
+        assert_eq!(shell("kill -9 $$").run().code, 137);
+    }
+
+    #[test]
+    fn a_talk_answers_line_by_line() {
+        let mut talk = shell("while read line; do echo \"<$line>\"; done; exit 4").start();
+        talk.say("one");
+        assert_eq!(talk.hear("an answer", |line| line.contains("one")), "<one>");
+        talk.say("two");
+        let ran = talk.end().expect_code(4);
+        assert_eq!(ran.lines(), ["<one>", "<two>"]);
+    }
+
+    #[test]
+    #[should_panic(expected = "did not end within")]
+    fn a_program_that_hangs_is_killed_and_fails_the_test() {
+        shell("exec sleep 600").within(std::time::Duration::from_millis(200)).run();
+    }
 }

@@ -146,7 +146,21 @@ fn plain(shown: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::plain;
+    use std::path::Path;
+
+    use super::{Terminal, plain};
+    use crate::command::Command;
+    use crate::wait::SHORT;
+
+    #[test]
+    fn a_program_has_a_terminal_and_its_keys() {
+        let script = "test -t 0 && printf 'name? ' && read name && echo \"hello $name\" && exit 3";
+        let mut terminal = Terminal::start(Command::new(Path::new("/bin/sh")).args(&["-c", script]));
+        terminal.wait("name?");
+        terminal.enter("anna");
+        terminal.wait("hello anna");
+        assert_eq!(terminal.exit_code(SHORT), 3);
+    }
 
     #[test]
     fn escape_sequences_are_removed() {
