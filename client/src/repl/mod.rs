@@ -1,4 +1,6 @@
 //! placeholder
 use crate::{cli::Cli, error::ClientError, exit::Exit};
 /// Placeholder.
-pub async fn run(_: &Cli, _: &messagebase_config::Config) -> Result<Exit, ClientError> { Ok(Exit::Done) }
+pub async fn run(_: &Cli, _: &messagebase_config::Config) -> Result<Exit, ClientError> {
+    Ok(Exit::Done)
+}

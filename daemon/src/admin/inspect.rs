@@ -56,7 +56,8 @@ fn select(file: &std::path::Path, text: &str) -> rusqlite::Result<SqlRows> {
             found.more = true;
             break;
         }
-        let values = (0..found.columns.len()).map(|i| row.get_ref(i).map(as_text)).collect::<rusqlite::Result<Vec<_>>>()?;
+        let values =
+            (0..found.columns.len()).map(|i| row.get_ref(i).map(as_text)).collect::<rusqlite::Result<Vec<_>>>()?;
         bytes += values.iter().flatten().map(String::len).sum::<usize>();
         found.rows.push(values);
     }
@@ -89,7 +90,8 @@ pub async fn changes(shared: &Arc<Shared>, from: u64, limit: u32, wait: bool) ->
     let mut applied = shared.store.applied();
     loop {
         applied.mark_unchanged();
-        let page = shared.store.readers().run(move |conn| page_of_changes(conn, from, limit)).await.map_err(internal)?;
+        let page =
+            shared.store.readers().run(move |conn| page_of_changes(conn, from, limit)).await.map_err(internal)?;
         if !page.is_empty() || !wait {
             return Ok(AdminOk::Changes(page));
         }

@@ -66,7 +66,9 @@ pub async fn replace(shared: &Arc<Shared>, node: u16) -> AdminReply {
     let answer = ask_blank(shared, node, &peer).await?;
     if answer.cluster_id.is_some() && answer.raft_id == member.raft_id {
         return Err(AdminError {
-            hint: Some(format!("if its data is unusable: mbctl stop {node}, remove its data directory, mbctl up {node}")),
+            hint: Some(format!(
+                "if its data is unusable: mbctl stop {node}, remove its data directory, mbctl up {node}"
+            )),
             ..refused("not_blank", format!("node {node} still holds its data; only a node that lost it is replaced"))
         });
     }

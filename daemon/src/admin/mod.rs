@@ -33,7 +33,9 @@ pub async fn answer(shared: &Arc<Shared>, service: &Arc<Service>, request: Admin
         AdminRequest::UserAdd { name, password } => users::add(shared, service, name, password).await,
         AdminRequest::UserLock { name } => users::lock(shared, name).await,
         AdminRequest::UserUnlock { name } => users::unlock(shared, name).await,
-        AdminRequest::UserResetPassword { name, password } => users::reset_password(shared, service, name, password).await,
+        AdminRequest::UserResetPassword { name, password } => {
+            users::reset_password(shared, service, name, password).await
+        }
         AdminRequest::UserDelete { name } => users::delete(shared, name).await,
         AdminRequest::UserFree { name } => users::free(shared, name).await,
         AdminRequest::Sql { text } => inspect::sql(shared, text).await,

@@ -18,8 +18,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use super::Shared;
-use crate::raft::raft_id;
 use crate::raft::api::Target;
+use crate::raft::raft_id;
 use crate::store::Identity;
 
 /// How often the others are asked while waiting.
@@ -62,7 +62,8 @@ pub fn decide(me: &Me, others: &BTreeMap<u16, Option<ProbeReply>>) -> Step {
     if me.has_log || (me.cluster_id.is_some() && !me.founder) {
         return Step::Member;
     }
-    let formed: Vec<u16> = others.iter().filter(|(_, r)| r.as_ref().is_some_and(|r| r.has_log)).map(|(n, _)| *n).collect();
+    let formed: Vec<u16> =
+        others.iter().filter(|(_, r)| r.as_ref().is_some_and(|r| r.has_log)).map(|(n, _)| *n).collect();
     let drives = me.configured.first() == Some(&me.node);
     if me.cluster_id.is_some() && !drives {
         // The driver made us a founder; its log is on the way.
@@ -100,7 +101,10 @@ pub fn decide(me: &Me, others: &BTreeMap<u16, Option<ProbeReply>>) -> Step {
         return Step::Wait("the nodes hold identities of different clusters: empty the data directories of all".into());
     }
     if !drives {
-        return Step::Wait(format!("waiting for node {} to form the cluster", me.configured.first().copied().unwrap_or(0)));
+        return Step::Wait(format!(
+            "waiting for node {} to form the cluster",
+            me.configured.first().copied().unwrap_or(0)
+        ));
     }
     Step::Form(ids.first().map(|id| (*id).clone()))
 }
@@ -230,8 +234,12 @@ mod tests {
     #[test]
     fn forms_only_when_everybody_answers_and_is_blank() {
         assert_eq!(decide(&me(1, None, false), &[blank(2), blank(3)].into()), Step::Form(None));
-        assert!(matches!(decide(&me(1, None, false), &[blank(2), (3, None)].into()), Step::Wait(why) if why.contains("node 3")));
-        assert!(matches!(decide(&me(2, None, false), &[blank(1), blank(3)].into()), Step::Wait(why) if why.contains("node 1")));
+        assert!(
+            matches!(decide(&me(1, None, false), &[blank(2), (3, None)].into()), Step::Wait(why) if why.contains("node 3"))
+        );
+        assert!(
+            matches!(decide(&me(2, None, false), &[blank(1), blank(3)].into()), Step::Wait(why) if why.contains("node 1"))
+        );
     }
 
     #[test]
@@ -250,7 +258,10 @@ mod tests {
 
     #[test]
     fn a_driver_that_crashed_half_way_takes_up_the_same_identity() {
-        assert_eq!(decide(&me(1, Some("x"), false), &[holds(2, "x", false), blank(3)].into()), Step::Form(Some("x".into())));
+        assert_eq!(
+            decide(&me(1, Some("x"), false), &[holds(2, "x", false), blank(3)].into()),
+            Step::Form(Some("x".into()))
+        );
         assert_eq!(decide(&me(1, None, false), &[holds(2, "x", false), blank(3)].into()), Step::Form(Some("x".into())));
         assert!(matches!(decide(&me(1, Some("y"), false), &[holds(2, "x", false), blank(3)].into()), Step::Wait(_)));
     }
@@ -279,6 +290,8 @@ mod tests {
         if let Some(reply) = &mut other.1 {
             reply.configured = vec![1, 2];
         }
-        assert!(matches!(decide(&me(1, None, false), &[other, blank(3)].into()), Step::Wait(why) if why.contains("alike")));
+        assert!(
+            matches!(decide(&me(1, None, false), &[other, blank(3)].into()), Step::Wait(why) if why.contains("alike"))
+        );
     }
 }

@@ -26,7 +26,10 @@ pub fn judge(remembered: Option<Boot>, met: Boot, acknowledged: Option<u64>) -> 
         return Meeting::Known;
     }
     if met.starts <= last.starts {
-        return Meeting::Stale(format!("it says this is start {}, but start {} was met before", met.starts, last.starts));
+        return Meeting::Stale(format!(
+            "it says this is start {}, but start {} was met before",
+            met.starts, last.starts
+        ));
     }
     match acknowledged {
         Some(index) if index > met.last_log_at_start => Meeting::Stale(format!(

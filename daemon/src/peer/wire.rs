@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use messagebase_config::Config;
 use messagebase_protocol::peer::{
-    Answer, Boot, Call, Dialer, FRAME_MAX_BYTES, HELLO_FRAME_MAX_BYTES, HelloReply, PEER_PROTOCOL, PeerHello, PeerReply,
-    PeerRequest, Purpose, node_san,
+    Answer, Boot, Call, Dialer, FRAME_MAX_BYTES, HELLO_FRAME_MAX_BYTES, HelloReply, PEER_PROTOCOL, PeerHello,
+    PeerReply, PeerRequest, Purpose, node_san,
 };
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
@@ -81,7 +81,13 @@ impl TlsWire {
     }
 
     /// Asks a node something once, over a connection of its own.
-    pub async fn ask(&self, to: Target, purpose: Purpose, body: PeerRequest, within: Duration) -> Result<PeerReply, WireError> {
+    pub async fn ask(
+        &self,
+        to: Target,
+        purpose: Purpose,
+        body: PeerRequest,
+        within: Duration,
+    ) -> Result<PeerReply, WireError> {
         self.peer_link(to, purpose).request(body, within).await
     }
 }
