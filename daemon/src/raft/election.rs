@@ -1,27 +1,15 @@
-//! Who leads: campaigns, liveness of a leader, handing leadership over.
-//!
-//! A leader's lease protects it for up to an election timeout after it was last heard of. When it is dead that is time
-//! lost, but a lease that was dropped can't be taken back before the next vote, so one node's opinion is never enough:
-//! see [`Replica::campaign`].
+//! Who leads: campaigns, and handing leadership over. Whether a leader is dead is settled in `suspicion`.
 
 use std::time::Duration;
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use messagebase_protocol::limits::CAMPAIGN_DEADLINE;
-use messagebase_protocol::peer::Purpose;
 use openraft::async_runtime::{Instant, WatchReceiver};
-use openraft::raft::TransferLeaderRequest;
 use openraft::{AsyncRuntime, ServerState};
 
-use super::api::{CampaignError, Link, Wire};
-use super::frame::{Reply, Request, WireVote, decode, encode, from_wire_vote, to_wire_vote};
+use super::api::{CampaignError, Wire};
 use super::replica::{MemberError, Replica};
-use super::types::{RaftLogId, Vote, node_of, to_log_id};
+use super::types::{RaftLogId, Vote, node_of};
 
-/// A leader that does not answer a fresh call in this time is taken for dead by the node that asks.
-const ALIVE_WAIT: Duration = Duration::from_millis(150);
-/// Asking the others what they think of the leader; each of them asks it too.
-const SUSPECT_WAIT: Duration = Duration::from_millis(300);
 /// Pauses between elections that nobody won; the last one repeats. They grow, because a new round voids the answers to
 /// the one before, and far peers need longer than the first pause.
 const ELECT_PAUSES: [Duration; 5] = [
@@ -35,8 +23,6 @@ const ELECT_PAUSES: [Duration; 5] = [
 const TRANSFER_WAIT: Duration = Duration::from_secs(3);
 /// What a graceful stop waits for its successor.
 const STOP_WAIT: Duration = Duration::from_millis(1_000);
-/// Id that no node has: a transfer addressed to it drops the lease and elects nobody.
-const NO_NODE: u64 = 0;
 
 impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// A client's wish for a leader; returns the winner's number.
@@ -51,6 +37,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 if self.leader_answers(vote).await {
                     return Err(CampaignError::LeaderAlive(node_of(leader)));
                 }
+                // Without an agreement the leases run out by themselves, within an election timeout.
                 self.agree_to_drop(vote).await;
             }
             Ok(self.elect_somebody(vote).await)
@@ -62,7 +49,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     }
 
     /// Elects until a leader under another vote than `old` is known.
-    async fn elect_somebody(&self, old: Vote) -> u16 {
+    pub(super) async fn elect_somebody(&self, old: Vote) -> u16 {
         let last = ELECT_PAUSES[ELECT_PAUSES.len() - 1];
         for pause in ELECT_PAUSES.into_iter().chain(std::iter::repeat(last)) {
             if let Err(error) = self.inner.raft.trigger().elect(true).await {
@@ -77,7 +64,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     }
 
     /// Resolves with the leader once the vote is committed and not `old`.
-    async fn new_leader(&self, old: Vote) -> u64 {
+    pub(super) async fn new_leader(&self, old: Vote) -> u64 {
         let mut metrics = self.inner.raft.server_metrics();
         loop {
             {
@@ -95,7 +82,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         }
     }
 
-    fn vote(&self) -> Vote {
+    pub(super) fn vote(&self) -> Vote {
         self.inner.raft.server_metrics().borrow_watched().vote
     }
 
@@ -108,79 +95,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         metrics.state == ServerState::Leader && (alone || acked)
     }
 
-    /// Asks the leader of `vote` over a connection of its own: an old one may be dead without knowing it.
-    async fn leader_answers(&self, vote: Vote) -> bool {
-        let leader = vote.leader_id.node_id;
-        if leader == self.raft_id() {
-            return self.leads_with_quorum();
-        }
-        let Some(target) = self.target(leader) else { return false };
-        let link = self.inner.wire.link(target, Purpose::Raft);
-        match self.ask(&link, &Request::Alive, ALIVE_WAIT).await {
-            Some(Reply::Alive { vote: theirs, leads }) => leads && from_wire_vote(theirs).leader_id == vote.leader_id,
-            Some(_) | None => false,
-        }
-    }
-
-    async fn ask(&self, link: &W::Link, request: &Request, wait: Duration) -> Option<Reply> {
-        let frame = encode(request).ok()?;
-        // The link has the same limit; ours also covers one that does not keep it.
-        let answer = R::timeout(wait, link.call(frame, wait)).await.ok()?.ok()?;
-        decode(&answer).ok()
-    }
-
-    /// Asks the other voters whether they find the leader of `vote` dead too; with a quorum of them, all that agreed
-    /// drop their lease, and the election need not wait for it to run out.
-    async fn agree_to_drop(&self, vote: Vote) {
-        let voters = self.voters();
-        let request = Request::Suspect { vote: to_wire_vote(&vote), last: self.last_log().map(to_log_id) };
-        let others = voters.iter().filter(|id| **id != self.raft_id() && **id != vote.leader_id.node_id);
-        let links = others.filter_map(|id| Some(self.inner.wire.link(self.target(*id)?, Purpose::Raft)));
-        let asked: Vec<W::Link> = links.collect();
-        let mut answers: FuturesUnordered<_> = asked.iter().map(|link| self.suspect(link, &request)).collect();
-        let mut agreed: Vec<&W::Link> = Vec::new();
-        let quorum = voters.len() / 2 + 1;
-        // This node agrees with itself.
-        while agreed.len() + 1 < quorum {
-            match answers.next().await {
-                Some((link, Some(Reply::Suspect { agrees: true, .. }))) => agreed.push(link),
-                Some(_) => {}
-                None => return,
-            }
-        }
-        drop(answers);
-        let request = Request::Drop { vote: to_wire_vote(&vote) };
-        let drops: FuturesUnordered<_> = agreed.into_iter().map(|link| self.ask(link, &request, ALIVE_WAIT)).collect();
-        drops.count().await;
-        if let Err(error) = self.drop_lease(to_wire_vote(&vote)).await {
-            tracing::debug!(%error, "can't drop the leader's lease");
-        }
-    }
-
-    async fn suspect<'l>(&self, link: &'l W::Link, request: &Request) -> (&'l W::Link, Option<Reply>) {
-        (link, self.ask(link, request, SUSPECT_WAIT).await)
-    }
-
-    /// Looks at the leader of `vote` with own eyes.
-    pub(super) async fn handle_suspect(&self, vote: WireVote) -> Reply {
-        let vote = from_wire_vote(vote);
-        let agrees = self.vote() == vote && vote.committed && !self.leader_answers(vote).await;
-        Reply::Suspect { agrees, last: self.last_log().map(to_log_id) }
-    }
-
-    /// Drops this node's lease of the leader of `vote`; only after a quorum agreed that it is dead. Of another vote, or
-    /// when this node leads: nothing.
-    pub(super) async fn drop_lease(&self, vote: WireVote) -> Result<(), String> {
-        let vote = from_wire_vote(vote);
-        if vote.leader_id.node_id == self.raft_id() {
-            // Forged to itself a transfer would depose a healthy leader.
-            return Ok(());
-        }
-        let request = TransferLeaderRequest::new(vote, NO_NODE, None);
-        self.inner.raft.handle_transfer_leader(request).await.map(|_| ()).map_err(|e| e.to_string())
-    }
-
-    fn voters(&self) -> Vec<u64> {
+    pub(super) fn voters(&self) -> Vec<u64> {
         self.inner.raft.server_metrics().borrow_watched().membership_config.voter_ids().collect()
     }
 

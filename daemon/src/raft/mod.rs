@@ -3,7 +3,8 @@
 //!
 //! Start at [`Replica`], all that the rest of the daemon sees; `api` holds the words it speaks. `types` binds openraft
 //! to our entries, `log_store` and `state_machine` bind it to the store, `network`, `frame` and `serve` to peers.
-//! `propose` is the way of a write, `barrier` of a linear read; `election`, `member` and `upkeep` are the rest.
+//! `propose` is the way of a write, `barrier` of a linear read; `suspicion` and `election`
+//! find and replace a dead leader; `member` and `upkeep` are the rest.
 //!
 //! **Invariant:** no tokio timer, socket, `select!` or `spawn` in this room; tokio's channels need no runtime and are
 //! used.
@@ -14,6 +15,7 @@ mod blocking;
 mod due;
 mod election;
 mod frame;
+mod links;
 mod log_store;
 mod member;
 mod network;
@@ -21,6 +23,9 @@ mod propose;
 mod replica;
 mod serve;
 mod state_machine;
+#[cfg(test)]
+mod suite;
+mod suspicion;
 mod types;
 mod upkeep;
 

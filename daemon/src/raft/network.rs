@@ -1,13 +1,12 @@
 //! openraft's network on [`Wire`]: one object a peer and purpose. Votes and transfers share a connection that is kept,
 //! appends, heartbeats and snapshots have one each, so that none delays another.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::io::{Read, Seek, SeekFrom};
 use std::marker::PhantomData;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use messagebase_protocol::peer::{CHUNK_BYTES, Purpose};
@@ -26,6 +25,7 @@ use super::frame::{
     Reply, Request, TransferReply, append_reply_from_wire, append_to_wire, decode, encode, from_wire_vote,
     to_wire_vote, transfer_to_wire,
 };
+use super::links::Links;
 use super::state_machine::Snapshot;
 use super::types::{Node, Types, Vote, from_log_id, to_log_id};
 use crate::store::SnapshotFile;
@@ -46,8 +46,7 @@ pub(crate) struct Network<R, W: Wire> {
     me: u64,
     wire: W,
     /// Votes and transfers; a new connection for each election would cost a handshake when time matters most.
-    /// Locked for a lookup only, never across an await.
-    control: Arc<Mutex<HashMap<(u64, String), Arc<W::Link>>>>,
+    control: Links<W>,
     /// Counts sendings of snapshots.
     transfers: Arc<AtomicU64>,
     runtime: PhantomData<fn() -> R>,
@@ -55,16 +54,13 @@ pub(crate) struct Network<R, W: Wire> {
 
 impl<R, W: Wire> Network<R, W> {
     pub(crate) fn new(me: u64, wire: W) -> Self {
-        Network { me, wire, control: Arc::default(), transfers: Arc::default(), runtime: PhantomData }
+        let control = Links::new(wire.clone(), Purpose::Raft);
+        Network { me, wire, control, transfers: Arc::default(), runtime: PhantomData }
     }
 
     fn peer(&self, raft_id: u64, node: &Node, purpose: Purpose) -> Peer<R, W> {
         let target = Target { raft_id, node: node.node, peer: node.peer.clone() };
-        let control = {
-            let mut links = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-            let new = || Arc::new(self.wire.link(target.clone(), Purpose::Raft));
-            links.entry((raft_id, node.peer.clone())).or_insert_with(new).clone()
-        };
+        let control = self.control.to(target.clone());
         let link = self.wire.link(target, purpose);
         let transfers = self.transfers.clone();
         Peer { me: self.me, raft_id, link, control, transfers, answer: APPEND_ANSWER, runtime: PhantomData }

@@ -1,6 +1,6 @@
 //! The facade.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +13,7 @@ use openraft::{AsyncRuntime, Config, Raft, ServerState, SnapshotPolicy};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::api::{Target, View, Wire};
+use super::links::Links;
 use super::log_store::LogStore;
 use super::network::Network;
 use super::serve::Incoming;
@@ -122,13 +123,15 @@ pub(super) struct Inner<R: AsyncRuntime, W: Wire> {
     pub(super) wire: W,
     pub(super) clock: Clock,
     pub(super) prebuilt: Prebuilt,
-    /// Connections for forwarded writes and barriers, by Raft id and address. Locked for a lookup only.
-    forward: Mutex<HashMap<(u64, String), Arc<W::Link>>>,
+    /// Connections for forwarded writes and barriers.
+    pub(super) forward: Links<W>,
     /// The snapshot that is being received; taken out while a piece is written, so never locked across an await.
     pub(super) incoming: Mutex<Option<Incoming>>,
     started: R::Instant,
     /// When the leader was last heard of, µs since `started`; 0: never.
     heard: AtomicU64,
+    /// Counts broken connections with the leader.
+    pub(super) lost: watch::Sender<u64>,
     /// Feeds the barrier task.
     pub(super) barriers: mpsc::Sender<oneshot::Sender<()>>,
     /// True from shutdown on; all tasks and waits end.
@@ -153,6 +156,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             .await
             .map_err(|e| ReplicaError(format!("failed to start replication: {e}")))?;
         let (barriers, barrier_queue) = mpsc::channel(BARRIER_QUEUE);
+        let forward = Links::new(wire.clone(), Purpose::Forward);
         let replica = Replica {
             inner: Arc::new(Inner {
                 raft,
@@ -161,10 +165,11 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 wire,
                 clock,
                 prebuilt,
-                forward: Mutex::default(),
+                forward,
                 incoming: Mutex::default(),
                 started: R::Instant::now(),
                 heard: AtomicU64::new(0),
+                lost: watch::Sender::new(0),
                 barriers,
                 stop: watch::Sender::new(false),
                 view: watch::Sender::new(blank_view()),
@@ -176,6 +181,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         replica.spawn(replica.clone().view_loop());
         replica.spawn(replica.clone().housekeeping_loop());
         replica.spawn(replica.clone().log_loop());
+        replica.spawn(replica.clone().suspicion_loop());
         Ok(replica)
     }
 
@@ -241,18 +247,19 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// Resolves when replication has failed for good (the store, most likely), with the reason. Never on shutdown.
     pub async fn failed(&self) -> String {
         let mut metrics = self.inner.raft.metrics();
-        loop {
-            let state = metrics.borrow_and_update().running_state.clone();
-            let closed = match state {
-                Err(error) if !self.stopping() => return error.to_string(),
-                Err(_) => true,
-                Ok(()) => metrics.changed().await.is_err(),
-            };
-            if closed {
-                // Stopped on purpose: whoever waits here is dropped with the node.
-                return std::future::pending().await;
+        let reason = loop {
+            if let Err(error) = metrics.borrow_and_update().running_state.clone() {
+                break error.to_string();
             }
+            if metrics.changed().await.is_err() {
+                break "replication ended unexpectedly".into();
+            }
+        };
+        if self.stopping() {
+            // Stopped on purpose: whoever waits here is dropped with the node.
+            return std::future::pending().await;
         }
+        reason
     }
 
     /// Stops Raft and its tasks; proposals in flight answer `Closing`.
@@ -333,20 +340,18 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         Some(Target { raft_id, node: node.node, peer: node.peer.clone() })
     }
 
-    /// The kept connection for forwarded writes and barriers.
-    pub(super) fn forward_link(&self, target: Target) -> Arc<W::Link> {
-        let mut links = self.inner.forward.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (target.raft_id, target.peer.clone());
-        links.entry(key).or_insert_with(|| Arc::new(self.inner.wire.link(target, Purpose::Forward))).clone()
-    }
-
     /// An append of the current leader arrived.
     pub(super) fn heard_of_leader(&self) {
         let micros = self.inner.started.elapsed().as_micros();
         self.inner.heard.store(u64::try_from(micros).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
     }
 
-    pub(super) fn heard_lately(&self) -> bool {
+    /// When the leader was last heard of; before that, when this replica started.
+    pub(super) fn heard_at(&self) -> R::Instant {
+        self.inner.started + Duration::from_micros(self.inner.heard.load(Ordering::Relaxed))
+    }
+
+    fn heard_lately(&self) -> bool {
         let heard = self.inner.heard.load(Ordering::Relaxed);
         let ago = self.inner.started.elapsed().saturating_sub(Duration::from_micros(heard));
         heard != 0 && ago < self.inner.config.election_max

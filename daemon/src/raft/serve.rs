@@ -55,6 +55,10 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         Ok(match request {
             Request::Append { vote, prev, entries, commit } => {
                 let rpc = append_from_wire::<R>(vote, prev, entries, commit)?;
+                if from_wire_vote(vote) == self.vote() {
+                    // Now, not when our disk is done: its stall is no silence of the leader's.
+                    self.heard_of_leader();
+                }
                 let reply = raft.append_entries(rpc).await.map_err(|e| e.to_string())?;
                 if !matches!(reply, AppendEntriesResponse::HigherVote(_)) {
                     self.heard_of_leader();
