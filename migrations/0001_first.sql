@@ -25,6 +25,7 @@ CREATE TABLE retired_users (
   deleted_at  INTEGER NOT NULL,
   reserved    INTEGER NOT NULL                  -- 1: the name may not be registered
 ) STRICT;
+CREATE INDEX retired_users_name ON retired_users (name_folded);
 CREATE UNIQUE INDEX retired_users_reserved ON retired_users (name_folded) WHERE reserved = 1;
 
 CREATE TABLE messages (
@@ -38,6 +39,8 @@ CREATE TABLE messages (
 ) STRICT;
 CREATE UNIQUE INDEX messages_sender_key ON messages (sender_id, key);
 CREATE INDEX messages_queued ON messages (recipient_id, id) WHERE delivered_at IS NULL;
+-- What may be forgotten once it was delivered long enough ago.
+CREATE INDEX messages_delivered ON messages (delivered_at, id) WHERE delivered_at IS NOT NULL;
 CREATE INDEX messages_pair ON messages (sender_id, recipient_id, id);
 CREATE INDEX messages_recipient ON messages (recipient_id, id);
 CREATE INDEX messages_sender ON messages (sender_id, id);
@@ -61,8 +64,6 @@ CREATE TABLE account_keys (
   name    TEXT    NOT NULL,                     -- as registered
   PRIMARY KEY (kind, scope, key)
 ) STRICT, WITHOUT ROWID;
--- A repeated delete names the account, whose id is gone.
-CREATE INDEX account_keys_user ON account_keys (user_id);
 
 CREATE TABLE sessions (
   id         INTEGER PRIMARY KEY,               -- from replicated_state.next_session_id; never reused

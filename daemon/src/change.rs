@@ -232,3 +232,6 @@ pub enum Refusal {
     /// `FreeName`: the name is in use, not reserved.
     NameInUse,
 }
+
+#[cfg(test)]
+mod tests;
