@@ -20,10 +20,10 @@ pub(super) fn outcome(verdict: Verdict) -> Result<Outcome, Failure> {
     }
 }
 
-/// Whether this verdict proves that the acting session was alive when the change was applied.
+/// Whether this verdict proves that the acting session was alive when the change was applied. Only a new message does:
+/// a repetition is answered by its key, whoever asks.
 pub(super) fn proves_session(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Applied { outcome, .. }
-        if !matches!(outcome, Outcome::Refused(Refusal::NotLoggedIn) | Outcome::Rejected))
+    matches!(verdict, Verdict::Applied { outcome: Outcome::Sent { duplicate: false, .. }, .. })
 }
 
 /// A refusal of apply: nothing was changed.
