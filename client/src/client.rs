@@ -463,12 +463,7 @@ impl Client {
     }
 
     /// Waits for a connection newer than `spent`, at most as long as patience since `began`.
-    async fn up(
-        &self,
-        began: Instant,
-        spent: Option<u64>,
-        asked: bool,
-    ) -> Result<Arc<Up>, ClientError> {
+    async fn up(&self, began: Instant, spent: Option<u64>, asked: bool) -> Result<Arc<Up>, ClientError> {
         let mut link = self.link.clone();
         loop {
             let until = {

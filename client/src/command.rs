@@ -158,9 +158,7 @@ pub fn parse_pipe(line: &str) -> Option<Result<Command, Wrong>> {
         return Some(Err(Wrong("a field is missing; `h` shows the commands".into())));
     };
     Some(Ok(match command {
-        pipe::Command::Register { user, password } => {
-            Command::Register { user: Some(user), password: Some(password) }
-        }
+        pipe::Command::Register { user, password } => Command::Register { user: Some(user), password: Some(password) },
         pipe::Command::Login { user, password } => Command::Login { user: Some(user), password: Some(password) },
         pipe::Command::Delete { user } => Command::Delete { user: Some(user) },
         pipe::Command::List => Command::Users { pattern: None },

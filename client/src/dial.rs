@@ -179,8 +179,7 @@ pub async fn probe_all(transport: &Transport, directory: &Directory, enough: imp
     }
     let mut answered = 0;
     loop {
-        let patience =
-            if answered * 2 > slots.len() { STRAGGLER_GRACE } else { CONNECT_TIMEOUT + STATUS_TIMEOUT };
+        let patience = if answered * 2 > slots.len() { STRAGGLER_GRACE } else { CONNECT_TIMEOUT + STATUS_TIMEOUT };
         let Ok(Some(joined)) = tokio::time::timeout(patience, probes.join_next()).await else { return slots };
         // A probe that panicked is a defect there; here it is a node that did not answer.
         let Ok((at, reached)) = joined else { continue };
@@ -202,8 +201,7 @@ mod tests {
     fn the_membership_adds_addresses_and_keeps_the_files() {
         let here = Endpoint { node: 1, address: "127.0.0.1:7101".parse().unwrap() };
         let mut directory = Directory::from_endpoints(vec![here.clone()]);
-        let member =
-            |node, client: &str| MemberInfo { node, client: client.into(), voter: true };
+        let member = |node, client: &str| MemberInfo { node, client: client.into(), voter: true };
         let status = Status {
             members: vec![member(1, "127.0.0.1:7101"), member(2, "[::1]:7102"), member(3, "nonsense")],
             ..crate::election::tests::status(1)

@@ -137,11 +137,7 @@ impl std::fmt::Display for Notice {
 }
 
 fn millis(took: Duration) -> String {
-    if took < Duration::from_secs(10) {
-        format!("{} ms", took.as_millis())
-    } else {
-        format!("{} s", took.as_secs())
-    }
+    if took < Duration::from_secs(10) { format!("{} ms", took.as_millis()) } else { format!("{} s", took.as_secs()) }
 }
 
 #[cfg(test)]
@@ -150,13 +146,8 @@ mod tests {
 
     #[test]
     fn a_failover_is_one_line_with_loser_winner_term_and_time() {
-        let notice = Notice::Failover {
-            lost: Some(2),
-            won: 3,
-            leader: Some(3),
-            term: 7,
-            took: Duration::from_millis(42),
-        };
+        let notice =
+            Notice::Failover { lost: Some(2), won: 3, leader: Some(3), term: 7, took: Duration::from_millis(42) };
         assert_eq!(notice.to_string(), "node n2 was lost; n3 won, it leads term 7; took 42 ms");
     }
 }

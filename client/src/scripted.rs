@@ -103,11 +103,7 @@ impl Script<'_> {
     }
 
     /// Runs one command; notices that come meanwhile go to standard error. An error ends the whole run.
-    async fn one(
-        &mut self,
-        parsed: Result<Command, command::Wrong>,
-        events: &mut Events,
-    ) -> Result<Next, ClientError> {
+    async fn one(&mut self, parsed: Result<Command, command::Wrong>, events: &mut Events) -> Result<Next, ClientError> {
         self.number += 1;
         let outcome = match parsed {
             Err(wrong) => Err(ClientError::Usage(wrong.0)),

@@ -60,7 +60,9 @@ enum Woken {
     Order(Option<Order>),
     PingDue,
     /// There is room again for messages, if the program still wants any.
-    Room { wanted: bool },
+    Room {
+        wanted: bool,
+    },
 }
 
 struct Page {
@@ -165,9 +167,7 @@ impl Driver {
             let ticket = entry.ticket;
             let op = Op::Send { to: entry.to.clone(), body: entry.body.clone(), key: entry.key.clone() };
             let connection = serving.connection.clone();
-            serving
-                .jobs
-                .spawn(async move { Done::Sent { ticket, answer: connection.call(op, ANSWER_TIMEOUT).await } });
+            serving.jobs.spawn(async move { Done::Sent { ticket, answer: connection.call(op, ANSWER_TIMEOUT).await } });
         }
         if !serving.paging
             && let Some(fetch) = serving.next_page.take()
@@ -341,7 +341,8 @@ fn verdict<T>(answer: Result<T, CallError>) -> Verdict<T> {
         Err(CallError::Lost | CallError::TimedOut) => Verdict::End(End::Lost),
         Err(CallError::TooMany) => Verdict::Busy(BUSY_PAUSE),
         Err(CallError::Unreadable(message)) => {
-            let failure = Failure { code: Code::Internal, message, certainty: Certainty::Unknown, retry_after_ms: None };
+            let failure =
+                Failure { code: Code::Internal, message, certainty: Certainty::Unknown, retry_after_ms: None };
             Verdict::Refused(failure)
         }
     }

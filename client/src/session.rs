@@ -40,9 +40,18 @@ pub(crate) enum Order {
     Send(Entry<SendWaiter>),
     Withdraw(u64),
     /// A login succeeded on the connection of this generation.
-    LoggedIn { generation: u64, user: String, token: String },
+    LoggedIn {
+        generation: u64,
+        user: String,
+        token: String,
+    },
     /// A token from an earlier run; the answer is whether it is good.
-    Resume { user: String, token: String, cluster_id: Option<String>, good: oneshot::Sender<bool> },
+    Resume {
+        user: String,
+        token: String,
+        cluster_id: Option<String>,
+        good: oneshot::Sender<bool>,
+    },
     /// The user is about to end the session: its `closing` is no news.
     Leaving,
     /// The end of the session was refused.
@@ -50,7 +59,9 @@ pub(crate) enum Order {
     /// The session is over by the user's will.
     Forget,
     /// The node of this generation does not do its work.
-    Suspect { generation: u64 },
+    Suspect {
+        generation: u64,
+    },
     /// Messages up to this id were shown.
     Acknowledge(u64),
     /// Whether incoming messages are wanted.
