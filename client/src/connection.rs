@@ -100,6 +100,13 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
+        Connection::start_pinging(stream, PING_AFTER)
+    }
+
+    fn start_pinging<S>(stream: S, ping_after: Duration) -> (Connection, mpsc::Receiver<Event>)
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
         let (read_half, write_half) = tokio::io::split(stream);
         let (outgoing, lines) = mpsc::channel(OUTGOING_MAX);
         let (events_in, events) = mpsc::channel(EVENTS_MAX);
@@ -126,7 +133,7 @@ impl Connection {
         let writer = tokio::spawn({
             let shared = shared.clone();
             async move {
-                write_lines(write_half, lines, &shared).await;
+                write_lines(write_half, lines, &shared, ping_after).await;
                 closing.send_replace(true);
             }
         });
@@ -254,10 +261,15 @@ fn take_reply(reply: ReplyLine, shared: &Shared) {
     let _ = waiter.send(answer);
 }
 
-async fn write_lines<W: AsyncWrite>(write_half: W, mut lines: mpsc::Receiver<String>, shared: &Shared) {
+async fn write_lines<W: AsyncWrite>(
+    write_half: W,
+    mut lines: mpsc::Receiver<String>,
+    shared: &Shared,
+    ping_after: Duration,
+) {
     tokio::pin!(write_half);
     loop {
-        let line = match tokio::time::timeout(PING_AFTER, lines.recv()).await {
+        let line = match tokio::time::timeout(ping_after, lines.recv()).await {
             Ok(Some(line)) => line,
             Ok(None) => return,
             // Said nothing for a while: a silent session would be closed.
@@ -333,19 +345,19 @@ mod tests {
         assert_eq!(connection.call::<Ping>(Op::Ping {}, SOON).await, Err(CallError::Lost));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn silence_is_a_timeout_and_forgets_the_request() {
         let (connection, _events, _node) = pair();
-        assert_eq!(connection.call::<Ping>(Op::Ping {}, SOON).await, Err(CallError::TimedOut));
+        assert_eq!(connection.call::<Ping>(Op::Ping {}, Duration::from_millis(20)).await, Err(CallError::TimedOut));
         assert!(connection.shared.waiters().is_empty());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_quiet_connection_is_kept_alive() {
-        let (_connection, _events, mut node) = pair();
-        let before = tokio::time::Instant::now();
-        assert_eq!(request(&mut node).await.op, Op::Ping {});
-        assert!(before.elapsed() >= PING_AFTER);
+        let (ours, theirs) = tokio::io::duplex(1024);
+        let (_connection, _events) = Connection::start_pinging(ours, Duration::from_millis(20));
+        let asked = tokio::time::timeout(SOON, request(&mut BufReader::new(theirs))).await;
+        assert_eq!(asked.unwrap().op, Op::Ping {});
     }
 
     #[tokio::test]

@@ -22,6 +22,10 @@ pub mod election;
 pub mod error;
 pub mod exit;
 pub mod failover;
+#[cfg(test)]
+mod failover_tests;
+#[cfg(test)]
+mod fake;
 pub mod feed;
 pub mod notice;
 pub mod outbox;
