@@ -55,6 +55,8 @@ pub(super) async fn read(shared: Arc<Shared>, id: u64, op: Op, moves: u64) {
     if !matches!(op, Op::Campaign {}) {
         shared.wait_for_session(moves).await;
     }
+    // An error is impossible: this semaphore is never closed.
+    let _turn = shared.reading.acquire().await;
     let line = match op {
         Op::Users { pattern, after, limit, consistency } => {
             line(id, &service.users(conn, pattern, after, limit, consistency).await)

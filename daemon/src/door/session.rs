@@ -13,9 +13,9 @@ use messagebase_protocol::line::{Line, LineBuffer};
 use messagebase_protocol::pipe::is_pipe_shaped;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::lane::{self, Item, ReplyTo, Work};
 use super::{Patience, json, pipe, writer};
@@ -28,6 +28,8 @@ const READ_BYTES: usize = 8 * 1024;
 const LAST_READS: usize = 16;
 /// Bytes thrown away after the last line, so that the system does not reset the connection under it.
 const LINGER_MAX_BYTES: usize = 1024 * 1024;
+/// Reads of one connection at work at a time; the others of its pipeline wait. All connections share the readers.
+const READS_AT_A_TIME: usize = 4;
 
 /// What the tasks of a connection share.
 pub(super) struct Shared {
@@ -35,6 +37,8 @@ pub(super) struct Shared {
     pub(super) conn: Connection,
     /// How many requests that begin or end a session have been answered.
     moved: watch::Sender<u64>,
+    /// Turns at reading.
+    pub(super) reading: Semaphore,
 }
 
 impl Shared {
@@ -62,11 +66,6 @@ enum End {
     Refused,
 }
 
-/// Counts a connection that found no place.
-pub(super) fn refused_connection() {
-    metrics::counter!("messagebase_refused_connections_total").increment(1);
-}
-
 /// Serves one connection to its end.
 pub(super) async fn run<S>(
     service: &Arc<Service>,
@@ -87,7 +86,8 @@ pub(super) async fn run<S>(
     let Ok(Ok(1..)) = read else { return };
     let read = read.ok().and_then(Result::ok).unwrap_or(0);
     first.truncate(read);
-    let writer = tokio::spawn(writer::run(write_half, outbox.clone(), patience.stall));
+    // Both tasks go with this one, however it ends.
+    let writer = AbortOnDropHandle::new(tokio::spawn(writer::run(write_half, outbox.clone(), patience.stall)));
     let dialect = match first.first() {
         Some(b'{') => Dialect::Json,
         Some(b'1'..=b'5' | b'd' | b'h') => Dialect::Pipe,
@@ -98,8 +98,9 @@ pub(super) async fn run<S>(
     };
     let (items, lane_items) = mpsc::channel(PIPELINE_MAX);
     let conn = Connection::new(address, dialect, outbox);
-    let shared = Arc::new(Shared { service: service.clone(), conn, moved: watch::Sender::new(0) });
-    let lane = tokio::spawn(lane::run(shared.clone(), lane_items));
+    let reading = Semaphore::new(READS_AT_A_TIME);
+    let shared = Arc::new(Shared { service: service.clone(), conn, moved: watch::Sender::new(0), reading });
+    let lane = AbortOnDropHandle::new(tokio::spawn(lane::run(shared.clone(), lane_items)));
     let session = Session {
         shared,
         socket,
@@ -124,11 +125,10 @@ fn unknown_dialect() -> String {
 }
 
 /// Waits for the last lines to be written, and for the other side to close.
-async fn end_writer<S>(writer: JoinHandle<writer::Ended>, mut socket: ReadHalf<S>, patience: Patience)
+async fn end_writer<S>(writer: AbortOnDropHandle<writer::Ended>, mut socket: ReadHalf<S>, patience: Patience)
 where
     S: AsyncRead + Send + 'static,
 {
-    let abort = writer.abort_handle();
     let linger = async {
         let ended = writer.await;
         // Closing with unread bytes would reset the connection, and the last line could be lost with it.
@@ -142,7 +142,6 @@ where
         }
     };
     let _ = tokio::time::timeout(patience.grace, linger).await;
-    abort.abort();
 }
 
 struct Session<S> {
@@ -166,7 +165,12 @@ struct Session<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
-    async fn serve(mut self, first: Vec<u8>, mut writer: JoinHandle<writer::Ended>, lane: JoinHandle<()>) {
+    async fn serve(
+        mut self,
+        first: Vec<u8>,
+        mut writer: AbortOnDropHandle<writer::Ended>,
+        lane: AbortOnDropHandle<()>,
+    ) {
         self.buffer.extend(&first);
         drop(first);
         let end = self.listen(&mut writer).await;
@@ -178,7 +182,6 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
                 dropped_slow_reader();
             }
             self.shared.conn.leave();
-            lane.abort();
             return;
         }
         match end {
@@ -200,11 +203,11 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
         }
         self.shared.conn.leave();
         end_writer(writer, self.socket, self.patience).await;
-        lane.abort();
+        drop(lane);
     }
 
     /// Reads and hands out requests until there is a reason to end.
-    async fn listen(&mut self, writer: &mut JoinHandle<writer::Ended>) -> End {
+    async fn listen(&mut self, writer: &mut AbortOnDropHandle<writer::Ended>) -> End {
         let mut closing = self.shared.conn.outbox.closing();
         let mut read = vec![0; READ_BYTES];
         loop {
@@ -267,7 +270,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
         let through = self.shared.conn.outbox.written_through();
         if self.shared.conn.dialect == Dialect::Pipe && through > self.acknowledged {
             self.acknowledged = through;
-            self.to_lane(Work::Post(Post::Ack { through }), ReplyTo::Nobody).await;
+            self.queue(Work::Post(Post::Ack { through }), ReplyTo::Nobody).await;
         }
     }
 
@@ -335,7 +338,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
                 self.shared.conn.outbox.reply(unknown_dialect()).await;
                 return ControlFlow::Break(End::Refused);
             }
-            Dialect::Pipe => self.to_lane(pipe::work(&text), ReplyTo::Next).await,
+            Dialect::Pipe => self.queue(pipe::work(&text), ReplyTo::Next).await,
         }
         ControlFlow::Continue(())
     }
@@ -345,7 +348,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
         self.may_stay |= may_stay;
         match step {
             json::Step::Say(line) => self.shared.conn.outbox.reply(line).await,
-            json::Step::Lane(id, work) => self.to_lane(work, ReplyTo::Id(id)).await,
+            json::Step::Lane(id, work) => self.queue(work, ReplyTo::Id(id)).await,
             json::Step::Read(id, op) => {
                 let permit = self.permit().await;
                 let (shared, moves) = (self.shared.clone(), self.moves);
@@ -360,11 +363,11 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
     async fn refuse_line(&mut self, failure: Failure) {
         match self.shared.conn.dialect {
             Dialect::Json => self.shared.conn.outbox.reply(encode_failure(None, &failure)).await,
-            Dialect::Pipe => self.to_lane(Work::Refuse(failure), ReplyTo::Next).await,
+            Dialect::Pipe => self.queue(Work::Refuse(failure), ReplyTo::Next).await,
         }
     }
 
-    async fn to_lane(&mut self, work: Work, reply_to: ReplyTo) {
+    async fn queue(&mut self, work: Work, reply_to: ReplyTo) {
         self.moves += u64::from(work.moves_session());
         let permit = self.permit().await;
         // The lane takes as many items as there are permits; it is gone only when this connection is.
