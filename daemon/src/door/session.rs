@@ -39,6 +39,8 @@ pub(super) struct Shared {
     moved: watch::Sender<u64>,
     /// Turns at reading.
     pub(super) reading: Semaphore,
+    /// Ends the reading tasks with the connection: what they wait for may never come any more.
+    gone: CancellationToken,
 }
 
 impl Shared {
@@ -99,7 +101,10 @@ pub(super) async fn run<S>(
     let (items, lane_items) = mpsc::channel(PIPELINE_MAX);
     let conn = Connection::new(address, dialect, outbox);
     let reading = Semaphore::new(READS_AT_A_TIME);
-    let shared = Arc::new(Shared { service: service.clone(), conn, moved: watch::Sender::new(0), reading });
+    let gone = CancellationToken::new();
+    let _gone = gone.clone().drop_guard();
+    let shared =
+        Arc::new(Shared { service: service.clone(), conn, moved: watch::Sender::new(0), reading, gone: gone.clone() });
     let lane = AbortOnDropHandle::new(tokio::spawn(lane::run(shared.clone(), lane_items)));
     let session = Session {
         shared,
@@ -353,7 +358,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
                 let permit = self.permit().await;
                 let (shared, moves) = (self.shared.clone(), self.moves);
                 tokio::spawn(async move {
-                    json::read(shared, id, op, moves).await;
+                    shared.gone.run_until_cancelled(json::read(&shared, id, op, moves)).await;
                     drop(permit);
                 });
             }

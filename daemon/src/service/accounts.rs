@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use messagebase_protocol::code::{Code, Failure};
-use messagebase_protocol::json::{Consistency, LoggedIn, Registered, Resumed};
+use messagebase_protocol::json::{ClosingReason, Consistency, LoggedIn, Registered, Resumed};
 use messagebase_protocol::limits::TOKEN_MAX_BYTES;
 use messagebase_protocol::name::{check_key, check_name, check_password, fold_name};
 
@@ -161,7 +161,7 @@ impl Service {
         let body = Change::Delete { user: session.user, credential_version, key: request.key.clone() };
         match self.propose_one(Some(session.id), body, None).await {
             Ok(Outcome::Done) => {
-                conn.end_session();
+                conn.end_session(ClosingReason::Deleted);
                 Ok(())
             }
             Ok(other) => Err(verdict::unexpected(&other)),

@@ -2,7 +2,7 @@
 //! `history`. Pages are cut so that their reply fits into one line of the protocol.
 
 use messagebase_protocol::code::{Code, Failure};
-use messagebase_protocol::json::{Consistency, Inbox, Message, MessageRecord, Records, Sent};
+use messagebase_protocol::json::{ClosingReason, Consistency, Inbox, Message, MessageRecord, Records, Sent};
 use messagebase_protocol::limits::LINE_MAX_BYTES;
 use messagebase_protocol::name::{check_body, check_key, check_name, fold_name};
 
@@ -144,12 +144,15 @@ impl Service {
             }
             Ok(Outcome::Done) => {
                 if is_logout {
-                    conn.end_session();
+                    conn.end_session(ClosingReason::Logout);
                 }
                 Ok(Posted::Done)
             }
             Ok(other) => Err(verdict::unexpected(&other)),
-            Err(failure) if failure.code == Code::NotLoggedIn && is_logout => Ok(Posted::Done),
+            Err(failure) if failure.code == Code::NotLoggedIn => {
+                conn.end_session(ClosingReason::Logout);
+                if is_logout { Ok(Posted::Done) } else { Err(failure) }
+            }
             Err(failure) => Err(failure),
         }
     }

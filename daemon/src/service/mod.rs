@@ -25,7 +25,7 @@ use std::time::Instant;
 
 use messagebase_config::{Limits, PasswordCost};
 use messagebase_protocol::code::Failure;
-use messagebase_protocol::json::Consistency;
+use messagebase_protocol::json::{ClosingReason, Consistency};
 use tokio::sync::Semaphore;
 
 pub use accounts::DeleteRequest;
@@ -132,7 +132,7 @@ impl Service {
             let id = session.id;
             let row = self.read(move |db| crate::state::read::session_by_id(db, id)).await?;
             if !row.is_some_and(|row| reads::is_live(&row)) {
-                conn.session_is_dead();
+                conn.end_session(ClosingReason::Logout);
                 return Err(verdict::not_logged_in());
             }
             session.set_checked();
