@@ -1,8 +1,8 @@
 //! The use cases, one file a theme: validate, propose, read, answer. What is decided here is a courtesy; `state/`
 //! decides on every node alike. Speaks no dialect and holds no socket: `door/` does.
 //!
-//! [`accounts`] register to delete, [`messages`] send to history, [`directory`] users, [`status`] hello to ping;
-//! [`verdict`] is the one place where outcomes become answers and refusals.
+//! `accounts` register to delete, `messages` send to history, `directory` users, `status` hello to ping;
+//! `verdict` is the one place where outcomes become answers and refusals.
 
 mod accounts;
 mod connection;
