@@ -110,6 +110,11 @@ impl Fanout {
         self.lock().sessions.len()
     }
 
+    /// The node is stopping: every logged-in connection closes.
+    pub fn shutdown(&self) {
+        self.close_all(ClosingReason::Shutdown);
+    }
+
     fn close_all(&self, reason: ClosingReason) {
         let listeners: Vec<Listener> = self.lock().by_user.values().flatten().cloned().collect();
         for listener in listeners {
