@@ -3,7 +3,7 @@
 --   replicated (in snapshots, backups and digests): users, retired_users, messages, send_keys, account_keys,
 --     sessions, mailboxes, replicated_state
 --   the change log: log
---   this node's own: node
+--   this node's own: node, peer_boots
 
 -- ── replicated ──────────────────────────────────────────────────────────────────────────────────────────────────
 CREATE TABLE users (
@@ -122,10 +122,19 @@ CREATE TABLE node (
   purged_index  INTEGER,
   purged_term   INTEGER,
   purged_leader INTEGER,
+  starts        INTEGER NOT NULL DEFAULT 0,     -- how often this directory was opened by an mbd
   -- A FULL commit that changes no page syncs nothing; bumping this makes it sync.
   syncs         INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 INSERT INTO node (one) VALUES (1);
+
+-- Which life of each peer's process this node met last: an older copy of a data directory is recognized by it.
+CREATE TABLE peer_boots (
+  raft_id           INTEGER PRIMARY KEY,
+  starts            INTEGER NOT NULL,
+  boot_id           INTEGER NOT NULL,           -- random; the bits of a u64
+  last_log_at_start INTEGER NOT NULL
+) STRICT;
 
 -- ── for people with sqlite3 ─────────────────────────────────────────────────────────────────────────────────────
 CREATE VIEW user_names (id, name) AS

@@ -4,7 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio_rustls::rustls::{ClientConfig, ServerConfig};
+use tokio_rustls::rustls;
+use tokio_rustls::rustls::client::WantsClientCert;
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::{WantsServerCert, WebPkiClientVerifier};
+use tokio_rustls::rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier, WantsVersions};
 
 use crate::ConfigError;
 
@@ -34,14 +40,23 @@ pub fn admin_key(pki: &Path) -> PathBuf {
 }
 
 /// For `mbclient`: trusts the cluster's CA, shows no certificate.
-pub fn client_tls(_pki: &Path) -> Result<Arc<ClientConfig>, ConfigError> {
-    unimplemented!()
+///
+/// # Errors
+/// ca.pem can't be read or holds no usable certificate.
+pub fn client_tls(pki: &Path) -> Result<Arc<ClientConfig>, ConfigError> {
+    let ca = Ca::read(pki)?;
+    let trusting = ca.trusted_by(ClientConfig::builder_with_provider(provider()))?;
+    Ok(Arc::new(trusting.with_no_client_auth()))
 }
 
 /// For `mbctl`: trusts the cluster's CA, shows the admin certificate. The server name to check when dialing node N is
 /// `messagebase_protocol::peer::node_san(N)`.
-pub fn admin_tls(_pki: &Path) -> Result<Arc<ClientConfig>, ConfigError> {
-    unimplemented!()
+///
+/// # Errors
+/// ca.pem or admin.* can't be read, hold nothing usable or don't belong together.
+pub fn admin_tls(pki: &Path) -> Result<Arc<ClientConfig>, ConfigError> {
+    let ca = Ca::read(pki)?;
+    Identity::read(admin_pem(pki), admin_key(pki))?.dialing(&ca)
 }
 
 /// What `mbd --node N` needs.
@@ -56,6 +71,171 @@ pub struct NodeTls {
 }
 
 /// Reads ca.pem and node-N.*.
-pub fn node_tls(_pki: &Path, _node: u16) -> Result<NodeTls, ConfigError> {
-    unimplemented!()
+///
+/// # Errors
+/// One of them can't be read, holds nothing usable, or key and certificate don't belong together.
+pub fn node_tls(pki: &Path, node: u16) -> Result<NodeTls, ConfigError> {
+    let ca = Ca::read(pki)?;
+    let identity = Identity::read(node_pem(pki, node), node_key(pki, node))?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(ca.roots.clone()), provider())
+        .build()
+        .map_err(|e| fault(&ca.path, format!("cannot be used to check peers: {e}")))?;
+    let door = identity.listening(|versions| versions.with_no_client_auth())?;
+    let peer_listen = identity.listening(|versions| versions.with_client_cert_verifier(verifier))?;
+    Ok(NodeTls { door, peer_listen, peer_dial: identity.dialing(&ca)? })
+}
+
+/// ring, named: with two providers compiled in, rustls panics when it has to choose one itself.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+/// TLS 1.2 and 1.3.
+const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+
+fn fault(file: &Path, message: String) -> ConfigError {
+    let hint = "`mbctl init` makes what is missing in `pki/`; on another machine, copy the files it names from there";
+    ConfigError { file: file.to_owned(), line: None, key: None, message, hint: Some(hint.into()) }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let pem = std::fs::read(path).map_err(|e| fault(path, format!("cannot be read: {e}")))?;
+    let found = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| fault(path, format!("is not a certificate in PEM form: {e}")))?;
+    if found.is_empty() {
+        return Err(fault(path, "holds no certificate in PEM form".into()));
+    }
+    Ok(found)
+}
+
+/// The cluster's CA as dialers and listeners trust it.
+struct Ca {
+    path: PathBuf,
+    roots: RootCertStore,
+}
+
+impl Ca {
+    fn read(pki: &Path) -> Result<Ca, ConfigError> {
+        let path = ca_pem(pki);
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(&path)? {
+            roots.add(certificate).map_err(|e| fault(&path, format!("holds a certificate that is not valid: {e}")))?;
+        }
+        Ok(Ca { path, roots })
+    }
+
+    fn trusted_by(
+        &self,
+        builder: ConfigBuilder<ClientConfig, WantsVersions>,
+    ) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, ConfigError> {
+        let versions = builder.with_protocol_versions(VERSIONS);
+        Ok(versions.map_err(|e| fault(&self.path, e.to_string()))?.with_root_certificates(self.roots.clone()))
+    }
+}
+
+/// A certificate and its key.
+struct Identity {
+    pem: PathBuf,
+    key_path: PathBuf,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    fn read(pem: PathBuf, key_path: PathBuf) -> Result<Identity, ConfigError> {
+        let chain = certificates(&pem)?;
+        let bytes = std::fs::read(&key_path).map_err(|e| fault(&key_path, format!("cannot be read: {e}")))?;
+        let key = PrivateKeyDer::from_pem_slice(&bytes)
+            .map_err(|e| fault(&key_path, format!("holds no private key in PEM form: {e}")))?;
+        Ok(Identity { pem, key_path, chain, key })
+    }
+
+    fn unusable(&self, error: &rustls::Error) -> ConfigError {
+        match error {
+            rustls::Error::InconsistentKeys(_) => {
+                fault(&self.key_path, format!("is not the key of the certificate in {}", self.pem.display()))
+            }
+            rustls::Error::InvalidCertificate(_) => fault(&self.pem, format!("holds no valid certificate: {error}")),
+            _ => fault(&self.key_path, format!("cannot be used: {error}")),
+        }
+    }
+
+    fn dialing(&self, ca: &Ca) -> Result<Arc<ClientConfig>, ConfigError> {
+        ca.trusted_by(ClientConfig::builder_with_provider(provider()))?
+            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
+            .map(Arc::new)
+            .map_err(|e| self.unusable(&e))
+    }
+
+    fn listening(
+        &self,
+        verify: impl FnOnce(ConfigBuilder<ServerConfig, WantsVerifier>) -> ConfigBuilder<ServerConfig, WantsServerCert>,
+    ) -> Result<Arc<ServerConfig>, ConfigError> {
+        let versions = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(VERSIONS)
+            .map_err(|e| self.unusable(&e))?;
+        verify(versions)
+            .with_single_cert(self.chain.clone(), self.key.clone_key())
+            .map(Arc::new)
+            .map_err(|e| self.unusable(&e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+    /// A directory with a CA and node 1.
+    fn pki() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+        let certificate = params.signed_by(&key, &ca).expect("a certificate");
+        std::fs::write(ca_pem(dir.path()), ca.pem()).expect("written");
+        std::fs::write(node_pem(dir.path(), 1), certificate.pem()).expect("written");
+        std::fs::write(node_key(dir.path(), 1), key.serialize_pem()).expect("written");
+        dir
+    }
+
+    fn at_fault(result: Result<NodeTls, ConfigError>) -> (String, String) {
+        let e = result.expect_err("must be refused");
+        assert!(e.hint.as_deref().is_some_and(|hint| hint.contains("mbctl init")), "{e}");
+        let name = e.file.file_name().map(|name| name.to_string_lossy().into_owned());
+        (name.unwrap_or_default(), e.message)
+    }
+
+    #[test]
+    fn whole_files_load() {
+        let dir = pki();
+        assert!(node_tls(dir.path(), 1).is_ok());
+        assert!(client_tls(dir.path()).is_ok());
+        assert!(admin_tls(dir.path()).is_err(), "there is no admin certificate here");
+    }
+
+    #[test]
+    fn missing_and_unreadable_files_are_named() {
+        let dir = pki();
+        assert_eq!(at_fault(node_tls(dir.path(), 2)).0, "node-2.pem");
+        std::fs::write(node_key(dir.path(), 1), "no key").expect("written");
+        assert_eq!(at_fault(node_tls(dir.path(), 1)).0, "node-1.key");
+        std::fs::write(node_pem(dir.path(), 1), "").expect("written");
+        assert_eq!(at_fault(node_tls(dir.path(), 1)).0, "node-1.pem");
+        std::fs::remove_file(ca_pem(dir.path())).expect("removed");
+        assert_eq!(at_fault(node_tls(dir.path(), 1)).0, "ca.pem");
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused() {
+        let dir = pki();
+        let other = KeyPair::generate().expect("a key");
+        std::fs::write(node_key(dir.path(), 1), other.serialize_pem()).expect("written");
+        let (file, message) = at_fault(node_tls(dir.path(), 1));
+        assert_eq!(file, "node-1.key");
+        assert!(message.contains("not the key of the certificate"), "{message}");
+    }
 }

@@ -1,1 +1,324 @@
-//! Raw TOML to a valid [`crate::Config`].
+//! Raw TOML to a valid [`crate::Config`]: defaults, ranges, and what must not be the same twice. Looks at no key file
+//! and resolves no host name: a configuration is as valid on one machine as on another.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use crate::file::{At, Raw, RawLimits, RawNode, RawPassword};
+use crate::{Address, Config, ConfigError, Limits, NodeConfig, PasswordCost};
+
+/// Longest cluster name in characters; clients keep state in a directory of that name.
+const CLUSTER_NAME_MAX_CHARS: usize = 64;
+/// Longest file name of the usual file systems.
+const CLUSTER_NAME_MAX_BYTES: usize = 255;
+/// The least that holds one body of the line protocol's greatest size.
+const QUEUED_BYTES_MIN: u64 = messagebase_protocol::limits::BODY_MAX_BYTES as u64;
+/// One SQLite page: less could not hold the newest entry.
+const CHANGE_LOG_BYTES_MIN: u64 = 4096;
+/// 1 TiB: beyond it a number is a slip of the keyboard.
+const BYTES_MAX: u64 = 1 << 40;
+/// OWASP's minimum for argon2id: 19 MiB, 2 passes, 1 lane.
+const OWASP_MIN: PasswordCost = PasswordCost { memory_kib: 19_456, passes: 2, lanes: 1 };
+/// 4 GiB, in KiB.
+const MEMORY_MAX_KIB: u32 = 4 * 1024 * 1024;
+
+/// Checks everything; `path` is absolute and paths in the file are relative to its directory.
+pub(crate) fn resolve(path: &Path, raw: Raw) -> Result<Config, ConfigError> {
+    let check = Check { path };
+    let base = path.parent().unwrap_or(Path::new("/"));
+    let directory = |key: &str, given: Option<At<String>>, default: &str| match given {
+        Some(at) if at.value.is_empty() => Err(check.error(at.line, key, "must not be empty")),
+        Some(at) => Ok(base.join(at.value)),
+        None => Ok(base.join(default)),
+    };
+    let nodes = raw.nodes.iter().map(|node| check.node(node)).collect::<Result<Vec<_>, _>>()?;
+    if nodes.is_empty() {
+        let mut error = check.error(1, "node", "names no node");
+        error.line = None;
+        error.hint = Some("write at least one `[[node]]` with id, client and peer; `mbctl init` shows how".into());
+        return Err(error);
+    }
+    check.unique(&nodes, &raw.nodes)?;
+    Ok(Config {
+        path: path.to_owned(),
+        cluster: check.cluster(raw.cluster)?,
+        data_dir: directory("data_dir", raw.data_dir, "data")?,
+        pki_dir: directory("pki_dir", raw.pki_dir, "pki")?,
+        nodes,
+        registration_open: check.registration(raw.registration)?,
+        session_days: check.small("session_days", &raw.session_days, 30, 1, 3650)?,
+        limits: check.limits(&raw.limits)?,
+        delivered_days: check.small("retention.delivered_days", &raw.delivered_days, 0, 0, 36_500)?,
+        password: check.password(&raw.password)?,
+    })
+}
+
+struct Check<'a> {
+    path: &'a Path,
+}
+
+impl Check<'_> {
+    fn error(&self, line: usize, key: &str, message: impl Into<String>) -> ConfigError {
+        let (file, line, key) = (self.path.to_owned(), Some(line), Some(key.to_owned()));
+        ConfigError { file, line, key, message: message.into(), hint: None }
+    }
+
+    fn cluster(&self, given: Option<At<String>>) -> Result<String, ConfigError> {
+        let Some(At { value, line }) = given else { return Ok("messagebase".into()) };
+        let edge = |c: char| c.is_whitespace() || c == '.';
+        let usable = (1..=CLUSTER_NAME_MAX_CHARS).contains(&value.chars().count())
+            && value.len() <= CLUSTER_NAME_MAX_BYTES
+            && !value.chars().any(|c| c.is_control() || matches!(c, '/' | '\\'))
+            && !value.starts_with(edge)
+            && !value.ends_with(char::is_whitespace);
+        if usable {
+            return Ok(value);
+        }
+        let mut error = self.error(line, "cluster", "is not a usable cluster name");
+        error.hint = Some("1 to 64 characters that can name a directory: no slash, not beginning with a dot".into());
+        Err(error)
+    }
+
+    fn registration(&self, given: Option<At<String>>) -> Result<bool, ConfigError> {
+        match given {
+            None => Ok(true),
+            Some(at) => match at.value.as_str() {
+                "open" => Ok(true),
+                "closed" => Ok(false),
+                _ => Err(self.error(at.line, "registration", "must be \"open\" or \"closed\"")),
+            },
+        }
+    }
+
+    fn range(&self, key: &str, given: &Option<At<i64>>, default: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
+        let Some(at) = given else { return Ok(default) };
+        match u64::try_from(at.value) {
+            Ok(value) if (min..=max).contains(&value) => Ok(value),
+            _ => {
+                let message = format!("must be from {min} to {max} and is {}", at.value);
+                let mut error = self.error(at.line, key, message);
+                if key.starts_with("password.") && at.value < i64::try_from(min).unwrap_or(i64::MAX) {
+                    error.hint = Some("less would be below OWASP's minimum for argon2id (19456 KiB, 2 passes)".into());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// [`Self::range`] for what fits 32 bits.
+    fn small(&self, key: &str, given: &Option<At<i64>>, default: u32, min: u32, max: u32) -> Result<u32, ConfigError> {
+        let value = self.range(key, given, default.into(), min.into(), max.into())?;
+        // Proof for the fallback never being used: `range` answers at most `max` or the default.
+        Ok(u32::try_from(value).unwrap_or(max))
+    }
+
+    fn limits(&self, raw: &RawLimits) -> Result<Limits, ConfigError> {
+        Ok(Limits {
+            connections: self.small("limits.connections", &raw.connections, 20_000, 1, 1_000_000)?,
+            sessions_per_user: self.small("limits.sessions_per_user", &raw.sessions_per_user, 16, 1, 10_000)?,
+            failed_logins_per_name: self.small(
+                "limits.failed_logins_per_name",
+                &raw.failed_logins_per_name,
+                10,
+                1,
+                1_000_000,
+            )?,
+            failed_logins_per_address: self.small(
+                "limits.failed_logins_per_address",
+                &raw.failed_logins_per_address,
+                60,
+                1,
+                1_000_000,
+            )?,
+            queued_messages_per_user: self.small(
+                "limits.queued_messages_per_user",
+                &raw.queued_messages_per_user,
+                10_000,
+                1,
+                100_000_000,
+            )?,
+            queued_bytes_per_user: self.range(
+                "limits.queued_bytes_per_user",
+                &raw.queued_bytes_per_user,
+                64 << 20,
+                QUEUED_BYTES_MIN,
+                BYTES_MAX,
+            )?,
+            change_log_bytes: self.range(
+                "limits.change_log_bytes",
+                &raw.change_log_bytes,
+                64 << 20,
+                CHANGE_LOG_BYTES_MIN,
+                BYTES_MAX,
+            )?,
+        })
+    }
+
+    fn password(&self, raw: &RawPassword) -> Result<PasswordCost, ConfigError> {
+        let least = OWASP_MIN;
+        let memory_kib =
+            self.small("password.memory_kib", &raw.memory_kib, least.memory_kib, least.memory_kib, MEMORY_MAX_KIB)?;
+        let passes = self.small("password.passes", &raw.passes, least.passes, least.passes, 100)?;
+        let lanes = self.small("password.lanes", &raw.lanes, least.lanes, least.lanes, 64)?;
+        Ok(PasswordCost { memory_kib, passes, lanes })
+    }
+
+    fn node(&self, raw: &RawNode) -> Result<NodeConfig, ConfigError> {
+        let missing = |key: &str| {
+            let mut error = self.error(raw.line, key, "is missing from this [[node]]");
+            error.hint = Some("each [[node]] has id, client and peer".into());
+            error
+        };
+        let id = raw.id.as_ref().ok_or_else(|| missing("node.id"))?;
+        let number = u16::try_from(id.value).ok().filter(|id| *id > 0);
+        let number = number
+            .ok_or_else(|| self.error(id.line, "node.id", format!("must be from 1 to 65535 and is {}", id.value)))?;
+        let dialed = |key: &str, given: &Option<At<String>>| self.address(key, given, false);
+        let bound = |key: &str, given: &Option<At<String>>| self.address(key, given, true);
+        let node = NodeConfig {
+            id: number,
+            client: dialed("node.client", &raw.client)?.ok_or_else(|| missing("node.client"))?,
+            peer: dialed("node.peer", &raw.peer)?.ok_or_else(|| missing("node.peer"))?,
+            http: dialed("node.http", &raw.http)?,
+            plain: dialed("node.plain", &raw.plain)?,
+            client_bind: bound("node.client_bind", &raw.client_bind)?,
+            peer_bind: bound("node.peer_bind", &raw.peer_bind)?,
+            http_bind: bound("node.http_bind", &raw.http_bind)?,
+        };
+        if let (Some(address), Some(at)) = (&node.plain, &raw.plain)
+            && !address.is_loopback()
+        {
+            let message = format!("is without TLS, so it must be a loopback address, and {address} is not one");
+            let mut error = self.error(at.line, "node.plain", message);
+            error.hint = Some("use 127.0.0.1 or [::1], or leave it out: clients elsewhere use `client`".into());
+            return Err(error);
+        }
+        if let (Some(at), None) = (&raw.http_bind, &raw.http) {
+            let mut error = self.error(at.line, "node.http_bind", "is there without `http`");
+            error.hint = Some("set `http` too: it switches the HTTP listener on".into());
+            return Err(error);
+        }
+        Ok(node)
+    }
+
+    fn address(&self, key: &str, given: &Option<At<String>>, bind: bool) -> Result<Option<Address>, ConfigError> {
+        let Some(at) = given else { return Ok(None) };
+        let address = at.value.parse::<Address>().map_err(|message| {
+            let mut error = self.error(at.line, key, message);
+            error.hint = Some("write an IP address or host name, a colon and a port, e.g. \"127.0.0.1:7101\"".into());
+            error
+        })?;
+        if !bind && address.port == 0 {
+            return Err(self.error(at.line, key, "port 0 cannot be dialed; write one from 1 to 65535"));
+        }
+        if !bind && is_wildcard(&address) {
+            let mut error = self.error(at.line, key, format!("{address} cannot be dialed"));
+            error.hint = Some("write where others reach this node, and where it listens in `…_bind`".into());
+            return Err(error);
+        }
+        Ok(Some(address))
+    }
+
+    /// Refuses ids and addresses that are there twice, naming the later line.
+    fn unique(&self, nodes: &[NodeConfig], raw: &[RawNode]) -> Result<(), ConfigError> {
+        let mut ids: Vec<(u16, usize)> = Vec::new();
+        let mut places: Vec<Place<'_>> = Vec::new();
+        for (node, raw) in nodes.iter().zip(raw) {
+            let line = raw.id.as_ref().map_or(raw.line, |id| id.line);
+            if let Some((_, first)) = ids.iter().find(|(id, _)| *id == node.id) {
+                let message = format!("{} is taken by the node on line {first}", node.id);
+                return Err(self.error(line, "node.id", message));
+            }
+            ids.push((node.id, line));
+            for place in places_of(node, raw) {
+                if let Some(other) = places.iter().find(|other| other.collides(&place)) {
+                    let message = format!(
+                        "{} is already the `{}` of node {} (line {})",
+                        place.address, other.key, other.node.id, other.line
+                    );
+                    let mut error = self.error(place.line, &format!("node.{}", place.key), message);
+                    error.hint = Some("every listener of every node needs an address of its own".into());
+                    return Err(error);
+                }
+                places.push(place);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An address in the file and what it is there for.
+struct Place<'a> {
+    node: &'a NodeConfig,
+    /// The listener it belongs to: `client`, `peer`, `http`, `plain`.
+    listener: &'static str,
+    /// The key it was given by.
+    key: &'static str,
+    address: &'a Address,
+    line: usize,
+    /// Others dial it.
+    dialed: bool,
+    /// The node listens on it.
+    bound: bool,
+}
+
+fn places_of<'a>(node: &'a NodeConfig, raw: &RawNode) -> Vec<Place<'a>> {
+    let line = |at: &Option<At<String>>| at.as_ref().map_or(raw.line, |at| at.line);
+    let mut places = Vec::new();
+    let mut add = |listener, bind_key, dial: Option<&'a Address>, dial_line, bind: Option<&'a Address>, bind_line| {
+        if let Some(address) = dial {
+            let bound = bind.is_none();
+            places.push(Place { node, listener, key: listener, address, line: dial_line, dialed: true, bound });
+        }
+        if let Some(address) = bind {
+            places.push(Place { node, listener, key: bind_key, address, line: bind_line, dialed: false, bound: true });
+        }
+    };
+    let (client_bind, peer_bind) = (node.client_bind.as_ref(), node.peer_bind.as_ref());
+    add("client", "client_bind", Some(&node.client), line(&raw.client), client_bind, line(&raw.client_bind));
+    add("peer", "peer_bind", Some(&node.peer), line(&raw.peer), peer_bind, line(&raw.peer_bind));
+    add("http", "http_bind", node.http.as_ref(), line(&raw.http), node.http_bind.as_ref(), line(&raw.http_bind));
+    add("plain", "plain", node.plain.as_ref(), line(&raw.plain), None, raw.line);
+    places
+}
+
+impl Place<'_> {
+    /// Whether both can't be in one file. What is dialed from elsewhere must differ everywhere; what is only listened
+    /// on (and the loopback conveniences `http` and `plain`) may repeat on another machine.
+    fn collides(&self, other: &Place<'_>) -> bool {
+        if self.address.port != other.address.port || self.address.port == 0 {
+            return false;
+        }
+        let same_node = self.node.id == other.node.id;
+        if same_node && self.listener == other.listener {
+            return false;
+        }
+        let same_host = canonical(self.address) == canonical(other.address);
+        let public = |place: &Place<'_>| {
+            place.dialed && (matches!(place.listener, "client" | "peer") || !place.address.is_loopback())
+        };
+        if same_host && public(self) && public(other) {
+            return true;
+        }
+        let same_machine = same_node || canonical(&self.node.peer) == canonical(&other.node.peer);
+        let same_listener = same_host || is_wildcard(self.address) || is_wildcard(other.address);
+        same_machine && same_listener && self.bound && other.bound
+    }
+}
+
+/// Whether it means every address of the machine.
+fn is_wildcard(address: &Address) -> bool {
+    address.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
+}
+
+/// The host in the form in which equal hosts are equal.
+fn canonical(address: &Address) -> String {
+    match address.host.parse::<IpAddr>() {
+        Ok(ip) => ip.to_canonical().to_string(),
+        Err(_) if address.host.eq_ignore_ascii_case("localhost") => "127.0.0.1".into(),
+        Err(_) => address.host.trim_end_matches('.').to_ascii_lowercase(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

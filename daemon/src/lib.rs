@@ -4,7 +4,9 @@
 //! `door` → `service` → `raft` → `store`; `state` sees a transaction and `change` alone; `peer` carries `raft`'s
 //! bytes and operators' requests; `node` builds one node of all of them.
 
+pub mod admin;
 pub mod change;
+pub mod cli;
 pub mod door;
 pub mod fanout;
 pub mod http;

@@ -1,15 +1,24 @@
 //! The facade.
 
 use std::collections::BTreeMap;
-use std::marker::PhantomData;
-use std::sync::Arc;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use openraft::AsyncRuntime;
-use tokio::sync::watch;
+use messagebase_protocol::json::{LogPosition, MemberInfo};
+use messagebase_protocol::peer::Purpose;
+use openraft::async_runtime::{Instant, Select2, WatchReceiver};
+use openraft::{AsyncRuntime, Config, Raft, ServerState, SnapshotPolicy};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::api::{CampaignError, Draft, NoQuorum, Verdict, View, Wire};
-use super::types::Node;
+use super::api::{Target, View, Wire};
+use super::links::Links;
+use super::log_store::LogStore;
+use super::network::Network;
+use super::serve::Incoming;
+use super::state_machine::{Prebuilt, StateMachine};
+use super::types::{Node, RaftLogId, Types, node_of};
 use crate::change::Settings;
 use crate::store::Store;
 
@@ -85,110 +94,332 @@ pub struct Membership {
     pub matched: Option<u64>,
 }
 
+/// The openraft instance behind a replica.
+pub(crate) type Core<R> = Raft<Types<R>, StateMachine<R>>;
+
+/// Read barriers that may wait for a round; more wait for a place.
+const BARRIER_QUEUE: usize = 4_096;
+/// Installing a snapshot's last piece, as openraft counts it; our network has limits of its own.
+const INSTALL_TIMEOUT_MS: u64 = 120_000;
+/// Entries in one append, and in one write of the log.
+const APPEND_ENTRIES: u64 = 2_000;
+
 /// One node's part in replication. Cheap to clone; all clones are the same replica.
 pub struct Replica<R: AsyncRuntime, W: Wire> {
-    _todo: PhantomData<fn() -> (R, W)>,
+    pub(super) inner: Arc<Inner<R, W>>,
 }
 
 impl<R: AsyncRuntime, W: Wire> Clone for Replica<R, W> {
     fn clone(&self) -> Self {
-        Replica { _todo: PhantomData }
+        Replica { inner: self.inner.clone() }
     }
+}
+
+/// What the clones share.
+pub(super) struct Inner<R: AsyncRuntime, W: Wire> {
+    pub(super) raft: Core<R>,
+    pub(super) store: Store,
+    pub(super) config: ReplicaConfig,
+    pub(super) wire: W,
+    pub(super) clock: Clock,
+    pub(super) prebuilt: Prebuilt,
+    /// Connections for forwarded writes and barriers.
+    pub(super) forward: Links<W>,
+    /// The snapshot that is being received; taken out while a piece is written, so never locked across an await.
+    pub(super) incoming: Mutex<Option<Incoming>>,
+    started: R::Instant,
+    /// When the leader was last heard of, µs since `started`; 0: never.
+    heard: AtomicU64,
+    /// Counts broken connections with the leader.
+    pub(super) lost: watch::Sender<u64>,
+    /// Feeds the barrier task.
+    pub(super) barriers: mpsc::Sender<oneshot::Sender<()>>,
+    /// True from shutdown on; all tasks and waits end.
+    stop: watch::Sender<bool>,
+    view: watch::Sender<View>,
+    /// Our tasks, joined at shutdown.
+    tasks: Mutex<Vec<R::JoinHandle<()>>>,
 }
 
 impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// Starts Raft on an opened store whose writer runs.
-    pub async fn start(_store: Store, _config: ReplicaConfig, _wire: W, _clock: Clock) -> Result<Self, ReplicaError> {
-        todo!()
+    ///
+    /// # Errors
+    /// When the timing makes no sense or the store can't be read.
+    pub async fn start(store: Store, config: ReplicaConfig, wire: W, clock: Clock) -> Result<Self, ReplicaError> {
+        let raft_config = Arc::new(raft_config(&config)?);
+        let prebuilt = Prebuilt::default();
+        let network = Network::<R, W>::new(config.raft_id, wire.clone());
+        let log = LogStore::<R>::new(store.clone());
+        let machine = StateMachine::<R>::new(store.clone(), prebuilt.clone());
+        let raft = Core::<R>::new(config.raft_id, raft_config, network, log, machine)
+            .await
+            .map_err(|e| ReplicaError(format!("failed to start replication: {e}")))?;
+        let (barriers, barrier_queue) = mpsc::channel(BARRIER_QUEUE);
+        let forward = Links::new(wire.clone(), Purpose::Forward);
+        let replica = Replica {
+            inner: Arc::new(Inner {
+                raft,
+                store,
+                config,
+                wire,
+                clock,
+                prebuilt,
+                forward,
+                incoming: Mutex::default(),
+                started: R::Instant::now(),
+                heard: AtomicU64::new(0),
+                lost: watch::Sender::new(0),
+                barriers,
+                stop: watch::Sender::new(false),
+                view: watch::Sender::new(blank_view()),
+                tasks: Mutex::default(),
+            }),
+        };
+        replica.inner.view.send_replace(replica.view());
+        replica.spawn(replica.clone().barrier_loop(barrier_queue));
+        replica.spawn(replica.clone().view_loop());
+        replica.spawn(replica.clone().housekeeping_loop());
+        replica.spawn(replica.clone().log_loop());
+        replica.spawn(replica.clone().suspicion_loop());
+        Ok(replica)
     }
 
     /// Formation: makes the first membership. Called on one founder alone, once all took the identity.
-    pub async fn initialize(&self, _members: BTreeMap<u64, Node>) -> Result<(), ReplicaError> {
-        todo!()
-    }
-
-    /// Answers one frame of a peer that the peer door has authenticated as `from_raft_id`. Frames may be handled
-    /// concurrently, those of one append link too.
-    pub async fn serve(&self, _from_raft_id: u64, _frame: Vec<u8>) -> Vec<u8> {
-        todo!()
-    }
-
-    /// Proposes ONE ordered batch and waits until it is applied HERE. One verdict a draft, in order. The caller keeps
-    /// at most one batch of a connection in flight; that keeps the connection's order.
-    pub async fn propose(&self, _drafts: Vec<Draft>) -> Vec<Verdict> {
-        todo!()
-    }
-
-    /// A read barrier: when it returns, this node has applied all that was acknowledged before the call.
-    pub async fn linear(&self) -> Result<(), NoQuorum> {
-        todo!()
-    }
-
-    /// A client's wish for a leader; returns the winner's number.
-    pub async fn campaign(&self) -> Result<u16, CampaignError> {
-        todo!()
+    ///
+    /// # Errors
+    /// When this node's log or vote is not blank.
+    pub async fn initialize(&self, members: BTreeMap<u64, Node>) -> Result<(), ReplicaError> {
+        let result = self.inner.raft.initialize(members).await;
+        result.map_err(|e| ReplicaError(format!("failed to form the cluster: {e}")))
     }
 
     /// What this node knows, at once.
     pub fn view(&self) -> View {
-        todo!()
+        let metrics = self.inner.raft.metrics();
+        let data = self.inner.raft.data_metrics();
+        let last_log = data.borrow_watched().last_log;
+        let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader;
+        let members = self.members_in(metrics.membership_config.membership());
+        View {
+            role: match metrics.state {
+                ServerState::Leader => "leader",
+                ServerState::Candidate => "candidate",
+                ServerState::Learner => "learner",
+                ServerState::Follower | ServerState::Shutdown => "follower",
+            },
+            term: metrics.current_term,
+            leader: leader.map(node_of),
+            last_log: last_log.map(position),
+            committed: metrics.local_committed.map(|id| id.index),
+            applied: self.inner.store.applied().borrow().map(|id| id.index),
+            ready: leader.is_some_and(|leader| {
+                if leader == self.inner.config.raft_id {
+                    let alone = members.iter().filter(|m| m.voter).count() == 1;
+                    let acked = metrics.last_quorum_acked.map(|at| at.elapsed());
+                    alone || acked.is_some_and(|ago| ago < self.inner.config.election_max)
+                } else {
+                    self.heard_lately()
+                }
+            }),
+            members: members.into_iter().map(info).collect(),
+        }
     }
 
     /// Changes when role, term, leader or membership change (not with every entry).
     pub fn watch_view(&self) -> watch::Receiver<View> {
-        todo!()
+        self.inner.view.subscribe()
     }
 
     /// The replicated membership, by Raft id.
     pub fn members(&self) -> Vec<Membership> {
-        todo!()
-    }
-
-    /// Hands leadership to a voter and waits until it leads.
-    pub async fn transfer(&self, _to_node: u16) -> Result<(), MemberError> {
-        todo!()
-    }
-
-    /// Before a graceful stop: hands leadership, if held, to the most up-to-date voter; waits at most a second.
-    pub async fn step_down_for_stop(&self) {
-        todo!()
-    }
-
-    /// Takes a node in as a learner under a new Raft id, which is returned. With `promote` it becomes a voter by
-    /// itself once it has caught up, whoever leads then.
-    pub async fn add_learner(
-        &self,
-        _node: u16,
-        _client: String,
-        _peer: String,
-        _promote: bool,
-    ) -> Result<u64, MemberError> {
-        todo!()
-    }
-
-    /// Makes a learner a voter; refused while it is far behind.
-    pub async fn promote(&self, _node: u16) -> Result<(), MemberError> {
-        todo!()
-    }
-
-    /// Takes a node out of the membership.
-    pub async fn remove(&self, _node: u16) -> Result<(), MemberError> {
-        todo!()
-    }
-
-    /// Takes the node's old Raft id out and its next generation in, as a learner that becomes a voter by itself.
-    /// Returns the new Raft id, for the blank node to adopt.
-    pub async fn replace(&self, _node: u16) -> Result<u64, MemberError> {
-        todo!()
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let mut members = self.members_in(metrics.membership_config.membership());
+        for member in &mut members {
+            let matched = metrics.replication.as_ref().and_then(|all| all.get(&member.raft_id).copied().flatten());
+            member.matched = matched.map(|id| id.index);
+        }
+        members
     }
 
     /// Resolves when replication has failed for good (the store, most likely), with the reason. Never on shutdown.
     pub async fn failed(&self) -> String {
-        todo!()
+        let mut metrics = self.inner.raft.metrics();
+        let reason = loop {
+            if let Err(error) = metrics.borrow_and_update().running_state.clone() {
+                break error.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                break "replication ended unexpectedly".into();
+            }
+        };
+        if self.stopping() {
+            // Stopped on purpose: whoever waits here is dropped with the node.
+            return std::future::pending().await;
+        }
+        reason
     }
 
     /// Stops Raft and its tasks; proposals in flight answer `Closing`.
     pub async fn shutdown(&self) {
-        todo!()
+        self.inner.stop.send_replace(true);
+        let tasks = std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a replication task ended badly");
+            }
+        }
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::error!(%error, "failed to stop replication");
+        }
+    }
+
+    // ── for the other files of this room ────────────────────────────────────────────────────────────────────────
+
+    pub(super) fn raft_id(&self) -> u64 {
+        self.inner.config.raft_id
+    }
+
+    pub(super) fn stopping(&self) -> bool {
+        *self.inner.stop.borrow()
+    }
+
+    /// Resolves at shutdown.
+    pub(super) async fn stopped(&self) {
+        let mut stop = self.inner.stop.subscribe();
+        // An error means that the replica is gone, which is as good.
+        let _ = stop.wait_for(|stop| *stop).await;
+    }
+
+    /// `None` once the replica stops; never let a task outlive it.
+    pub(super) async fn unless_stopped<F: Future + Send>(&self, work: F) -> Option<F::Output> {
+        match R::select2(self.stopped(), work).await {
+            Select2::First(()) => None,
+            Select2::Second(output) => Some(output),
+        }
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let handle = R::spawn(task);
+        self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
+    }
+
+    /// Raft id of the leader that this node follows, itself included.
+    pub(super) fn leader(&self) -> Option<u64> {
+        self.inner.raft.server_metrics().borrow_watched().current_leader
+    }
+
+    /// Resolves when another leader than `from`, or none, is known.
+    pub(super) async fn leader_changed(&self, from: Option<u64>) {
+        let mut metrics = self.inner.raft.server_metrics();
+        loop {
+            if metrics.borrow_and_update().current_leader != from {
+                return;
+            }
+            if metrics.changed().await.is_err() {
+                return self.stopped().await;
+            }
+        }
+    }
+
+    /// Waits until this node has applied `index`; false at the deadline.
+    pub(super) async fn applied(&self, index: u64, deadline: R::Instant) -> bool {
+        let mut applied = self.inner.store.applied();
+        // In a block of its own: the guard that `wait_for` returns must not be held, nor show in the future's type.
+        let reached = async { applied.wait_for(|id| id.is_some_and(|id| id.index >= index)).await.is_ok() };
+        matches!(R::timeout_at(deadline, reached).await, Ok(true))
+    }
+
+    /// Where a member is dialed.
+    pub(super) fn target(&self, raft_id: u64) -> Option<Target> {
+        let metrics = self.inner.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let node = metrics.membership_config.get_node(&raft_id)?;
+        Some(Target { raft_id, node: node.node, peer: node.peer.clone() })
+    }
+
+    /// An append of the current leader arrived.
+    pub(super) fn heard_of_leader(&self) {
+        let micros = self.inner.started.elapsed().as_micros();
+        self.inner.heard.store(u64::try_from(micros).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+    }
+
+    /// When the leader was last heard of; before that, when this replica started.
+    pub(super) fn heard_at(&self) -> R::Instant {
+        self.inner.started + Duration::from_micros(self.inner.heard.load(Ordering::Relaxed))
+    }
+
+    fn heard_lately(&self) -> bool {
+        let heard = self.inner.heard.load(Ordering::Relaxed);
+        let ago = self.inner.started.elapsed().saturating_sub(Duration::from_micros(heard));
+        heard != 0 && ago < self.inner.config.election_max
+    }
+
+    fn members_in(&self, membership: &super::types::RaftMembership) -> Vec<Membership> {
+        let voters: Vec<u64> = membership.voter_ids().collect();
+        membership
+            .nodes()
+            .map(|(id, node)| Membership {
+                raft_id: *id,
+                node: node.clone(),
+                voter: voters.contains(id),
+                matched: None,
+            })
+            .collect()
+    }
+
+    async fn view_loop(self) {
+        let mut metrics = self.inner.raft.server_metrics();
+        loop {
+            self.inner.view.send_replace(self.view());
+            match self.unless_stopped(metrics.changed()).await {
+                Some(Ok(())) => {}
+                Some(Err(_)) | None => return,
+            }
+        }
+    }
+}
+
+fn raft_config(config: &ReplicaConfig) -> Result<Config, ReplicaError> {
+    let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let raft = Config {
+        cluster_name: config.cluster_id.clone(),
+        heartbeat_interval: ms(config.heartbeat),
+        election_timeout_min: ms(config.election_min),
+        election_timeout_max: ms(config.election_max),
+        install_snapshot_timeout: INSTALL_TIMEOUT_MS,
+        max_payload_entries: APPEND_ENTRIES,
+        max_append_entries: Some(APPEND_ENTRIES),
+        // Snapshots and purges go by bytes, see `upkeep`.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        enable_pre_vote: Some(true),
+        // A restarted leader that goes on leading would serve reads from a state that lags its own commits.
+        enable_leader_restore: Some(false),
+        ..Config::default()
+    };
+    raft.validate().map_err(|e| ReplicaError(format!("the timing of replication makes no sense: {e}")))
+}
+
+fn position(id: RaftLogId) -> LogPosition {
+    LogPosition { term: id.leader_id.term, leader: node_of(id.leader_id.node_id), index: id.index }
+}
+
+fn info(member: Membership) -> MemberInfo {
+    MemberInfo { node: member.node.node, client: member.node.client, voter: member.voter }
+}
+
+fn blank_view() -> View {
+    View {
+        role: "follower",
+        term: 0,
+        leader: None,
+        last_log: None,
+        committed: None,
+        applied: None,
+        members: Vec::new(),
+        ready: false,
     }
 }

@@ -157,7 +157,7 @@ impl Request {
     /// Reads one line (without its newline).
     pub fn parse(line: &str) -> Result<Request, Malformed> {
         let refuse = |id, code, message: String| Malformed { id, failure: Failure::not_done(code, message) };
-        // serde reads a struct from an array as well, field by field.
+        // serde reads a struct from an array as well; a request is an object.
         if !line.trim_start().starts_with('{') {
             return Err(refuse(None, Code::BadRequest, "not a JSON object on one line".into()));
         }
