@@ -62,6 +62,8 @@ enum End {
     Eof,
     /// The connection broke.
     Lost,
+    /// The writer gave up: nothing can be said any more.
+    Mute(writer::Ended),
     /// The node closes it.
     Close(ClosingReason),
     /// The last reply says why.
@@ -181,15 +183,15 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
         let end = self.listen(&mut writer).await;
         let outbox = self.shared.conn.outbox.clone();
         tracing::debug!(?end, "a client's connection ends");
-        if writer.is_finished() {
-            // Broken or stalled: no line can be written any more.
-            if matches!(writer.await, Ok(writer::Ended::Stalled)) {
-                dropped_slow_reader();
-            }
-            self.shared.conn.leave();
-            return;
-        }
         match end {
+            End::Mute(ended) => {
+                if ended == writer::Ended::Stalled {
+                    dropped_slow_reader();
+                }
+                // The writer's handle has given its result; it must not be asked again.
+                self.shared.conn.leave();
+                return;
+            }
             End::Lost => outbox.finish(None),
             End::Eof | End::Refused => {
                 self.drain(self.patience.drain).await;
@@ -226,7 +228,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
                     return self.last_lines(reason, &mut read).await;
                 }
                 () = self.shutdown.cancelled() => return End::Close(ClosingReason::Shutdown),
-                _ = &mut *writer => return End::Lost,
+                ended = &mut *writer => return End::Mute(ended.unwrap_or(writer::Ended::Broken)),
                 got = self.socket.read(&mut read) => match got {
                     Ok(0) => return self.at_eof().await,
                     Ok(got) => self.took(&read[..got]).await,

@@ -89,6 +89,20 @@ async fn a_slow_reader_is_dropped_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_reader_that_stops_in_the_middle_of_a_line_is_cut() {
+    let node = node_with(&["ann"]).await;
+    let patience = Patience { stall: Duration::from_millis(50), ..Patience::default() };
+    let mut ann = Client::connect_with(&node.service, patience, 512);
+    ann.ok("login", json!({"user": "ann", "password": PASSWORD})).await;
+    assert_eq!(node.fanout.sessions(), 1);
+    ann.ask("send", json!({"to": "ann", "body": "x".repeat(4_000), "key": "k"})).await;
+    until("the stalled connection to be given up", async || node.fanout.sessions() == 0).await;
+    let mut rest = String::new();
+    within("the end", ann.reader.read_to_string(&mut rest)).await.expect("text");
+    assert!(rest.len() <= 1_024 && !rest.ends_with('\n'), "{rest}");
+}
+
+#[tokio::test]
 async fn silence_closes_and_a_status_reader_may_stay() {
     let node = node_with(&["ann"]).await;
     let impatient =
