@@ -15,8 +15,9 @@ use crate::node;
 const EXIT_CONFIG: u8 = 2;
 /// Exit code for everything else.
 const EXIT_FAILED: u8 = 1;
-/// Levels when RUST_LOG says nothing: openraft tells at `info` what concerns its developers.
-const DEFAULT_LEVELS: &str = "info,openraft=warn";
+/// Levels when RUST_LOG says nothing: openraft repeats at `warn`, every heartbeat, that a dead peer is dead;
+/// what an operator must know of it is said by `raft`.
+const DEFAULT_LEVELS: &str = "info,openraft=error";
 
 /// One node of a MessageBase cluster. Runs in the foreground and logs to standard error.
 #[derive(Parser)]

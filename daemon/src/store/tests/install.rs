@@ -82,6 +82,9 @@ fn an_installed_snapshot_is_the_same_state_with_its_views_and_indexes() {
     target.append(vec![register(USERS + 52, "After")]);
     let outcome = target.apply(vec![register(USERS + 52, "After")]);
     assert_eq!(outcome, [Outcome::Registered { user: USERS + 1, name: "After".into() }]);
+    let differing: Vec<_> =
+        digests(&target).into_iter().zip(digests(&source)).filter(|(a, b)| a != b).map(|(a, _)| a.table).collect();
+    assert_eq!(differing, ["users", "account_keys", "mailboxes", "replicated_state"], "a digest sees what differs");
     drop(target);
     let target = to.open();
     assert_eq!(target.store.current_snapshot(), Some(current));

@@ -230,3 +230,31 @@ fn the_wal_is_bounded_and_readers_are_limited_in_time() {
     let refused = s.store.readers().with(|conn| conn.execute("DELETE FROM log", []));
     assert!(matches!(refused, Err(ReadError::Sqlite(_))), "{refused:?}");
 }
+
+#[test]
+fn an_operators_sql_reads_within_limits_and_writes_nothing() {
+    let mut s = Fixture::new().open();
+    s.append((0..10).map(|i| blank(1, i)).collect());
+    let readers = s.store.readers();
+    let rows = readers.sql("SELECT log_index AS i, NULL, x'0aff', 'text' FROM change_log", 3).unwrap();
+    assert_eq!(rows.columns[0], "i");
+    assert_eq!((rows.rows.len(), rows.more), (3, true));
+    let text = |s: &str| Some(s.to_owned());
+    assert_eq!(rows.rows[1], [text("1"), None, text("x'0aff'"), text("text")]);
+    assert!(!readers.sql("SELECT 1", 3).unwrap().more);
+    for refused in [
+        "DELETE FROM log",
+        "ATTACH '/tmp/elsewhere.db' AS x",
+        "PRAGMA query_only = 0",
+        "CREATE TEMP TABLE t (x)",
+        "SELECT load_extension('x')",
+        "BEGIN",
+        "not sql",
+    ] {
+        assert!(matches!(readers.sql(refused, 3), Err(ReadError::Sqlite(_))), "{refused}");
+    }
+    // The authorizer is gone with the query: both connections of the pool serve as before.
+    for _ in 0..4 {
+        assert_eq!(s.count("SELECT count(*) FROM log"), 10);
+    }
+}
