@@ -149,3 +149,64 @@ async fn gauges(parts: &HttpParts) {
         Err(error) => tracing::warn!(%error, "failed to count the state for /metrics"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::door::Patience;
+    use crate::service::testing::TestNode;
+
+    async fn get(address: std::net::SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.expect("listening");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("open");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("text");
+        answer
+    }
+
+    #[tokio::test]
+    async fn probes_and_metrics_say_how_the_node_is() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        // This test's thread alone: the handlers run on it.
+        let _recorder = metrics::set_default_local_recorder(&recorder);
+        describe();
+        let node = TestNode::start();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let parts = HttpParts {
+            service: node.service.clone(),
+            door: Door::new(node.service.clone(), 10, Patience::default()),
+            store: node.store.clone(),
+            metrics: recorder.handle(),
+        };
+        let shutdown = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, parts, shutdown.clone().cancelled_owned()));
+
+        assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+        let ready = get(address, "/readyz").await;
+        assert!(ready.starts_with("HTTP/1.1 200") && ready.contains(r#""ready":true"#), "{ready}");
+        node.cluster.quorum.store(false, Ordering::SeqCst);
+        let unready = get(address, "/readyz").await;
+        assert!(unready.starts_with("HTTP/1.1 503") && unready.contains(r#""reason":""#), "{unready}");
+        let metrics = get(address, "/metrics").await;
+        for series in [
+            "messagebase_connections 0",
+            "messagebase_messages_sent_total 0",
+            "messagebase_messages_queued 0",
+            "messagebase_role{role=\"leader\"} 1",
+            "messagebase_ready 0",
+        ] {
+            assert!(metrics.lines().any(|line| line == series), "{series} is not in\n{metrics}");
+        }
+        assert!(get(address, "/else").await.starts_with("HTTP/1.1 404"));
+        shutdown.cancel();
+        serving.await.expect("no panic").expect("an orderly end");
+    }
+}

@@ -1,7 +1,5 @@
 //! The JSON dialect: which requests take the lane, which are answered at once or by a task of their own.
 
-use std::sync::Arc;
-
 use messagebase_protocol::code::Failure;
 use messagebase_protocol::json::{Empty, Op, Request, encode_failure, encode_ok};
 use serde::Serialize;
@@ -50,11 +48,13 @@ pub(super) fn step(shared: &Shared, line: &str) -> (Step, bool) {
 }
 
 /// Answers a read. `moves`: how many changes of the session were asked for before it; it waits for them.
-pub(super) async fn read(shared: Arc<Shared>, id: u64, op: Op, moves: u64) {
+pub(super) async fn read(shared: &Shared, id: u64, op: Op, moves: u64) {
     let (service, conn) = (&shared.service, &shared.conn);
     if !matches!(op, Op::Campaign {}) {
         shared.wait_for_session(moves).await;
     }
+    // An error is impossible: this semaphore is never closed.
+    let _turn = shared.reading.acquire().await;
     let line = match op {
         Op::Users { pattern, after, limit, consistency } => {
             line(id, &service.users(conn, pattern, after, limit, consistency).await)

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -11,17 +11,24 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Door, Slot, session};
+use crate::service::RateWindow;
 
 /// A TLS handshake takes at most this long.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// After a failed accept (out of file descriptors, mostly): so long until the next attempt.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// After the shutdown connections are given this long; then they are cut. The whole node is to stop within 5 s.
+const SHUTDOWN_LIMIT: Duration = Duration::from_millis(3_500);
+/// A refusal of a client is logged so often: a flood of them must not become a flood of lines.
+const REFUSAL_LOGGED_EVERY: Duration = Duration::from_secs(10);
 
 impl Door {
     /// Serves clients on a bound listener until `shutdown`; returns when its last connection has ended. Each
     /// connection gets `closing shutdown` and the answers to what it had asked.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, tls: Option<TlsAcceptor>, shutdown: CancellationToken) {
         let tracker = TaskTracker::new();
+        let cut = CancellationToken::new();
+        let refusals = RateWindow::new(1, REFUSAL_LOGGED_EVERY);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -30,11 +37,19 @@ impl Door {
             match accepted {
                 Ok((stream, address)) => match self.take_slot() {
                     Some(slot) => {
-                        tracker.spawn(connection(slot, stream, address, tls.clone(), shutdown.clone()));
+                        tracker.spawn(cut.clone().run_until_cancelled_owned(connection(
+                            slot,
+                            stream,
+                            address,
+                            tls.clone(),
+                            shutdown.clone(),
+                        )));
                     }
                     None => {
-                        super::session::refused_connection();
-                        tracing::warn!(%address, "refused a client: [limits] connections is reached");
+                        metrics::counter!("messagebase_refused_connections_total").increment(1);
+                        if refusals.admit(Instant::now()).is_ok() {
+                            tracing::warn!(%address, "refused a client: [limits] connections is reached");
+                        }
                     }
                 },
                 Err(error) if is_the_clients(&error) => {}
@@ -49,7 +64,11 @@ impl Door {
         }
         drop(listener);
         tracker.close();
-        tracker.wait().await;
+        if tokio::time::timeout(SHUTDOWN_LIMIT, tracker.wait()).await.is_err() {
+            tracing::warn!(connections = tracker.len(), "cut clients that did not let themselves be closed in time");
+            cut.cancel();
+            tracker.wait().await;
+        }
     }
 }
 

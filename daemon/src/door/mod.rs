@@ -1,8 +1,8 @@
 //! The clients' door: listeners, connections, dialects. Bytes come in as lines, leave as lines; what a request means
 //! is `service/`'s business.
 //!
-//! A connection is four kinds of task: [`session`] reads and watches the clock; [`lane`] carries out its writes in
-//! order; short tasks answer its reads; [`writer`] empties its outbox into the socket. [`json`] and [`pipe`] are the
+//! A connection is four kinds of task: `session` reads and watches the clock; `lane` carries out its writes in
+//! order; short tasks answer its reads; `writer` empties its outbox into the socket. `json` and `pipe` are the
 //! two dialects: a third one is one more file.
 
 mod answer;

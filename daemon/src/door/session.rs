@@ -13,9 +13,9 @@ use messagebase_protocol::line::{Line, LineBuffer};
 use messagebase_protocol::pipe::is_pipe_shaped;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::lane::{self, Item, ReplyTo, Work};
 use super::{Patience, json, pipe, writer};
@@ -28,6 +28,8 @@ const READ_BYTES: usize = 8 * 1024;
 const LAST_READS: usize = 16;
 /// Bytes thrown away after the last line, so that the system does not reset the connection under it.
 const LINGER_MAX_BYTES: usize = 1024 * 1024;
+/// Reads of one connection at work at a time; the others of its pipeline wait. All connections share the readers.
+const READS_AT_A_TIME: usize = 4;
 
 /// What the tasks of a connection share.
 pub(super) struct Shared {
@@ -35,6 +37,10 @@ pub(super) struct Shared {
     pub(super) conn: Connection,
     /// How many requests that begin or end a session have been answered.
     moved: watch::Sender<u64>,
+    /// Turns at reading.
+    pub(super) reading: Semaphore,
+    /// Ends the reading tasks with the connection: what they wait for may never come any more.
+    gone: CancellationToken,
 }
 
 impl Shared {
@@ -56,15 +62,12 @@ enum End {
     Eof,
     /// The connection broke.
     Lost,
+    /// The writer gave up: nothing can be said any more.
+    Mute(writer::Ended),
     /// The node closes it.
     Close(ClosingReason),
     /// The last reply says why.
     Refused,
-}
-
-/// Counts a connection that found no place.
-pub(super) fn refused_connection() {
-    metrics::counter!("messagebase_refused_connections_total").increment(1);
 }
 
 /// Serves one connection to its end.
@@ -87,7 +90,8 @@ pub(super) async fn run<S>(
     let Ok(Ok(1..)) = read else { return };
     let read = read.ok().and_then(Result::ok).unwrap_or(0);
     first.truncate(read);
-    let writer = tokio::spawn(writer::run(write_half, outbox.clone(), patience.stall));
+    // Both tasks go with this one, however it ends.
+    let writer = AbortOnDropHandle::new(tokio::spawn(writer::run(write_half, outbox.clone(), patience.stall)));
     let dialect = match first.first() {
         Some(b'{') => Dialect::Json,
         Some(b'1'..=b'5' | b'd' | b'h') => Dialect::Pipe,
@@ -98,8 +102,12 @@ pub(super) async fn run<S>(
     };
     let (items, lane_items) = mpsc::channel(PIPELINE_MAX);
     let conn = Connection::new(address, dialect, outbox);
-    let shared = Arc::new(Shared { service: service.clone(), conn, moved: watch::Sender::new(0) });
-    let lane = tokio::spawn(lane::run(shared.clone(), lane_items));
+    let reading = Semaphore::new(READS_AT_A_TIME);
+    let gone = CancellationToken::new();
+    let _gone = gone.clone().drop_guard();
+    let shared =
+        Arc::new(Shared { service: service.clone(), conn, moved: watch::Sender::new(0), reading, gone: gone.clone() });
+    let lane = AbortOnDropHandle::new(tokio::spawn(lane::run(shared.clone(), lane_items)));
     let session = Session {
         shared,
         socket,
@@ -124,11 +132,10 @@ fn unknown_dialect() -> String {
 }
 
 /// Waits for the last lines to be written, and for the other side to close.
-async fn end_writer<S>(writer: JoinHandle<writer::Ended>, mut socket: ReadHalf<S>, patience: Patience)
+async fn end_writer<S>(writer: AbortOnDropHandle<writer::Ended>, mut socket: ReadHalf<S>, patience: Patience)
 where
     S: AsyncRead + Send + 'static,
 {
-    let abort = writer.abort_handle();
     let linger = async {
         let ended = writer.await;
         // Closing with unread bytes would reset the connection, and the last line could be lost with it.
@@ -142,7 +149,6 @@ where
         }
     };
     let _ = tokio::time::timeout(patience.grace, linger).await;
-    abort.abort();
 }
 
 struct Session<S> {
@@ -166,22 +172,26 @@ struct Session<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
-    async fn serve(mut self, first: Vec<u8>, mut writer: JoinHandle<writer::Ended>, lane: JoinHandle<()>) {
+    async fn serve(
+        mut self,
+        first: Vec<u8>,
+        mut writer: AbortOnDropHandle<writer::Ended>,
+        lane: AbortOnDropHandle<()>,
+    ) {
         self.buffer.extend(&first);
         drop(first);
         let end = self.listen(&mut writer).await;
         let outbox = self.shared.conn.outbox.clone();
         tracing::debug!(?end, "a client's connection ends");
-        if writer.is_finished() {
-            // Broken or stalled: no line can be written any more.
-            if matches!(writer.await, Ok(writer::Ended::Stalled)) {
-                dropped_slow_reader();
-            }
-            self.shared.conn.leave();
-            lane.abort();
-            return;
-        }
         match end {
+            End::Mute(ended) => {
+                if ended == writer::Ended::Stalled {
+                    dropped_slow_reader();
+                }
+                // The writer's handle has given its result; it must not be asked again.
+                self.shared.conn.leave();
+                return;
+            }
             End::Lost => outbox.finish(None),
             End::Eof | End::Refused => {
                 self.drain(self.patience.drain).await;
@@ -200,11 +210,11 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
         }
         self.shared.conn.leave();
         end_writer(writer, self.socket, self.patience).await;
-        lane.abort();
+        drop(lane);
     }
 
     /// Reads and hands out requests until there is a reason to end.
-    async fn listen(&mut self, writer: &mut JoinHandle<writer::Ended>) -> End {
+    async fn listen(&mut self, writer: &mut AbortOnDropHandle<writer::Ended>) -> End {
         let mut closing = self.shared.conn.outbox.closing();
         let mut read = vec![0; READ_BYTES];
         loop {
@@ -218,7 +228,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
                     return self.last_lines(reason, &mut read).await;
                 }
                 () = self.shutdown.cancelled() => return End::Close(ClosingReason::Shutdown),
-                _ = &mut *writer => return End::Lost,
+                ended = &mut *writer => return End::Mute(ended.unwrap_or(writer::Ended::Broken)),
                 got = self.socket.read(&mut read) => match got {
                     Ok(0) => return self.at_eof().await,
                     Ok(got) => self.took(&read[..got]).await,
@@ -267,7 +277,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
         let through = self.shared.conn.outbox.written_through();
         if self.shared.conn.dialect == Dialect::Pipe && through > self.acknowledged {
             self.acknowledged = through;
-            self.to_lane(Work::Post(Post::Ack { through }), ReplyTo::Nobody).await;
+            self.queue(Work::Post(Post::Ack { through }), ReplyTo::Nobody).await;
         }
     }
 
@@ -335,7 +345,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
                 self.shared.conn.outbox.reply(unknown_dialect()).await;
                 return ControlFlow::Break(End::Refused);
             }
-            Dialect::Pipe => self.to_lane(pipe::work(&text), ReplyTo::Next).await,
+            Dialect::Pipe => self.queue(pipe::work(&text), ReplyTo::Next).await,
         }
         ControlFlow::Continue(())
     }
@@ -345,12 +355,12 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
         self.may_stay |= may_stay;
         match step {
             json::Step::Say(line) => self.shared.conn.outbox.reply(line).await,
-            json::Step::Lane(id, work) => self.to_lane(work, ReplyTo::Id(id)).await,
+            json::Step::Lane(id, work) => self.queue(work, ReplyTo::Id(id)).await,
             json::Step::Read(id, op) => {
                 let permit = self.permit().await;
                 let (shared, moves) = (self.shared.clone(), self.moves);
                 tokio::spawn(async move {
-                    json::read(shared, id, op, moves).await;
+                    shared.gone.run_until_cancelled(json::read(&shared, id, op, moves)).await;
                     drop(permit);
                 });
             }
@@ -360,11 +370,11 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
     async fn refuse_line(&mut self, failure: Failure) {
         match self.shared.conn.dialect {
             Dialect::Json => self.shared.conn.outbox.reply(encode_failure(None, &failure)).await,
-            Dialect::Pipe => self.to_lane(Work::Refuse(failure), ReplyTo::Next).await,
+            Dialect::Pipe => self.queue(Work::Refuse(failure), ReplyTo::Next).await,
         }
     }
 
-    async fn to_lane(&mut self, work: Work, reply_to: ReplyTo) {
+    async fn queue(&mut self, work: Work, reply_to: ReplyTo) {
         self.moves += u64::from(work.moves_session());
         let permit = self.permit().await;
         // The lane takes as many items as there are permits; it is gone only when this connection is.

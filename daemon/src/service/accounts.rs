@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use messagebase_protocol::code::{Code, Failure};
-use messagebase_protocol::json::{Consistency, LoggedIn, Registered, Resumed};
+use messagebase_protocol::json::{ClosingReason, Consistency, LoggedIn, Registered, Resumed};
 use messagebase_protocol::limits::TOKEN_MAX_BYTES;
 use messagebase_protocol::name::{check_key, check_name, check_password, fold_name};
 
@@ -161,7 +161,7 @@ impl Service {
         let body = Change::Delete { user: session.user, credential_version, key: request.key.clone() };
         match self.propose_one(Some(session.id), body, None).await {
             Ok(Outcome::Done) => {
-                conn.end_session();
+                conn.end_session(ClosingReason::Deleted);
                 Ok(())
             }
             Ok(other) => Err(verdict::unexpected(&other)),
@@ -186,7 +186,7 @@ impl Service {
     }
 
     async fn was_deleted(&self, folded: String, key: String) -> Result<bool, Failure> {
-        reads::read(&self.readers, move |db| read::deleted_by_key(db, &folded, &key)).await
+        self.read(move |db| read::deleted_by_key(db, &folded, &key)).await
     }
 
     /// Checks a password against an account, or against the dummy when there is none.
@@ -228,7 +228,7 @@ impl Service {
     }
 
     async fn account(&self, folded: String) -> Result<Option<Account>, Failure> {
-        reads::read(&self.readers, move |db| read::user_by_name(db, &folded)).await
+        self.read(move |db| read::user_by_name(db, &folded)).await
     }
 
     /// The account of a live session. Gone: deleted since.
@@ -238,19 +238,16 @@ impl Service {
     }
 
     async fn account_key(&self, kind: &'static str, scope: String, key: String) -> Result<Option<AccountKey>, Failure> {
-        reads::read(&self.readers, move |db| read::account_key(db, kind, &scope, &key)).await
+        self.read(move |db| read::account_key(db, kind, &scope, &key)).await
     }
 
     async fn live_session(&self, hash: [u8; 32]) -> Result<Option<SessionRow>, Failure> {
-        let row = reads::read(&self.readers, move |db| read::session_by_token_hash(db, &hash)).await?;
+        let row = self.read(move |db| read::session_by_token_hash(db, &hash)).await?;
         Ok(row.filter(reads::is_live))
     }
 
     async fn session_and_queue(&self, hash: [u8; 32], user: u64) -> Result<(Option<SessionRow>, u64), Failure> {
-        reads::read(&self.readers, move |db| {
-            Ok((read::session_by_token_hash(db, &hash)?, read::queued_count(db, user)?))
-        })
-        .await
+        self.read(move |db| Ok((read::session_by_token_hash(db, &hash)?, read::queued_count(db, user)?))).await
     }
 }
 

@@ -110,12 +110,16 @@ impl Connection {
         self.lock().session = Some(session);
     }
 
-    /// Its session was ended by itself; fan-out closes the connection.
-    pub(super) fn end_session(&self) {
-        let mut state = self.lock();
-        if let Some(session) = state.session.take() {
-            state.ended = Some(session.name.clone());
+    /// Its session has ended or was found to be dead: the connection closes once what it asked is answered. Fan-out
+    /// mostly says so too; not of an end that came before the connection listened.
+    pub(super) fn end_session(&self, reason: ClosingReason) {
+        {
+            let mut state = self.lock();
+            if let Some(session) = state.session.take() {
+                state.ended = Some(session.name.clone());
+            }
         }
+        self.outbox.close(reason);
     }
 
     /// The connection is gone: the session hears nothing more through it, also while a request is still at work.
@@ -123,12 +127,6 @@ impl Connection {
         if let Some(session) = self.lock().session.as_ref() {
             session.attachment.detach();
         }
-    }
-
-    /// Its session was found to be dead, which fan-out may have said before the connection listened.
-    pub(super) fn session_is_dead(&self) {
-        self.end_session();
-        self.outbox.close(ClosingReason::Logout);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

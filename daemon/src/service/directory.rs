@@ -5,7 +5,7 @@ use messagebase_protocol::json::{Consistency, DirectoryEntry, Users};
 use messagebase_protocol::limits::{NAME_MAX_BYTES, PAGE_DEFAULT, PAGE_MAX, PATTERN_MAX_BYTES};
 use messagebase_protocol::name::fold_name;
 
-use super::{Connection, Service, reads};
+use super::{Connection, Service};
 use crate::state::read;
 
 /// The page size asked for, or the default.
@@ -37,9 +37,7 @@ impl Service {
         }
         self.reader(conn, consistency).await?;
         let (pattern, after) = (pattern.map(|p| fold_name(&p)), after.map(|a| fold_name(&a)));
-        let page =
-            reads::read(&self.readers, move |db| read::users_page(db, pattern.as_deref(), after.as_deref(), limit))
-                .await?;
+        let page = self.read(move |db| read::users_page(db, pattern.as_deref(), after.as_deref(), limit)).await?;
         let entry =
             |row: read::DirectoryRow| DirectoryEntry { online: self.presence.is_online(row.id), name: row.name };
         Ok(Users { users: page.items.into_iter().map(entry).collect(), more: page.more })

@@ -2,20 +2,20 @@
 //! `history`. Pages are cut so that their reply fits into one line of the protocol.
 
 use messagebase_protocol::code::{Code, Failure};
-use messagebase_protocol::json::{Consistency, Inbox, Message, MessageRecord, Records, Sent};
+use messagebase_protocol::json::{ClosingReason, Consistency, Inbox, Message, MessageRecord, Records, Sent};
 use messagebase_protocol::limits::LINE_MAX_BYTES;
 use messagebase_protocol::name::{check_body, check_key, check_name, fold_name};
 
 use super::directory::page_limit;
-use super::{Connection, Service, Session, meter, reads, token, verdict};
+use super::{Connection, Service, Session, meter, token, verdict};
 use crate::change::{Change, Outcome};
 use crate::raft::api::{Draft, Verdict};
 use crate::state::read::{self, Page};
 
 /// A reply line is no longer than a request line; this much of it is for the envelope around a page.
 const PAGE_MAX_BYTES: usize = LINE_MAX_BYTES - 1_024;
-/// A message's field names, ids, times and two names.
-const MESSAGE_OVERHEAD_BYTES: usize = 256;
+/// A message's punctuation and field names.
+const MESSAGE_FRAME_BYTES: usize = r#"{"id":,"from":"","to":"","body":"","sent_at":,"delivered_at":null},"#.len();
 /// Random bytes of a key that the node makes for the pipe dialect.
 const MADE_KEY_BYTES: usize = 18;
 
@@ -144,12 +144,15 @@ impl Service {
             }
             Ok(Outcome::Done) => {
                 if is_logout {
-                    conn.end_session();
+                    conn.end_session(ClosingReason::Logout);
                 }
                 Ok(Posted::Done)
             }
             Ok(other) => Err(verdict::unexpected(&other)),
-            Err(failure) if failure.code == Code::NotLoggedIn && is_logout => Ok(Posted::Done),
+            Err(failure) if failure.code == Code::NotLoggedIn => {
+                conn.end_session(ClosingReason::Logout);
+                if is_logout { Ok(Posted::Done) } else { Err(failure) }
+            }
             Err(failure) => Err(failure),
         }
     }
@@ -166,8 +169,8 @@ impl Service {
         let limit = page_limit(limit)?;
         let session = self.reader(conn, consistency).await?;
         let (user, after) = (session.user, after.unwrap_or(0));
-        let page = reads::read(&self.readers, move |db| read::inbox_page(db, user, row_id(after), limit)).await?;
-        let page = keep_first(page, |message: &Message| wire_bytes(&message.body));
+        let page = self.read(move |db| read::inbox_page(db, user, row_id(after), limit)).await?;
+        let page = keep_first(page, message_bytes);
         Ok(Inbox { messages: page.items, more: page.more })
     }
 
@@ -182,8 +185,8 @@ impl Service {
         conn.session()?;
         let limit = page_limit(limit)?;
         let user = self.reader(conn, consistency).await?.user;
-        let page = reads::read(&self.readers, move |db| read::sync_page(db, user, row_id(after), limit)).await?;
-        let page = keep_first(page, |record: &MessageRecord| wire_bytes(&record.body));
+        let page = self.read(move |db| read::sync_page(db, user, row_id(after), limit)).await?;
+        let page = keep_first(page, record_bytes);
         Ok(Records { messages: page.items, more: page.more })
     }
 
@@ -201,9 +204,9 @@ impl Service {
         let limit = page_limit(limit)?;
         let user = self.reader(conn, consistency).await?.user;
         let (folded, before) = (fold_name(&with), before.map(row_id));
-        let page = reads::read(&self.readers, move |db| read::history_page(db, user, &folded, before, limit)).await?;
+        let page = self.read(move |db| read::history_page(db, user, &folded, before, limit)).await?;
         let page = page.ok_or_else(|| verdict::refused(crate::change::Refusal::NoSuchUser))?;
-        let page = keep_last(page, |record| wire_bytes(&record.body));
+        let page = keep_last(page, record_bytes);
         Ok(Records { messages: page.items, more: page.more })
     }
 }
@@ -214,13 +217,27 @@ fn row_id(id: u64) -> u64 {
 }
 
 /// Greatest length of a message on the wire: its body escaped as JSON, and everything around it.
-fn wire_bytes(body: &str) -> usize {
+fn wire_bytes(body: &str, names: usize, numbers: [u64; 3]) -> usize {
     let escaped = |byte: u8| match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
         0..0x20 => 6,
         _ => 1,
     };
-    MESSAGE_OVERHEAD_BYTES + body.bytes().map(escaped).sum::<usize>()
+    let digits = |number: u64| number.checked_ilog10().unwrap_or(0) as usize + 1;
+    MESSAGE_FRAME_BYTES
+        + names
+        + numbers.into_iter().map(digits).sum::<usize>()
+        + body.bytes().map(escaped).sum::<usize>()
+}
+
+fn message_bytes(message: &Message) -> usize {
+    let Message { id, from, to, body, sent_at } = message;
+    wire_bytes(body, from.len() + to.len(), [*id, *sent_at, 0])
+}
+
+fn record_bytes(record: &MessageRecord) -> usize {
+    let MessageRecord { id, from, to, body, sent_at, delivered_at } = record;
+    wire_bytes(body, from.len() + to.len(), [*id, *sent_at, delivered_at.unwrap_or(0)])
 }
 
 /// The longest beginning of a page that fits into a line; at least one item, which always fits.
@@ -271,12 +288,12 @@ mod tests {
     fn every_page_fits_into_a_line_and_is_not_empty() {
         for body in ["\u{1}".repeat(BODY_MAX_BYTES), "a\"b\n".repeat(100), String::new()] {
             let items: Vec<_> = (0..1_000).map(|n| record(u64::MAX - n, &body)).collect();
-            let page = keep_first(Page { items: items.clone(), more: false }, |r: &MessageRecord| wire_bytes(&r.body));
+            let page = keep_first(Page { items: items.clone(), more: false }, record_bytes);
             assert!(!page.items.is_empty() && page.more);
             assert_eq!(page.items[0], items[0]);
             let line = encode_ok(u64::MAX, &Records { messages: page.items, more: true });
             assert!(line.len() <= LINE_MAX_BYTES, "{}", line.len());
-            let page = keep_last(Page { items: items.clone(), more: false }, |r: &MessageRecord| wire_bytes(&r.body));
+            let page = keep_last(Page { items: items.clone(), more: false }, record_bytes);
             assert_eq!(page.items.last(), items.last());
             assert!(page.more);
         }

@@ -1,8 +1,8 @@
 //! The use cases, one file a theme: validate, propose, read, answer. What is decided here is a courtesy; `state/`
 //! decides on every node alike. Speaks no dialect and holds no socket: `door/` does.
 //!
-//! [`accounts`] register to delete, [`messages`] send to history, [`directory`] users, [`status`] hello to ping;
-//! [`verdict`] is the one place where outcomes become answers and refusals.
+//! `accounts` register to delete, `messages` send to history, `directory` users, `status` hello to ping;
+//! `verdict` is the one place where outcomes become answers and refusals.
 
 mod accounts;
 mod connection;
@@ -25,13 +25,15 @@ use std::time::Instant;
 
 use messagebase_config::{Limits, PasswordCost};
 use messagebase_protocol::code::Failure;
-use messagebase_protocol::json::Consistency;
+use messagebase_protocol::json::{ClosingReason, Consistency};
+use tokio::sync::Semaphore;
 
 pub use accounts::DeleteRequest;
 pub use connection::{Connection, Session};
 pub use hasher::{HASH_QUEUE_MAX, Hasher};
 pub use messages::{Post, Posted, send_key};
 pub use meter::describe as describe_metrics;
+pub(crate) use rate_window::RateWindow;
 pub use replication::{Answering, ROLE_WAITING, Replication};
 
 use crate::fanout::Fanout;
@@ -65,6 +67,8 @@ pub struct Service {
     node: u16,
     cluster: String,
     readers: Readers,
+    /// Turns at reading.
+    reading: Semaphore,
     replication: Arc<dyn Replication>,
     fanout: Arc<Fanout>,
     presence: Arc<Presence>,
@@ -81,6 +85,7 @@ impl Service {
             node: parts.node,
             cluster: parts.cluster,
             readers: parts.readers,
+            reading: Semaphore::new(reads::READS_AT_A_TIME),
             replication: parts.replication,
             fanout: parts.fanout,
             presence: parts.presence,
@@ -125,9 +130,9 @@ impl Service {
         self.linear().await?;
         if !session.is_checked() {
             let id = session.id;
-            let row = reads::read(&self.readers, move |db| crate::state::read::session_by_id(db, id)).await?;
+            let row = self.read(move |db| crate::state::read::session_by_id(db, id)).await?;
             if !row.is_some_and(|row| reads::is_live(&row)) {
-                conn.session_is_dead();
+                conn.end_session(ClosingReason::Logout);
                 return Err(verdict::not_logged_in());
             }
             session.set_checked();

@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 
 /// Remembers the instants of the last acts, at most `limit` of them.
 #[derive(Debug)]
-pub(super) struct RateWindow {
+pub(crate) struct RateWindow {
     limit: usize,
     window: Duration,
     acts: Mutex<VecDeque<Instant>>,
 }
 
 impl RateWindow {
-    pub(super) fn new(limit: usize, window: Duration) -> Self {
+    pub(crate) fn new(limit: usize, window: Duration) -> Self {
         RateWindow { limit, window, acts: Mutex::default() }
     }
 
     /// Counts an act, or says after how long one more is allowed.
-    pub(super) fn admit(&self, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn admit(&self, now: Instant) -> Result<(), Duration> {
         let mut acts = self.acts.lock().unwrap_or_else(PoisonError::into_inner);
         while acts.front().is_some_and(|act| now.saturating_duration_since(*act) >= self.window) {
             acts.pop_front();

@@ -118,7 +118,6 @@ pub(crate) struct TestNode {
     pub(crate) service: Arc<Service>,
     pub(crate) cluster: Arc<FakeCluster>,
     pub(crate) fanout: Arc<Fanout>,
-    #[allow(dead_code, reason = "read by the tests of http")]
     pub(crate) store: Store,
     /// Removed last.
     _dir: tempfile::TempDir,

@@ -6,7 +6,7 @@ use crate::code::{Code, Failure};
 use crate::limits::REQUEST_ID_END;
 
 /// How fresh a read must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Consistency {
     /// Sees every write acknowledged before the read began; needs a quorum.
@@ -14,6 +14,23 @@ pub enum Consistency {
     Linear,
     /// What this node has applied; answers without a quorum.
     Local,
+}
+
+impl<'de> Deserialize<'de> for Consistency {
+    /// Like every optional field it may be `null`, which is the default.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Named {
+            Linear,
+            Local,
+        }
+        Ok(match Option::<Named>::deserialize(deserializer)? {
+            None => Consistency::default(),
+            Some(Named::Linear) => Consistency::Linear,
+            Some(Named::Local) => Consistency::Local,
+        })
+    }
 }
 
 /// One request.

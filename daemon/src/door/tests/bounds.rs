@@ -89,6 +89,20 @@ async fn a_slow_reader_is_dropped_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_reader_that_stops_in_the_middle_of_a_line_is_cut() {
+    let node = node_with(&["ann"]).await;
+    let patience = Patience { stall: Duration::from_millis(50), ..Patience::default() };
+    let mut ann = Client::connect_with(&node.service, patience, 512);
+    ann.ok("login", json!({"user": "ann", "password": PASSWORD})).await;
+    assert_eq!(node.fanout.sessions(), 1);
+    ann.ask("send", json!({"to": "ann", "body": "x".repeat(4_000), "key": "k"})).await;
+    until("the stalled connection to be given up", async || node.fanout.sessions() == 0).await;
+    let mut rest = String::new();
+    within("the end", ann.reader.read_to_string(&mut rest)).await.expect("text");
+    assert!(rest.len() <= 1_024 && !rest.ends_with('\n'), "{rest}");
+}
+
+#[tokio::test]
 async fn silence_closes_and_a_status_reader_may_stay() {
     let node = node_with(&["ann"]).await;
     let impatient =
@@ -137,4 +151,81 @@ async fn the_door_serves_tcp_within_its_limit_until_the_shutdown() {
     drop(first);
     within("the door to close", serving).await.expect("no panic");
     assert_eq!(door.connections(), 0);
+}
+
+#[tokio::test]
+async fn no_bytes_stop_a_connection_from_ending() {
+    let node = TestNode::start();
+    // xorshift: the seed is the test's name for a failure.
+    for seed in 1..=200_u64 {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let starts: [&[u8]; 6] = [b"{", b"{\"id\":1,\"op\":\"", b"1|", b"d|a|", b"5|*", b""];
+        let alphabet = b"{}[]\":,|\\\n\r0123id op\0\xff\xc3\x28loginsend";
+        let mut bytes = starts[usize::try_from(next() % 6).unwrap()].to_vec();
+        for _ in 0..next() % 300 {
+            bytes.push(alphabet[usize::try_from(next()).unwrap() % alphabet.len()]);
+        }
+        let mut client = Client::connect(&node.service);
+        client.write(&bytes).await;
+        client.writer.shutdown().await.expect("open");
+        let mut answers = String::new();
+        let read = within(&format!("the end of seed {seed}"), client.reader.read_to_string(&mut answers)).await;
+        read.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        for line in answers.lines() {
+            let known = ["OK", "ERR ", "END", "{\"id\":"].iter().any(|start| line.starts_with(start));
+            assert!(known || messagebase_protocol::pipe::HELP.contains(&line), "seed {seed}: {line}");
+        }
+    }
+}
+
+/// A server's and a client's TLS under one throw-away CA.
+fn tls() -> (tokio_rustls::TlsAcceptor, tokio_rustls::TlsConnector) {
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
+    let key =
+        tokio_rustls::rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).expect("a CA");
+    let server = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key);
+    let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    (Arc::new(server.expect("a pair")).into(), Arc::new(client).into())
+}
+
+#[tokio::test]
+async fn tls_is_spoken_and_plaintext_on_its_port_is_not() {
+    let node = TestNode::start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let (acceptor, connector) = tls();
+    let door = Door::new(node.service.clone(), 10, Patience::default());
+    let shutdown = CancellationToken::new();
+    let serving = tokio::spawn(door.serve(listener, Some(acceptor), shutdown.clone()));
+
+    let tcp = TcpStream::connect(address).await.expect("listening");
+    let name = "localhost".try_into().expect("a name");
+    let mut tls = BufReader::new(within("the handshake", connector.connect(name, tcp)).await.expect("TLS"));
+    tls.write_all(b"{\"id\":1,\"op\":\"ping\"}\n").await.expect("open");
+    let mut line = String::new();
+    within("the reply", tls.read_line(&mut line)).await.expect("text");
+    assert!(line.starts_with("{\"id\":1,\"ok\""), "{line}");
+
+    let mut plain = TcpStream::connect(address).await.expect("listening");
+    plain.write_all(b"{\"id\":1,\"op\":\"ping\"}\n").await.expect("open");
+    let mut answer = Vec::new();
+    // A reset is as good as an end; a TLS alert may come first, no line of ours.
+    let _ = within("the refusal", plain.read_to_end(&mut answer)).await;
+    assert!(!answer.contains(&b'{'), "{answer:?}");
+
+    shutdown.cancel();
+    line.clear();
+    within("the farewell", tls.read_line(&mut line)).await.expect("text");
+    assert!(line.contains("shutdown"), "{line}");
+    drop(tls);
+    within("the door to close", serving).await.expect("no panic");
 }

@@ -101,9 +101,9 @@ async fn users_lists_by_name_in_pages_with_who_is_online() {
     let entry = |name: &str, online: bool| json!({"name": name, "online": online});
     let page = client.ok("users", json!({"limit": 2})).await;
     assert_eq!(page, json!({"users": [entry("ann", false), entry("bea", true)], "more": true}));
-    let page = client.ok("users", json!({"after": "bea"})).await;
+    let page = client.ok("users", json!({"after": "bea", "consistency": null})).await;
     assert_eq!(page, json!({"users": [entry("Bob", false), entry("carl", false)], "more": false}));
-    let page = client.ok("users", json!({"pattern": "B?*", "consistency": "local"})).await;
+    let page = client.ok("users", json!({"pattern": "B?*", "after": null, "consistency": "local"})).await;
     assert_eq!(page["users"], json!([entry("bea", true), entry("Bob", false)]));
 }
 
