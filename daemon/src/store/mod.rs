@@ -17,6 +17,7 @@ mod readers;
 mod rows;
 mod schema;
 mod shared;
+mod shell;
 mod snapshot;
 mod tail;
 mod writer;

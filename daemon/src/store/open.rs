@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::{mpsc, watch};
 
-use super::files::{DirLock, LockError, make_private_dir, open_private_file};
+use super::files::{DirLock, LockError, make_private_dir, open_private_file, sync_dir};
 use super::readers::open_read_only;
 use super::schema::{SCHEMA_VERSION, leftovers, migrations};
 use super::shared::Shared;
@@ -58,6 +58,8 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
     let snapshots = dir.join(SNAPSHOTS);
     make_private_dir(&snapshots).map_err(|e| at(&snapshots, e.into()))?;
     let snapshot = snapshot::adopt_newest(&snapshots, disk.applied).map_err(|e| at(&snapshots, e.into()))?;
+    // SQLite syncs what is in the files; the new names of a first start are ours to sync.
+    sync_dir(dir).map_err(|e| at(dir, e.into()))?;
     let readers = Readers::open(&file, options.readers).map_err(|e| at(&file, e.into()))?;
     let log_reader = open_read_only(&file).map_err(|e| at(&file, e.into()))?;
 

@@ -137,14 +137,25 @@ pub(super) fn adopt(shared: &Shared, file: &SnapshotFile) -> io::Result<()> {
     Ok(())
 }
 
-/// The newest only is kept. Whoever still sends an older one has it open.
+/// The newest only is kept: one that was being built while a newer one was installed goes at once. Whoever still
+/// sends an older one has it open.
 fn make_current(shared: &Shared, snapshot: SnapshotFile) {
-    let path = snapshot.path.clone();
-    let before = lock(&shared.snapshot).replace(snapshot);
-    if let Some(before) = before.filter(|before| before.path != path)
-        && let Err(error) = remove_if_there(&before.path)
-    {
-        tracing::warn!(path = %before.path.display(), %error, "failed to remove an old snapshot");
+    let old = {
+        let mut current = lock(&shared.snapshot);
+        match current.take() {
+            Some(newer) if newer.last.index > snapshot.last.index => {
+                *current = Some(newer);
+                Some(snapshot.path)
+            }
+            before => {
+                let path = snapshot.path.clone();
+                *current = Some(snapshot);
+                before.map(|before| before.path).filter(|before| *before != path)
+            }
+        }
+    };
+    if let Some(Err(error)) = old.as_deref().map(remove_if_there) {
+        tracing::warn!(path = ?old, %error, "failed to remove an old snapshot");
     }
 }
 

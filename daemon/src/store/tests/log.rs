@@ -11,7 +11,7 @@ fn appended_rows_are_readable_before_they_are_durable_and_after_a_reopen() {
     assert_eq!(s.log(0..9), [0, 1]);
     assert!(s.store.read_tail(0..2).is_some());
     assert!(answer.try_recv().is_err(), "acknowledged before the writer ran");
-    assert_eq!(s.query::<u64>("SELECT count(*) FROM log"), 0);
+    assert_eq!(s.count("SELECT count(*) FROM log"), 0);
     s.step().unwrap();
     answer.try_recv().unwrap().unwrap();
     drop(s);
@@ -51,8 +51,8 @@ fn a_cut_is_seen_at_once_and_what_replaces_it_is_not_taken_for_durable() {
     now(s.store.append(vec![blank(2, 5), blank(2, 6)], more)).unwrap();
     assert_eq!(s.store.read_log(3..99, usize::MAX).unwrap().last(), Some(&blank(2, 6)));
     s.step().unwrap();
-    assert_eq!(s.query::<u64>("SELECT count(*) FROM log"), 7);
-    assert_eq!(s.query::<u64>("SELECT term FROM log WHERE log_index = 5"), 2);
+    assert_eq!(s.count("SELECT count(*) FROM log"), 7);
+    assert_eq!(s.count("SELECT term FROM log WHERE log_index = 5"), 2);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_purge_moves_the_beginning_and_frees_bytes() {
     assert_eq!(s.log(0..2_902), [2_900, 2_901]);
     s.step().unwrap();
     answer.try_recv().unwrap().unwrap();
-    assert_eq!(s.query::<u64>("SELECT count(*) FROM log"), 100);
+    assert_eq!(s.count("SELECT count(*) FROM log"), 100);
     assert_eq!(s.store.log_bytes(), before / 30);
     drop(s);
     let mut s = fixture.open();
@@ -142,7 +142,7 @@ fn applying_publishes_after_commit_and_a_lost_apply_is_replayed_from_the_same_pl
     assert_eq!(applied, id(1, 1));
     let rest = s.store.read_log(applied.index + 1..99, usize::MAX).unwrap();
     assert_eq!(s.apply(rest), [Outcome::Registered { user: 2, name: "Bob".into() }]);
-    assert_eq!(s.query::<u64>("SELECT count(*) FROM users"), 2);
+    assert_eq!(s.count("SELECT count(*) FROM users"), 2);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn an_entry_of_a_newer_version_stops_the_node_and_leaves_no_trace() {
     let items = vec![ApplyItem { row: register(0, "Zoe"), respond: None }, ApplyItem { row: newer, respond: None }];
     let error = s.run(|done| Job::Apply { items, done }).unwrap_err();
     assert!(error.to_string().contains("version 2"), "{error}");
-    assert_eq!(s.query::<u64>("SELECT count(*) FROM users"), 0);
+    assert_eq!(s.count("SELECT count(*) FROM users"), 0);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn more_rows_than_one_transaction_takes_are_all_applied() {
     let mut s = Fixture::new().open();
     let outcomes = s.apply((0..4_500).map(|i| register(i, &format!("u{i}"))).collect());
     assert_eq!(outcomes.len(), 4_500);
-    assert_eq!(s.query::<u64>("SELECT count(*) FROM users"), 4_500);
+    assert_eq!(s.count("SELECT count(*) FROM users"), 4_500);
 }
 
 #[test]
@@ -171,10 +171,10 @@ fn the_change_log_shows_no_secret() {
     let mut s = Fixture::new().open();
     let member = LogRow { id: id(1, 1), payload: LogPayload::Membership("{\"n\":[1]}".into()) };
     s.append(vec![blank(1, 0), member.clone(), register(2, "Ann")]);
-    assert_eq!(s.query::<u64>("SELECT count(*) FROM change_log WHERE json_valid(change)"), 3);
+    assert_eq!(s.count("SELECT count(*) FROM change_log WHERE json_valid(change)"), 3);
     let text: String = s.query("SELECT group_concat(change, ' ') FROM change_log");
     assert!(text.contains("Ann") && !text.contains("argon2"), "{text}");
-    assert_eq!(s.query::<u64>("SELECT leader FROM change_log LIMIT 1"), 1);
+    assert_eq!(s.count("SELECT leader FROM change_log LIMIT 1"), 1);
     let readable = s.store.readers().with(|conn| crate::state::read::change_rows(conn, 1, 9)).unwrap();
     assert_eq!(readable.len(), 2);
     s.apply(vec![member]);
@@ -183,7 +183,7 @@ fn the_change_log_shows_no_secret() {
 
 #[test]
 fn the_thread_serves_until_the_last_handle_is_gone() {
-    let Driven { store, writer } = Fixture::new().open();
+    let Driven { store, writer, dir: _dir } = Fixture::new().open();
     let thread = spawn_writer(writer, |error| panic!("{error}"));
     let (done, answer) = done();
     now(store.append(vec![blank(1, 0)], done)).unwrap();
@@ -194,7 +194,7 @@ fn the_thread_serves_until_the_last_handle_is_gone() {
 
 #[test]
 fn a_foreign_lock_is_waited_out() {
-    let Driven { store, writer } = Fixture::new().open();
+    let Driven { store, writer, dir: _dir } = Fixture::new().open();
     let foreign = rusqlite::Connection::open(store.file()).unwrap();
     foreign.execute_batch("BEGIN IMMEDIATE").unwrap();
     let thread = spawn_writer(writer, |error| panic!("{error}"));
@@ -229,4 +229,32 @@ fn the_wal_is_bounded_and_readers_are_limited_in_time() {
     assert!(matches!(result, Err(ReadError::TimedOut)), "{result:?}");
     let refused = s.store.readers().with(|conn| conn.execute("DELETE FROM log", []));
     assert!(matches!(refused, Err(ReadError::Sqlite(_))), "{refused:?}");
+}
+
+#[test]
+fn an_operators_sql_reads_within_limits_and_writes_nothing() {
+    let mut s = Fixture::new().open();
+    s.append((0..10).map(|i| blank(1, i)).collect());
+    let readers = s.store.readers();
+    let rows = readers.sql("SELECT log_index AS i, NULL, x'0aff', 'text' FROM change_log", 3).unwrap();
+    assert_eq!(rows.columns[0], "i");
+    assert_eq!((rows.rows.len(), rows.more), (3, true));
+    let text = |s: &str| Some(s.to_owned());
+    assert_eq!(rows.rows[1], [text("1"), None, text("x'0aff'"), text("text")]);
+    assert!(!readers.sql("SELECT 1", 3).unwrap().more);
+    for refused in [
+        "DELETE FROM log",
+        "ATTACH '/tmp/elsewhere.db' AS x",
+        "PRAGMA query_only = 0",
+        "CREATE TEMP TABLE t (x)",
+        "SELECT load_extension('x')",
+        "BEGIN",
+        "not sql",
+    ] {
+        assert!(matches!(readers.sql(refused, 3), Err(ReadError::Sqlite(_))), "{refused}");
+    }
+    // The authorizer is gone with the query: both connections of the pool serve as before.
+    for _ in 0..4 {
+        assert_eq!(s.count("SELECT count(*) FROM log"), 10);
+    }
 }

@@ -34,13 +34,13 @@ impl EffectSink for Heard {
 }
 
 pub(super) struct Fixture {
-    pub dir: TempDir,
+    pub dir: Arc<TempDir>,
     pub heard: Arc<Heard>,
 }
 
 impl Fixture {
     pub fn new() -> Fixture {
-        Fixture { dir: TempDir::new().unwrap(), heard: Arc::default() }
+        Fixture { dir: Arc::new(TempDir::new().unwrap()), heard: Arc::default() }
     }
 
     pub fn options(&self) -> StoreOptions {
@@ -49,7 +49,7 @@ impl Fixture {
 
     pub fn open(&self) -> Driven {
         let (store, writer) = Store::open(self.options()).unwrap();
-        Driven { store, writer }
+        Driven { store, writer, dir: self.dir.clone() }
     }
 }
 
@@ -57,6 +57,8 @@ impl Fixture {
 pub(super) struct Driven {
     pub store: Store,
     pub writer: Writer,
+    /// Removed when nobody uses it any more.
+    pub dir: Arc<TempDir>,
 }
 
 pub(super) type Answer = Receiver<Result<(), StoreError>>;
@@ -106,6 +108,10 @@ impl Driven {
 
     pub fn log(&self, range: std::ops::Range<u64>) -> Vec<u64> {
         self.store.read_log(range, usize::MAX).unwrap().into_iter().map(|row| row.id.index).collect()
+    }
+
+    pub fn count(&self, sql: &str) -> u64 {
+        u64::try_from(self.query::<i64>(sql)).unwrap()
     }
 
     pub fn query<T: rusqlite::types::FromSql>(&self, sql: &str) -> T {

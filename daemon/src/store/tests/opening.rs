@@ -84,7 +84,7 @@ fn leftovers_of_an_install_are_dropped() {
         .unwrap();
     let s = fixture.open();
     let left = "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'staging%' OR name LIKE 'old%'";
-    assert_eq!(s.query::<u64>(left), 0);
+    assert_eq!(s.count(left), 0);
 }
 
 #[test]

@@ -7,13 +7,16 @@ use crate::state::{self, Counters};
 use crate::store::shared::fatal;
 use crate::store::{ApplyItem, StoreError, rows};
 
+/// A responder and what it is to be told.
+type Answer = (Box<dyn FnOnce(Outcome) + Send>, Outcome);
+
 impl Writer {
     /// Applies what stands at the front of the queue. Not synced: a lost apply is replayed from the log, because the
     /// applied id is lost with it.
     pub(super) fn apply_piece(&mut self) -> Result<(), StoreError> {
         let items = self.choose_items();
         let mut effects = Vec::new();
-        let mut answers: Vec<(Box<dyn FnOnce(Outcome) + Send>, Outcome)> = Vec::new();
+        let mut answers: Vec<Answer> = Vec::new();
         if !items.is_empty() {
             let failed = |e: rusqlite::Error| fatal("apply", e);
             self.db.begin(false).map_err(failed)?;

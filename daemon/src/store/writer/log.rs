@@ -44,7 +44,7 @@ impl Writer {
     /// out before the switch, a crash in between would leave a log with a hole, or a purged log without its state.
     fn choose(&mut self) -> Vec<Job> {
         let installing = self.installing();
-        let applied = self.shared.applied.borrow().map_or(0, |applied| applied.index);
+        let applied = *self.shared.applied.borrow();
         let mut end = self.disk.end;
         let mut run = Vec::new();
         let mut kept = VecDeque::new();
@@ -57,7 +57,9 @@ impl Writer {
                 Job::Append { rows, .. } => {
                     holding || (installing && rows.first().is_some_and(|first| first.id.index > end))
                 }
-                Job::Purge { through, .. } => holding || (installing && through.index > applied),
+                Job::Purge { through, .. } => {
+                    holding || (installing && applied.is_none_or(|applied| through.index > applied.index))
+                }
                 Job::Truncate { .. } => holding,
                 _ => false,
             };
