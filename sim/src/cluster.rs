@@ -7,7 +7,9 @@ use std::time::Duration;
 use messagebase_daemon::change::Settings;
 use messagebase_daemon::raft::{Node, ReplicaConfig, node_of, raft_id};
 use messagebase_daemon::state::effect::Effect;
-use messagebase_daemon::store::{EffectSink, Store, StoreOptions, TableDigest, Writer, digest};
+use messagebase_daemon::store::{
+    EffectSink, Identity, Job, Store, StoreError, StoreOptions, TableDigest, Writer, digest,
+};
 use openraft_rt::{AsyncRuntime, Instant};
 use openraft_rt_sim::{SimInstant, SimRuntime};
 use tempfile::TempDir;
@@ -38,6 +40,7 @@ pub struct SimNode {
     pub replica: SimReplica,
     /// The store.
     pub store: Store,
+    raft_id: u64,
     _dir: TempDir,
 }
 
@@ -56,16 +59,22 @@ pub struct Cluster {
     pub nodes: BTreeMap<u16, SimNode>,
     began: SimInstant,
     seed: u64,
+    change_log_bytes: u64,
 }
 
 impl Cluster {
     /// Starts nodes 1 to `count` and forms the cluster.
     pub async fn start(seed: u64, count: u16) -> Cluster {
+        Cluster::start_with(seed, count, 64 * 1024 * 1024).await
+    }
+
+    /// The same, keeping only so many bytes of change log.
+    pub async fn start_with(seed: u64, count: u16, change_log_bytes: u64) -> Cluster {
         let net = Net::new(seed);
         let began = SimInstant::now();
         let mut nodes = BTreeMap::new();
         for node in 1..=count {
-            nodes.insert(node, start_node(&net, began, node).await);
+            nodes.insert(node, start_node(&net, began, raft_id(1, node), change_log_bytes).await);
         }
         let member = |node: u16| {
             let address = format!("node-{node}");
@@ -73,7 +82,22 @@ impl Cluster {
         };
         let members: BTreeMap<u64, Node> = (1..=count).map(member).collect();
         nodes[&1].replica.initialize(members).await.expect("a blank node forms the cluster");
-        Cluster { net, nodes, began, seed }
+        Cluster { net, nodes, began, seed, change_log_bytes }
+    }
+
+    /// A blank node in the place of one that lost its disk, under the Raft id it was given.
+    pub async fn start_blank(&mut self, raft_id: u64) {
+        let node = node_of(raft_id);
+        let blank = start_node(&self.net, self.began, raft_id, self.change_log_bytes).await;
+        self.nodes.insert(node, blank);
+    }
+
+    /// The node is gone at once, its files with it.
+    pub async fn lose(&mut self, node: u16) {
+        if let Some(lost) = self.nodes.remove(&node) {
+            self.net.leave(lost.raft_id);
+            lost.replica.shutdown().await;
+        }
     }
 
     /// The replica of a node.
@@ -116,25 +140,27 @@ impl Cluster {
 
     /// Stops everything.
     pub async fn shutdown(self) {
-        for (node, sim) in self.nodes {
-            self.net.leave(raft_id(1, node));
+        for sim in self.nodes.into_values() {
+            self.net.leave(sim.raft_id);
             sim.replica.shutdown().await;
         }
     }
 }
 
-async fn start_node(net: &Net, began: SimInstant, node: u16) -> SimNode {
+async fn start_node(net: &Net, began: SimInstant, id: u64, change_log_bytes: u64) -> SimNode {
+    let node = node_of(id);
     let dir = tempfile::tempdir().expect("a temporary directory");
     let options = StoreOptions { dir: dir.path().to_owned(), node, readers: 2, effects: Arc::new(Nobody) };
     let (store, writer) = Store::open(options).expect("a blank store opens");
     SimRuntime::spawn(write(net.clone(), writer));
-    let id = raft_id(1, node);
+    let identity = Identity { cluster_id: CLUSTER_ID.into(), raft_id: id, founders: Vec::new() };
+    let done = Box::new(|result: Result<(), StoreError>| result.expect("the identity is saved"));
+    store.submit(Job::SaveIdentity { identity, done }).await.expect("the writer runs");
     let clock = Arc::new(move || EPOCH_MS + u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
-    let config = ReplicaConfig::new(id, CLUSTER_ID.into(), 64 * 1024 * 1024, Settings::default());
+    let config = ReplicaConfig::new(id, CLUSTER_ID.into(), change_log_bytes, Settings::default());
     let replica = SimReplica::start(store.clone(), config, net.wire(id), clock).await.expect("the replica starts");
-    assert_eq!(node_of(id), node);
     net.join(id, replica.clone());
-    SimNode { replica, store, _dir: dir }
+    SimNode { replica, store, raft_id: id, _dir: dir }
 }
 
 /// The writer's thread, as a task whose disk takes virtual time.

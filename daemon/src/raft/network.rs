@@ -26,7 +26,7 @@ use super::frame::{
     to_wire_vote, transfer_to_wire,
 };
 use super::links::Links;
-use super::state_machine::Snapshot;
+use super::state_machine::{Snapshot, SnapshotData};
 use super::types::{Node, Types, Vote, from_log_id, to_log_id};
 use crate::store::SnapshotFile;
 
@@ -153,7 +153,8 @@ impl<R: AsyncRuntime, W: Wire> Peer<R, W> {
         result.map_err(|e| self.rpc_error(e, RPCTypes::Vote, timeout))
     }
 
-    async fn send_file(&self, vote: Vote, file: &SnapshotFile) -> Result<Vote, CallError> {
+    async fn send_file(&self, vote: Vote, file: Option<&SnapshotFile>) -> Result<Vote, CallError> {
+        let file = file.ok_or_else(|| CallError::Lost("there is nothing to send yet".into()))?;
         let path = file.path.clone();
         let opened = blocking::<R, _, _>(move || std::fs::File::open(path)).await.and_then(|result| result);
         let mut source = opened.map_err(|e| CallError::Lost(format!("failed to open the snapshot: {e}")))?;
@@ -197,7 +198,7 @@ async fn read_chunk<R: AsyncRuntime>(
 }
 
 impl<R: AsyncRuntime, W: Wire> RaftNetworkV2<Types<R>> for Peer<R, W> {
-    type SnapshotData = SnapshotFile;
+    type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,
@@ -240,7 +241,7 @@ impl<R: AsyncRuntime, W: Wire> RaftNetworkV2<Types<R>> for Peer<R, W> {
     ) -> Result<SnapshotResponse<Types<R>>, StreamingError<Types<R>>> {
         let sent = {
             let cancel = pin!(cancel);
-            let send = pin!(self.send_file(vote, &snapshot.snapshot));
+            let send = pin!(self.send_file(vote, snapshot.snapshot.as_ref()));
             match R::select2(cancel, send).await {
                 Select2::First(closed) => return Err(StreamingError::Closed(closed)),
                 Select2::Second(sent) => sent,

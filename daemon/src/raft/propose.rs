@@ -12,6 +12,7 @@ use messagebase_protocol::limits::WRITE_DEADLINE;
 use openraft::AsyncRuntime;
 use openraft::async_runtime::{Instant, Select3, WatchReceiver};
 use openraft::errors::{ClientWriteError, ForwardReason};
+use openraft::metrics::SerdeInstant;
 
 use super::api::{Draft, Link, Verdict, Wire};
 use super::frame::{ForwardReply, Reply, Request, decode, encode};
@@ -104,9 +105,8 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// Proposes as leader. Waits for a fresh leader's lease, but not for another leader.
     pub(super) async fn propose_here(&self, drafts: &[Draft], deadline: R::Instant) -> ForwardReply {
         loop {
-            // Subscribed before the attempt, so that a change in between is seen.
-            let mut metrics = self.inner.raft.metrics();
-            metrics.borrow_and_update();
+            // Looked at before the attempt, so that an answer in between counts.
+            let acked = self.inner.raft.data_metrics().borrow_watched().last_quorum_acked;
             let commands = self.stamp(drafts);
             let Ok(mut written) = self.inner.raft.client_write_many(commands).await else {
                 return ForwardReply::NotLeader { hint: None };
@@ -133,9 +133,24 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 answers.resize(drafts.len(), None);
                 return ForwardReply::Answered(answers);
             }
-            // A new leader's lease begins with the first quorum of answers, milliseconds after its election.
-            if !matches!(R::timeout_at(deadline, metrics.changed()).await, Ok(Ok(()))) {
+            // A new leader's lease begins with the first quorum of answers, milliseconds after its election. Waiting
+            // for just any change of the metrics would spin: the refused attempt itself is one.
+            let another = R::select2(self.acked_since(acked), self.leader_changed(Some(self.raft_id())));
+            if R::timeout_at(deadline, another).await.is_err() {
                 return ForwardReply::Answered(vec![None; drafts.len()]);
+            }
+        }
+    }
+
+    /// Resolves when a quorum has answered this leader after `seen`.
+    async fn acked_since(&self, seen: Option<SerdeInstant<R::Instant>>) {
+        let mut metrics = self.inner.raft.data_metrics();
+        loop {
+            if metrics.borrow_and_update().last_quorum_acked != seen {
+                return;
+            }
+            if metrics.changed().await.is_err() {
+                return self.stopped().await;
             }
         }
     }

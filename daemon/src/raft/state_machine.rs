@@ -19,7 +19,9 @@ use crate::store::{ApplyItem, Job, SnapshotFile, Store};
 const APPLY_ENTRIES: usize = 2_000;
 
 pub(crate) type SnapshotMeta = openraft::SnapshotMeta<LeaderId, u64, Node>;
-pub(crate) type Snapshot = openraft::Snapshot<LeaderId, u64, Node, SnapshotFile>;
+/// `None` stands for the state before the first entry, of which there is no file.
+pub(crate) type SnapshotData = Option<SnapshotFile>;
+pub(crate) type Snapshot = openraft::Snapshot<LeaderId, u64, Node, SnapshotData>;
 
 /// A snapshot that was built before openraft was told to build one, so that a failure to build is no failure of Raft.
 pub(crate) type Prebuilt = Arc<Mutex<Option<SnapshotFile>>>;
@@ -59,11 +61,11 @@ pub(crate) fn snapshot_of(file: SnapshotFile) -> io::Result<Snapshot> {
         last_log_id: Some(from_log_id(file.last)),
         last_membership: stored_membership(file.membership.clone())?,
     };
-    Ok(Snapshot { meta, snapshot: file })
+    Ok(Snapshot { meta, snapshot: Some(file) })
 }
 
 impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for StateMachine<R> {
-    type SnapshotData = SnapshotFile;
+    type SnapshotData = SnapshotData;
     type SnapshotBuilder = Builder<R>;
 
     async fn applied_state(&mut self) -> Result<(Option<RaftLogId>, StoredMembership), io::Error> {
@@ -95,7 +97,8 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for StateMachine<R> {
         Builder { store: self.store.clone(), prebuilt: self.prebuilt.clone(), runtime: PhantomData }
     }
 
-    async fn install_snapshot(&mut self, _meta: &SnapshotMeta, file: SnapshotFile) -> Result<(), io::Error> {
+    async fn install_snapshot(&mut self, _meta: &SnapshotMeta, file: SnapshotData) -> Result<(), io::Error> {
+        let Some(file) = file else { return Ok(()) };
         let (done, rx) = acknowledged();
         self.store.submit(Job::InstallSnapshot { file, done }).await.map_err(store_failed)?;
         durable(rx).await
@@ -107,13 +110,16 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for StateMachine<R> {
 }
 
 impl<R: AsyncRuntime> RaftSnapshotBuilder<Types<R>> for Builder<R> {
-    type SnapshotData = SnapshotFile;
+    type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let prebuilt = self.prebuilt.lock().unwrap_or_else(PoisonError::into_inner).take();
         let file = match prebuilt {
             Some(file) => file,
             None => {
+                if self.store.applied().borrow().is_none() {
+                    return Ok(Snapshot { meta: SnapshotMeta::default(), snapshot: None });
+                }
                 let store = self.store.clone();
                 blocking::<R, _, _>(move || store.build_snapshot()).await?.map_err(store_failed)?
             }

@@ -1,0 +1,115 @@
+//! A dead leader is replaced fast; a node that slept too long catches up by snapshot; a node that lost its disk comes
+//! back under a new id.
+
+use std::time::Duration;
+
+use messagebase_daemon::change::{Change, Secrets};
+use messagebase_daemon::raft::api::{CampaignError, Draft, Verdict};
+use messagebase_sim::cluster::Cluster;
+use openraft_rt::AsyncRuntime;
+use openraft_rt_sim::SimRuntime;
+
+const ALL: [u16; 3] = [1, 2, 3];
+
+fn register(n: usize) -> Draft {
+    let body = Change::Register { name: format!("user{n}"), key: format!("key-{n}"), by_operator: true };
+    let secrets = Secrets { password_hash: Some("$argon2id$v=19$m=8,t=1,p=1$c2FsdA$aGFzaA".into()), token_hash: None };
+    Draft { actor: None, body, secrets: Some(secrets) }
+}
+
+async fn register_all(cluster: &Cluster, node: u16, numbers: std::ops::Range<usize>) {
+    for chunk in numbers.collect::<Vec<_>>().chunks(50) {
+        let verdicts = cluster.replica(node).propose(chunk.iter().map(|n| register(*n)).collect()).await;
+        assert!(verdicts.iter().all(|v| matches!(v, Verdict::Applied { .. })), "{verdicts:?}");
+    }
+}
+
+async fn converge(cluster: &Cluster) {
+    cluster
+        .wait("all to have applied the same", |c| {
+            let applied: Vec<_> = c.nodes.values().map(|n| n.replica.view().applied).collect();
+            applied.iter().all(|a| a.is_some() && *a == applied[0]).then_some(())
+        })
+        .await;
+    let digests: Vec<String> = cluster.nodes.values().map(|n| format!("{:?}", n.digest())).collect();
+    assert!(digests.iter().all(|d| *d == digests[0]), "the nodes differ: {digests:#?}");
+}
+
+#[test]
+fn a_campaign_spares_a_living_leader_and_replaces_a_dead_one_at_once() {
+    SimRuntime::with_seed(11).block_on(async {
+        let mut cluster = Cluster::start(11, 3).await;
+        let leader = cluster.wait("a leader of all", |c| c.leader_among(&ALL)).await;
+        let rest: Vec<u16> = ALL.into_iter().filter(|n| *n != leader).collect();
+        register_all(&cluster, rest[0], 0..1).await;
+        assert_eq!(cluster.replica(rest[0]).campaign().await, Err(CampaignError::LeaderAlive(leader)));
+
+        cluster.lose(leader).await;
+        let before = cluster.elapsed();
+        let winner = cluster.replica(rest[0]).campaign().await.expect("two of three elect");
+        let took = cluster.elapsed() - before;
+        assert!(rest.contains(&winner));
+        // Far less than the lease: the survivors agreed to drop it.
+        assert!(took < Duration::from_millis(200), "took {took:?}");
+        register_all(&cluster, rest[1], 1..2).await;
+        cluster.shutdown().await;
+    });
+}
+
+#[test]
+fn a_transfer_makes_the_chosen_node_lead() {
+    SimRuntime::with_seed(12).block_on(async {
+        let cluster = Cluster::start(12, 3).await;
+        let leader = cluster.wait("a leader of all", |c| c.leader_among(&ALL)).await;
+        let next = ALL.into_iter().find(|n| *n != leader).expect("two follow");
+        register_all(&cluster, next, 0..3).await;
+        assert_eq!(cluster.replica(leader).transfer(next).await, Ok(()));
+        cluster.wait("all to follow the new leader", |c| (c.leader_among(&ALL) == Some(next)).then_some(())).await;
+        register_all(&cluster, leader, 3..6).await;
+        cluster.shutdown().await;
+    });
+}
+
+#[test]
+fn a_node_that_slept_too_long_catches_up_by_snapshot() {
+    SimRuntime::with_seed(13).block_on(async {
+        let cluster = Cluster::start_with(13, 3, 32 * 1024).await;
+        let leader = cluster.wait("a leader of all", |c| c.leader_among(&ALL)).await;
+        let sleeper = ALL.into_iter().find(|n| *n != leader).expect("two follow");
+        register_all(&cluster, leader, 0..10).await;
+        let had = cluster.replica(sleeper).view().applied.expect("it has applied something");
+        cluster.isolate(sleeper);
+        register_all(&cluster, leader, 10..600).await;
+        cluster
+            .wait("the log to forget what the sleeper needs", |c| {
+                (c.nodes[&leader].store.log_begin() > had + 1).then_some(())
+            })
+            .await;
+        cluster.net.heal();
+        converge(&cluster).await;
+        cluster.shutdown().await;
+    });
+}
+
+#[test]
+fn a_node_that_lost_its_disk_comes_back_under_a_new_id_and_votes() {
+    SimRuntime::with_seed(14).block_on(async {
+        let mut cluster = Cluster::start(14, 3).await;
+        let leader = cluster.wait("a leader of all", |c| c.leader_among(&ALL)).await;
+        let lost = ALL.into_iter().find(|n| *n != leader).expect("two follow");
+        register_all(&cluster, leader, 0..20).await;
+        cluster.lose(lost).await;
+        let id = cluster.replica(leader).replace(lost).await.expect("the majority replaces it");
+        cluster.start_blank(id).await;
+        cluster
+            .wait("the new node to vote", |c| {
+                let members = c.replica(leader).members();
+                members.iter().any(|m| m.raft_id == id && m.voter).then_some(())
+            })
+            .await;
+        assert_eq!(cluster.replica(leader).members().len(), 3);
+        register_all(&cluster, lost, 20..30).await;
+        converge(&cluster).await;
+        cluster.shutdown().await;
+    });
+}
