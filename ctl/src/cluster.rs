@@ -298,3 +298,6 @@ pub fn unexpected(ok: &AdminOk) -> CtlError {
     };
     CtlError::failed("internal", format!("the node answered something else than it was asked: {kind}"))
 }
+
+#[cfg(test)]
+mod tests;

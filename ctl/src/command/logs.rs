@@ -1,7 +1,7 @@
 //! `mbctl logs N`: the daemon's log of a node that `mbctl up` started on this machine.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -67,6 +67,6 @@ fn copy(file: &mut File, path: &Path, output: &Output) -> Result<(), CtlError> {
 /// Whether the log was rotated: another file has its name, or it was cut to less than was read.
 fn replaced(file: &File, path: &Path) -> bool {
     let (Ok(open), Ok(named)) = (file.metadata(), std::fs::metadata(path)) else { return false };
-    let read = (&mut &*file).seek(SeekFrom::Current(0)).unwrap_or(0);
+    let read = (&mut &*file).stream_position().unwrap_or(0);
     open.ino() != named.ino() || named.len() < read
 }
