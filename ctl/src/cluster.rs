@@ -65,6 +65,11 @@ impl Survey {
         self.verdict().leader.or_else(|| furthest().map(|report| report.node))
     }
 
+    /// Why there is no leader, for people.
+    pub fn why_no_leader(&self) -> String {
+        if self.reports().is_empty() { "no node answers".into() } else { no_leader(&self.verdict()) }
+    }
+
     /// Why nobody answered, one node a line.
     fn silence(&self) -> CtlError {
         let reasons: Vec<String> = self.rows.iter().filter_map(|row| row.answer.as_ref().err().map(explain)).collect();
@@ -210,11 +215,10 @@ impl Cluster {
     pub async fn leader(&self, output: &Output) -> Result<u16, CtlError> {
         let found = until(output, LEADER_PATIENCE, || async {
             let survey = self.survey().await;
-            let verdict = survey.verdict();
-            match verdict.leader {
+            match survey.verdict().leader {
                 Some(leader) => Ok(Look::Found(leader)),
                 None if survey.reports().is_empty() => Err(survey.silence()),
-                None => Ok(Look::Missing(no_leader(&verdict))),
+                None => Ok(Look::Missing(survey.why_no_leader())),
             }
         });
         found.await?.map_err(|missing| {
@@ -238,9 +242,9 @@ impl Cluster {
 }
 
 /// What is missing, for people.
-pub fn no_leader(verdict: &Verdict) -> String {
+fn no_leader(verdict: &Verdict) -> String {
     match verdict {
-        Verdict { voters: 0, .. } => "the cluster has not formed yet".into(),
+        Verdict { voters: 0, .. } => "no node that answers knows of a cluster; it has not formed yet".into(),
         Verdict { voters, agreeing, .. } if agreeing * 2 > *voters => "an election is going on".into(),
         Verdict { voters, agreeing, .. } => {
             format!("{agreeing} of {voters} voters answer, which is no majority")

@@ -81,3 +81,16 @@ fn name_nodes(nodes: &[u16]) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::name_nodes;
+
+    #[test]
+    fn nodes_are_named_as_people_do() {
+        assert_eq!(
+            [&[][..], &[2], &[1, 3], &[1, 2, 3]].map(name_nodes),
+            ["no node", "node 2", "nodes 1 and 3", "nodes 1, 2 and 3"]
+        );
+    }
+}

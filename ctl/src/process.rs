@@ -32,7 +32,7 @@ pub fn log_file(config: &Config, node: u16) -> PathBuf {
 /// node. The number alone may belong to anybody after a reboot.
 pub fn running(config: &Config, node: u16) -> Option<Pid> {
     let text = std::fs::read_to_string(config.node_dir(node).join(PID_FILE)).ok()?;
-    let pid: i32 = text.trim().parse().ok().filter(|pid| *pid > 1)?;
+    let pid: i32 = text.split_whitespace().next()?.parse().ok().filter(|pid| *pid > 1)?;
     is_daemon_of(&command_line(pid)?, node).then(|| Pid::from_raw(pid))
 }
 

@@ -1,4 +1,4 @@
-//! `mbctl demo`: a cluster and a chat in one step. Without a terminal it plays itself ([`play`]).
+//! `mbctl demo`: a cluster and a chat in one step. Without a terminal it plays itself (`play.rs`).
 
 use std::io::IsTerminal;
 use std::net::TcpListener;

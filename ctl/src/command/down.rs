@@ -73,6 +73,7 @@ pub async fn take_down(cluster: &Cluster, nodes: &[u16], output: &Output) -> Res
     let mut result = Stopped::default();
     let mut leaving = JoinSet::new();
     let mut gone_by_process = Vec::new();
+    let mut failed = None;
     for node in nodes {
         let pid = process::running(&cluster.config, *node);
         match (ask(cluster, *node).await, pid) {
@@ -90,7 +91,8 @@ pub async fn take_down(cluster: &Cluster, nodes: &[u16], output: &Output) -> Res
                 gone_by_process.push((*node, pid));
             }
             (Err(DoorError::Unreachable { .. }), None) => result.not_running.push(*node),
-            (Err(e), None) => return Err(crate::cluster::door_error(e)),
+            // The others are still to stop: the operator named them all, or meant all of this machine.
+            (Err(e), None) => failed = failed.or(Some(crate::cluster::door_error(e))),
         }
     }
     let left = until(output, STOP_PATIENCE, || async {
@@ -113,7 +115,10 @@ pub async fn take_down(cluster: &Cluster, nodes: &[u16], output: &Output) -> Res
         Err(_) => return Err(late("a node on another machine to finish".into())),
     }
     result.stopped.sort_unstable();
-    Ok(result)
+    match failed {
+        Some(e) => Err(e),
+        None => Ok(result),
+    }
 }
 
 /// The connection on which the node said that it stops; it closes when that is done.

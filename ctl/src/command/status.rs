@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::time::MissedTickBehavior;
 
 use crate::cli::StatusArgs;
-use crate::cluster::{Cluster, Row, Survey, explain, no_leader};
+use crate::cluster::{Cluster, Row, Survey, explain};
 use crate::error::CtlError;
 use crate::exit::Exit;
 use crate::output::Output;
@@ -134,7 +134,7 @@ fn text(survey: &Survey) -> String {
         Some(leader) => {
             format!("Node {leader} leads; {} of {} voters follow it.", verdict.agreeing, verdict.voters)
         }
-        None => format!("No quorum: {}.", no_leader(&verdict)),
+        None => format!("No quorum: {}.", survey.why_no_leader()),
     });
     lines.join("\n")
 }

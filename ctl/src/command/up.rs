@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cluster::{Cluster, Row, Survey, explain, no_leader};
+use crate::cluster::{Cluster, Row, Survey, explain};
 use crate::command::{name_nodes, these_or_here};
 use crate::error::CtlError;
 use crate::exit::Exit;
@@ -100,19 +100,20 @@ async fn wait_until_served(
 }
 
 fn ended_early(child: &Started, status: std::process::ExitStatus) -> CtlError {
+    let node = child.node;
     let lines = child.last_lines().replace('\n', "\n  ");
-    let message = format!("node {} ended early ({status}). Its last lines:\n  {lines}", child.node);
-    CtlError::failed("node_ended", message).hint(format!("`mbctl logs {}` shows all of its log", child.node))
+    let said = if lines.is_empty() { " and wrote nothing".into() } else { format!(". Its last lines:\n  {lines}") };
+    CtlError::failed("node_ended", format!("node {node} ended early ({status}){said}"))
+        .hint(format!("`mbctl logs {node}` shows all of its log; other nodes were left as they are"))
 }
 
 /// Whether there is a leader with a majority and each of `nodes` is in its service, or known to wait for an operator.
 fn served(survey: &Survey, nodes: &[u16]) -> Look<(u16, Vec<u16>)> {
-    let verdict = survey.verdict();
-    let Some(leader) = verdict.leader else {
+    let Some(leader) = survey.verdict().leader else {
         let silent = survey.rows.iter().filter_map(not_there);
         let waits = survey.reports().into_iter().filter_map(|report| report.waiting_for.clone());
         let reasons: Vec<String> = silent.chain(waits).collect();
-        let reasons = if reasons.is_empty() { no_leader(&verdict) } else { dedup(reasons).join("; ") };
+        let reasons = if reasons.is_empty() { survey.why_no_leader() } else { dedup(reasons).join("; ") };
         return Look::Missing(reasons);
     };
     let mut waiting = Vec::new();
