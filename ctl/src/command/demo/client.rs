@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
@@ -11,9 +13,12 @@ use tokio::time::timeout;
 use crate::error::CtlError;
 use crate::password::PASSWORD_ENV;
 use crate::process::program;
+use crate::publish;
 
 /// How long a line may take: longer than a failover and a held write together.
 const LINE_DEADLINE: Duration = Duration::from_secs(20);
+/// How long it may take to close its session.
+const END_DEADLINE: Duration = Duration::from_secs(5);
 /// Lines of its standard error that are shown when it failed.
 const COMPLAINT_LINES: usize = 5;
 
@@ -21,7 +26,7 @@ const COMPLAINT_LINES: usize = 5;
 pub struct Stage {
     /// The configuration.
     pub config: PathBuf,
-    /// Tokens go here, not among the person's own.
+    /// Tokens go here, a directory for each user, not among the person's own.
     pub state: PathBuf,
     /// The password of both users.
     pub password: String,
@@ -62,9 +67,11 @@ impl Stage {
         let mbclient = program("mbclient")?;
         let failed = |e| CtlError::failed("io", format!("failed to start {}", mbclient.display())).because(e);
         let complaints = self.state.join(format!("{user}.err"));
+        let home = self.state.join(user);
+        publish::directory(&home).map_err(failed)?;
         let errors = std::fs::File::create(&complaints).map_err(failed)?;
         let mut command = Command::new(&mbclient);
-        command.arg("--config").arg(&self.config).args(arguments).env("XDG_STATE_HOME", &self.state);
+        command.arg("--config").arg(&self.config).args(arguments).env("XDG_STATE_HOME", home);
         if arguments.is_empty() {
             command.env_remove(PASSWORD_ENV);
         } else {
@@ -117,16 +124,28 @@ impl Client {
         found.map_err(|reason| self.failed(&reason))
     }
 
-    /// Ends it and returns every line that it still had to say.
+    /// Ends a `listen`, which goes on after the end of its input.
+    pub fn interrupt(&self) {
+        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
+            // One that has ended already is as good.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
+        }
+    }
+
+    /// Ends its input, lets it close its session, and returns every line that it still had to say.
     pub async fn finish(mut self) -> Vec<String> {
         self.input = None;
-        // Without its input it would go on listening; what it has written is in the pipe.
-        let _ = self.child.start_kill();
         let mut rest = Vec::new();
-        while let Ok(Ok(Some(line))) = timeout(LINE_DEADLINE, self.lines.next_line()).await {
-            rest.push(line);
+        let ended = timeout(END_DEADLINE, async {
+            while let Ok(Some(line)) = self.lines.next_line().await {
+                rest.push(line);
+            }
+            self.child.wait().await
+        });
+        if ended.await.is_err() {
+            // Its session stays behind and expires; that is no failure of the demo.
+            let _ = self.child.start_kill();
         }
-        let _ = self.child.wait().await;
         rest
     }
 

@@ -72,11 +72,12 @@ async fn scenes(cluster: &Cluster, here: &[u16], stage: &Stage, output: &Output)
     let told = sender.told().map_or_else(String::new, |told| format!("\n   {ann} was told: {told}"));
     say(output, &format!("4. A second message went through the winner, {} ms after the kill.{told}", took.as_millis()));
     // A copy of either message would stand in the pipe by now or come before the receiver is ended.
+    receiver.interrupt();
     let extra = receiver.finish().await;
     if let Some(line) = extra.iter().find(|line| line.starts_with("MSG")) {
         return Err(CtlError::failed("demo", format!("{ben} got a message twice: {line}")));
     }
-    drop(sender);
+    sender.finish().await;
     let nodes = if here.is_empty() { vec![sender_node] } else { here.to_vec() };
     up::bring_up(cluster, &nodes, output).await?;
     say(output, &format!("5. Node {sender_node} is back and has caught up."));
