@@ -1,0 +1,202 @@
+//! The command line of `mbclient`: what it takes, and which of the two faces it shows: the line editor on a terminal,
+//! else one line in, one reply out.
+#![allow(clippy::print_stderr, reason = "the command tells the user why it can't go on")]
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use messagebase_config::Config;
+
+use crate::client::Options;
+use crate::error::{ClientError, io_error};
+use crate::exit::Exit;
+use crate::{repl, scripted};
+
+/// Logs in (and registers) without a question.
+pub const PASSWORD_ENV: &str = "MESSAGEBASE_PASSWORD";
+/// The new password of the `password` command, without a question.
+pub const NEW_PASSWORD_ENV: &str = "MESSAGEBASE_NEW_PASSWORD";
+/// One thread serves the connection, one is spare for a busy terminal.
+const WORKER_THREADS: usize = 2;
+/// A password file holds one line.
+const PASSWORD_FILE_MAX_BYTES: u64 = 4 * 1024;
+
+/// Chat over a MessageBase cluster.
+///
+/// Without a COMMAND on a terminal: a line editor. With one, or with another standard input: one command a line, replies
+/// in the pipe dialect (or JSON) on standard output, everything else on standard error.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "mbclient", version, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// The configuration [default: $MESSAGEBASE_CONFIG, else ./messagebase.toml]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// The account to use [default: the last one that logged in here]
+    #[arg(long, short, value_name = "NAME", global = true)]
+    pub user: Option<String>,
+    /// Replies and events as JSON, one a line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Do not acknowledge what `inbox` and `listen` show
+    #[arg(long, global = true)]
+    pub peek: bool,
+    /// End at the first refusal
+    #[arg(long, global = true)]
+    pub stop_on_error: bool,
+    /// A file whose first line is the password
+    #[arg(long, value_name = "FILE", global = true)]
+    pub password_file: Option<PathBuf>,
+    /// A file whose first line is the new password (for `password`)
+    #[arg(long, value_name = "FILE", global = true)]
+    pub new_password_file: Option<PathBuf>,
+    /// The node to begin with [default: the first of the configuration that is ready]
+    #[arg(long, value_name = "N", global = true)]
+    pub node: Option<u16>,
+    /// A command without its slash, or one quoted pipe line
+    #[arg(value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+const AFTER_HELP: &str = "\
+Commands:
+  register [NAME]        make an account (password: MESSAGEBASE_PASSWORD or --password-file)
+  login, logout          begin a session and keep its token; end it on every node
+  msg NAME TEXT          send a message
+  inbox                  show the undelivered messages and acknowledge them
+  listen                 show messages as they come, until interrupted
+  users [GLOB]           list users
+  history NAME           show the conversation with NAME
+  password               change the password (new one: MESSAGEBASE_NEW_PASSWORD or --new-password-file)
+  delete                 delete the account
+  status                 show the nodes
+  'd|NAME|TEXT' 4 h ...  any line of the pipe dialect, quoted
+
+Exit status, the worst that happened: 0 done, 1 refused, 2 usage or configuration, 3 no node or no quorum,
+4 not logged in.";
+
+impl Cli {
+    /// Parses arguments. Options are taken before and after the command word; what follows a message's text is text.
+    ///
+    /// # Errors
+    /// clap's, which know how to print themselves (`--help` is one of them).
+    pub fn parse_arguments<I, T>(arguments: I) -> Result<Cli, clap::Error>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<std::ffi::OsString> + Clone,
+    {
+        Cli::try_parse_from(arguments)
+    }
+
+    /// The password that was given without a question: the file before the environment.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn given_password(&self) -> Result<Option<String>, ClientError> {
+        given(self.password_file.as_deref(), PASSWORD_ENV)
+    }
+
+    /// The new password that was given without a question.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn given_new_password(&self) -> Result<Option<String>, ClientError> {
+        given(self.new_password_file.as_deref(), NEW_PASSWORD_ENV)
+    }
+
+    /// The library's options that follow.
+    pub fn options(&self) -> Options {
+        Options { node: self.node, ..Options::default() }
+    }
+}
+
+fn given(file: Option<&Path>, variable: &str) -> Result<Option<String>, ClientError> {
+    let Some(file) = file else {
+        return Ok(std::env::var(variable).ok().filter(|password| !password.is_empty()));
+    };
+    let size = std::fs::metadata(file).map_err(|e| io_error(file, &e))?.len();
+    if size > PASSWORD_FILE_MAX_BYTES {
+        return Err(ClientError::Usage(format!("{}: a password file holds one short line", file.display())));
+    }
+    let text = std::fs::read_to_string(file).map_err(|e| io_error(file, &e))?;
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(Some(line.to_owned())),
+        _ => Err(ClientError::Usage(format!("{}: the first line is empty", file.display()))),
+    }
+}
+
+/// The whole of `mbclient`.
+pub fn run() -> ExitCode {
+    let cli = match Cli::parse_arguments(std::env::args_os()) {
+        Ok(cli) => cli,
+        // clap prints help and version to standard output and leaves with 0, errors with 2.
+        Err(error) => error.exit(),
+    };
+    run_with(&cli).code()
+}
+
+/// The whole of `mbclient` behind its command line; `mbctl demo` opens the client with it.
+pub fn run_with(cli: &Cli) -> Exit {
+    let config = match Config::find(cli.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => return complain(&error.into()),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&io_error("/", &error)),
+    };
+    let interactive = cli.command.is_empty() && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let ended = runtime.block_on(async {
+        if interactive { repl::run(cli, &config).await } else { scripted::run(cli, &config).await }
+    });
+    // A thread may still wait for a line that nobody will type.
+    runtime.shutdown_background();
+    match ended {
+        Ok(exit) => exit,
+        Err(error) => complain(&error),
+    }
+}
+
+/// One error with its hint, for people.
+pub(crate) fn complain(error: &ClientError) -> Exit {
+    eprintln!("mbclient: {error}");
+    if let Some(hint) = error.hint() {
+        eprintln!("Hint: {hint}");
+    }
+    Exit::from(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Cli {
+        Cli::parse_arguments([&["mbclient"], arguments].concat()).unwrap()
+    }
+
+    #[test]
+    fn options_stand_before_or_after_the_command() {
+        for arguments in [
+            ["--config", "x.toml", "--user", "alice", "msg", "bob", "hi"],
+            ["msg", "bob", "hi", "--config", "x.toml", "--user", "alice"],
+        ] {
+            let cli = parse(&arguments);
+            assert_eq!(cli.config.as_deref(), Some(Path::new("x.toml")));
+            assert_eq!(cli.user.as_deref(), Some("alice"));
+            assert_eq!(cli.command, ["msg", "bob", "hi"]);
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_pipe_line_is_one_argument() {
+        assert_eq!(parse(&["d|bob|hi there"]).command, ["d|bob|hi there"]);
+    }
+}

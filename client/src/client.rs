@@ -1,0 +1,485 @@
+//! The handle that programs use: one method per operation, each going on through failovers under one key until it is
+//! answered or its patience ends. What arrives unasked comes out of [`Events`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use messagebase_config::Config;
+use messagebase_protocol::code::{Certainty, Code, Failure};
+use messagebase_protocol::json::{
+    Ack, Consistency, DirectoryEntry, Empty, Inbox, LoggedIn, Op, Ping, Records, Registered, Sent, Status, Users,
+};
+use messagebase_protocol::name::{check_body, check_name, check_password};
+use serde::de::DeserializeOwned;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::connection::CallError;
+use crate::dial::{Directory, Endpoint, Transport};
+use crate::error::{ClientError, Trouble};
+use crate::failover::Finder;
+use crate::notice::ClientEvent;
+use crate::outbox::Entry;
+use crate::random;
+use crate::serve::ANSWER_TIMEOUT;
+use crate::session::{self, Link, Order, Setup, Up};
+
+/// How long a call goes on by default when nodes answer but the cluster does not serve.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a call goes on when not a single node answers: waiting longer for nothing helps nobody.
+pub const NO_NODE_PATIENCE: Duration = Duration::from_secs(4);
+/// Health is asked this often; a hung node is noticed within this and two seconds.
+pub const HEALTH_EVERY: Duration = Duration::from_secs(2);
+/// First pause before a refused call is tried again, before jitter.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+/// Longest pause before a refused call is tried again, before jitter.
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// Pages of one directory listing; with the protocol's largest page that is a million users.
+const USER_PAGES_MAX: usize = 1_000;
+
+/// How a client behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The node to begin with; else the first of the configuration that is ready.
+    pub node: Option<u16>,
+    /// Whether incoming messages are wanted as events. They are never acknowledged without [`Client::acknowledge`].
+    pub receive: bool,
+    /// How long a call goes on when the cluster does not serve.
+    pub patience: Duration,
+    /// How long a call goes on when no node answers.
+    pub no_node_patience: Duration,
+    /// How often the node's health is asked.
+    pub health_every: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            node: None,
+            receive: false,
+            patience: PATIENCE,
+            no_node_patience: NO_NODE_PATIENCE,
+            health_every: HEALTH_EVERY,
+        }
+    }
+}
+
+/// What arrives unasked. A program that does not read it loses news, never messages.
+pub type Events = mpsc::Receiver<ClientEvent>;
+
+/// A user's (or nobody's) place in the cluster. Cheap to share behind an `Arc`; dropping it ends its task.
+pub struct Client {
+    orders: mpsc::Sender<Order>,
+    link: watch::Receiver<Link>,
+    finder: Finder,
+    tickets: AtomicU64,
+    options: Options,
+}
+
+/// A message in the outbox whose answer may be awaited or not.
+pub struct Pending {
+    /// For [`Client::withdraw`].
+    pub ticket: u64,
+    answer: oneshot::Receiver<Result<Sent, ClientError>>,
+}
+
+impl Pending {
+    /// Waits for the answer, however long the cluster takes. Cancel-safe: may be called again after a timeout.
+    ///
+    /// # Errors
+    /// The refusal, or `Closed` when the client is gone.
+    pub async fn answer(&mut self) -> Result<Sent, ClientError> {
+        (&mut self.answer).await.unwrap_or(Err(ClientError::Closed))
+    }
+}
+
+impl Client {
+    /// Starts a client and returns at once; the first call waits for a node.
+    ///
+    /// # Errors
+    /// `ca.pem` can't be used.
+    pub fn start(config: &Config, options: Options) -> Result<(Client, Events), ClientError> {
+        let transport = Transport::from_config(config)?;
+        Ok(Client::start_with(Finder { transport, directory: Directory::from_config(config) }, options))
+    }
+
+    /// Starts a client on given addresses.
+    pub fn start_with(finder: Finder, options: Options) -> (Client, Events) {
+        let (orders, events, link) = session::start(Setup {
+            finder: finder.clone(),
+            first: options.node,
+            health_every: options.health_every,
+            receive: options.receive,
+        });
+        (Client { orders, link, finder, tickets: AtomicU64::new(1), options }, events)
+    }
+
+    /// Starts a client and waits until a node serves it.
+    ///
+    /// # Errors
+    /// `Config`, or `Unreachable` when patience ends.
+    pub async fn connect(config: &Config, options: Options) -> Result<(Client, Events), ClientError> {
+        let (client, events) = Client::start(config, options)?;
+        client.connected().await?;
+        Ok((client, events))
+    }
+
+    /// Waits until a node serves; which one.
+    ///
+    /// # Errors
+    /// `Unreachable` when patience ends.
+    pub async fn connected(&self) -> Result<Arc<Up>, ClientError> {
+        self.up(Instant::now(), None, false).await
+    }
+
+    /// Where the client is now.
+    pub fn link(&self) -> Link {
+        self.link.borrow().clone()
+    }
+
+    /// Wakes when [`Client::link`] has changed.
+    pub fn watch(&self) -> watch::Receiver<Link> {
+        self.link.clone()
+    }
+
+    /// Who is logged in.
+    pub fn user(&self) -> Option<String> {
+        self.link.borrow().user.clone()
+    }
+
+    /// Makes an account; does not log in.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn register(&self, user: &str, password: &str) -> Result<Registered, ClientError> {
+        check_name(user).and_then(|()| check_password(password)).map_err(ClientError::Refused)?;
+        self.call(Op::Register { user: user.into(), password: password.into(), key: random::key() }).await
+    }
+
+    /// Begins a session. The token in the answer resumes it in another run: keep it secret.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn login(&self, user: &str, password: &str) -> Result<LoggedIn, ClientError> {
+        let op = Op::Login { user: user.into(), password: password.into() };
+        let (answer, generation): (LoggedIn, u64) = self.call_where(op).await?;
+        let order = Order::LoggedIn { generation, user: answer.user.clone(), token: answer.token.clone() };
+        self.order(order).await?;
+        self.user_is(|user| user.is_some()).await?;
+        Ok(answer)
+    }
+
+    /// Takes up a session of an earlier run. `cluster_id` is the cluster it was with; another one never sees the token.
+    ///
+    /// # Errors
+    /// `NotLoggedIn` when the token is not good (any more); else see [`ClientError`].
+    pub async fn resume(&self, user: &str, token: &str, cluster_id: Option<&str>) -> Result<(), ClientError> {
+        let (good, mut verdict) = oneshot::channel();
+        let (user, token, cluster_id) = (user.to_owned(), token.to_owned(), cluster_id.map(str::to_owned));
+        self.order(Order::Resume { user, token, cluster_id, good }).await?;
+        match self.patiently(&mut verdict).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(ClientError::NotLoggedIn),
+            Ok(Err(_)) => Err(ClientError::Closed),
+            Err(trouble) => Err(ClientError::Unreachable { trouble, unknown: false }),
+        }
+    }
+
+    /// Ends the session on every node.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a session that is already over is a success.
+    pub async fn logout(&self) -> Result<(), ClientError> {
+        self.order(Order::Leaving).await?;
+        match self.call::<Empty>(Op::Logout {}).await {
+            Ok(_) | Err(ClientError::NotLoggedIn) => self.forget().await,
+            Err(ClientError::Refused(f)) if f.code == Code::NotLoggedIn => self.forget().await,
+            Err(error) => {
+                self.order(Order::Staying).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Deletes the account that is logged in.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn delete(&self, password: &str) -> Result<(), ClientError> {
+        let user = self.user().ok_or(ClientError::NotLoggedIn)?;
+        self.order(Order::Leaving).await?;
+        let op = Op::Delete { password: password.into(), key: random::key(), user: Some(user) };
+        match self.call::<Empty>(op).await {
+            Ok(_) => self.forget().await,
+            Err(error) => {
+                self.order(Order::Staying).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Changes the password; the user's other sessions end.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn password(&self, old: &str, new: &str) -> Result<(), ClientError> {
+        check_password(new).map_err(ClientError::Refused)?;
+        self.session()?;
+        let op = Op::Password { old: old.into(), new: new.into(), key: random::key() };
+        self.call::<Empty>(op).await.map(|_| ())
+    }
+
+    /// Sends a message and waits until it is on disk on a majority, at most as long as patience. When patience ends
+    /// the message is taken back, though it may have been sent (`unknown`).
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn send(&self, to: &str, body: &str) -> Result<Sent, ClientError> {
+        let mut pending = self.enqueue(to, body).await?;
+        let trouble = match self.patiently(pending.answer()).await {
+            Ok(answer) => return answer,
+            Err(trouble) => trouble,
+        };
+        self.withdraw(pending.ticket).await?;
+        match pending.answer().await {
+            Err(ClientError::Withdrawn) => Err(ClientError::Unreachable { trouble, unknown: true }),
+            answered => answered,
+        }
+    }
+
+    /// Puts a message into the outbox: it goes out in order, once, however long the cluster is away.
+    ///
+    /// # Errors
+    /// `Refused` if no node could accept it, `NotLoggedIn`. A full outbox shows in the answer.
+    pub async fn enqueue(&self, to: &str, body: &str) -> Result<Pending, ClientError> {
+        check_name(to).and_then(|()| check_body(body)).map_err(ClientError::Refused)?;
+        self.session()?;
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        let (waiter, answer) = oneshot::channel();
+        let entry = Entry { ticket, to: to.into(), body: body.into(), key: random::key(), waiter };
+        self.order(Order::Send(entry)).await?;
+        Ok(Pending { ticket, answer })
+    }
+
+    /// Takes a message out of the outbox; it may have been sent.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn withdraw(&self, ticket: u64) -> Result<(), ClientError> {
+        self.order(Order::Withdraw(ticket)).await
+    }
+
+    /// After [`crate::Notice::NewCluster`]: sends what was held back, or forgets it.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn settle_outbox(&self, send: bool) -> Result<(), ClientError> {
+        self.order(if send { Order::ReleaseOutbox } else { Order::DropOutbox }).await
+    }
+
+    /// Begins or stops to report incoming messages as events.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn receive(&self, receive: bool) -> Result<(), ClientError> {
+        self.order(Order::Receive(receive)).await
+    }
+
+    /// Messages that came as events were shown up to this id. Goes out in the background, repeated until answered.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn acknowledge(&self, through: u64) -> Result<(), ClientError> {
+        self.order(Order::Acknowledge(through)).await
+    }
+
+    /// Acknowledges what was read from [`Client::inbox`] and waits for the answer.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn ack(&self, through: u64) -> Result<(), ClientError> {
+        self.session()?;
+        self.call::<Ack>(Op::Ack { through }).await.map(|_| ())
+    }
+
+    /// One page of the undelivered messages.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn inbox(&self, after: u64, limit: u32) -> Result<Inbox, ClientError> {
+        self.session()?;
+        self.call(Op::Inbox { after: Some(after), limit: Some(limit), consistency: Consistency::Linear }).await
+    }
+
+    /// One page of everything to or from this user behind an id.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn sync(&self, after: u64, limit: u32) -> Result<Records, ClientError> {
+        self.session()?;
+        self.call(Op::Sync { after, limit: Some(limit), consistency: Consistency::Linear }).await
+    }
+
+    /// One page of a conversation, ending before `before` or with the newest message.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn history(&self, with: &str, before: Option<u64>, limit: u32) -> Result<Records, ClientError> {
+        self.session()?;
+        let consistency = Consistency::Linear;
+        self.call(Op::History { with: with.into(), before, limit: Some(limit), consistency }).await
+    }
+
+    /// All users whose names match a glob.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn users(&self, pattern: Option<&str>) -> Result<Vec<DirectoryEntry>, ClientError> {
+        self.session()?;
+        let mut all: Vec<DirectoryEntry> = Vec::new();
+        for _ in 0..USER_PAGES_MAX {
+            let op = Op::Users {
+                pattern: pattern.map(str::to_owned),
+                after: all.last().map(|entry| entry.name.clone()),
+                limit: Some(messagebase_protocol::limits::PAGE_MAX),
+                consistency: Consistency::Linear,
+            };
+            let page: Users = self.call(op).await?;
+            let done = !page.more || page.users.is_empty();
+            all.extend(page.users);
+            if done {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    /// What the client's node knows of itself and the cluster.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.call(Op::Status {}).await
+    }
+
+    /// Whether the client's node is ready.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn ping(&self) -> Result<Ping, ClientError> {
+        self.call(Op::Ping {}).await
+    }
+
+    /// Asks all known addresses for their status, whether the cluster serves or not.
+    pub async fn survey(&self) -> Vec<(Endpoint, Option<Status>)> {
+        self.finder.survey().await
+    }
+
+    fn session(&self) -> Result<(), ClientError> {
+        if self.link.borrow().user.is_some() { Ok(()) } else { Err(ClientError::NotLoggedIn) }
+    }
+
+    async fn forget(&self) -> Result<(), ClientError> {
+        self.order(Order::Forget).await?;
+        self.user_is(|user| user.is_none()).await
+    }
+
+    async fn user_is(&self, wanted: impl Fn(&Option<String>) -> bool) -> Result<(), ClientError> {
+        let mut link = self.link.clone();
+        link.wait_for(|link| wanted(&link.user)).await.map(|_| ()).map_err(|_| ClientError::Closed)
+    }
+
+    async fn order(&self, order: Order) -> Result<(), ClientError> {
+        self.orders.send(order).await.map_err(|_| ClientError::Closed)
+    }
+
+    async fn call<T: DeserializeOwned>(&self, op: Op) -> Result<T, ClientError> {
+        self.call_where(op).await.map(|(answer, _)| answer)
+    }
+
+    /// Asks until there is a final answer; also on which connection it came.
+    async fn call_where<T: DeserializeOwned>(&self, op: Op) -> Result<(T, u64), ClientError> {
+        let began = Instant::now();
+        let (mut spent, mut asked, mut pause) = (None, false, RETRY_FIRST);
+        loop {
+            let up = self.up(began, spent, asked).await?;
+            asked = true;
+            let failure = match up.connection.call(op.clone(), ANSWER_TIMEOUT).await {
+                Ok(answer) => return Ok((answer, up.generation)),
+                Err(CallError::Lost | CallError::TimedOut) => {
+                    self.order(Order::Suspect { generation: up.generation }).await?;
+                    spent = Some(up.generation);
+                    continue;
+                }
+                Err(CallError::Refused(failure)) => failure,
+                Err(CallError::TooMany) => Failure::not_done(Code::Busy, "too many requests on one connection"),
+                Err(CallError::Unreadable(message)) => {
+                    let code = Code::Internal;
+                    let failure = Failure { code, message, certainty: Certainty::Unknown, retry_after_ms: None };
+                    return Err(ClientError::Refused(failure));
+                }
+            };
+            match failure.code {
+                Code::NoQuorum | Code::Closing => {
+                    self.order(Order::Suspect { generation: up.generation }).await?;
+                    spent = Some(up.generation);
+                }
+                Code::Busy => {}
+                _ => return Err(ClientError::Refused(failure)),
+            }
+            let pause_now = failure.retry_after_ms.map_or_else(|| random::up_to(pause), Duration::from_millis);
+            pause = (pause * 2).min(RETRY_MAX);
+            if began.elapsed() + pause_now >= self.options.patience {
+                return Err(ClientError::Refused(failure));
+            }
+            tokio::time::sleep(pause_now).await;
+        }
+    }
+
+    fn patience_for(&self, state: &Result<Arc<Up>, Trouble>) -> Duration {
+        match state {
+            Err(Trouble::NoNode { .. }) => self.options.no_node_patience.min(self.options.patience),
+            Ok(_) | Err(_) => self.options.patience,
+        }
+    }
+
+    /// Waits for something that the session task does, as long as patience allows; then says what was wrong.
+    async fn patiently<T>(&self, wanted: impl Future<Output = T>) -> Result<T, Trouble> {
+        tokio::pin!(wanted);
+        let began = Instant::now();
+        let mut link = self.link.clone();
+        loop {
+            let until = began + self.patience_for(&link.borrow_and_update().state);
+            tokio::select! {
+                got = &mut wanted => return Ok(got),
+                // Patience depends on what is wrong, which may have changed.
+                Ok(()) = link.changed() => {}
+                () = tokio::time::sleep_until(until) => {
+                    return Err(link.borrow().state.as_ref().err().copied().unwrap_or(Trouble::Electing));
+                }
+            }
+        }
+    }
+
+    /// Waits for a connection newer than `spent`, at most as long as patience since `began`.
+    async fn up(&self, began: Instant, spent: Option<u64>, asked: bool) -> Result<Arc<Up>, ClientError> {
+        let mut link = self.link.clone();
+        loop {
+            let until = {
+                let seen = link.borrow_and_update();
+                match &seen.state {
+                    Ok(up) if spent.is_none_or(|spent| up.generation > spent) => return Ok(up.clone()),
+                    state => began + self.patience_for(state),
+                }
+            };
+            match tokio::time::timeout_at(until, link.changed()).await {
+                Ok(changed) => changed.map_err(|_| ClientError::Closed)?,
+                Err(_) => {
+                    let trouble = link.borrow().state.as_ref().err().copied().unwrap_or(Trouble::Connecting);
+                    return Err(ClientError::Unreachable { trouble, unknown: asked });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Where nodes are and how they are reached: the addresses of the configuration and of the membership, connections
+//! over TLS, and the question "how are you?" put to all of them at once. It decides nothing: see [`crate::election`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use messagebase_config::{Address, Config, ConfigError, pki};
+use messagebase_protocol::json::{Event, Op, Status};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use crate::connection::{CallError, Connection};
+
+/// TCP and TLS together; a node in the same region answers within a tenth.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(700);
+/// A `status` on a fresh connection.
+const STATUS_TIMEOUT: Duration = Duration::from_millis(1_000);
+/// Once a majority of the addresses answered, the others get this long: a hung node must not hold up the election.
+const STRAGGLER_GRACE: Duration = Duration::from_millis(150);
+/// Addresses that are remembered; the membership can't make a client dial without end.
+const ENDPOINTS_MAX: usize = 64;
+
+/// How bytes get to a node.
+#[derive(Clone)]
+pub enum Transport {
+    /// The `client` address.
+    Tls(Arc<ClientConfig>),
+    /// The `plain` address of a node on this machine; tests use it for nodes that are none.
+    Plain,
+}
+
+impl Transport {
+    /// TLS that trusts the cluster's CA.
+    ///
+    /// # Errors
+    /// `ca.pem` can't be used.
+    pub fn from_config(config: &Config) -> Result<Transport, ConfigError> {
+        pki::client_tls(&config.pki_dir).map(Transport::Tls)
+    }
+
+    /// Dials one address.
+    ///
+    /// # Errors
+    /// Refused, unreachable, not in time, or a certificate that is not the cluster's.
+    pub async fn connect(&self, address: &Address) -> std::io::Result<(Connection, mpsc::Receiver<Event>)> {
+        let dialed = async {
+            let tcp = TcpStream::connect((address.host.as_str(), address.port)).await?;
+            // Requests are single small lines: waiting to fill a packet would only add latency.
+            tcp.set_nodelay(true)?;
+            match self {
+                Transport::Plain => Ok(Connection::start(tcp)),
+                Transport::Tls(config) => {
+                    let name = ServerName::try_from(address.host.clone()).map_err(std::io::Error::other)?;
+                    let stream = TlsConnector::from(config.clone()).connect(name, tcp).await?;
+                    Ok(Connection::start(stream))
+                }
+            }
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, dialed).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// One address to dial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The node's number.
+    pub node: u16,
+    /// Its `client` address.
+    pub address: Address,
+}
+
+/// The addresses that are known, in the configuration's order, learned ones behind.
+#[derive(Debug, Clone, Default)]
+pub struct Directory {
+    endpoints: Vec<Endpoint>,
+}
+
+impl Directory {
+    /// What the file says.
+    pub fn from_config(config: &Config) -> Directory {
+        let endpoints =
+            config.nodes.iter().map(|node| Endpoint { node: node.id, address: node.client.clone() }).collect();
+        Directory { endpoints }
+    }
+
+    /// From a list, for programs without a configuration file.
+    pub fn from_endpoints(endpoints: Vec<Endpoint>) -> Directory {
+        Directory { endpoints }
+    }
+
+    /// Adds what a node says of the membership. The file's addresses stay: they may be the only ones that this machine
+    /// can reach.
+    pub fn learn(&mut self, status: &Status) {
+        for member in &status.members {
+            let Ok(address) = member.client.parse::<Address>() else { continue };
+            let endpoint = Endpoint { node: member.node, address };
+            if self.endpoints.len() < ENDPOINTS_MAX && !self.endpoints.contains(&endpoint) {
+                self.endpoints.push(endpoint);
+            }
+        }
+    }
+
+    /// All of them.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+}
+
+/// A node that answered.
+#[derive(Debug)]
+pub struct Reached {
+    /// What it said.
+    pub status: Status,
+    /// The connection it said it on; not logged in.
+    pub connection: Connection,
+    /// Its events.
+    pub events: mpsc::Receiver<Event>,
+}
+
+/// One address while a probe runs.
+#[derive(Debug)]
+pub enum Slot {
+    /// No answer and no failure yet.
+    Pending,
+    /// It can't be reached.
+    Failed,
+    /// It answered.
+    Reached(Box<Reached>),
+}
+
+impl Slot {
+    /// The answer, if there is one.
+    pub fn reached(&self) -> Option<&Reached> {
+        match self {
+            Slot::Reached(reached) => Some(reached),
+            Slot::Pending | Slot::Failed => None,
+        }
+    }
+}
+
+/// Dials one address and asks for its status.
+pub async fn probe(transport: &Transport, endpoint: &Endpoint) -> Option<Reached> {
+    let (connection, events) = match transport.connect(&endpoint.address).await {
+        Ok(connected) => connected,
+        Err(error) => {
+            tracing::debug!(node = endpoint.node, address = %endpoint.address, %error, "could not reach a node");
+            return None;
+        }
+    };
+    match ask_status(&connection).await {
+        Ok(status) => Some(Reached { status, connection, events }),
+        Err(error) => {
+            tracing::debug!(node = endpoint.node, ?error, "a node did not answer `status`");
+            None
+        }
+    }
+}
+
+/// Asks a connection for its node's status, within the time of a probe.
+///
+/// # Errors
+/// As [`Connection::call`].
+pub async fn ask_status(connection: &Connection) -> Result<Status, CallError> {
+    connection.call(Op::Status {}, STATUS_TIMEOUT).await
+}
+
+/// Asks all addresses at once, until `enough` says so, everyone answered, or waiting for the rest is not worth it.
+/// The slots are in the directory's order; unanswered ones stay `Pending`.
+pub async fn probe_all(transport: &Transport, directory: &Directory, enough: impl Fn(&[Slot]) -> bool) -> Vec<Slot> {
+    let mut slots: Vec<Slot> = directory.endpoints.iter().map(|_| Slot::Pending).collect();
+    let mut probes = JoinSet::new();
+    for (at, endpoint) in directory.endpoints.iter().cloned().enumerate() {
+        let transport = transport.clone();
+        probes.spawn(async move { (at, probe(&transport, &endpoint).await) });
+    }
+    let mut answered = 0;
+    loop {
+        let patience = if answered * 2 > slots.len() { STRAGGLER_GRACE } else { CONNECT_TIMEOUT + STATUS_TIMEOUT };
+        let Ok(Some(joined)) = tokio::time::timeout(patience, probes.join_next()).await else { return slots };
+        // A probe that panicked is a defect there; here it is a node that did not answer.
+        let Ok((at, reached)) = joined else { continue };
+        answered += usize::from(reached.is_some());
+        slots[at] = reached.map_or(Slot::Failed, |reached| Slot::Reached(Box::new(reached)));
+        if enough(&slots) {
+            return slots;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use messagebase_protocol::json::MemberInfo;
+
+    use super::*;
+
+    #[test]
+    fn the_membership_adds_addresses_and_keeps_the_files() {
+        let here = Endpoint { node: 1, address: "127.0.0.1:7101".parse().unwrap() };
+        let mut directory = Directory::from_endpoints(vec![here.clone()]);
+        let member = |node, client: &str| MemberInfo { node, client: client.into(), voter: true };
+        let status = Status {
+            members: vec![member(1, "127.0.0.1:7101"), member(2, "[::1]:7102"), member(3, "nonsense")],
+            ..crate::election::tests::status(1)
+        };
+        directory.learn(&status);
+        directory.learn(&status);
+        let there = Endpoint { node: 2, address: "[::1]:7102".parse().unwrap() };
+        assert_eq!(directory.endpoints(), [here, there]);
+    }
+
+    #[tokio::test]
+    async fn a_dead_address_does_not_hold_up_the_others() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dead = listener.local_addr().unwrap().port();
+        drop(listener);
+        let address = Address { host: "127.0.0.1".into(), port: dead };
+        let directory = Directory::from_endpoints(vec![Endpoint { node: 1, address }]);
+        let slots = probe_all(&Transport::Plain, &directory, |_| false).await;
+        assert!(matches!(slots[..], [Slot::Failed]));
+    }
+}

@@ -1,0 +1,192 @@
+//! One round of looking for a node: ask all, decide ([`crate::election`]), campaign if need be, go there, take the
+//! session up again. Whether and when there is another round is [`crate::session`]'s affair.
+
+use std::time::Duration;
+
+use messagebase_protocol::code::Code;
+use messagebase_protocol::json::{Campaign, Consistency, Op, Resumed, Status};
+use messagebase_protocol::limits::{CAMPAIGN_DEADLINE, WRITE_DEADLINE};
+
+use crate::connection::CallError;
+use crate::dial::{Directory, Endpoint, Reached, Slot, Transport, ask_status, probe, probe_all};
+use crate::election::{Decision, decide};
+use crate::error::Trouble;
+
+/// On the way there and back.
+const ROUND_TRIP: Duration = Duration::from_millis(500);
+
+/// Which node is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aim {
+    /// Nothing is wrong: this node if it is ready, else the first of the directory that is.
+    Any {
+        /// Preferred.
+        node: Option<u16>,
+    },
+    /// A node was lost: the leader, if need be a new one.
+    Leader,
+}
+
+/// What the session was, to be taken up again.
+#[derive(Clone, Default)]
+pub struct Former {
+    /// The cluster it was with.
+    pub cluster_id: Option<String>,
+    /// Its token.
+    pub token: Option<String>,
+}
+
+/// The result of taking a session up again.
+#[derive(Debug)]
+pub enum Session {
+    /// There was none.
+    None,
+    /// It goes on.
+    Resumed(Resumed),
+    /// The token is not good any more, for this reason.
+    Dead(Code),
+    /// The cluster is another one: the token was not shown to it.
+    OtherCluster,
+}
+
+/// A node to work with.
+#[derive(Debug)]
+pub struct Entered {
+    /// Its connection; logged in if `session` says so.
+    pub reached: Reached,
+    /// What became of the session.
+    pub session: Session,
+}
+
+/// Knows the addresses and how to dial them.
+#[derive(Clone)]
+pub struct Finder {
+    /// How.
+    pub transport: Transport,
+    /// Where.
+    pub directory: Directory,
+}
+
+impl Finder {
+    /// One round.
+    ///
+    /// # Errors
+    /// What stands in the way; try again later.
+    pub async fn round(&mut self, aim: Aim, former: &Former) -> Result<Entered, Trouble> {
+        let reached = match aim {
+            Aim::Any { node } => match self.any(node).await {
+                Some(reached) => reached,
+                None => self.leader().await?,
+            },
+            Aim::Leader => self.leader().await?,
+        };
+        self.directory.learn(&reached.status);
+        enter(reached, former).await
+    }
+
+    /// What every address answers, for showing.
+    pub async fn survey(&self) -> Vec<(Endpoint, Option<Status>)> {
+        let slots = probe_all(&self.transport, &self.directory, |_| false).await;
+        let statuses = slots.iter().map(|slot| slot.reached().map(|reached| reached.status.clone()));
+        self.directory.endpoints().iter().cloned().zip(statuses).collect()
+    }
+
+    async fn any(&self, prefer: Option<u16>) -> Option<Reached> {
+        let mut directory = self.directory.endpoints().to_vec();
+        // Stable: the preferred node first, the others in the file's order.
+        directory.sort_by_key(|endpoint| Some(endpoint.node) != prefer);
+        let directory = Directory::from_endpoints(directory);
+        let slots = probe_all(&self.transport, &directory, |slots| first_ready(slots).is_some()).await;
+        // Those that are still silent now are not worth waiting for.
+        let at = first_ready(&slots).or_else(|| slots.iter().position(is_ready))?;
+        take(slots, at)
+    }
+
+    async fn leader(&self) -> Result<Reached, Trouble> {
+        let taken = |slots: &[Slot]| matches!(decide(&statuses(slots)), Decision::Take(_));
+        let slots = probe_all(&self.transport, &self.directory, taken).await;
+        let position = |slots: &[Slot], node| {
+            slots.iter().position(|slot| slot.reached().is_some_and(|reached| reached.status.node == node))
+        };
+        match decide(&statuses(&slots)) {
+            Decision::Take(node) => position(&slots, node).and_then(|at| take(slots, at)).ok_or(Trouble::Electing),
+            Decision::Campaign(node) => {
+                let at = position(&slots, node).ok_or(Trouble::Electing)?;
+                let winner = campaign(slots[at].reached().ok_or(Trouble::Electing)?).await?;
+                let reached = match position(&slots, winner) {
+                    Some(at) => take(slots, at),
+                    None => match self.dial(winner).await {
+                        Some(reached) => Some(reached),
+                        // The winner is out of this client's reach; the node that knows it forwards to it.
+                        None => take(slots, at),
+                    },
+                };
+                let mut reached = reached.ok_or(Trouble::Electing)?;
+                // What it said before the election is out of date.
+                reached.status = ask_status(&reached.connection).await.map_err(|_| Trouble::Electing)?;
+                Ok(reached)
+            }
+            Decision::NoQuorum { alive, needed } => Err(Trouble::NoQuorum { alive, needed }),
+            Decision::NotFormed { answered } => Err(Trouble::NotFormed { answered }),
+            Decision::NoNode => Err(Trouble::NoNode { tried: slots.len() }),
+        }
+    }
+
+    async fn dial(&self, node: u16) -> Option<Reached> {
+        let endpoint = self.directory.endpoints().iter().find(|endpoint| endpoint.node == node)?;
+        probe(&self.transport, endpoint).await
+    }
+}
+
+/// Asks a node to see to it that there is a leader; the winner's number.
+async fn campaign(reached: &Reached) -> Result<u16, Trouble> {
+    let answer = reached.connection.call::<Campaign>(Op::Campaign {}, CAMPAIGN_DEADLINE + ROUND_TRIP).await;
+    match answer {
+        Ok(Campaign { leader }) => Ok(leader),
+        // The leader is well, only this client could not reach it: the node that says so forwards.
+        Err(CallError::Refused(failure)) if failure.code == Code::LeaderAlive => Ok(reached.status.node),
+        Err(error) => {
+            tracing::debug!(node = reached.status.node, ?error, "a campaign did not succeed");
+            Err(Trouble::Electing)
+        }
+    }
+}
+
+async fn enter(reached: Reached, former: &Former) -> Result<Entered, Trouble> {
+    let other = matches!((&former.cluster_id, &reached.status.cluster_id), (Some(a), Some(b)) if a != b);
+    if other {
+        return Ok(Entered { reached, session: Session::OtherCluster });
+    }
+    let Some(token) = former.token.clone() else { return Ok(Entered { reached, session: Session::None }) };
+    let resume = Op::Resume { token, consistency: Consistency::Linear };
+    let session = match reached.connection.call::<Resumed>(resume, WRITE_DEADLINE + ROUND_TRIP).await {
+        Ok(resumed) => Session::Resumed(resumed),
+        Err(CallError::Refused(failure)) => match failure.code {
+            code @ (Code::BadCredentials | Code::Locked | Code::NotPermitted | Code::BadRequest) => Session::Dead(code),
+            _ => return Err(Trouble::Electing),
+        },
+        Err(_) => return Err(Trouble::Electing),
+    };
+    Ok(Entered { reached, session })
+}
+
+fn statuses(slots: &[Slot]) -> Vec<Option<Status>> {
+    slots.iter().map(|slot| slot.reached().map(|reached| reached.status.clone())).collect()
+}
+
+fn is_ready(slot: &Slot) -> bool {
+    slot.reached().is_some_and(|reached| reached.status.ready)
+}
+
+/// The first ready node, if everyone before it has answered or failed.
+fn first_ready(slots: &[Slot]) -> Option<usize> {
+    let at = slots.iter().position(|slot| is_ready(slot) || matches!(slot, Slot::Pending))?;
+    is_ready(&slots[at]).then_some(at)
+}
+
+fn take(slots: Vec<Slot>, at: usize) -> Option<Reached> {
+    match slots.into_iter().nth(at)? {
+        Slot::Reached(reached) => Some(*reached),
+        Slot::Pending | Slot::Failed => None,
+    }
+}

@@ -1,0 +1,335 @@
+//! The line editor on a thread of its own, because it blocks. The async side asks for a line or a password, prints
+//! above the line being typed, and may change the prompt while a line is being read.
+//!
+//! rustyline can't change a prompt under way. So the read is interrupted as Ctrl-C would (by SIGINT to ourselves; the
+//! real Ctrl-C comes as a key and is told apart by its binding) and begun again with the new prompt. That happens only
+//! while the line is empty: a half-typed line is never touched, and its prompt goes on meaning what it says.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustyline::completion::Completer;
+use rustyline::error::ReadlineError;
+use rustyline::highlight::Highlighter;
+use rustyline::hint::{Hint, Hinter};
+use rustyline::history::DefaultHistory;
+use rustyline::validate::Validator;
+use rustyline::{
+    Cmd, ConditionalEventHandler, Context, Editor as Rustyline, Event, EventContext, EventHandler, ExternalPrinter,
+    Helper, KeyEvent, RepeatCount,
+};
+use tokio::sync::mpsc;
+
+use crate::command::is_secret;
+use crate::repl::assist;
+use crate::repl::mode::Prompt;
+
+/// Lines of history kept.
+const HISTORY_MAX: usize = 1_000;
+/// Texts that wait to be printed; whoever prints waits beyond it.
+const PRINTS_MAX: usize = 64;
+/// Names that completion remembers.
+const NAMES_MAX: usize = 10_000;
+
+/// What the async side wants.
+enum Ask {
+    Line,
+    Secret(String),
+}
+
+/// What the user did.
+#[derive(Debug)]
+pub enum Typed {
+    /// A line, at this prompt.
+    Line {
+        /// As typed.
+        text: String,
+        /// What stood on the screen.
+        prompt: Prompt,
+    },
+    /// A password; `None` if the user thought better of it.
+    Secret(Option<String>),
+    /// Ctrl-C.
+    Interrupted,
+    /// Ctrl-D, or the terminal is gone.
+    End,
+}
+
+/// What both sides see. Every lock is held for a copy only.
+struct Shared {
+    /// The prompt that should stand on the screen.
+    wanted: Mutex<Prompt>,
+    /// The prompt that does; `None` while no line is read.
+    shown: Mutex<Option<Prompt>>,
+    /// What has been typed of the line, and where the cursor is.
+    typed: Mutex<(String, usize)>,
+    /// Ctrl-C was pressed: tells it apart from our own interruption.
+    ctrl_c: AtomicBool,
+    /// We interrupted the read.
+    nudged: AtomicBool,
+    /// For completion.
+    names: Mutex<BTreeSet<String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics between two halves of a change in here.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The async side's handle.
+pub struct Editor {
+    asks: mpsc::Sender<Ask>,
+    typed: mpsc::Receiver<Typed>,
+    /// `None` on a terminal that can't edit lines: then texts are just written.
+    prints: Option<mpsc::Sender<String>>,
+    shared: Arc<Shared>,
+}
+
+impl Editor {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// The terminal can't be used.
+    pub fn start(history: Option<PathBuf>, first: Prompt) -> rustyline::Result<Editor> {
+        let shared = Arc::new(Shared {
+            wanted: Mutex::new(first),
+            shown: Mutex::new(None),
+            typed: Mutex::new((String::new(), 0)),
+            ctrl_c: AtomicBool::new(false),
+            nudged: AtomicBool::new(false),
+            names: Mutex::new(BTreeSet::new()),
+        });
+        let mut line_editor = line_editor(&shared, history.as_ref())?;
+        let prints = line_editor.create_external_printer().ok().map(|mut printer| {
+            let (prints, mut texts) = mpsc::channel::<String>(PRINTS_MAX);
+            // A thread because printing waits while the user searches the history.
+            std::thread::spawn(move || {
+                while let Some(text) = texts.blocking_recv() {
+                    if printer.print(text).is_err() {
+                        return;
+                    }
+                }
+            });
+            prints
+        });
+        let (asks, mut asked) = mpsc::channel(1);
+        let (typed_sender, typed) = mpsc::channel(1);
+        std::thread::spawn({
+            let shared = shared.clone();
+            move || {
+                while let Some(ask) = asked.blocking_recv() {
+                    let answer = match ask {
+                        Ask::Line => read_line(&mut line_editor, &shared, history.as_ref()),
+                        Ask::Secret(prompt) => Typed::Secret(rpassword::prompt_password(prompt).ok()),
+                    };
+                    if typed_sender.blocking_send(answer).is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Editor { asks, typed, prints, shared })
+    }
+
+    /// Begins to read a line; [`Editor::typed`] gets it.
+    pub async fn ask_line(&self, prompt: Prompt) {
+        *lock(&self.shared.wanted) = prompt;
+        // If the thread is gone, `typed` says so.
+        let _ = self.asks.send(Ask::Line).await;
+    }
+
+    /// Asks for a password without echo.
+    pub async fn ask_secret(&mut self, prompt: &str) -> Option<String> {
+        self.asks.send(Ask::Secret(prompt.to_owned())).await.ok()?;
+        match self.typed().await {
+            Typed::Secret(secret) => secret,
+            Typed::Line { .. } | Typed::Interrupted | Typed::End => None,
+        }
+    }
+
+    /// Waits for what the user does. Cancel-safe.
+    pub async fn typed(&mut self) -> Typed {
+        self.typed.recv().await.unwrap_or(Typed::End)
+    }
+
+    /// Prints whole lines: above the line being typed, or where the cursor is when none is.
+    pub async fn print(&self, text: &str) {
+        let reading = lock(&self.shared.shown).is_some();
+        if let (true, Some(prints)) = (reading, &self.prints) {
+            // A printer that is gone means a terminal that is gone, which the reader notices.
+            let _ = prints.send(format!("{text}\n")).await;
+        } else {
+            use tokio::io::AsyncWriteExt;
+            let mut stdout = tokio::io::stdout();
+            let _ = stdout.write_all(format!("{text}\n").as_bytes()).await;
+            let _ = stdout.flush().await;
+        }
+    }
+
+    /// Changes the prompt of the line being read, if nothing has been typed; else it shows with the next line.
+    pub fn set_prompt(&self, prompt: Prompt) {
+        *lock(&self.shared.wanted) = prompt;
+        self.nudge();
+    }
+
+    /// Whether the screen shows an old prompt that could be changed now.
+    pub fn is_prompt_stale(&self) -> bool {
+        let wanted = lock(&self.shared.wanted).clone();
+        self.prints.is_some()
+            && lock(&self.shared.typed).0.is_empty()
+            && lock(&self.shared.shown).as_ref().is_some_and(|shown| *shown != wanted)
+    }
+
+    /// Interrupts the read if the prompt is stale. It may fall into the instant before the read begins and be lost, so
+    /// the caller repeats it while [`Editor::is_prompt_stale`].
+    pub fn nudge(&self) {
+        if self.is_prompt_stale() {
+            self.shared.nudged.store(true, Ordering::SeqCst);
+            let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGINT);
+        }
+    }
+
+    /// Whether a SIGINT that the async side saw was our own, meant for the reader.
+    pub fn was_nudge(&self) -> bool {
+        self.shared.nudged.swap(false, Ordering::SeqCst)
+    }
+
+    /// Remembers a name for completion.
+    pub fn learn_name(&self, name: &str) {
+        let mut names = lock(&self.shared.names);
+        if names.len() < NAMES_MAX {
+            names.insert(name.to_owned());
+        }
+    }
+}
+
+type LineEditor = Rustyline<Assistant, DefaultHistory>;
+
+fn line_editor(shared: &Arc<Shared>, history: Option<&PathBuf>) -> rustyline::Result<LineEditor> {
+    let config = rustyline::Config::builder()
+        .max_history_size(HISTORY_MAX)?
+        .auto_add_history(false)
+        .completion_type(rustyline::CompletionType::List)
+        .build();
+    let mut line_editor = Rustyline::with_config(config)?;
+    line_editor.set_helper(Some(Assistant(shared.clone())));
+    line_editor.bind_sequence(KeyEvent::ctrl('C'), EventHandler::Conditional(Box::new(CtrlC(shared.clone()))));
+    if let Some(history) = history {
+        // The first start has none.
+        let _ = line_editor.load_history(history);
+    }
+    Ok(line_editor)
+}
+
+fn read_line(line_editor: &mut LineEditor, shared: &Shared, history: Option<&PathBuf>) -> Typed {
+    let mut initial = (String::new(), String::new());
+    loop {
+        let prompt = lock(&shared.wanted).clone();
+        *lock(&shared.typed) = (format!("{}{}", initial.0, initial.1), initial.0.len());
+        *lock(&shared.shown) = Some(prompt.clone());
+        let read = line_editor.readline_with_initial(prompt.text.as_str(), (&initial.0, &initial.1));
+        *lock(&shared.shown) = None;
+        match read {
+            Ok(text) => {
+                keep(line_editor, &text, history);
+                return Typed::Line { text, prompt };
+            }
+            Err(ReadlineError::Interrupted) if shared.ctrl_c.swap(false, Ordering::SeqCst) => {
+                return Typed::Interrupted;
+            }
+            Err(ReadlineError::Interrupted) => {
+                shared.nudged.store(false, Ordering::SeqCst);
+                let (typed, at) = lock(&shared.typed).clone();
+                erase(line_editor, &format!("{}{typed}", prompt.text));
+                initial = match typed.split_at_checked(at) {
+                    Some((left, right)) => (left.to_owned(), right.to_owned()),
+                    None => (typed, String::new()),
+                };
+            }
+            Err(_) => return Typed::End,
+        }
+    }
+}
+
+/// Removes the abandoned prompt from the screen; the cursor stands on the line below it.
+fn erase(line_editor: &mut LineEditor, shown: &str) {
+    let columns = line_editor.dimensions().map_or(80, |(columns, _)| usize::from(columns)).max(1);
+    let rows = shown.chars().count().div_ceil(columns).max(1);
+    let mut stdout = std::io::stdout();
+    // A terminal that can't be written to ends the read that follows.
+    let _ = write!(stdout, "\x1b[{rows}A\r\x1b[J").and_then(|()| stdout.flush());
+}
+
+/// Adds a line to the history, unless it carries a password.
+fn keep(line_editor: &mut LineEditor, text: &str, history: Option<&PathBuf>) {
+    if text.trim().is_empty() || is_secret(text) {
+        return;
+    }
+    let added = line_editor.add_history_entry(text).unwrap_or(false);
+    if let (true, Some(history)) = (added, history) {
+        // A history that can't be kept must not get in the way of a conversation.
+        if line_editor.save_history(history).is_ok() {
+            use std::os::unix::fs::PermissionsExt;
+            let _ = std::fs::set_permissions(history, std::fs::Permissions::from_mode(0o600));
+        }
+    }
+}
+
+/// Ctrl-C as a key.
+struct CtrlC(Arc<Shared>);
+
+impl ConditionalEventHandler for CtrlC {
+    fn handle(&self, _: &Event, _: RepeatCount, _: bool, _: &EventContext) -> Option<Cmd> {
+        self.0.ctrl_c.store(true, Ordering::SeqCst);
+        Some(Cmd::Interrupt)
+    }
+}
+
+/// rustyline's view of [`assist`]; also how we know what has been typed so far.
+struct Assistant(Arc<Shared>);
+
+/// A hint that only shows: Right must not put a usage text into the line.
+struct Usage(String);
+
+impl Hint for Usage {
+    fn display(&self) -> &str {
+        &self.0
+    }
+    fn completion(&self) -> Option<&str> {
+        None
+    }
+}
+
+impl Hinter for Assistant {
+    type Hint = Usage;
+
+    /// Called after every change of the line, which is what `typed` relies on.
+    fn hint(&self, line: &str, at: usize, _: &Context<'_>) -> Option<Usage> {
+        *lock(&self.0.typed) = (line.to_owned(), at);
+        if lock(&self.0.shown).as_ref().is_some_and(|prompt| prompt.conversation.is_some()) && !line.starts_with('/') {
+            return None;
+        }
+        assist::hint(line, at).map(Usage)
+    }
+}
+
+impl Completer for Assistant {
+    type Candidate = String;
+
+    fn complete(&self, line: &str, at: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
+        Ok(assist::complete(line, at, &lock(&self.0.names)))
+    }
+}
+
+impl Highlighter for Assistant {
+    fn highlight_hint<'h>(&self, hint: &'h str) -> Cow<'h, str> {
+        Cow::Owned(format!("\x1b[2m{hint}\x1b[0m"))
+    }
+}
+
+impl Validator for Assistant {}
+impl Helper for Assistant {}

@@ -1,0 +1,403 @@
+//! `mbclient` on a terminal: a line editor below, what arrives above it. This file is the loop between the two;
+//! [`mode`] decides what a line means, [`act`] does it, [`editor`] owns the terminal, [`render`] says how things look.
+
+pub mod act;
+pub mod assist;
+pub mod editor;
+pub mod mode;
+pub mod render;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use messagebase_config::Config;
+use messagebase_protocol::json::{Message, Sent};
+use messagebase_protocol::name::fold_name;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::cli::Cli;
+use crate::client::{Client, Events, Options};
+use crate::command::Command;
+use crate::error::{ClientError, io_error};
+use crate::exit::Exit;
+use crate::notice::{ClientEvent, Notice};
+use crate::repl::act::{Report, Request, act};
+use crate::repl::editor::{Editor, Typed};
+use crate::repl::mode::{Action, Mode};
+use crate::session::Link;
+use crate::token::{Store, Token};
+
+/// A message that is not answered within this goes on in the background; the prompt comes back.
+const SEND_GRACE: Duration = Duration::from_secs(1);
+/// While the prompt on the screen is out of date its change is tried again this often.
+const NUDGE_EVERY: Duration = Duration::from_millis(100);
+/// What was shown last is acknowledged within this at the end, else shown again next time.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// A message that was not answered at once.
+type Late = (String, Result<Sent, ClientError>);
+
+/// Chats until the user leaves.
+///
+/// # Errors
+/// What kept it from beginning.
+pub async fn run(cli: &Cli, config: &Config) -> Result<Exit, ClientError> {
+    let store = Store::for_cluster(&config.cluster)?;
+    store.create()?;
+    // Installed before the editor: between two reads a SIGINT finds this handler instead of ending the process.
+    let interrupts = signal(SignalKind::interrupt()).map_err(|e| io_error("signal handler", &e))?;
+    let options = Options { receive: true, ..cli.options() };
+    let (client, events) = Client::start(config, options)?;
+    let mode = Mode::default();
+    let editor = Editor::start(Some(store.history()), mode.prompt())
+        .map_err(|e| ClientError::Usage(format!("the terminal can't be used: {e}")))?;
+    let link = client.watch();
+    let client = Arc::new(client);
+    let mut repl = Repl {
+        client,
+        events,
+        link,
+        editor,
+        store,
+        mode,
+        interrupts,
+        late: JoinSet::new(),
+        queued: BTreeMap::new(),
+        last_shown: None,
+        warned: false,
+    };
+    repl.begin(cli, &config.cluster).await?;
+    repl.chat().await;
+    Ok(Exit::Done)
+}
+
+struct Repl {
+    client: Arc<Client>,
+    events: Events,
+    link: watch::Receiver<Link>,
+    editor: Editor,
+    store: Store,
+    mode: Mode,
+    interrupts: Signal,
+    /// Messages that wait for the cluster.
+    late: JoinSet<Late>,
+    /// The newest message that waits for each recipient (folded name), to say when it was delivered.
+    queued: BTreeMap<String, u64>,
+    last_shown: Option<u64>,
+    /// The user was told that leaving now loses messages.
+    warned: bool,
+}
+
+impl Repl {
+    /// Takes the last session up again, or tells a newcomer how to begin.
+    async fn begin(&mut self, cli: &Cli, cluster: &str) -> Result<(), ClientError> {
+        self.editor
+            .print(&format!("MessageBase, cluster \"{cluster}\". /help shows all commands, Ctrl-D leaves."))
+            .await;
+        let stored = self.store.load(cli.user.as_deref());
+        if let Some(password) = cli.given_password()?
+            && let Some(user) = cli.user.clone().or_else(|| stored.as_ref().map(|token| token.user.clone()))
+        {
+            self.request(Request::Login { user, password }).await;
+            return Ok(());
+        }
+        if let Some(token) = stored {
+            let client = self.client.clone();
+            let user = token.user.clone();
+            let resumed = async move { client.resume(&token.user, &token.token, token.cluster_id.as_deref()).await };
+            match self.while_showing(resumed).await {
+                Some(Ok(())) | None => return Ok(()),
+                Some(Err(ClientError::NotLoggedIn)) => {
+                    self.forget(&user).await;
+                    self.editor.print(&format!("the last session of {user} is over")).await;
+                }
+                Some(Err(error)) => self.complain(&error).await,
+            }
+            if self.client.user().is_none() {
+                self.editor.print(&format!("Hint: /login {user}")).await;
+            }
+            return Ok(());
+        }
+        if let Some(user) = cli.user.clone() {
+            if let Some(password) = self.editor.ask_secret(&format!("Password of {user}: ")).await {
+                self.request(Request::Login { user, password }).await;
+            }
+            return Ok(());
+        }
+        self.editor.print("New here? /register NAME makes an account, /login NAME begins a session.").await;
+        Ok(())
+    }
+
+    async fn chat(&mut self) {
+        loop {
+            self.sync_mode();
+            self.editor.ask_line(self.mode.prompt()).await;
+            let (text, prompt) = match self.wait_for_line().await {
+                Typed::Line { text, prompt } => (text, prompt),
+                Typed::Interrupted => {
+                    self.editor.print("(Ctrl-D or /quit leaves)").await;
+                    continue;
+                }
+                Typed::Secret(_) => continue,
+                Typed::End => break,
+            };
+            self.sync_mode();
+            match self.mode.typed(&text, &prompt) {
+                Action::Nothing => {}
+                Action::Refused(why) => self.editor.print(&why).await,
+                Action::Opened(partner) => {
+                    self.editor.learn_name(&partner);
+                    self.editor.print(&format!("(every line goes to {partner} now; /close leaves)")).await;
+                }
+                Action::Closed(_) => {}
+                Action::Say { to, text } => self.say(to, text).await,
+                Action::Run(Command::Quit) => {
+                    if self.may_leave().await {
+                        break;
+                    }
+                }
+                Action::Run(Command::Msg { to, text: Some(text) }) => self.say(to, text).await,
+                Action::Run(command) => {
+                    if let Some(request) = self.complete(command).await {
+                        self.request(request).await;
+                    }
+                }
+            }
+        }
+        if let Some(last) = self.last_shown {
+            let _ = tokio::time::timeout(GOODBYE, self.client.ack(last)).await;
+        }
+    }
+
+    /// Shows what arrives until the user did something.
+    async fn wait_for_line(&mut self) -> Typed {
+        loop {
+            let stale = self.editor.is_prompt_stale();
+            tokio::select! {
+                typed = self.editor.typed() => return typed,
+                Some(event) = self.events.recv() => self.show(event).await,
+                Ok(()) = self.link.changed() => {}
+                Some(late) = self.late.join_next() => {
+                    if let Ok(late) = late {
+                        self.answered(late).await;
+                    }
+                }
+                // Our own nudge that came between two reads.
+                _ = self.interrupts.recv() => { self.editor.was_nudge(); }
+                () = tokio::time::sleep(NUDGE_EVERY), if stale => {}
+            }
+            self.sync_mode();
+            self.editor.set_prompt(self.mode.prompt());
+        }
+    }
+
+    /// Waits for an answer and shows what arrives meanwhile. `None`: the user pressed Ctrl-C.
+    async fn while_showing<T>(&mut self, wanted: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(wanted);
+        loop {
+            tokio::select! {
+                got = &mut wanted => return Some(got),
+                Some(event) = self.events.recv() => self.show(event).await,
+                _ = self.interrupts.recv() => {
+                    if !self.editor.was_nudge() {
+                        self.editor.print("(not waiting any longer; it may have been done)").await;
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    fn sync_mode(&mut self) {
+        let link = self.link.borrow_and_update().clone();
+        self.mode.set_user(link.user);
+        self.mode.set_node(link.state.ok().map(|up| up.node));
+    }
+
+    async fn show(&mut self, event: ClientEvent) {
+        match event {
+            ClientEvent::Message(message) => self.show_message(&message).await,
+            ClientEvent::SentElsewhere(message) => self.editor.print(&render::sent_elsewhere(&message)).await,
+            ClientEvent::Delivered { through, by } => {
+                let waited = self.queued.get(&fold_name(&by)).is_some_and(|id| *id <= through);
+                if waited {
+                    self.queued.remove(&fold_name(&by));
+                    self.editor.print(&format!("* {by} has your messages")).await;
+                }
+            }
+            ClientEvent::Notice(notice) => {
+                if let Notice::Ended { .. } = &notice
+                    && let Some(token) = self.store.load(None)
+                {
+                    self.forget(&token.user).await;
+                }
+                self.editor.print(&format!("* {notice}")).await;
+            }
+        }
+    }
+
+    async fn show_message(&mut self, message: &Message) {
+        self.editor.print(&render::message(message)).await;
+        self.editor.learn_name(&message.from);
+        self.mode.message_from(&message.from);
+        self.last_shown = Some(message.id);
+        // A closed client shows at the next command.
+        let _ = self.client.acknowledge(message.id).await;
+    }
+
+    async fn say(&mut self, to: String, text: String) {
+        let mut pending = match self.client.enqueue(&to, &text).await {
+            Ok(pending) => pending,
+            Err(error) => return self.complain(&error).await,
+        };
+        let answer = self.while_showing(tokio::time::timeout(SEND_GRACE, pending.answer())).await;
+        if let Some(Ok(answer)) = answer {
+            return self.answered((to, answer)).await;
+        }
+        self.editor.print("(in the outbox; it goes out when the cluster answers)").await;
+        self.warned = false;
+        self.late.spawn(async move {
+            let answer = pending.answer().await;
+            (to, answer)
+        });
+    }
+
+    async fn answered(&mut self, (to, answer): Late) {
+        match answer {
+            Ok(sent) => {
+                if !sent.online {
+                    self.queued.insert(fold_name(&to), sent.id);
+                }
+                self.editor.learn_name(&to);
+                self.editor.print(&render::sent(&sent, &to)).await;
+            }
+            Err(error) => self.complain(&error).await,
+        }
+    }
+
+    /// Asks for what a command needs beyond its line. `None`: nothing to do.
+    async fn complete(&mut self, command: Command) -> Option<Request> {
+        let request = match command {
+            Command::Register { user, password } => {
+                let user = self.name(user, "/register NAME").await?;
+                let password = match password {
+                    Some(password) => password,
+                    None => self.new_password(&format!("Password for {user}: ")).await?,
+                };
+                Request::Register { user, password }
+            }
+            Command::Login { user, password } => {
+                let user = self.name(user, "/login NAME").await?;
+                if let Some(already) = self.client.user() {
+                    self.editor.print(&format!("already logged in as {already}\nHint: /logout first")).await;
+                    return None;
+                }
+                let password = match password {
+                    Some(password) => password,
+                    None => self.editor.ask_secret(&format!("Password of {user}: ")).await?,
+                };
+                Request::Login { user, password }
+            }
+            Command::Logout => Request::Logout,
+            Command::Delete { user } => {
+                let Some(me) = self.client.user() else {
+                    self.complain(&ClientError::NotLoggedIn).await;
+                    return None;
+                };
+                if user.is_some_and(|user| fold_name(user.trim()) != fold_name(&me)) {
+                    self.editor.print(&format!("only the account that is logged in ({me}) can be deleted")).await;
+                    return None;
+                }
+                let prompt = format!("Password of {me} (deletes the account, empty keeps it): ");
+                let password = self.editor.ask_secret(&prompt).await.filter(|password| !password.is_empty())?;
+                Request::Delete { password }
+            }
+            Command::Password => {
+                let old = self.editor.ask_secret("Old password: ").await?;
+                Request::Password { old, new: self.new_password("New password: ").await? }
+            }
+            command => Request::Plain(command),
+        };
+        Some(request)
+    }
+
+    async fn name(&self, given: Option<String>, usage: &str) -> Option<String> {
+        if given.is_none() {
+            self.editor.print(&format!("a name is missing\nHint: {usage}")).await;
+        }
+        given
+    }
+
+    async fn new_password(&mut self, prompt: &str) -> Option<String> {
+        let first = self.editor.ask_secret(prompt).await?;
+        if let Err(failure) = messagebase_protocol::name::check_password(&first) {
+            self.editor.print(&failure.message).await;
+            return None;
+        }
+        let second = self.editor.ask_secret("Once more: ").await?;
+        if first != second {
+            self.editor.print("the two differ; nothing was done").await;
+            return None;
+        }
+        Some(first)
+    }
+
+    async fn request(&mut self, request: Request) {
+        let client = self.client.clone();
+        let Some(outcome) = self.while_showing(async move { act(&client, request).await }).await else { return };
+        match outcome {
+            Ok(report) => self.report(report).await,
+            Err(error) => self.complain(&error).await,
+        }
+    }
+
+    async fn report(&mut self, report: Report) {
+        for name in &report.names {
+            self.editor.learn_name(name);
+        }
+        if !report.lines.is_empty() {
+            self.editor.print(&report.lines.join("\n")).await;
+        }
+        if let Some(session) = report.session {
+            let cluster_id = self.client.link().state.ok().and_then(|up| up.cluster_id.clone());
+            let saved = self.store.save(&Token { user: session.user, token: session.token, cluster_id });
+            if let Err(error) = saved {
+                // The session is there; only the next start will have to log in again.
+                self.complain(&error).await;
+            }
+        }
+        if let Some(user) = report.over {
+            self.forget(&user).await;
+        }
+    }
+
+    async fn forget(&self, user: &str) {
+        if let Err(error) = self.store.remove(user) {
+            self.complain(&error).await;
+        }
+    }
+
+    async fn complain(&self, error: &ClientError) {
+        let failure = error.as_failure();
+        let mut text = format!("ERR {} {}", failure.code, failure.message);
+        if let Some(hint) = error.hint() {
+            text.push_str("\nHint: ");
+            text.push_str(&hint);
+        }
+        self.editor.print(&text).await;
+    }
+
+    async fn may_leave(&mut self) -> bool {
+        let waiting = self.late.len();
+        if waiting == 0 || std::mem::replace(&mut self.warned, true) {
+            return true;
+        }
+        self.editor
+            .print(&format!("{waiting} messages are still in the outbox and would be lost\nHint: /quit again leaves"))
+            .await;
+        false
+    }
+}

@@ -1,0 +1,504 @@
+//! `mbclient` for scripts: one command in, one reply out, in the pipe dialect or (with `--json`) in the JSON dialect's
+//! objects. Standard output carries replies and messages alone; everything else goes to standard error.
+#![allow(clippy::print_stderr, reason = "notices of a script go to standard error")]
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use messagebase_config::Config;
+use messagebase_protocol::code::{Code, Failure};
+use messagebase_protocol::json::{
+    DirectoryEntry, Event, Inbox, Message, MessageRecord, Records, Status, Users, encode_event, encode_failure,
+    encode_ok,
+};
+use messagebase_protocol::line::{Line, LineBuffer};
+use messagebase_protocol::pipe;
+use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::{Cli, complain};
+use crate::client::{Client, Events};
+use crate::command::{self, Command, Face};
+use crate::election::{Decision, decide};
+use crate::error::{ClientError, Trouble, io_error};
+use crate::exit::Exit;
+use crate::notice::{ClientEvent, Notice};
+use crate::token::{Store, Token};
+
+/// Messages a page of `inbox` and `history`.
+const PAGE: u32 = 200;
+/// `history` shows at most this many of the newest messages.
+const HISTORY_MAX: usize = 10_000;
+/// The session that a password opened is closed within this at the end; else it expires by itself.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// Bytes asked of standard input at a time.
+const READ_BYTES: usize = 16 * 1024;
+
+/// Runs the command of the command line, or those of standard input.
+///
+/// # Errors
+/// What kept it from beginning at all; refusals of commands are in the [`Exit`].
+pub async fn run(cli: &Cli, config: &Config) -> Result<Exit, ClientError> {
+    let store = Store::for_cluster(&config.cluster)?;
+    let (client, mut events) = Client::start(config, cli.options())?;
+    let mut script = Script { cli, client, store, implicit: false, worst: Exit::Done, number: 0 };
+    let ran = if cli.command.is_empty() {
+        script.lines(&mut events).await
+    } else {
+        script.one(command::parse_words(&cli.command), &mut events).await.map(|_| ())
+    };
+    script.goodbye().await;
+    ran.map(|()| script.worst)
+}
+
+/// Whether there is a next command.
+#[derive(PartialEq, Eq)]
+enum Next {
+    Go,
+    Stop,
+}
+
+struct Script<'a> {
+    cli: &'a Cli,
+    client: Client,
+    store: Store,
+    /// The session was opened by a password that no command named: it is closed at the end, else every run of a script
+    /// would leave one behind.
+    implicit: bool,
+    worst: Exit,
+    /// The command's number, from 1: the `id` of its JSON replies.
+    number: u64,
+}
+
+impl Script<'_> {
+    async fn lines(&mut self, events: &mut Events) -> Result<(), ClientError> {
+        let mut stdin = tokio::io::stdin();
+        let mut buffer = LineBuffer::new();
+        let mut chunk = vec![0; READ_BYTES];
+        loop {
+            while let Some(line) = buffer.next() {
+                let parsed = match line {
+                    Line::Whole(bytes) => match script_line(bytes) {
+                        Some(parsed) => parsed,
+                        None => continue,
+                    },
+                    Line::TooLong => Err(command::Wrong("the line is longer than 128 KiB".into())),
+                    Line::Abandon => return Ok(()),
+                };
+                if self.one(parsed, events).await? == Next::Stop {
+                    return Ok(());
+                }
+            }
+            let read = stdin.read(&mut chunk).await.map_err(|e| io_error("standard input", &e))?;
+            if read == 0 {
+                // A last line without its newline is a line.
+                if let Some(parsed) = script_line(buffer.take_unfinished()) {
+                    self.one(parsed, events).await?;
+                }
+                return Ok(());
+            }
+            buffer.extend(&chunk[..read]);
+        }
+    }
+
+    /// Runs one command; notices that come meanwhile go to standard error. An error ends the whole run.
+    async fn one(&mut self, parsed: Result<Command, command::Wrong>, events: &mut Events) -> Result<Next, ClientError> {
+        self.number += 1;
+        let outcome = match parsed {
+            Err(wrong) => Err(ClientError::Usage(wrong.0)),
+            Ok(Command::Quit) => return Ok(Next::Stop),
+            Ok(Command::Listen) => self.listen(events).await,
+            Ok(command) => {
+                let perform = self.perform(command);
+                tokio::pin!(perform);
+                loop {
+                    tokio::select! {
+                        outcome = &mut perform => break outcome,
+                        Some(event) = events.recv() => tell(&event),
+                    }
+                }
+            }
+        };
+        while let Ok(event) = events.try_recv() {
+            tell(&event);
+        }
+        match outcome {
+            Ok(()) => Ok(Next::Go),
+            // Nobody reads the replies: going on would do things unseen.
+            Err(error @ ClientError::Io { .. }) => Err(error),
+            Err(error) => {
+                self.refuse(&error).await?;
+                self.worst = self.worst.worst(Exit::from(&error));
+                Ok(if self.cli.stop_on_error { Next::Stop } else { Next::Go })
+            }
+        }
+    }
+
+    async fn perform(&mut self, command: Command) -> Result<(), ClientError> {
+        match command {
+            Command::Register { user, password } => self.register(user, password).await,
+            Command::Login { user, password } => self.login(user, password).await,
+            Command::Logout => self.logout().await,
+            Command::Delete { user } => self.delete(user).await,
+            Command::Password => self.password().await,
+            Command::Users { pattern } => self.users(pattern).await,
+            Command::Msg { to, text } => self.msg(&to, text).await,
+            Command::Inbox => self.inbox().await,
+            Command::History { with } => self.history(&with).await,
+            Command::Status => self.status().await,
+            Command::Help => self.help(command::help(Face::Script, "")).await,
+            Command::PipeHelp => self.help(pipe::HELP.iter().map(|line| (*line).to_owned()).collect()).await,
+            Command::Reply { .. } | Command::Close | Command::Outbox { .. } => {
+                Err(ClientError::Usage("this command belongs to the prompt of a terminal".into()))
+            }
+            // Taken care of where the events are.
+            Command::Listen | Command::Quit => Ok(()),
+        }
+    }
+
+    async fn register(&mut self, user: Option<String>, password: Option<String>) -> Result<(), ClientError> {
+        let user = self.name(user)?;
+        let password = self.secret(password, "Password: ").await?;
+        let registered = self.client.register(&user, &password).await?;
+        self.ok(&registered, || format!("OK registered {}\n", registered.user)).await
+    }
+
+    async fn login(&mut self, user: Option<String>, password: Option<String>) -> Result<(), ClientError> {
+        let by_pipe = password.is_some();
+        let user = self.name(user)?;
+        if self.implicit {
+            self.client.logout().await?;
+            self.implicit = false;
+        }
+        if let Some(already) = self.client.user() {
+            let message = format!("already logged in as {already}; `logout` first");
+            return Err(ClientError::Refused(Failure::not_done(Code::BadRequest, message)));
+        }
+        let password = self.secret(password, "Password: ").await?;
+        let session = self.client.login(&user, &password).await?;
+        self.keep(&session.user, &session.token);
+        self.ok(&session, || format!("OK logged in {} ({} queued)\n", session.user, session.queued)).await?;
+        // The pipe dialect's login is followed by what was queued.
+        if by_pipe { self.queued().await } else { Ok(()) }
+    }
+
+    fn keep(&self, user: &str, token: &str) {
+        let cluster_id = self.client.link().state.ok().and_then(|up| up.cluster_id.clone());
+        if let Err(error) = self.store.save(&Token { user: user.into(), token: token.into(), cluster_id }) {
+            // The session is there; only the next run will have to log in again.
+            complain(&error);
+        }
+    }
+
+    async fn logout(&mut self) -> Result<(), ClientError> {
+        let user = self.session().await?;
+        self.client.logout().await?;
+        self.implicit = false;
+        self.store.remove(&user)?;
+        self.ok(&serde_json::json!({}), || format!("OK logged out {user}\n")).await
+    }
+
+    async fn delete(&mut self, user: Option<String>) -> Result<(), ClientError> {
+        let me = self.session().await?;
+        if user.is_some_and(|user| !user.trim().eq_ignore_ascii_case(&me)) {
+            let message = format!("only the account that is logged in ({me}) can be deleted");
+            return Err(ClientError::Refused(Failure::not_done(Code::NotPermitted, message)));
+        }
+        let password = self.secret(None, "Password (deletes the account): ").await?;
+        self.client.delete(&password).await?;
+        self.implicit = false;
+        self.store.remove(&me)?;
+        self.ok(&serde_json::json!({}), || format!("OK deleted {me}\n")).await
+    }
+
+    async fn password(&mut self) -> Result<(), ClientError> {
+        let me = self.session().await?;
+        let old = self.secret(None, "Old password: ").await?;
+        let new = match self.cli.given_new_password()? {
+            Some(new) => new,
+            None => ask("New password: ").await?,
+        };
+        self.client.password(&old, &new).await?;
+        self.ok(&serde_json::json!({}), || format!("OK changed the password of {me}\n")).await
+    }
+
+    async fn users(&mut self, pattern: Option<String>) -> Result<(), ClientError> {
+        self.session().await?;
+        let users = self.client.users(pattern.as_deref()).await?;
+        let list = Users { users, more: false };
+        let line = |entry: &DirectoryEntry| pipe::encode_user(&entry.name, entry.online);
+        self.ok(&list, || list.users.iter().map(line).chain(["END\n".to_owned()]).collect()).await
+    }
+
+    async fn msg(&mut self, to: &str, text: Option<String>) -> Result<(), ClientError> {
+        let text = text.ok_or_else(|| ClientError::Usage("`msg` needs a text: msg NAME TEXT".into()))?;
+        self.session().await?;
+        let sent = self.client.send(to, &text).await?;
+        self.ok(&sent, || format!("OK {} {}\n", if sent.online { "sent" } else { "queued" }, sent.id)).await
+    }
+
+    async fn inbox(&mut self) -> Result<(), ClientError> {
+        self.session().await?;
+        let mut after = 0;
+        loop {
+            let page: Inbox = self.client.inbox(after, PAGE).await?;
+            self.ok(&page, || page.messages.iter().map(pipe::encode_message).collect()).await?;
+            after = self.shown(&page.messages).await?.unwrap_or(after);
+            if !page.more || page.messages.is_empty() {
+                break;
+            }
+        }
+        if self.cli.json { Ok(()) } else { self.print("END\n").await }
+    }
+
+    /// What waits in the inbox, as the messages that follow a login.
+    async fn queued(&mut self) -> Result<(), ClientError> {
+        let mut after = 0;
+        loop {
+            let page: Inbox = self.client.inbox(after, PAGE).await?;
+            for message in &page.messages {
+                self.message(message).await?;
+            }
+            after = self.shown(&page.messages).await?.unwrap_or(after);
+            if !page.more || page.messages.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Acknowledges messages that are flushed, unless only peeking; the last one's id.
+    async fn shown(&mut self, messages: &[Message]) -> Result<Option<u64>, ClientError> {
+        let Some(last) = messages.last().map(|message| message.id) else { return Ok(None) };
+        if !self.cli.peek {
+            self.client.ack(last).await?;
+        }
+        Ok(Some(last))
+    }
+
+    async fn history(&mut self, with: &str) -> Result<(), ClientError> {
+        self.session().await?;
+        let mut pages: Vec<Vec<MessageRecord>> = Vec::new();
+        let (mut before, mut count, mut more) = (None, 0, true);
+        while more && count < HISTORY_MAX {
+            let page = self.client.history(with, before, PAGE).await?;
+            before = page.messages.first().map(|message| message.id);
+            more = page.more && before.is_some();
+            count += page.messages.len();
+            pages.push(page.messages);
+        }
+        let records = Records { messages: pages.into_iter().rev().flatten().collect(), more };
+        let line = |record: &MessageRecord| pipe::encode_message(&as_message(record));
+        self.ok(&records, || records.messages.iter().map(line).chain(["END\n".to_owned()]).collect()).await
+    }
+
+    async fn status(&mut self) -> Result<(), ClientError> {
+        let survey = self.client.survey().await;
+        let statuses: Vec<Option<Status>> = survey.iter().map(|(_, status)| status.clone()).collect();
+        let trouble = match decide(&statuses) {
+            Decision::NoNode => Some(Trouble::NoNode { tried: survey.len() }),
+            Decision::NoQuorum { alive, needed } => Some(Trouble::NoQuorum { alive, needed }),
+            Decision::NotFormed { answered } => Some(Trouble::NotFormed { answered }),
+            Decision::Take(_) | Decision::Campaign(_) => None,
+        };
+        if let Some(first) = statuses.iter().flatten().next() {
+            let lines = || survey.iter().map(|(endpoint, status)| status_line(endpoint.node, status.as_ref()));
+            self.ok(first, || lines().chain(["END\n".to_owned()]).collect()).await?;
+        }
+        match trouble {
+            None => Ok(()),
+            // The reply was given; what is wrong with the cluster is the exit code's and standard error's to say.
+            Some(trouble) if statuses.iter().any(Option::is_some) => {
+                let error = ClientError::Unreachable { trouble, unknown: false };
+                self.worst = self.worst.worst(complain(&error));
+                Ok(())
+            }
+            Some(trouble) => Err(ClientError::Unreachable { trouble, unknown: false }),
+        }
+    }
+
+    async fn help(&mut self, lines: Vec<String>) -> Result<(), ClientError> {
+        let text = || lines.iter().map(|line| format!("{line}\n")).chain(["END\n".to_owned()]).collect();
+        self.ok(&serde_json::json!({ "help": &lines }), text).await
+    }
+
+    /// Shows messages as they come, through failovers, until it is interrupted.
+    async fn listen(&mut self, events: &mut Events) -> Result<(), ClientError> {
+        self.session().await?;
+        let failed = |e: std::io::Error| io_error("signal handler", &e);
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        self.client.receive(true).await?;
+        let mut last = None;
+        let ended = loop {
+            let event = tokio::select! {
+                event = events.recv() => event.ok_or(ClientError::Closed)?,
+                _ = interrupt.recv() => break Ok(()),
+                _ = terminate.recv() => break Ok(()),
+            };
+            match event {
+                ClientEvent::Message(message) => {
+                    self.message(&message).await?;
+                    if !self.cli.peek {
+                        self.client.acknowledge(message.id).await?;
+                        last = Some(message.id);
+                    }
+                }
+                ClientEvent::Notice(Notice::Ended { .. }) => {
+                    tell(&event);
+                    break Err(ClientError::NotLoggedIn);
+                }
+                ClientEvent::Delivered { through, by } if self.cli.json => {
+                    self.print(&encode_event(&Event::Delivered { through, by })).await?;
+                }
+                other => tell(&other),
+            }
+        };
+        self.client.receive(false).await?;
+        if let (Some(last), Ok(())) = (last, &ended) {
+            // What was shown a moment ago may not be acknowledged yet; if this fails it is shown again, never lost.
+            let _ = tokio::time::timeout(GOODBYE, self.client.ack(last)).await;
+        }
+        ended
+    }
+
+    /// The user's session, opened by the password that was given or taken up by the stored token.
+    async fn session(&mut self) -> Result<String, ClientError> {
+        if let Some(user) = self.client.user() {
+            return Ok(user);
+        }
+        let stored = self.store.load(self.cli.user.as_deref());
+        if let Some(password) = self.cli.given_password()? {
+            let user = self.cli.user.clone().or(stored.map(|token| token.user)).ok_or(ClientError::NotLoggedIn)?;
+            let session = self.client.login(&user, &password).await?;
+            self.implicit = true;
+            return Ok(session.user);
+        }
+        let token = stored.ok_or(ClientError::NotLoggedIn)?;
+        let resumed = self.client.resume(&token.user, &token.token, token.cluster_id.as_deref()).await;
+        if matches!(resumed, Err(ClientError::NotLoggedIn)) {
+            // Dead for good: the next run need not try.
+            self.store.remove(&token.user)?;
+        }
+        resumed?;
+        Ok(token.user)
+    }
+
+    async fn goodbye(&mut self) {
+        if std::mem::take(&mut self.implicit) {
+            // If no node answers now, the session expires by itself.
+            let _ = tokio::time::timeout(GOODBYE, self.client.logout()).await;
+        }
+    }
+
+    fn name(&self, given: Option<String>) -> Result<String, ClientError> {
+        given
+            .or_else(|| self.cli.user.clone())
+            .ok_or_else(|| ClientError::Usage("which user? give a name, or --user NAME".into()))
+    }
+
+    async fn secret(&self, given: Option<String>, prompt: &'static str) -> Result<String, ClientError> {
+        match given {
+            Some(password) => Ok(password),
+            None => match self.cli.given_password()? {
+                Some(password) => Ok(password),
+                None => ask(prompt).await,
+            },
+        }
+    }
+
+    /// A reply: the value as JSON, or the lines of the pipe dialect.
+    async fn ok<T: Serialize>(&mut self, value: &T, lines: impl FnOnce() -> String) -> Result<(), ClientError> {
+        let text = if self.cli.json { encode_ok(self.number, value) } else { lines() };
+        self.print(&text).await
+    }
+
+    async fn refuse(&mut self, error: &ClientError) -> Result<(), ClientError> {
+        let failure = error.as_failure();
+        if let Some(hint) = error.hint() {
+            eprintln!("Hint: {hint}");
+        }
+        let text =
+            if self.cli.json { encode_failure(Some(self.number), &failure) } else { pipe::encode_failure(&failure) };
+        self.print(&text).await
+    }
+
+    async fn message(&mut self, message: &Message) -> Result<(), ClientError> {
+        let text = if self.cli.json {
+            encode_event(&Event::Message { message: message.clone() })
+        } else {
+            pipe::encode_message(message)
+        };
+        self.print(&text).await
+    }
+
+    /// Written and flushed when this returns: what follows may acknowledge it.
+    async fn print(&mut self, text: &str) -> Result<(), ClientError> {
+        let mut stdout = tokio::io::stdout();
+        let written = async {
+            stdout.write_all(text.as_bytes()).await?;
+            stdout.flush().await
+        };
+        written.await.map_err(|e| io_error("standard output", &e))
+    }
+}
+
+/// One line of standard input; `None` if there is nothing on it.
+fn script_line(bytes: Vec<u8>) -> Option<Result<Command, command::Wrong>> {
+    match String::from_utf8(bytes) {
+        Ok(line) if line.trim().is_empty() => None,
+        Ok(line) => Some(command::parse_script_line(&line)),
+        Err(_) => Some(Err(command::Wrong("the line is not UTF-8".into()))),
+    }
+}
+
+fn as_message(record: &MessageRecord) -> Message {
+    let MessageRecord { id, from, to, body, sent_at, .. } = record.clone();
+    Message { id, from, to, body, sent_at }
+}
+
+/// `n1 leader term 3 applied 42 ready`, or `n2 down`.
+pub(crate) fn status_line(node: u16, status: Option<&Status>) -> String {
+    let Some(status) = status else { return format!("n{node} down\n") };
+    let applied = status.applied.map_or_else(|| "-".to_owned(), |applied| applied.to_string());
+    let ready = if status.ready { "ready" } else { "not ready" };
+    format!("n{node} {} term {} applied {applied} {ready}\n", status.role, status.term)
+}
+
+fn tell(event: &ClientEvent) {
+    if let ClientEvent::Notice(notice) = event {
+        eprintln!("mbclient: {notice}");
+    }
+}
+
+async fn ask(prompt: &'static str) -> Result<String, ClientError> {
+    if !std::io::stdin().is_terminal() {
+        return Err(ClientError::Usage(
+            "no password; set MESSAGEBASE_PASSWORD (for a new one MESSAGEBASE_NEW_PASSWORD), or --password-file".into(),
+        ));
+    }
+    let asked = tokio::task::spawn_blocking(move || rpassword::prompt_password(prompt)).await;
+    match asked {
+        Ok(password) => password.map_err(|e| io_error("terminal", &e)),
+        Err(_) => Err(ClientError::Usage("no password was typed".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blank_lines_are_nothing_and_broken_ones_are_refused() {
+        assert!(script_line(b"  ".to_vec()).is_none());
+        assert!(matches!(script_line(b"\xff".to_vec()), Some(Err(_))));
+        assert_eq!(script_line(b"users".to_vec()), Some(Ok(Command::Users { pattern: None })));
+    }
+
+    #[test]
+    fn a_node_a_line() {
+        let status = crate::election::tests::status(1);
+        assert_eq!(status_line(1, Some(&status)), "n1 follower term 1 applied 10 ready\n");
+        assert_eq!(status_line(2, None), "n2 down\n");
+    }
+}
