@@ -114,6 +114,7 @@ impl Door {
             dialer: Dialer::Admin,
             to_raft_id: 0,
             purpose: Purpose::Admin,
+            boot: None,
         };
         door.write(&hello).await?;
         // With TLS 1.3 a refused client certificate shows only here: the handshake was over for this side already.
@@ -122,7 +123,9 @@ impl Door {
             Ok(HelloReply::Welcome { node: there, .. }) => {
                 Err(DoorError::Refused { node, reason: format!("{address} is the address of node {there}") })
             }
-            Ok(HelloReply::Refused { reason }) => Err(DoorError::Refused { node, reason }),
+            Ok(HelloReply::Refused { reason } | HelloReply::Stale { reason }) => {
+                Err(DoorError::Refused { node, reason })
+            }
             Err(DoorError::Lost { source, .. }) if source.kind() == std::io::ErrorKind::InvalidData => {
                 Err(untrusted(source))
             }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use messagebase_config::{Address, Config, ExampleNode, example_toml, pki};
 use messagebase_protocol::peer::{
-    AdminError, AdminErrorKind, AdminOk, AdminReply, AdminRequest, Answer, Call, HelloReply, PeerHello, PeerReply,
-    PeerRequest, Purpose,
+    AdminError, AdminErrorKind, AdminOk, AdminReply, AdminRequest, Answer, Boot, Call, HelloReply, PeerHello,
+    PeerReply, PeerRequest, Purpose,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -76,7 +76,8 @@ impl Stage {
 async fn serve(mut stream: TlsStream<tokio::net::TcpStream>, node: u16, script: Script) -> std::io::Result<()> {
     let hello: PeerHello = read(&mut stream).await?;
     assert_eq!((hello.purpose, hello.to_raft_id), (Purpose::Admin, 0));
-    write(&mut stream, &HelloReply::Welcome { node, cluster_id: Some("c".into()), raft_id: 1 }).await?;
+    let boot = Boot { starts: 1, id: 1, last_log_at_start: 0 };
+    write(&mut stream, &HelloReply::Welcome { node, cluster_id: Some("c".into()), raft_id: 1, boot }).await?;
     loop {
         let call: Call = read(&mut stream).await?;
         let PeerRequest::Admin(request) = call.body else { panic!("an admin asks admin requests") };
