@@ -132,9 +132,8 @@ pub async fn digest(shared: &Arc<Shared>, at: Option<u64>) -> AdminReply {
         }
     }
     let taken = shared.store.readers().run(|conn| {
-        let read = conn.unchecked_transaction()?;
-        let applied: Option<i64> = read.query_row("SELECT applied_index FROM node_state", [], |row| row.get(0))?;
-        let tables = crate::store::digest(&read)?;
+        let applied: Option<i64> = conn.query_row("SELECT applied_index FROM node_state", [], |row| row.get(0))?;
+        let tables = crate::store::digest(conn)?;
         Ok((applied.unwrap_or(0).unsigned_abs(), tables))
     });
     let (applied, tables) = taken.await.map_err(internal)?;

@@ -47,7 +47,8 @@ async fn rows(shared: &Arc<Shared>, pattern: Option<String>) -> Result<Vec<UserR
 pub async fn add(shared: &Arc<Shared>, service: &Arc<Service>, name: String, password: String) -> AdminReply {
     check_name(&name).map_err(|e| refused("bad_name", e.message))?;
     let secrets = hashed(service, password).await?;
-    propose(shared, &name.clone(), Change::Register { name, key: String::new(), by_operator: true }, Some(secrets)).await
+    propose(shared, &name.clone(), Change::Register { name, key: String::new(), by_operator: true }, Some(secrets))
+        .await
 }
 
 /// Locks an account and ends its sessions.
@@ -61,7 +62,12 @@ pub async fn unlock(shared: &Arc<Shared>, name: String) -> AdminReply {
 }
 
 /// Sets a password and ends the sessions.
-pub async fn reset_password(shared: &Arc<Shared>, service: &Arc<Service>, name: String, password: String) -> AdminReply {
+pub async fn reset_password(
+    shared: &Arc<Shared>,
+    service: &Arc<Service>,
+    name: String,
+    password: String,
+) -> AdminReply {
     let secrets = hashed(service, password).await?;
     propose(shared, &name.clone(), Change::ResetPassword { name }, Some(secrets)).await
 }

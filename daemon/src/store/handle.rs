@@ -58,7 +58,11 @@ impl Store {
             }
             Job::Truncate { keep_through, .. } => tail.cut(keep_through.map_or(0, |index| index + 1)),
             Job::Purge { through, .. } => tail.purge(*through),
-            Job::SaveVote { .. } | Job::SaveIdentity { .. } | Job::Local { .. } | Job::Apply { .. } | Job::InstallSnapshot { .. } => {}
+            Job::SaveVote { .. }
+            | Job::SaveIdentity { .. }
+            | Job::Local { .. }
+            | Job::Apply { .. }
+            | Job::InstallSnapshot { .. } => {}
         }
         permit.send(job);
         Ok(())

@@ -25,8 +25,8 @@ mod writer;
 mod tests;
 
 pub use api::{
-    ApplyItem, BoxedDone, EffectSink, Identity, Job, LocalWrite, LogId, LogPayload, LogRow, OpenError, RaftState, SnapshotFile,
-    StoreError, StoreOptions,
+    ApplyItem, BoxedDone, EffectSink, Identity, Job, LocalWrite, LogId, LogPayload, LogRow, OpenError, RaftState,
+    SnapshotFile, StoreError, StoreOptions,
 };
 pub use digest::{TableDigest, digest};
 pub use handle::Store;
