@@ -1,0 +1,146 @@
+//! The demo without a person: two users, a message, the sender's node killed, a message through the winner, the node
+//! restarted, the files compared. A line a step.
+
+use std::io::Read;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use crate::cluster::Cluster;
+use crate::command::demo::client::{Client, Stage};
+use crate::command::demo::say;
+use crate::command::{kill, name_nodes, up, verify};
+use crate::error::CtlError;
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::publish;
+
+/// With fewer voters, killing one leaves no majority.
+const VOTERS_MIN: usize = 3;
+/// Tables that every node must hold row for row.
+const COMPARED: [&str; 3] = ["users", "messages", "sessions"];
+
+/// Plays on nodes of this machine, `here`.
+///
+/// # Errors
+/// What step failed and why (exit 1).
+pub async fn play(cluster: &Cluster, here: &[u16], output: &Output) -> Result<Exit, CtlError> {
+    let (stage, directory) = stage(cluster)?;
+    let played = scenes(cluster, here, &stage, output).await;
+    // What the clients kept is of no further use; a leftover is no failure of the demo.
+    let _ = std::fs::remove_dir_all(&directory);
+    played?;
+    say(output, "The demo is done: nothing was lost.");
+    Ok(Exit::Done)
+}
+
+/// Names and a password that no earlier demo on this cluster used, and a directory for the clients' tokens.
+fn stage(cluster: &Cluster) -> Result<(Stage, std::path::PathBuf), CtlError> {
+    let failed = |e| CtlError::failed("io", "failed to prepare the demo").because(e);
+    let state = std::env::temp_dir().join(format!("messagebase-demo-{}", unique()));
+    publish::directory(&state).map_err(failed)?;
+    let stage =
+        Stage { config: cluster.config.path.clone(), state: state.clone(), password: password().map_err(failed)? };
+    Ok((stage, state))
+}
+
+fn unique() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{:x}-{}", now.as_millis(), std::process::id())
+}
+
+/// 128 random bits: the cluster may be one that others reach.
+fn password() -> std::io::Result<String> {
+    let mut bytes = [0_u8; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+async fn scenes(cluster: &Cluster, here: &[u16], stage: &Stage, output: &Output) -> Result<(), CtlError> {
+    let Cast { sender_node, receiver_node } = cast(cluster, here).await?;
+    let (ann, ben) = (format!("ann-{}", unique()), format!("ben-{}", unique()));
+    stage.register(&ann).await?;
+    stage.register(&ben).await?;
+    say(output, &format!("1. Registered {ann} and {ben}."));
+    let mut receiver = stage.log_in(&ben, &["--node", &receiver_node.to_string(), "listen"])?;
+    let mut sender = stage.log_in(&ann, &["--node", &sender_node.to_string()])?;
+    deliver(&mut sender, &mut receiver, &ann, &ben, "Hello, are you there?").await?;
+    say(output, &format!("2. {ann} on node {sender_node} sent a message; {ben} on node {receiver_node} has it."));
+    kill::kill(cluster, sender_node, output).await?;
+    let killed = Instant::now();
+    say(output, &format!("3. Killed node {sender_node}, as by SIGKILL."));
+    deliver(&mut sender, &mut receiver, &ann, &ben, "I lost my node and found another.").await?;
+    let took = killed.elapsed();
+    let told = sender.told().map_or_else(String::new, |told| format!("\n   {ann} was told: {told}"));
+    say(output, &format!("4. A second message went through the winner, {} ms after the kill.{told}", took.as_millis()));
+    // A copy of either message would stand in the pipe by now or come before the receiver is ended.
+    receiver.interrupt();
+    let extra = receiver.finish().await;
+    if let Some(line) = extra.iter().find(|line| line.starts_with("MSG")) {
+        return Err(CtlError::failed("demo", format!("{ben} got a message twice: {line}")));
+    }
+    sender.finish().await;
+    let nodes = if here.is_empty() { vec![sender_node] } else { here.to_vec() };
+    up::bring_up(cluster, &nodes, output).await?;
+    say(output, &format!("5. Node {sender_node} is back and has caught up."));
+    compare(cluster, output).await
+}
+
+struct Cast {
+    sender_node: u16,
+    receiver_node: u16,
+}
+
+/// The sender goes to the leader if it can be restarted from here, because its death is the harder case.
+async fn cast(cluster: &Cluster, here: &[u16]) -> Result<Cast, CtlError> {
+    let survey = cluster.survey().await;
+    let verdict = survey.verdict();
+    if verdict.agreeing < VOTERS_MIN {
+        let message = format!(
+            "the demo kills a node, and with {} of {} voters there none can be spared",
+            verdict.agreeing, verdict.voters
+        );
+        return Err(CtlError::failed("demo", message).hint("a cluster of three nodes that all run is enough"));
+    }
+    let leader = verdict.leader.filter(|leader| here.contains(leader));
+    let sender_node = leader
+        .or_else(|| here.first().copied())
+        .ok_or_else(|| CtlError::failed("demo", "no node of this machine can be killed and started again"))?;
+    let other = survey.reports().into_iter().find(|report| report.node != sender_node && report.ready);
+    let receiver_node = other.map_or(sender_node, |report| report.node);
+    Ok(Cast { sender_node, receiver_node })
+}
+
+/// One message, acknowledged to the sender and seen by the receiver.
+async fn deliver(sender: &mut Client, receiver: &mut Client, from: &str, to: &str, body: &str) -> Result<(), CtlError> {
+    sender.say(&format!("d|{to}|{body}")).await?;
+    loop {
+        // `OK logged in` and the like may come before.
+        let line = sender.expect("OK").await?;
+        if line.starts_with("OK sent") || line.starts_with("OK queued") {
+            break;
+        }
+    }
+    let line = receiver.expect("MSG").await?;
+    if line.starts_with(&format!("MSG {from} ")) && line.ends_with(body) {
+        return Ok(());
+    }
+    Err(CtlError::failed("demo", format!("{to} expected `{body}` from {from} and got: {line}")))
+}
+
+async fn compare(cluster: &Cluster, output: &Output) -> Result<(), CtlError> {
+    let verified = verify::compare(cluster).await?;
+    if !verified.missing.is_empty() {
+        return Err(CtlError::failed("demo", format!("{} could not be compared", name_nodes(&verified.missing))));
+    }
+    if let Some((table, nodes)) = verified.differing.iter().next() {
+        return Err(CtlError::failed("demo", format!("`{table}` differs on {}", name_nodes(nodes)))
+            .hint("`mbctl verify` shows the digests"));
+    }
+    let tables = verified.nodes.values().next();
+    if let Some(absent) = COMPARED.iter().find(|name| tables.is_none_or(|tables| !tables.contains_key(**name))) {
+        return Err(CtlError::failed("demo", format!("`{absent}` was not compared")));
+    }
+    let nodes: Vec<u16> = verified.nodes.keys().copied().collect();
+    let what = COMPARED.join(", ");
+    say(output, &format!("6. {what}: the same rows on {} at applied index {}.", name_nodes(&nodes), verified.applied));
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! `mbctl down` and `mbctl stop`: a graceful stop through the peer door, or by SIGTERM where the door does not answer.
+
+use std::time::Duration;
+
+use messagebase_protocol::peer::AdminRequest;
+use nix::sys::signal::Signal;
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use crate::cluster::{CALL_DEADLINE, Cluster, explain};
+use crate::command::{name_nodes, these_or_here};
+use crate::door::{Door, DoorError};
+use crate::error::CtlError;
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::poll::{Look, Patience, until};
+use crate::process;
+
+/// How long a node may take: it promises 5 s.
+const STOP_PATIENCE: Patience =
+    Patience { limit: Duration::from_secs(10), every: Duration::from_millis(50), speak: Duration::from_secs(3) };
+
+/// What was done.
+#[derive(Debug, Default, Serialize)]
+pub struct Stopped {
+    /// Nodes that stopped.
+    pub stopped: Vec<u16>,
+    /// Nodes that did not run.
+    pub not_running: Vec<u16>,
+}
+
+/// `mbctl down`: this machine's nodes, unless others are named.
+///
+/// # Errors
+/// A node is still there after 10 s (exit 1).
+pub async fn run(cluster: &Cluster, named: &[u16], output: &Output) -> Result<Exit, CtlError> {
+    let nodes = these_or_here(&cluster.config, named)?;
+    let stopped = take_down(cluster, &nodes, output).await?;
+    output.data(&stopped, text);
+    Ok(Exit::Done)
+}
+
+/// `mbctl stop`: the named nodes, wherever they run; one that doesn't run is an error.
+///
+/// # Errors
+/// A node doesn't run (exit 3) or is still there after 10 s (exit 1).
+pub async fn stop(cluster: &Cluster, nodes: &[u16], output: &Output) -> Result<Exit, CtlError> {
+    let stopped = take_down(cluster, nodes, output).await?;
+    if !stopped.not_running.is_empty() {
+        return Err(CtlError::no_node(format!("{} does not answer", name_nodes(&stopped.not_running)))
+            .hint("`mbctl status` shows which nodes run"));
+    }
+    output.data(&stopped, text);
+    Ok(Exit::Done)
+}
+
+fn text(stopped: &Stopped) -> String {
+    let mut lines = Vec::new();
+    if !stopped.stopped.is_empty() {
+        lines.push(format!("Stopped {}.", name_nodes(&stopped.stopped)));
+    }
+    if !stopped.not_running.is_empty() {
+        lines.push(format!("Not running: {}.", name_nodes(&stopped.not_running)));
+    }
+    lines.join("\n")
+}
+
+/// Asks all nodes to stop and waits until they are gone.
+///
+/// # Errors
+/// A node is still there after 10 s (exit 1).
+pub async fn take_down(cluster: &Cluster, nodes: &[u16], output: &Output) -> Result<Stopped, CtlError> {
+    let mut result = Stopped::default();
+    let mut leaving = JoinSet::new();
+    let mut gone_by_process = Vec::new();
+    let mut failed = None;
+    for node in nodes {
+        let pid = process::running(&cluster.config, *node);
+        match (ask(cluster, *node).await, pid) {
+            (Ok(_), Some(pid)) => gone_by_process.push((*node, pid)),
+            (Ok(mut door), None) => {
+                let node = *node;
+                leaving.spawn(async move {
+                    door.closed().await;
+                    node
+                });
+            }
+            (Err(e), Some(pid)) => {
+                output.note(format!("{}; sending SIGTERM to process {pid}", explain(&e)));
+                process::signal(pid, Signal::SIGTERM)?;
+                gone_by_process.push((*node, pid));
+            }
+            (Err(DoorError::Unreachable { .. }), None) => result.not_running.push(*node),
+            // The others are still to stop: the operator named them all, or meant all of this machine.
+            (Err(e), None) => failed = failed.or(Some(crate::cluster::door_error(e))),
+        }
+    }
+    let left = until(output, STOP_PATIENCE, || async {
+        // `process::running` reads the process table: a number that was used again is not taken for the node.
+        let there = |(node, pid): &&(u16, nix::unistd::Pid)| process::running(&cluster.config, *node) == Some(*pid);
+        let there: Vec<u16> = gone_by_process.iter().filter(there).map(|(node, _)| *node).collect();
+        if there.is_empty() {
+            return Ok::<_, CtlError>(Look::Found(()));
+        }
+        Ok(Look::Missing(format!("{} to finish", name_nodes(&there))))
+    });
+    let late = |what: String| {
+        CtlError::failed("still_running", format!("waited 10 s for {what}"))
+            .hint("`mbctl logs N` says what a node does; `mbctl kill N` ends it at once and loses nothing acknowledged")
+    };
+    left.await?.map_err(late)?;
+    result.stopped.extend(gone_by_process.iter().map(|(node, _)| *node));
+    match tokio::time::timeout(STOP_PATIENCE.limit, leaving.join_all()).await {
+        Ok(nodes) => result.stopped.extend(nodes),
+        Err(_) => return Err(late("a node on another machine to finish".into())),
+    }
+    result.stopped.sort_unstable();
+    match failed {
+        Some(e) => Err(e),
+        None => Ok(result),
+    }
+}
+
+/// The connection on which the node said that it stops; it closes when that is done.
+async fn ask(cluster: &Cluster, node: u16) -> Result<Door, DoorError> {
+    let peer = match cluster.config.node(node) {
+        Some(found) => found.peer.to_string(),
+        None => cluster
+            .survey()
+            .await
+            .rows
+            .into_iter()
+            .find(|row| row.node == node)
+            .map_or_else(String::new, |row| row.peer),
+    };
+    let mut door = cluster.open_door(node, &peer).await?;
+    match door.call(AdminRequest::Stop, CALL_DEADLINE).await {
+        Ok(Ok(_)) | Err(DoorError::Lost { .. }) => Ok(door),
+        Ok(Err(e)) => Err(DoorError::Refused { node, reason: e.message }),
+        Err(e) => Err(e),
+    }
+}

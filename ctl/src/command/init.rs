@@ -1,0 +1,209 @@
+//! `mbctl init`: the configuration and everything in `pki/`. Where a configuration stands it makes what is missing.
+
+use std::path::{Path, PathBuf};
+
+use messagebase_config::{Address, CONFIG_ENV, CONFIG_FILE, Config, ExampleNode, example_toml, pki};
+use serde::Serialize;
+
+use crate::cli::InitArgs;
+use crate::error::CtlError;
+use crate::exit::Exit;
+use crate::keys::{self, Made};
+use crate::output::Output;
+use crate::publish::{directory, publish};
+
+/// Node N's client port is this and N, unless `--base-port` says otherwise.
+pub const BASE_PORT: u16 = 7_100;
+/// Nodes of a new configuration, unless `--nodes` says otherwise.
+pub const NODES: u16 = 3;
+/// What the peer, http and plain ports add to the client port.
+const PORT_STEPS: [u16; 3] = [100, 200, 300];
+const CLUSTER_NAME: &str = "messagebase";
+
+/// Runs the command.
+///
+/// # Errors
+/// The configuration that stands is not valid (exit 2), or something can't be written (exit 1).
+pub fn run(flag: Option<&Path>, arguments: &InitArgs, output: &Output) -> Result<Exit, CtlError> {
+    let file = place(flag, arguments.dir.as_deref())?;
+    let stood = file.exists();
+    if stood && (arguments.nodes.is_some() || arguments.cluster.is_some()) {
+        output.note(format!("{} stands and is kept as it is; edit it to change nodes or name", file.display()));
+    }
+    let shape = Shape {
+        cluster: arguments.cluster.as_deref().unwrap_or(CLUSTER_NAME),
+        nodes: arguments.nodes.unwrap_or(NODES),
+        base_port: arguments.base_port,
+    };
+    let (config, made) = make(&file, &shape)?;
+    output.data(&Report::new(&config, stood, &made), |report| report.text(&config));
+    Ok(Exit::Done)
+}
+
+/// What a new configuration looks like.
+pub struct Shape<'a> {
+    /// Its name for people.
+    pub cluster: &'a str,
+    /// How many nodes.
+    pub nodes: u16,
+    /// Node N's client port is this and N.
+    pub base_port: u16,
+}
+
+/// Writes the configuration if it is not there, and the keys that are missing.
+///
+/// # Errors
+/// As [`run`].
+pub fn make(file: &Path, shape: &Shape<'_>) -> Result<(Config, Made), CtlError> {
+    let mut wrote = false;
+    if !file.exists() {
+        if let Some(parent) = file.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            let failed = |e| CtlError::failed("io", format!("failed to make {}", parent.display())).because(e);
+            directory(parent).map_err(failed)?;
+        }
+        let text = example_toml(shape.cluster, &nodes(shape));
+        let failed = |e| CtlError::failed("io", format!("failed to write {}", file.display())).because(e);
+        publish(file, text.as_bytes()).map_err(failed)?;
+        wrote = true;
+    }
+    let config = Config::load(file)?;
+    let mut made = keys::complete(&config)?;
+    if wrote {
+        made.created.insert(0, config.path.clone());
+    }
+    Ok((config, made))
+}
+
+/// The file that is meant: `--dir`, `--config`, the environment, or the current directory.
+fn place(flag: Option<&Path>, dir: Option<&Path>) -> Result<PathBuf, CtlError> {
+    let absolute = |path: &Path| {
+        std::path::absolute(path)
+            .map_err(|e| CtlError::usage(format!("`{}` is not a usable path", path.display())).because(e))
+    };
+    match (flag, dir) {
+        (Some(flag), Some(dir)) => {
+            let (file, inside) = (absolute(flag)?, absolute(&dir.join(CONFIG_FILE))?);
+            if file.parent() != inside.parent() {
+                return Err(CtlError::usage("--config and --dir name different directories").hint("give one of them"));
+            }
+            Ok(file)
+        }
+        (Some(flag), None) => absolute(flag),
+        (None, Some(dir)) => absolute(&dir.join(CONFIG_FILE)),
+        (None, None) => {
+            let named = std::env::var_os(CONFIG_ENV).filter(|named| !named.is_empty());
+            absolute(&named.map_or_else(|| PathBuf::from(CONFIG_FILE), PathBuf::from))
+        }
+    }
+}
+
+fn nodes(shape: &Shape<'_>) -> Vec<ExampleNode> {
+    let [peer, http, plain] = PORT_STEPS;
+    let node = |id: u16| {
+        let address = |step: u16| Address { host: "127.0.0.1".into(), port: shape.base_port + step + id };
+        ExampleNode { id, client: address(0), peer: address(peer), http: address(http), plain: address(plain) }
+    };
+    (1..=shape.nodes).map(node).collect()
+}
+
+/// Every port that a new configuration of this shape names.
+pub fn ports(shape: &Shape<'_>) -> Vec<u16> {
+    let of = |node: ExampleNode| [node.client.port, node.peer.port, node.http.port, node.plain.port];
+    nodes(shape).into_iter().flat_map(of).collect()
+}
+
+#[derive(Serialize)]
+struct Report {
+    config: PathBuf,
+    config_kept: bool,
+    created: Vec<PathBuf>,
+    renewed: Vec<PathBuf>,
+}
+
+impl Report {
+    fn new(config: &Config, stood: bool, made: &Made) -> Self {
+        let (created, renewed) = (made.created.clone(), made.renewed.clone());
+        Report { config: config.path.clone(), config_kept: stood, created, renewed }
+    }
+
+    fn text(&self, config: &Config) -> String {
+        let mut lines = Vec::new();
+        if self.config_kept {
+            lines.push(format!("kept     {}", self.config.display()));
+        }
+        lines.extend(self.created.iter().map(|path| format!("created  {}", path.display())));
+        lines.extend(self.renewed.iter().map(|path| format!("renewed  {} (the old one is beside it)", path.display())));
+        if self.created.is_empty() && self.renewed.is_empty() {
+            lines.push("Nothing was missing.".into());
+        }
+        lines.push(String::new());
+        lines.extend(advice(config));
+        lines.join("\n")
+    }
+}
+
+/// What to copy where, and what to do next.
+fn advice(config: &Config) -> Vec<String> {
+    let pki_dir = config.pki_dir.display();
+    let file = config.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut lines = Vec::new();
+    if config.nodes.iter().all(|node| keys::is_loopback_host(&node.peer.host)) {
+        lines.push("All nodes are on this machine, so there is nothing to copy.".to_owned());
+    } else {
+        lines.push("Copy, beside each other as they are here:".into());
+        for node in &config.nodes {
+            let names = [pki::ca_pem(Path::new("pki")), pki::node_pem(Path::new("pki"), node.id)];
+            let names: Vec<String> = names.iter().map(|path| path.display().to_string()).collect();
+            lines.push(format!(
+                "  to {} (node {}): {file}, {}, pki/node-{}.key",
+                node.peer.host,
+                node.id,
+                names.join(", "),
+                node.id
+            ));
+        }
+        lines.push(format!("  to clients: {file}, pki/ca.pem"));
+        lines.push(format!("  to operators: {file}, pki/ca.pem, pki/admin.pem, pki/admin.key"));
+    }
+    lines.push(format!("Keep {pki_dir}/ca.key elsewhere: only `mbctl init` needs it, and who has it can be any node."));
+    let plain = std::path::absolute(CONFIG_FILE).is_ok_and(|here| here == config.path);
+    let flag = if plain { String::new() } else { format!(" --config {}", config.path.display()) };
+    lines.push(format!("Next: `mbctl{flag} up`, then `mbclient{flag}`."));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_follow_the_base_and_are_all_different() {
+        let shape = Shape { cluster: "x", nodes: 3, base_port: BASE_PORT };
+        let mut all = ports(&shape);
+        assert_eq!(all[..4], [7101, 7201, 7301, 7401]);
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 12);
+        assert_eq!(ports(&Shape { nodes: 99, base_port: 65_100, ..shape }).iter().max(), Some(&65_499));
+    }
+
+    #[test]
+    fn a_second_init_makes_nothing_and_changes_nothing() {
+        let dir = tempfile::tempdir().expect("dir");
+        let file = dir.path().join("deep/messagebase.toml");
+        let shape = Shape { cluster: "x", nodes: 2, base_port: 9_000 };
+        let (config, made) = make(&file, &shape).expect("made");
+        assert_eq!((config.nodes.len(), made.created.len()), (2, 9), "{made:?}");
+        let text = std::fs::read(&file).expect("there");
+        let (config, made) = make(&file, &Shape { nodes: 5, ..shape }).expect("kept");
+        assert_eq!((config.nodes.len(), made), (2, Made::default()));
+        assert_eq!(std::fs::read(&file).expect("there"), text);
+    }
+
+    #[test]
+    fn both_flags_may_name_one_place() {
+        let both = |flag: &str, dir: &str| place(Some(Path::new(flag)), Some(Path::new(dir)));
+        assert_eq!(both("/a/messagebase.toml", "/a").expect("one place"), Path::new("/a/messagebase.toml"));
+        assert!(both("/a/messagebase.toml", "/b").is_err());
+    }
+}

@@ -1,0 +1,98 @@
+//! `mbctl kill`: nodes die at once, as by SIGKILL; a hung one of this machine through its pid file.
+
+use std::time::Duration;
+
+use messagebase_protocol::peer::AdminRequest;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use serde::Serialize;
+
+use crate::cluster::{Cluster, door_error, unknown_node};
+use crate::command::name_nodes;
+use crate::door::DoorError;
+use crate::error::CtlError;
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::poll::{Look, Patience, until};
+use crate::process;
+
+/// A node that has not died after this long hangs.
+const KILL_DEADLINE: Duration = Duration::from_secs(1);
+/// How long the system may take to end a process.
+const GONE_PATIENCE: Patience =
+    Patience { limit: Duration::from_secs(5), every: Duration::from_millis(10), speak: Duration::from_secs(2) };
+
+#[derive(Serialize)]
+struct Killed {
+    killed: Vec<u16>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A node doesn't run, or hangs on another machine (exit 3).
+pub async fn run(cluster: &Cluster, nodes: &[u16], output: &Output) -> Result<Exit, CtlError> {
+    let mut failed = None;
+    let mut killed = Vec::new();
+    for node in nodes {
+        match kill(cluster, *node, output).await {
+            Ok(()) => killed.push(*node),
+            // The others are still to die: the operator named them all.
+            Err(e) if failed.is_none() => failed = Some(e),
+            Err(e) => output.note(format!("error: {e}")),
+        }
+    }
+    if let Some(e) = failed {
+        if !killed.is_empty() {
+            output.note(format!("Killed {}.", name_nodes(&killed)));
+        }
+        return Err(e);
+    }
+    output.data(&Killed { killed }, |done| format!("Killed {}.", name_nodes(&done.killed)));
+    Ok(Exit::Done)
+}
+
+/// Kills one node and waits until its process is gone, where it can be seen.
+///
+/// # Errors
+/// As [`run`].
+pub async fn kill(cluster: &Cluster, node: u16, output: &Output) -> Result<(), CtlError> {
+    let pid = process::running(&cluster.config, node);
+    match (by_door(cluster, node).await, pid) {
+        (Ok(()), None) => Ok(()),
+        (Ok(()), Some(pid)) => gone(cluster, node, pid, output).await,
+        (Err(_), Some(pid)) => {
+            // It hangs, is stopped or has not opened its door: the system ends it all the same.
+            process::signal(pid, Signal::SIGKILL)?;
+            gone(cluster, node, pid, output).await
+        }
+        (Err(e), None) => Err(e),
+    }
+}
+
+/// Done when the connection breaks: nothing else is an answer to being killed.
+async fn by_door(cluster: &Cluster, node: u16) -> Result<(), CtlError> {
+    let mut door = match cluster.config.node(node) {
+        Some(found) => cluster.open_door(node, &found.peer.to_string()).await.map_err(door_error)?,
+        None => cluster.door(node).await.map_err(|_| unknown_node(&cluster.config, node))?,
+    };
+    match door.call(AdminRequest::Kill, KILL_DEADLINE).await {
+        Err(DoorError::Lost { .. }) => Ok(()),
+        Err(e) => Err(door_error(e)),
+        Ok(Err(e)) => Err(e.into()),
+        Ok(Ok(_)) => Err(CtlError::failed("internal", format!("node {node} says that it died, so it did not"))),
+    }
+}
+
+async fn gone(cluster: &Cluster, node: u16, pid: Pid, output: &Output) -> Result<(), CtlError> {
+    let waited = until(output, GONE_PATIENCE, || async {
+        if process::running(&cluster.config, node) == Some(pid) {
+            return Ok::<_, CtlError>(Look::Missing(format!("process {pid} of node {node} to end")));
+        }
+        Ok(Look::Found(()))
+    });
+    waited.await?.map_err(|_| {
+        CtlError::failed("still_running", format!("process {pid} of node {node} does not end"))
+            .hint("a process that the system can't end waits for its disk: look at `dmesg`")
+    })
+}

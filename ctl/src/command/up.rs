@@ -1,0 +1,166 @@
+//! `mbctl up`: starts this machine's nodes in the background and waits until the cluster serves.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::cluster::{Cluster, Row, Survey, explain};
+use crate::command::{name_nodes, these_or_here};
+use crate::error::CtlError;
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::poll::{Look, Patience, until};
+use crate::process::{self, Started};
+
+/// How long the cluster may take to serve.
+const SERVE_PATIENCE: Patience =
+    Patience { limit: Duration::from_secs(60), every: Duration::from_millis(150), speak: Duration::from_secs(3) };
+
+/// What was done.
+#[derive(Debug, Serialize)]
+pub struct Brought {
+    /// Nodes that were started.
+    pub started: Vec<u16>,
+    /// Nodes that ran already.
+    pub running: Vec<u16>,
+    /// Nodes that wait for `member replace`.
+    pub waiting: Vec<u16>,
+    /// Who leads.
+    pub leader: Option<u16>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A daemon ended early (exit 1), or the cluster doesn't serve in time (exit 3).
+pub async fn run(cluster: &Cluster, named: &[u16], output: &Output) -> Result<Exit, CtlError> {
+    let nodes = these_or_here(&cluster.config, named)?;
+    let brought = bring_up(cluster, &nodes, output).await?;
+    output.data(&brought, text);
+    Ok(Exit::Done)
+}
+
+fn text(brought: &Brought) -> String {
+    let mut lines = Vec::new();
+    if !brought.started.is_empty() {
+        lines.push(format!("Started {}.", name_nodes(&brought.started)));
+    }
+    if !brought.running.is_empty() {
+        lines.push(format!("Running already: {}.", name_nodes(&brought.running)));
+    }
+    for node in &brought.waiting {
+        lines.push(format!("Node {node} runs, but waits: `mbctl status` says for what."));
+    }
+    if let Some(leader) = brought.leader {
+        lines.push(format!("The cluster serves; node {leader} leads."));
+    }
+    lines.join("\n")
+}
+
+/// Starts what doesn't run and waits until the cluster serves.
+///
+/// # Errors
+/// As [`run`].
+pub async fn bring_up(cluster: &Cluster, nodes: &[u16], output: &Output) -> Result<Brought, CtlError> {
+    let mut started = Vec::new();
+    let mut running = Vec::new();
+    for node in nodes {
+        if process::running(&cluster.config, *node).is_some() {
+            running.push(*node);
+        } else {
+            started.push(process::start(&cluster.config, *node)?);
+        }
+    }
+    let numbers = started.iter().map(|started| started.node).collect();
+    let (leader, waiting) = wait_until_served(cluster, nodes, &mut started, output).await?;
+    Ok(Brought { started: numbers, running, waiting, leader: Some(leader) })
+}
+
+async fn wait_until_served(
+    cluster: &Cluster,
+    nodes: &[u16],
+    started: &mut [Started],
+    output: &Output,
+) -> Result<(u16, Vec<u16>), CtlError> {
+    // A cell, because the closure makes a new future for each look and all of them need the children.
+    let started = std::cell::RefCell::new(started);
+    let served = until(output, SERVE_PATIENCE, || async {
+        for child in started.borrow_mut().iter_mut() {
+            if let Some(status) = child.ended() {
+                return Err(ended_early(child, status));
+            }
+        }
+        Ok(served(&cluster.survey().await, nodes))
+    });
+    served.await?.map_err(|missing| {
+        let seconds = SERVE_PATIENCE.limit.as_secs();
+        CtlError::no_quorum(format!("the cluster does not serve after {seconds} s: {missing}"))
+            .hint("`mbctl status` shows each node, `mbctl logs N` what it says; the nodes were left running")
+    })
+}
+
+fn ended_early(child: &Started, status: std::process::ExitStatus) -> CtlError {
+    let node = child.node;
+    let lines = child.last_lines().replace('\n', "\n  ");
+    let said = if lines.is_empty() { " and wrote nothing".into() } else { format!(". Its last lines:\n  {lines}") };
+    CtlError::failed("node_ended", format!("node {node} ended early ({status}){said}"))
+        .hint(format!("`mbctl logs {node}` shows all of its log; other nodes were left as they are"))
+}
+
+/// Whether there is a leader with a majority and each of `nodes` is in its service, or known to wait for an operator.
+fn served(survey: &Survey, nodes: &[u16]) -> Look<(u16, Vec<u16>)> {
+    let Some(leader) = survey.verdict().leader else {
+        let silent = survey.rows.iter().filter_map(not_there);
+        let waits = survey.reports().into_iter().filter_map(|report| report.waiting_for.clone());
+        let reasons: Vec<String> = silent.chain(waits).collect();
+        let reasons = if reasons.is_empty() { survey.why_no_leader() } else { dedup(reasons).join("; ") };
+        return Look::Missing(reasons);
+    };
+    let mut waiting = Vec::new();
+    for row in survey.rows.iter().filter(|row| nodes.contains(&row.node)) {
+        match &row.answer {
+            Ok(report) if report.role == "waiting" => waiting.push(row.node),
+            Ok(report) if report.ready => {}
+            Ok(_) => return Look::Missing(format!("node {} is not ready yet", row.node)),
+            Err(e) => return Look::Missing(explain(e)),
+        }
+    }
+    Look::Found((leader, waiting))
+}
+
+fn not_there(row: &Row) -> Option<String> {
+    row.answer.is_err().then(|| format!("node {} does not answer yet", row.node))
+}
+
+fn dedup(mut reasons: Vec<String>) -> Vec<String> {
+    let mut seen = std::collections::HashSet::new();
+    reasons.retain(|reason| seen.insert(reason.clone()));
+    reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::judge::tests::report;
+    use messagebase_protocol::peer::NodeReport;
+
+    fn survey(reports: Vec<NodeReport>) -> Survey {
+        let row = |report: NodeReport| Row { node: report.node, peer: String::new(), answer: Ok(report) };
+        Survey { rows: reports.into_iter().map(row).collect() }
+    }
+
+    #[test]
+    fn a_cluster_serves_when_every_started_node_is_ready_or_waits_for_an_operator() {
+        let all = [1, 2, 3];
+        let two = vec![report(1, "leader", 4, Some(1), &all), report(2, "follower", 4, Some(1), &all)];
+        assert!(matches!(served(&survey(two.clone()), &[1, 2]), Look::Found((1, waiting)) if waiting.is_empty()));
+        let mut slow = two.clone();
+        slow[1].ready = false;
+        assert!(matches!(served(&survey(slow), &[1, 2]), Look::Missing(what) if what.contains("node 2")));
+        let mut blank = two;
+        blank.push(report(3, "waiting", 0, None, &[]));
+        assert!(matches!(served(&survey(blank), &[1, 2, 3]), Look::Found((1, waiting)) if waiting == [3]));
+        let forming = survey(vec![report(1, "waiting", 0, None, &[])]);
+        assert!(matches!(served(&forming, &[1]), Look::Missing(what) if what.contains("mbctl member replace")));
+    }
+}
