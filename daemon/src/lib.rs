@@ -1,1 +1,19 @@
-//! placeholder
+//! The daemon `mbd`: a map of its rooms. Data flows down once (line → request → change → log → row) and up once
+//! (outcome → reply, events); nothing reaches around a layer.
+//!
+//! `door` → `service` → `raft` → `store`; `state` sees a transaction and `change` alone; `peer` carries `raft`'s
+//! bytes and operators' requests; `node` builds one node of all of them.
+
+pub mod admin;
+pub mod change;
+pub mod cli;
+pub mod door;
+pub mod fanout;
+pub mod http;
+pub mod node;
+pub mod peer;
+pub mod presence;
+pub mod raft;
+pub mod service;
+pub mod state;
+pub mod store;

@@ -1,1 +1,5 @@
-fn main() {}
+//! `mbd`: one node of a MessageBase cluster. Everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    messagebase_daemon::cli::main()
+}

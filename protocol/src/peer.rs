@@ -71,6 +71,20 @@ pub struct PeerHello {
     pub to_raft_id: u64,
     /// What for.
     pub purpose: Purpose,
+    /// Which life of its process the dialer is in; `None` from an admin.
+    pub boot: Option<Boot>,
+}
+
+/// One life of a node's process. Peers remember the last one that they met, so that an older copy of a data
+/// directory, whose node may have voted or acknowledged since, is recognized and kept out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// How often the data directory was opened, this time included.
+    pub starts: u64,
+    /// Random; two processes with equal `starts` are told apart by it.
+    pub id: u64,
+    /// Index of the last log entry when the process started.
+    pub last_log_at_start: u64,
 }
 
 /// Answer to the hello.
@@ -84,6 +98,13 @@ pub enum HelloReply {
         cluster_id: Option<String>,
         /// Its Raft id, 0 when blank.
         raft_id: u64,
+        /// Which life of its process it is in.
+        boot: Boot,
+    },
+    /// The dialer runs on an older copy of its data directory; it must not take part any more.
+    Stale {
+        /// How that is known.
+        reason: String,
     },
     /// The connection closes; the reason is for the log.
     Refused {
@@ -133,6 +154,13 @@ pub enum PeerRequest {
         /// The founding nodes.
         founders: Vec<u16>,
     },
+    /// `member replace` and `member add`: a blank node takes this identity and waits for the leader's log.
+    Adopt {
+        /// The cluster.
+        cluster_id: String,
+        /// The Raft id under which it is a learner now.
+        raft_id: u64,
+    },
     /// From an operator.
     Admin(AdminRequest),
 }
@@ -142,7 +170,7 @@ pub enum PeerRequest {
 pub enum PeerReply {
     /// To [`PeerRequest::Raft`].
     Raft(Vec<u8>),
-    /// To [`PeerRequest::Presence`] and [`PeerRequest::Form`].
+    /// To [`PeerRequest::Presence`], [`PeerRequest::Form`] and [`PeerRequest::Adopt`].
     Done,
     /// To [`PeerRequest::Probe`].
     Probe(ProbeReply),

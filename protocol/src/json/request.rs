@@ -140,6 +140,10 @@ impl Request {
     /// Reads one line (without its newline).
     pub fn parse(line: &str) -> Result<Request, Malformed> {
         let refuse = |id, code, message: String| Malformed { id, failure: Failure::not_done(code, message) };
+        // serde reads a struct from an array as well; a request is an object.
+        if !line.trim_start().starts_with('{') {
+            return Err(refuse(None, Code::BadRequest, "not a JSON object on one line".into()));
+        }
         let head: Head<'_> = serde_json::from_str(line)
             .map_err(|e| refuse(None, Code::BadRequest, format!("not a JSON object on one line: {e}")))?;
         let id = head

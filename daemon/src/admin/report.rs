@@ -1,0 +1,61 @@
+//! One row of `mbctl status`, from local state alone: it must answer when nothing else does.
+
+use std::sync::Arc;
+
+use messagebase_protocol::peer::{MemberRow, NodeReport};
+
+use crate::node::Shared;
+use crate::raft::RAFT_ID_GENERATION;
+
+/// Never waits for the cluster; the counts come from this node's file and are 0 when it can't be read in time.
+pub async fn report(shared: &Arc<Shared>) -> NodeReport {
+    let identity = shared.store.identity();
+    let counts = match shared.store.readers().run(crate::state::read::stats).await {
+        Ok(counts) => Some(counts),
+        Err(e) => {
+            tracing::warn!("failed to count users and messages for a report: {e}");
+            None
+        }
+    };
+    let view = shared.replica().map(crate::node::Replica::view);
+    NodeReport {
+        node: shared.node,
+        cluster_id: identity.as_ref().map(|identity| identity.cluster_id.clone()),
+        raft_id: identity.map_or(0, |identity| identity.raft_id),
+        role: view.as_ref().map_or("waiting", |view| view.role).to_owned(),
+        waiting_for: shared.waiting_for(),
+        term: view.as_ref().map_or(0, |view| view.term),
+        leader: view.as_ref().and_then(|view| view.leader),
+        last_log: view.as_ref().and_then(|view| view.last_log),
+        committed: view.as_ref().and_then(|view| view.committed),
+        applied: view.as_ref().and_then(|view| view.applied),
+        users: counts.as_ref().map_or(0, |counts| counts.users),
+        queued: counts.as_ref().map_or(0, |counts| counts.queued),
+        sessions: shared.fanout.sessions() as u64,
+        db_bytes: shared.store.db_bytes(),
+        uptime_ms: shared.uptime_ms(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ready: view.as_ref().is_some_and(|view| view.ready),
+        pid: std::process::id(),
+        members: member_rows(shared),
+    }
+}
+
+/// The replicated membership as this node knows it, by node number.
+pub fn member_rows(shared: &Shared) -> Vec<MemberRow> {
+    let mut rows: Vec<MemberRow> = shared
+        .replica()
+        .map(|replica| replica.members())
+        .unwrap_or_default()
+        .into_iter()
+        .map(|member| MemberRow {
+            node: member.node.node,
+            generation: member.raft_id / RAFT_ID_GENERATION,
+            client: member.node.client,
+            peer: member.node.peer,
+            voter: member.voter,
+        })
+        .collect();
+    rows.sort_by_key(|row| (row.node, row.generation));
+    rows
+}

@@ -1,0 +1,93 @@
+//! The command line of `mbd`: arguments, logging, exit codes.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, ValueEnum};
+use messagebase_config::{Config, ConfigError, pki};
+use tracing_subscriber::EnvFilter;
+
+use crate::node;
+
+/// Exit code for an unknown node, a bad configuration or key file.
+const EXIT_CONFIG: u8 = 2;
+/// Exit code for everything else.
+const EXIT_FAILED: u8 = 1;
+/// Levels when RUST_LOG says nothing: openraft tells at `info` what concerns its developers.
+const DEFAULT_LEVELS: &str = "info,openraft=warn";
+
+/// One node of a MessageBase cluster. Runs in the foreground and logs to standard error.
+#[derive(Parser)]
+#[command(name = "mbd", version)]
+struct Arguments {
+    /// Number of this node in the configuration file.
+    #[arg(long, value_name = "N")]
+    node: u16,
+    /// Configuration file [default: $MESSAGEBASE_CONFIG, else ./messagebase.toml].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How log lines are written.
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Parses, runs one node until it is told to stop, and says with what success.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log_to_standard_error(arguments.log_format);
+    let (config, tls) = match load(&arguments) {
+        Ok(loaded) => loaded,
+        Err(e) => return leave(EXIT_CONFIG, &e.to_string()),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return leave(EXIT_FAILED, &format!("failed to start the runtime: {e}")),
+    };
+    let ended = runtime.block_on(node::run(Arc::new(config), arguments.node, tls));
+    // Tasks that hang on a dead peer must not delay the exit.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => leave(EXIT_FAILED, &e),
+    }
+}
+
+fn load(arguments: &Arguments) -> Result<(Config, pki::NodeTls), ConfigError> {
+    let config = Config::find(arguments.config.as_deref())?;
+    if config.node(arguments.node).is_none() {
+        let known: Vec<String> = config.nodes.iter().map(|node| node.id.to_string()).collect();
+        return Err(ConfigError {
+            file: config.path.clone(),
+            line: None,
+            key: Some("node.id".into()),
+            message: format!("there is no node {}; the file has {}", arguments.node, known.join(", ")),
+            hint: Some(format!("mbd --node {}", known.first().map_or("N", String::as_str))),
+        });
+    }
+    let tls = pki::node_tls(&config.pki_dir, arguments.node)?;
+    Ok((config, tls))
+}
+
+fn log_to_standard_error(format: LogFormat) {
+    let levels = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LEVELS));
+    let lines = tracing_subscriber::fmt().with_env_filter(levels).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.with_ansi(false).with_target(false).init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}
+
+/// The reason is the last line, so that it is found at the end of `mbd.log`.
+fn leave(code: u8, why: &str) -> ExitCode {
+    // Nobody is left to tell when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "error: {why}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,407 @@
+//! One connection from its first byte to its end: cuts the stream into lines, watches the clock, hands requests to
+//! the lane and to reading tasks, and closes in order: what was taken in is answered first.
+
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use messagebase_protocol::code::{Code, Failure};
+use messagebase_protocol::json::{ClosingReason, encode_failure};
+use messagebase_protocol::limits::PIPELINE_MAX;
+use messagebase_protocol::line::{Line, LineBuffer};
+use messagebase_protocol::pipe::is_pipe_shaped;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::lane::{self, Item, ReplyTo, Work};
+use super::{Patience, json, pipe, writer};
+use crate::fanout::{Dialect, Outbox, closing_line};
+use crate::service::{Connection, Post, Service};
+
+/// Bytes read from the socket at a time.
+const READ_BYTES: usize = 8 * 1024;
+/// Reads that find requests pipelined behind one that ended the session.
+const LAST_READS: usize = 16;
+/// Bytes thrown away after the last line, so that the system does not reset the connection under it.
+const LINGER_MAX_BYTES: usize = 1024 * 1024;
+
+/// What the tasks of a connection share.
+pub(super) struct Shared {
+    pub(super) service: Arc<Service>,
+    pub(super) conn: Connection,
+    /// How many requests that begin or end a session have been answered.
+    moved: watch::Sender<u64>,
+}
+
+impl Shared {
+    pub(super) fn session_moved(&self, by: u64) {
+        self.moved.send_modify(|moved| *moved += by);
+    }
+
+    /// Waits until that many requests that begin or end a session have been answered.
+    pub(super) async fn wait_for_session(&self, moves: u64) {
+        // An error is impossible: the sender lives in `self`.
+        let _ = self.moved.subscribe().wait_for(|moved| *moved >= moves).await;
+    }
+}
+
+/// Why a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The other side has said all it will say.
+    Eof,
+    /// The connection broke.
+    Lost,
+    /// The node closes it.
+    Close(ClosingReason),
+    /// The last reply says why.
+    Refused,
+}
+
+/// Counts a connection that found no place.
+pub(super) fn refused_connection() {
+    metrics::counter!("messagebase_refused_connections_total").increment(1);
+}
+
+/// Serves one connection to its end.
+pub(super) async fn run<S>(
+    service: &Arc<Service>,
+    stream: S,
+    address: Option<IpAddr>,
+    patience: Patience,
+    shutdown: CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (mut socket, write_half) = tokio::io::split(stream);
+    let outbox = Arc::new(Outbox::new());
+    let mut first = vec![0; READ_BYTES];
+    let read = tokio::select! {
+        read = tokio::time::timeout(patience.login_wait, socket.read(&mut first)) => read,
+        () = shutdown.cancelled() => return,
+    };
+    let Ok(Ok(1..)) = read else { return };
+    let read = read.ok().and_then(Result::ok).unwrap_or(0);
+    first.truncate(read);
+    let writer = tokio::spawn(writer::run(write_half, outbox.clone(), patience.stall));
+    let dialect = match first.first() {
+        Some(b'{') => Dialect::Json,
+        Some(b'1'..=b'5' | b'd' | b'h') => Dialect::Pipe,
+        _ => {
+            outbox.finish(Some(unknown_dialect().into()));
+            return end_writer(writer, socket, patience).await;
+        }
+    };
+    let (items, lane_items) = mpsc::channel(PIPELINE_MAX);
+    let conn = Connection::new(address, dialect, outbox);
+    let shared = Arc::new(Shared { service: service.clone(), conn, moved: watch::Sender::new(0) });
+    let lane = tokio::spawn(lane::run(shared.clone(), lane_items));
+    let session = Session {
+        shared,
+        socket,
+        buffer: LineBuffer::new(),
+        items,
+        permits: Arc::new(Semaphore::new(PIPELINE_MAX)),
+        patience,
+        shutdown,
+        begun: Instant::now(),
+        heard: Instant::now(),
+        may_stay: false,
+        first_line: true,
+        moves: 0,
+        acknowledged: 0,
+    };
+    session.serve(first, writer, lane).await;
+}
+
+fn unknown_dialect() -> String {
+    let hint = "begin with a JSON object or a pipe command such as 2|USER|PASSWORD (h: help); TLS goes to `client`";
+    messagebase_protocol::pipe::encode_failure(&Failure::not_done(Code::BadRequest, hint))
+}
+
+/// Waits for the last lines to be written, and for the other side to close.
+async fn end_writer<S>(writer: JoinHandle<writer::Ended>, mut socket: ReadHalf<S>, patience: Patience)
+where
+    S: AsyncRead + Send + 'static,
+{
+    let abort = writer.abort_handle();
+    let linger = async {
+        let ended = writer.await;
+        // Closing with unread bytes would reset the connection, and the last line could be lost with it.
+        let mut left = vec![0; READ_BYTES];
+        let mut total = 0;
+        while matches!(ended, Ok(writer::Ended::Done)) && total < LINGER_MAX_BYTES {
+            match socket.read(&mut left).await {
+                Ok(read @ 1..) => total += read,
+                Ok(0) | Err(_) => break,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(patience.grace, linger).await;
+    abort.abort();
+}
+
+struct Session<S> {
+    shared: Arc<Shared>,
+    socket: ReadHalf<S>,
+    buffer: LineBuffer,
+    items: mpsc::Sender<Item>,
+    permits: Arc<Semaphore>,
+    patience: Patience,
+    shutdown: CancellationToken,
+    begun: Instant,
+    /// When the last byte came.
+    heard: Instant,
+    /// Asked for `status`, `ping` or `campaign`: need not log in.
+    may_stay: bool,
+    first_line: bool,
+    /// Requests so far that begin or end a session.
+    moves: u64,
+    /// Pipe: greatest message id that the lane was told to acknowledge.
+    acknowledged: u64,
+}
+
+impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
+    async fn serve(mut self, first: Vec<u8>, mut writer: JoinHandle<writer::Ended>, lane: JoinHandle<()>) {
+        self.buffer.extend(&first);
+        drop(first);
+        let end = self.listen(&mut writer).await;
+        let outbox = self.shared.conn.outbox.clone();
+        tracing::debug!(?end, "a client's connection ends");
+        if writer.is_finished() {
+            // Broken or stalled: no line can be written any more.
+            if matches!(writer.await, Ok(writer::Ended::Stalled)) {
+                dropped_slow_reader();
+            }
+            self.shared.conn.leave();
+            lane.abort();
+            return;
+        }
+        match end {
+            End::Lost => outbox.finish(None),
+            End::Eof | End::Refused => {
+                self.drain(self.patience.drain).await;
+                let shutdown = self.shutdown.is_cancelled().then_some(ClosingReason::Shutdown);
+                let reason = outbox.closing_reason().or(shutdown);
+                outbox.finish(reason.and_then(|reason| closing_line(self.shared.conn.dialect, reason)));
+            }
+            End::Close(reason) => {
+                match reason {
+                    ClosingReason::Slow => dropped_slow_reader(),
+                    ClosingReason::Shutdown => self.drain(self.patience.shutdown_drain).await,
+                    _ => self.drain(self.patience.drain).await,
+                }
+                outbox.finish(closing_line(self.shared.conn.dialect, reason));
+            }
+        }
+        self.shared.conn.leave();
+        end_writer(writer, self.socket, self.patience).await;
+        lane.abort();
+    }
+
+    /// Reads and hands out requests until there is a reason to end.
+    async fn listen(&mut self, writer: &mut JoinHandle<writer::Ended>) -> End {
+        let mut closing = self.shared.conn.outbox.closing();
+        let mut read = vec![0; READ_BYTES];
+        loop {
+            if let ControlFlow::Break(end) = self.take_lines().await {
+                return end;
+            }
+            let (silence_ends, unfinished_ends) = (self.silence_ends(), self.unfinished_ends());
+            tokio::select! {
+                biased;
+                reason = closing_reason(&mut closing) => {
+                    return self.last_lines(reason, &mut read).await;
+                }
+                () = self.shutdown.cancelled() => return End::Close(ClosingReason::Shutdown),
+                _ = &mut *writer => return End::Lost,
+                got = self.socket.read(&mut read) => match got {
+                    Ok(0) => return self.at_eof().await,
+                    Ok(got) => self.took(&read[..got]).await,
+                    Err(_) => return End::Lost,
+                },
+                () = tokio::time::sleep_until(unfinished_ends.unwrap_or(silence_ends)), if unfinished_ends.is_some() => {
+                    if let ControlFlow::Break(end) = self.take_unfinished().await {
+                        return end;
+                    }
+                }
+                () = tokio::time::sleep_until(silence_ends) => {
+                    // A login may have come through while this sleep was under way.
+                    if Instant::now() >= self.silence_ends() {
+                        return End::Close(ClosingReason::Idle);
+                    }
+                }
+            }
+        }
+    }
+
+    /// When the connection has been silent, or not logged in, for too long.
+    fn silence_ends(&self) -> Instant {
+        if self.may_stay || self.shared.conn.is_logged_in() {
+            self.heard + self.patience.idle
+        } else {
+            self.begun + self.patience.login_wait
+        }
+    }
+
+    /// When an unfinished buffer of the pipe dialect counts as a line.
+    fn unfinished_ends(&self) -> Option<Instant> {
+        let rest = self.buffer.unfinished();
+        let shaped = self.shared.conn.dialect == Dialect::Pipe && !rest.is_empty();
+        (shaped && is_pipe_shaped(&String::from_utf8_lossy(&rest[..rest.len().min(2)])))
+            .then(|| self.heard + self.patience.unfinished)
+    }
+
+    /// Bytes arrived: in the pipe dialect whatever was written before them has been read.
+    async fn took(&mut self, bytes: &[u8]) {
+        self.heard = Instant::now();
+        self.buffer.extend(bytes);
+        self.acknowledge().await;
+    }
+
+    async fn acknowledge(&mut self) {
+        let through = self.shared.conn.outbox.written_through();
+        if self.shared.conn.dialect == Dialect::Pipe && through > self.acknowledged {
+            self.acknowledged = through;
+            self.to_lane(Work::Post(Post::Ack { through }), ReplyTo::Nobody).await;
+        }
+    }
+
+    /// The other side closed in order, so it has read what was written before.
+    async fn at_eof(&mut self) -> End {
+        self.acknowledge().await;
+        match self.take_unfinished().await {
+            ControlFlow::Continue(()) => End::Eof,
+            ControlFlow::Break(end) => end,
+        }
+    }
+
+    /// What was pipelined behind the request that ended the session gets its answers too.
+    async fn last_lines(&mut self, reason: ClosingReason, read: &mut [u8]) -> End {
+        if matches!(reason, ClosingReason::Logout | ClosingReason::Deleted | ClosingReason::Locked) {
+            for _ in 0..LAST_READS {
+                let Ok(Ok(got @ 1..)) = tokio::time::timeout(Duration::ZERO, self.socket.read(read)).await else {
+                    break;
+                };
+                self.buffer.extend(&read[..got]);
+                if let ControlFlow::Break(end) = self.take_lines().await {
+                    return end;
+                }
+            }
+        }
+        End::Close(reason)
+    }
+
+    async fn take_lines(&mut self) -> ControlFlow<End> {
+        while let Some(line) = self.buffer.next() {
+            match line {
+                Line::Whole(line) => self.line(line).await?,
+                Line::TooLong => {
+                    let failure = Failure::not_done(Code::TooLarge, "a line is at most 131072 bytes long");
+                    self.refuse_line(failure).await;
+                    self.first_line = false;
+                }
+                Line::Abandon => return ControlFlow::Break(End::Refused),
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The pipe dialect's first clients send no newline.
+    async fn take_unfinished(&mut self) -> ControlFlow<End> {
+        if self.unfinished_ends().is_some() {
+            let line = self.buffer.take_unfinished();
+            self.line(line).await?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    async fn line(&mut self, line: Vec<u8>) -> ControlFlow<End> {
+        let first = std::mem::take(&mut self.first_line);
+        let text = match String::from_utf8(line) {
+            Ok(text) => text,
+            Err(_) => {
+                self.refuse_line(Failure::not_done(Code::BadRequest, "the line is not valid UTF-8")).await;
+                return ControlFlow::Continue(());
+            }
+        };
+        match self.shared.conn.dialect {
+            Dialect::Json => self.json_line(&text).await,
+            Dialect::Pipe if first && !is_pipe_shaped(&text) => {
+                self.shared.conn.outbox.reply(unknown_dialect()).await;
+                return ControlFlow::Break(End::Refused);
+            }
+            Dialect::Pipe => self.to_lane(pipe::work(&text), ReplyTo::Next).await,
+        }
+        ControlFlow::Continue(())
+    }
+
+    async fn json_line(&mut self, text: &str) {
+        let (step, may_stay) = json::step(&self.shared, text);
+        self.may_stay |= may_stay;
+        match step {
+            json::Step::Say(line) => self.shared.conn.outbox.reply(line).await,
+            json::Step::Lane(id, work) => self.to_lane(work, ReplyTo::Id(id)).await,
+            json::Step::Read(id, op) => {
+                let permit = self.permit().await;
+                let (shared, moves) = (self.shared.clone(), self.moves);
+                tokio::spawn(async move {
+                    json::read(shared, id, op, moves).await;
+                    drop(permit);
+                });
+            }
+        }
+    }
+
+    async fn refuse_line(&mut self, failure: Failure) {
+        match self.shared.conn.dialect {
+            Dialect::Json => self.shared.conn.outbox.reply(encode_failure(None, &failure)).await,
+            Dialect::Pipe => self.to_lane(Work::Refuse(failure), ReplyTo::Next).await,
+        }
+    }
+
+    async fn to_lane(&mut self, work: Work, reply_to: ReplyTo) {
+        self.moves += u64::from(work.moves_session());
+        let permit = self.permit().await;
+        // The lane takes as many items as there are permits; it is gone only when this connection is.
+        let _ = self.items.send(Item { work, reply_to, permit }).await;
+    }
+
+    /// A place among the unanswered requests; reading pauses while there is none.
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        // `None` is impossible: this semaphore is never closed.
+        self.permits.clone().acquire_owned().await.ok()
+    }
+
+    /// Waits until everything taken in is answered.
+    async fn drain(&self, at_most: Duration) {
+        let all = u32::try_from(PIPELINE_MAX).unwrap_or(u32::MAX);
+        let answered = self.permits.acquire_many(all);
+        tokio::select! {
+            _ = tokio::time::timeout(at_most, answered) => {}
+            // A stopping node has less patience than a client that has all the time.
+            () = async {
+                self.shutdown.cancelled().await;
+                tokio::time::sleep(self.patience.shutdown_drain).await;
+            } => {}
+        }
+    }
+}
+
+async fn closing_reason(closing: &mut watch::Receiver<Option<ClosingReason>>) -> ClosingReason {
+    // Copied at once: the guard must not live across an await.
+    let reason = closing.wait_for(Option::is_some).await.map(|reason| *reason);
+    match reason {
+        Ok(reason) => reason.unwrap_or(ClosingReason::Shutdown),
+        // The sender lives in the outbox, which this connection holds.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+fn dropped_slow_reader() {
+    metrics::counter!("messagebase_dropped_slow_readers_total").increment(1);
+}

@@ -1,0 +1,43 @@
+//! Empties an outbox into the socket: one write and one flush for all the lines that wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use crate::fanout::Outbox;
+
+/// How a writer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The outbox was finished and all of it written.
+    Done,
+    /// The socket broke.
+    Broken,
+    /// The other side read nothing for too long.
+    Stalled,
+}
+
+/// Runs until the outbox is finished or the socket refuses. One write may take `stall`.
+pub(super) async fn run<W: AsyncWrite + Unpin>(mut socket: W, outbox: Arc<Outbox>, stall: Duration) -> Ended {
+    while let Some(batch) = outbox.take().await {
+        let write = async {
+            socket.write_all(&batch.bytes).await?;
+            socket.flush().await
+        };
+        match tokio::time::timeout(stall, write).await {
+            Ok(Ok(())) => outbox.written(batch.message),
+            Ok(Err(_)) => {
+                outbox.finish(None);
+                return Ended::Broken;
+            }
+            Err(_) => {
+                outbox.finish(None);
+                return Ended::Stalled;
+            }
+        }
+    }
+    // An error here means that the other side went first.
+    let _ = tokio::time::timeout(stall, socket.shutdown()).await;
+    Ended::Done
+}

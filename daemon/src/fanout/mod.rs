@@ -1,0 +1,256 @@
+//! From applied effects to live sessions: who is connected to this node, and what each connection is to hear. Told by
+//! the store's writer thread in log order, so nothing here blocks: lines go into bounded [`Outbox`]es by try-send.
+//!
+//! Writes no sockets and keeps nothing: whoever is not connected finds it in `inbox`.
+
+mod outbox;
+mod render;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use messagebase_protocol::json::ClosingReason;
+
+pub use outbox::{Batch, OUTBOX_MAX_BYTES, OUTBOX_MAX_LINES, Outbox, WRITE_COALESCE_BYTES};
+pub use render::{Dialect, closing_line};
+
+use crate::presence::Presence;
+use crate::state::effect::Effect;
+use crate::store::EffectSink;
+use render::Rendered;
+
+/// One logged-in connection.
+#[derive(Debug, Clone)]
+struct Listener {
+    /// Distinguishes connections that share a session.
+    number: u64,
+    session: u64,
+    dialect: Dialect,
+    outbox: Arc<Outbox>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next_number: u64,
+    by_user: HashMap<u64, Vec<Listener>>,
+    /// A session's user, and how many connections share it.
+    sessions: HashMap<u64, (u64, usize)>,
+}
+
+/// The live sessions of this node.
+#[derive(Debug)]
+pub struct Fanout {
+    /// Held for map operations alone: lines are rendered and queued outside.
+    state: Mutex<State>,
+    presence: Arc<Presence>,
+}
+
+/// A connection's place in the fan-out; given up on drop.
+#[derive(Debug)]
+pub struct Attachment {
+    fanout: Arc<Fanout>,
+    user: u64,
+    number: u64,
+}
+
+impl Attachment {
+    /// Gives the place up before the last clone of its owner is dropped. Harmless when repeated.
+    pub fn detach(&self) {
+        self.fanout.detach(self.user, self.number);
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
+
+impl Fanout {
+    /// Nobody is connected. `presence` is told who comes and goes.
+    pub fn new(presence: Arc<Presence>) -> Arc<Self> {
+        Arc::new(Fanout { state: Mutex::default(), presence })
+    }
+
+    /// From now on the outbox gets what this session is to hear.
+    pub fn attach(self: &Arc<Self>, user: u64, session: u64, dialect: Dialect, outbox: Arc<Outbox>) -> Attachment {
+        let number = {
+            let mut state = self.lock();
+            let number = state.next_number;
+            state.next_number += 1;
+            state.by_user.entry(user).or_default().push(Listener { number, session, dialect, outbox });
+            state.sessions.entry(session).or_insert((user, 0)).1 += 1;
+            number
+        };
+        self.presence.arrived(user);
+        Attachment { fanout: self.clone(), user, number }
+    }
+
+    fn detach(&self, user: u64, number: u64) {
+        {
+            let mut state = self.lock();
+            let Some(listeners) = state.by_user.get_mut(&user) else { return };
+            let Some(at) = listeners.iter().position(|listener| listener.number == number) else { return };
+            let gone = listeners.remove(at);
+            if listeners.is_empty() {
+                state.by_user.remove(&user);
+            }
+            if let Some((_, connections)) = state.sessions.get_mut(&gone.session) {
+                *connections -= 1;
+                if *connections == 0 {
+                    state.sessions.remove(&gone.session);
+                }
+            }
+        }
+        self.presence.left(user);
+    }
+
+    /// Sessions with a connection to this node.
+    pub fn sessions(&self) -> usize {
+        self.lock().sessions.len()
+    }
+
+    /// The node is stopping: every logged-in connection closes.
+    pub fn shutdown(&self) {
+        self.close_all(ClosingReason::Shutdown);
+    }
+
+    fn close_all(&self, reason: ClosingReason) {
+        let listeners: Vec<Listener> = self.lock().by_user.values().flatten().cloned().collect();
+        for listener in listeners {
+            listener.outbox.close(reason);
+        }
+    }
+
+    fn listeners_of(&self, user: u64) -> Vec<Listener> {
+        self.lock().by_user.get(&user).cloned().unwrap_or_default()
+    }
+
+    fn tell(&self, effect: Effect) {
+        match effect {
+            Effect::Message { sender, recipient, sending_session, message } => {
+                let id = message.id;
+                let line = Rendered::message(message);
+                for listener in self.listeners_of(recipient) {
+                    if let Some(line) = line.to_recipient(listener.dialect) {
+                        listener.outbox.event(line, Some(id));
+                    }
+                }
+                if sender == recipient {
+                    return;
+                }
+                for listener in self.listeners_of(sender) {
+                    if Some(listener.session) == sending_session {
+                        continue;
+                    }
+                    if let Some(line) = line.to_others(listener.dialect) {
+                        listener.outbox.event(line, None);
+                    }
+                }
+            }
+            Effect::Delivered { sender, through, by } => {
+                let line = Rendered::delivered(through, by);
+                for listener in self.listeners_of(sender) {
+                    if let Some(line) = line.to_others(listener.dialect) {
+                        listener.outbox.event(line, None);
+                    }
+                }
+            }
+            Effect::SessionEnded { session, reason } => {
+                let user = self.lock().sessions.get(&session).map(|(user, _)| *user);
+                let listeners = user.map(|user| self.listeners_of(user)).unwrap_or_default();
+                for listener in listeners.into_iter().filter(|listener| listener.session == session) {
+                    listener.outbox.close(reason);
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves the maps whole: each critical section above is free of panicking calls in between.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EffectSink for Fanout {
+    fn publish(&self, effects: Vec<Effect>) {
+        for effect in effects {
+            self.tell(effect);
+        }
+    }
+
+    fn resync(&self) {
+        self.close_all(ClosingReason::Resync);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use messagebase_protocol::json::Message;
+
+    use super::*;
+
+    fn message(id: u64) -> Message {
+        Message { id, from: "ann".into(), to: "bob".into(), body: "hi".into(), sent_at: 1 }
+    }
+
+    async fn drain(outbox: &Outbox) -> String {
+        outbox.finish(None);
+        let mut text = String::new();
+        while let Some(batch) = outbox.take().await {
+            text.push_str(std::str::from_utf8(&batch.bytes).expect("lines are text"));
+        }
+        text
+    }
+
+    fn attach(fanout: &Arc<Fanout>, user: u64, session: u64, dialect: Dialect) -> (Attachment, Arc<Outbox>) {
+        let outbox = Arc::new(Outbox::new());
+        (fanout.attach(user, session, dialect, outbox.clone()), outbox)
+    }
+
+    #[tokio::test]
+    async fn a_message_reaches_the_recipient_and_the_senders_other_sessions() {
+        let fanout = Fanout::new(Arc::new(Presence::new()));
+        let (_a, sending) = attach(&fanout, 1, 10, Dialect::Json);
+        let (_b, other) = attach(&fanout, 1, 11, Dialect::Json);
+        let (_c, json) = attach(&fanout, 2, 20, Dialect::Json);
+        let (_d, pipe) = attach(&fanout, 2, 21, Dialect::Pipe);
+        let effect = Effect::Message { sender: 1, recipient: 2, sending_session: Some(10), message: message(5) };
+        fanout.publish(vec![effect, Effect::Delivered { sender: 1, through: 5, by: "bob".into() }]);
+        let event = "{\"event\":\"message\",\"message\":{\"id\":5,\"from\":\"ann\",\"to\":\"bob\",\"body\":\"hi\",\"sent_at\":1}}\n";
+        let delivered = "{\"event\":\"delivered\",\"through\":5,\"by\":\"bob\"}\n";
+        assert_eq!(drain(&sending).await, delivered);
+        assert_eq!(drain(&other).await, format!("{event}{delivered}"));
+        assert_eq!(drain(&json).await, event);
+        assert_eq!(drain(&pipe).await, "MSG ann 1970-01-01T00:00:00.001Z hi\n");
+    }
+
+    #[tokio::test]
+    async fn a_message_to_oneself_comes_once_to_every_session() {
+        let fanout = Fanout::new(Arc::new(Presence::new()));
+        let (_a, one) = attach(&fanout, 1, 10, Dialect::Pipe);
+        let effect = Effect::Message { sender: 1, recipient: 1, sending_session: Some(10), message: message(5) };
+        fanout.publish(vec![effect]);
+        assert_eq!(drain(&one).await.lines().count(), 1);
+    }
+
+    #[test]
+    fn the_end_of_a_session_closes_its_connections_alone() {
+        let presence = Arc::new(Presence::new());
+        let fanout = Fanout::new(presence.clone());
+        let (a, first) = attach(&fanout, 1, 10, Dialect::Json);
+        let (b, second) = attach(&fanout, 1, 10, Dialect::Json);
+        let (_c, other) = attach(&fanout, 1, 11, Dialect::Json);
+        fanout.publish(vec![Effect::SessionEnded { session: 10, reason: ClosingReason::Logout }]);
+        assert_eq!(first.closing_reason(), Some(ClosingReason::Logout));
+        assert_eq!(second.closing_reason(), Some(ClosingReason::Logout));
+        assert_eq!(other.closing_reason(), None);
+        assert_eq!(fanout.sessions(), 2);
+        drop((a, b));
+        assert_eq!(fanout.sessions(), 1);
+        assert!(presence.is_online(1));
+        fanout.resync();
+        assert_eq!(other.closing_reason(), Some(ClosingReason::Resync));
+        assert_eq!(first.closing_reason(), Some(ClosingReason::Logout), "the first reason stays");
+    }
+}

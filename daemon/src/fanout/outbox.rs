@@ -1,0 +1,319 @@
+//! The bounded queue of lines on their way to one connection. Replies wait for room, events never wait: when they
+//! find none the reader is too slow, the queue is dropped and the connection closes. Nothing is lost by that: what
+//! was queued is in `inbox` and `sync`.
+//!
+//! Knows no sockets: `door::writer` takes the lines out and writes them.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use messagebase_protocol::json::ClosingReason;
+use tokio::sync::{Notify, watch};
+
+/// Lines that may wait for one connection. One applied batch (2,000 messages) fits several times.
+pub const OUTBOX_MAX_LINES: usize = 8_192;
+/// Bytes that may wait for one connection.
+pub const OUTBOX_MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes that the writer takes at a time: one write, one flush.
+pub const WRITE_COALESCE_BYTES: usize = 64 * 1024;
+
+/// One line, its newline included. Shared: an event's line is rendered once for all its readers.
+#[derive(Debug, Clone)]
+struct Item {
+    line: Arc<str>,
+    /// The message to this user that the line carries; the pipe dialect acknowledges what was written.
+    message: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: VecDeque<Item>,
+    /// Events that came while the gate was shut.
+    held: VecDeque<Item>,
+    /// Shut: events are kept back until the reply that must precede them is queued.
+    gate_shut: bool,
+    /// Events with a message id up to this one were sent another way.
+    seen_through: u64,
+    /// Bytes in `queue` and `held`.
+    bytes: usize,
+    /// Lines that come now are dropped.
+    refusing: bool,
+    /// The last line is queued; the writer stops when the queue is empty.
+    finished: bool,
+    /// Greatest message id that was written to the socket.
+    written_through: u64,
+}
+
+impl State {
+    fn lines(&self) -> usize {
+        self.queue.len() + self.held.len()
+    }
+
+    fn full(&self) -> bool {
+        self.lines() >= OUTBOX_MAX_LINES || self.bytes >= OUTBOX_MAX_BYTES
+    }
+
+    fn clear(&mut self) {
+        self.queue.clear();
+        self.held.clear();
+        self.bytes = 0;
+    }
+}
+
+/// What the writer took out.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Whole lines.
+    pub bytes: Vec<u8>,
+    /// Greatest message id among them; 0 if none.
+    pub message: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Outbox {
+    /// Held for queue operations alone, never across an await.
+    state: Mutex<State>,
+    /// Wakes the writer: one waiter.
+    filled: Notify,
+    /// Wakes replies that wait for room: many waiters.
+    drained: Notify,
+    /// Why the connection is to close; the first reason stays.
+    close: watch::Sender<Option<ClosingReason>>,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Outbox {
+    /// Empty and open.
+    pub fn new() -> Self {
+        Outbox {
+            state: Mutex::default(),
+            filled: Notify::new(),
+            drained: Notify::new(),
+            close: watch::Sender::new(None),
+        }
+    }
+
+    /// Queues a reply; waits for room. After [`Outbox::finish`] the line is dropped.
+    pub async fn reply(&self, line: impl Into<Arc<str>>) {
+        self.reply_with(line.into(), None).await;
+    }
+
+    /// Queues a line that carries a message to this user, as part of a reply.
+    pub async fn reply_message(&self, line: impl Into<Arc<str>>, message: u64) {
+        self.reply_with(line.into(), Some(message)).await;
+    }
+
+    async fn reply_with(&self, line: Arc<str>, message: Option<u64>) {
+        loop {
+            let room = self.drained.notified();
+            tokio::pin!(room);
+            // Registered before the look, so that room made in between is not missed.
+            room.as_mut().enable();
+            {
+                let mut state = self.lock();
+                if state.refusing {
+                    return;
+                }
+                if !state.full() {
+                    state.bytes += line.len();
+                    state.queue.push_back(Item { line, message });
+                    break;
+                }
+            }
+            room.await;
+        }
+        self.filled.notify_one();
+    }
+
+    /// Queues an event, or finds the reader too slow and asks for the connection's end. Never waits.
+    pub fn event(&self, line: Arc<str>, message: Option<u64>) {
+        {
+            let mut state = self.lock();
+            if state.refusing || message.is_some_and(|id| id <= state.seen_through) {
+                return;
+            }
+            if state.full() {
+                state.clear();
+                // What follows would leave a gap that the client can't see.
+                state.refusing = true;
+                drop(state);
+                self.drained.notify_waiters();
+                self.close(ClosingReason::Slow);
+                return;
+            }
+            state.bytes += line.len();
+            let item = Item { line, message };
+            if state.gate_shut { state.held.push_back(item) } else { state.queue.push_back(item) }
+        }
+        self.filled.notify_one();
+    }
+
+    /// Keeps events back until [`Outbox::open_gate`].
+    pub fn shut_gate(&self) {
+        self.lock().gate_shut = true;
+    }
+
+    /// Lets events through, those held back first; those that carry a message with an id up to `seen_through` are
+    /// dropped, they were part of a reply (0: none were).
+    pub fn open_gate(&self, seen_through: u64) {
+        {
+            let mut state = self.lock();
+            state.gate_shut = false;
+            state.seen_through = state.seen_through.max(seen_through);
+            while let Some(item) = state.held.pop_front() {
+                if item.message.is_some_and(|id| id <= seen_through) {
+                    state.bytes -= item.line.len();
+                } else {
+                    state.queue.push_back(item);
+                }
+            }
+        }
+        self.filled.notify_one();
+    }
+
+    /// Asks for the connection's end; its session answers what it has taken in and closes. The first reason stays.
+    pub fn close(&self, reason: ClosingReason) {
+        self.close.send_if_modified(|current| {
+            let first = current.is_none();
+            if first {
+                *current = Some(reason);
+            }
+            first
+        });
+    }
+
+    /// Becomes the reason when the connection is to close.
+    pub fn closing(&self) -> watch::Receiver<Option<ClosingReason>> {
+        self.close.subscribe()
+    }
+
+    /// Why the connection is to close, if it is.
+    pub fn closing_reason(&self) -> Option<ClosingReason> {
+        *self.close.borrow()
+    }
+
+    /// Nothing more is taken; `last` goes out after what is queued. The writer stops after it.
+    pub fn finish(&self, last: Option<Arc<str>>) {
+        {
+            let mut state = self.lock();
+            state.refusing = true;
+            state.finished = true;
+            state.held.clear();
+            if let Some(line) = last {
+                state.bytes += line.len();
+                state.queue.push_back(Item { line, message: None });
+            }
+        }
+        self.drained.notify_waiters();
+        self.filled.notify_one();
+    }
+
+    /// The next lines, at most [`WRITE_COALESCE_BYTES`] but at least one; `None` once finished and empty.
+    pub async fn take(&self) -> Option<Batch> {
+        loop {
+            {
+                let mut state = self.lock();
+                if !state.queue.is_empty() {
+                    let mut batch = Batch::default();
+                    while let Some(item) = state.queue.front() {
+                        if !batch.bytes.is_empty() && batch.bytes.len() + item.line.len() > WRITE_COALESCE_BYTES {
+                            break;
+                        }
+                        batch.bytes.extend_from_slice(item.line.as_bytes());
+                        batch.message = batch.message.max(item.message.unwrap_or(0));
+                        state.bytes = state.bytes.saturating_sub(item.line.len());
+                        state.queue.pop_front();
+                    }
+                    drop(state);
+                    self.drained.notify_waiters();
+                    return Some(batch);
+                }
+                if state.finished {
+                    return None;
+                }
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// The writer has flushed a batch.
+    pub fn written(&self, message: u64) {
+        let mut state = self.lock();
+        state.written_through = state.written_through.max(message);
+    }
+
+    /// Greatest message id that was flushed to the socket; 0 if none.
+    pub fn written_through(&self) -> u64 {
+        self.lock().written_through
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(batch: &Batch) -> &str {
+        std::str::from_utf8(&batch.bytes).expect("lines are text")
+    }
+
+    #[tokio::test]
+    async fn lines_are_coalesced_and_the_last_one_ends_the_writer() {
+        let outbox = Outbox::new();
+        outbox.reply("a\n").await;
+        outbox.event("b\n".into(), Some(3));
+        outbox.finish(Some("c\n".into()));
+        outbox.reply("late\n").await;
+        let batch = outbox.take().await.expect("a batch");
+        assert_eq!((text(&batch), batch.message), ("a\nb\nc\n", 3));
+        assert!(outbox.take().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn events_wait_behind_the_gate_and_are_not_said_twice() {
+        let outbox = Outbox::new();
+        outbox.shut_gate();
+        outbox.event("m4\n".into(), Some(4));
+        outbox.event("m5\n".into(), Some(5));
+        outbox.reply("reply with m4\n").await;
+        outbox.open_gate(4);
+        outbox.event("m4 again\n".into(), Some(4));
+        assert_eq!(text(&outbox.take().await.expect("a batch")), "reply with m4\nm5\n");
+        assert_eq!(outbox.lock().bytes, 0);
+    }
+
+    #[tokio::test]
+    async fn a_full_outbox_drops_the_slow_reader() {
+        let outbox = Outbox::new();
+        for _ in 0..=OUTBOX_MAX_LINES {
+            outbox.event("x\n".into(), None);
+        }
+        assert_eq!(outbox.closing_reason(), Some(ClosingReason::Slow));
+        outbox.event("after the gap\n".into(), None);
+        outbox.finish(Some("bye\n".into()));
+        assert_eq!(text(&outbox.take().await.expect("a batch")), "bye\n");
+    }
+
+    #[tokio::test]
+    async fn a_reply_waits_for_room() {
+        let outbox = Arc::new(Outbox::new());
+        let big: Arc<str> = "y".repeat(OUTBOX_MAX_BYTES).into();
+        outbox.reply(big).await;
+        let waiting = tokio::spawn({
+            let outbox = outbox.clone();
+            async move { outbox.reply("z\n").await }
+        });
+        assert_eq!(outbox.take().await.expect("a batch").bytes.len(), OUTBOX_MAX_BYTES);
+        waiting.await.expect("the reply found room");
+        assert_eq!(text(&outbox.take().await.expect("a batch")), "z\n");
+    }
+}

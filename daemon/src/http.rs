@@ -1,0 +1,151 @@
+//! `/healthz`, `/readyz`, `/metrics` for probes and Prometheus. Plain HTTP/1.1, no credentials: it tells counts and
+//! states, never names or messages.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use metrics::{describe_counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+
+use crate::door::Door;
+use crate::service::{ROLE_WAITING, Service};
+use crate::state::read;
+use crate::store::Store;
+
+/// A linear read for `/readyz` takes at most this long.
+const READY_LIMIT: Duration = Duration::from_secs(1);
+/// Every role has a series of its own, so that a query can name it.
+const ROLES: [&str; 5] = ["leader", "follower", "candidate", "learner", ROLE_WAITING];
+
+/// What the answers are made of.
+#[derive(Clone)]
+pub struct HttpParts {
+    /// Readiness and the view of the log.
+    pub service: Arc<Service>,
+    /// Counts of connections.
+    pub door: Arc<Door>,
+    /// Queued messages, size of the file.
+    pub store: Store,
+    /// From [`install_metrics`].
+    pub metrics: PrometheusHandle,
+}
+
+/// Makes the process-wide recorder. Once a process, before anything counts.
+pub fn install_metrics() -> anyhow::Result<PrometheusHandle> {
+    let handle = PrometheusBuilder::new().install_recorder()?;
+    describe();
+    Ok(handle)
+}
+
+fn describe() {
+    crate::service::describe_metrics();
+    for (name, what) in [
+        ("messagebase_refused_connections_total", "clients refused because [limits] connections was reached"),
+        ("messagebase_dropped_slow_readers_total", "clients dropped because they did not read fast enough"),
+    ] {
+        describe_counter!(name, what);
+        metrics::counter!(name).absolute(0);
+    }
+    for (name, what) in [
+        ("messagebase_connections", "open client connections"),
+        ("messagebase_sessions", "sessions with a connection to this node"),
+        ("messagebase_users", "accounts, as applied on this node"),
+        ("messagebase_messages_queued", "undelivered messages, as applied on this node"),
+        ("messagebase_sessions_stored", "sessions in the state, connected or not"),
+        ("messagebase_db_bytes", "size of the node's database file"),
+        ("messagebase_term", "current Raft term"),
+        ("messagebase_leader", "number of the leader this node follows, 0 for none"),
+        ("messagebase_committed_index", "greatest index known to be committed"),
+        ("messagebase_applied_index", "greatest applied index"),
+        ("messagebase_ready", "1 while this node can serve a linear read"),
+        ("messagebase_role", "1 for the role that this node has"),
+    ] {
+        describe_gauge!(name, what);
+    }
+}
+
+/// Serves until `shutdown`.
+pub async fn serve(
+    listener: TcpListener,
+    parts: HttpParts,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    axum::serve(listener, router(parts)).with_graceful_shutdown(shutdown).await
+}
+
+fn router(parts: HttpParts) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics_text))
+        .with_state(parts)
+}
+
+fn json(status: StatusCode, body: String) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+async fn readyz(State(parts): State<HttpParts>) -> Response {
+    let status = parts.service.status();
+    let reason = if status.role == ROLE_WAITING {
+        Some("this node belongs to no cluster yet")
+    } else if !status.ready {
+        Some("no leader is known or heard of")
+    } else {
+        match tokio::time::timeout(READY_LIMIT, parts.service.replication().linear()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(_)) | Err(_) => Some("no majority of the nodes answered a read in time"),
+        }
+    };
+    let node = status.node;
+    match reason {
+        None => json(StatusCode::OK, format!("{}\n", serde_json::json!({"ready": true, "node": node}))),
+        Some(reason) => {
+            let body = serde_json::json!({"ready": false, "node": node, "role": status.role, "reason": reason});
+            json(StatusCode::SERVICE_UNAVAILABLE, format!("{body}\n"))
+        }
+    }
+}
+
+async fn metrics_text(State(parts): State<HttpParts>) -> Response {
+    gauges(&parts).await;
+    let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (content_type, parts.metrics.render()).into_response()
+}
+
+/// Reads off what is not counted as it happens.
+async fn gauges(parts: &HttpParts) {
+    let status = parts.service.status();
+    let set = |name: &'static str, value: u64| {
+        #[allow(clippy::cast_precision_loss, reason = "Prometheus knows floats alone")]
+        gauge!(name).set(value as f64);
+    };
+    let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+    set("messagebase_connections", count(parts.door.connections()));
+    set("messagebase_sessions", count(parts.service.fanout().sessions()));
+    set("messagebase_term", status.term);
+    set("messagebase_leader", status.leader.unwrap_or(0).into());
+    set("messagebase_committed_index", status.committed.unwrap_or(0));
+    set("messagebase_applied_index", status.applied.unwrap_or(0));
+    set("messagebase_ready", status.ready.into());
+    set("messagebase_db_bytes", parts.store.db_bytes());
+    for role in ROLES {
+        gauge!("messagebase_role", "role" => role).set(if status.role == role { 1.0 } else { 0.0 });
+    }
+    match parts.store.readers().run(read::stats).await {
+        Ok(stats) => {
+            set("messagebase_users", stats.users);
+            set("messagebase_messages_queued", stats.queued);
+            set("messagebase_sessions_stored", stats.sessions);
+        }
+        // The rest is worth its while, and Prometheus shows the gap.
+        Err(error) => tracing::warn!(%error, "failed to count the state for /metrics"),
+    }
+}

@@ -1,0 +1,82 @@
+//! Which life of its process each node is in: counted in the file, told in every hello, remembered of the peers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use messagebase_protocol::peer::Boot;
+use tokio::sync::mpsc;
+use tracing::{error, warn};
+
+use super::Shared;
+use crate::store::{Job, Store};
+
+/// The life that began with the opening of this store.
+pub fn this_one(store: &Store) -> Result<Boot, String> {
+    let mut id = [0; 8];
+    getrandom::fill(&mut id).map_err(|e| format!("no randomness: {e}"))?;
+    Ok(Boot {
+        starts: store.starts(),
+        id: u64::from_ne_bytes(id),
+        last_log_at_start: store.last_log_index().unwrap_or(0),
+    })
+}
+
+/// What the file remembers of the peers.
+pub async fn remembered(store: &Store) -> Result<HashMap<u64, Boot>, String> {
+    let read = store.readers().run(|conn| {
+        let mut rows = conn.prepare("SELECT raft_id, starts, boot_id, last_log_at_start FROM peer_boots")?;
+        let boots = rows.query_map([], |row| {
+            let boot = Boot {
+                starts: row.get::<_, i64>(1)?.cast_unsigned(),
+                id: row.get::<_, i64>(2)?.cast_unsigned(),
+                last_log_at_start: row.get::<_, i64>(3)?.cast_unsigned(),
+            };
+            Ok((row.get::<_, i64>(0)?.cast_unsigned(), boot))
+        })?;
+        boots.collect()
+    });
+    read.await.map_err(|e| format!("failed to read what is known of the peers: {e}"))
+}
+
+/// Writes new meetings to the file.
+pub async fn remember(shared: Arc<Shared>, mut meetings: mpsc::Receiver<(u64, Boot)>) {
+    loop {
+        let (raft_id, boot) = tokio::select! {
+            () = shared.stop.cancelled() => return,
+            Some(met) = meetings.recv() => met,
+        };
+        let write = Box::new(move |conn: &rusqlite::Connection| {
+            conn.execute(
+                "INSERT OR REPLACE INTO peer_boots (raft_id, starts, boot_id, last_log_at_start) VALUES (?1, ?2, ?3, ?4)",
+                [raft_id, boot.starts, boot.id, boot.last_log_at_start].map(u64::cast_signed),
+            )
+            .map(drop)
+        });
+        // A failure ends the writer and with it the node; there is nothing to add here.
+        let _ = shared.store.submit(Job::Local { write, done: Box::new(|_| ()) }).await;
+    }
+}
+
+/// When a peer says that this node runs on an older copy of its data: takes no part any more, and says so.
+pub async fn heed(shared: Arc<Shared>) {
+    let mut told = shared.ledger.told_stale();
+    let reason = tokio::select! {
+        () = shared.stop.cancelled() => return,
+        Ok(told) = told.wait_for(Option::is_some) => told.clone().unwrap_or_default(),
+    };
+    let replica = shared.replica().cloned();
+    shared.stale.store(true, Ordering::Relaxed);
+    let why = format!(
+        "this data directory is an older copy ({reason}) and counts as lost: stop this node, empty \
+         {}, start it, then run: mbctl member replace {}",
+        shared.config.node_dir(shared.node).display(),
+        shared.node
+    );
+    error!("{why}");
+    shared.set_waiting(why);
+    if let Some(replica) = replica {
+        replica.shutdown().await;
+    }
+    warn!("replication was stopped");
+}

@@ -1,0 +1,50 @@
+//! The rooms above see replication through this: a node without an identity answers at once that nobody leads.
+
+use std::sync::Arc;
+
+use super::Shared;
+use crate::raft::api::{CampaignError, Draft, NoQuorum, Verdict, View};
+use crate::service::{Answering, ROLE_WAITING, Replication};
+
+/// The node's replica, whenever it has one.
+pub struct Replicated(pub Arc<Shared>);
+
+impl Replication for Replicated {
+    fn propose(&self, drafts: Vec<Draft>) -> Answering<'_, Vec<Verdict>> {
+        Box::pin(async move {
+            match self.0.replica() {
+                Some(replica) => replica.propose(drafts).await,
+                None => drafts.iter().map(|_| Verdict::NoQuorum).collect(),
+            }
+        })
+    }
+
+    fn linear(&self) -> Answering<'_, Result<(), NoQuorum>> {
+        Box::pin(async move { self.0.replica().ok_or(NoQuorum)?.linear().await })
+    }
+
+    fn campaign(&self) -> Answering<'_, Result<u16, CampaignError>> {
+        Box::pin(async move { self.0.replica().ok_or(CampaignError::NoQuorum)?.campaign().await })
+    }
+
+    fn view(&self) -> View {
+        let waiting = || View {
+            role: ROLE_WAITING,
+            term: 0,
+            leader: None,
+            last_log: None,
+            committed: None,
+            applied: None,
+            members: Vec::new(),
+            ready: false,
+        };
+        let mut view = self.0.replica().map_or_else(waiting, crate::node::Replica::view);
+        // A node that is going away sends its clients elsewhere.
+        view.ready &= !self.0.is_closing();
+        view
+    }
+
+    fn cluster_id(&self) -> Option<String> {
+        self.0.cluster_id()
+    }
+}

@@ -1,0 +1,251 @@
+//! Start and stop of one node, in order.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use messagebase_config::pki::NodeTls;
+use messagebase_config::{Address, Config, NodeConfig};
+use messagebase_protocol::peer::Boot;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{OnceCell, mpsc};
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::handler::Handler;
+use super::replication::Replicated;
+use super::{Shared, boots, formation};
+use crate::door::{Door, Patience};
+use crate::fanout::Fanout;
+use crate::http::{self, HttpParts};
+use crate::peer::ledger::Ledger;
+use crate::peer::wire::TlsWire;
+use crate::peer::{gossip, server};
+use crate::presence::Presence;
+use crate::service::{Service, ServiceParts};
+use crate::store::{Store, StoreOptions, Writer, spawn_writer};
+
+/// Read-only connections: reads are short, and two cores can't run more at a time anyway.
+const READERS: u32 = 4;
+/// The graceful stop as a whole; beyond it the process ends all the same (nothing acknowledged is at stake).
+const STOP_WITHIN: Duration = Duration::from_millis(4_500);
+/// What clients get to read their last answers.
+const DOORS_CLOSE_WITHIN: Duration = Duration::from_millis(1_500);
+/// The file with the process id, beside the database.
+const PID_FILE: &str = "mbd.pid";
+
+struct Listeners {
+    client: TcpListener,
+    peer: TcpListener,
+    plain: Option<TcpListener>,
+    http: Option<TcpListener>,
+}
+
+/// Runs node `number` until SIGTERM, SIGINT, `mbctl stop` (`Ok`) or a failure (`Err` with the reason).
+pub async fn run(config: Arc<Config>, number: u16, tls: NodeTls) -> Result<(), String> {
+    // Proof for the default: the command line checked that the node is configured.
+    let node = config.node(number).cloned().ok_or_else(|| format!("there is no node {number}"))?;
+    let metrics = http::install_metrics().map_err(|e| format!("failed to prepare metrics: {e}"))?;
+    let presence = Arc::new(Presence::new());
+    let fanout = Fanout::new(presence.clone());
+    let options =
+        StoreOptions { dir: config.node_dir(number), node: number, readers: READERS, effects: fanout.clone() };
+    let opened = tokio::task::spawn_blocking(move || Store::open(options)).await.map_err(|e| e.to_string())?;
+    let (store, writer) = opened.map_err(|e| e.to_string())?;
+    let listeners = bind(&node).await?;
+    let pid_file = write_pid(&config.node_dir(number))?;
+    let (ledger, meetings) = Ledger::new(boots::remembered(&store).await?);
+    let boot = boots::this_one(&store)?;
+    let ledger = Arc::new(ledger);
+    let connector = TlsConnector::from(tls.peer_dial.clone());
+    let wire = TlsWire::new(connector, config.clone(), number, store.clone(), boot, ledger.clone());
+    let shared = Arc::new(Shared {
+        config,
+        node: number,
+        store,
+        wire,
+        fanout,
+        presence,
+        quit: CancellationToken::new(),
+        stop: CancellationToken::new(),
+        boot,
+        ledger,
+        replica: OnceCell::new(),
+        stale: AtomicBool::new(false),
+        closing: AtomicBool::new(false),
+        waiting: Mutex::new(Some("it has just been started".into())),
+        failure: Mutex::new(None),
+        started: Instant::now(),
+    });
+    let ended = serve(&shared, writer, listeners, &tls, metrics, meetings).await;
+    if let Err(e) = std::fs::remove_file(&pid_file) {
+        warn!("failed to remove {}: {e}", pid_file.display());
+    }
+    ended
+}
+
+async fn serve(
+    shared: &Arc<Shared>,
+    writer: Writer,
+    listeners: Listeners,
+    tls: &NodeTls,
+    metrics: PrometheusHandle,
+    meetings: mpsc::Receiver<(u64, Boot)>,
+) -> Result<(), String> {
+    let on_fatal = {
+        let shared = shared.clone();
+        move |e: crate::store::StoreError| shared.fail(format!("the log can't be made durable: {e}"))
+    };
+    let writer = spawn_writer(writer, on_fatal);
+    let tasks = TaskTracker::new();
+    let service = serve_clients(shared).await?;
+    let doors = open_doors(shared, &service, listeners, tls, metrics, &tasks);
+    tasks.spawn(boots::remember(shared.clone(), meetings));
+    tasks.spawn(boots::heed(shared.clone()));
+    tasks.spawn(gossip::run(shared.clone()));
+    tasks.spawn(become_member(shared.clone()));
+    info!("node {} of {} serves; version {}", shared.node, shared.config.cluster, env!("CARGO_PKG_VERSION"));
+    wait_for_the_end(shared).await?;
+    if timeout(STOP_WITHIN, stop(shared, doors)).await.is_err() {
+        warn!("the graceful stop took longer than {STOP_WITHIN:?}; ending all the same");
+    }
+    drop(writer);
+    match shared.failure() {
+        Some(why) => Err(why),
+        None => Ok(()),
+    }
+}
+
+async fn serve_clients(shared: &Arc<Shared>) -> Result<Arc<Service>, String> {
+    let parts = ServiceParts {
+        node: shared.node,
+        cluster: shared.config.cluster.clone(),
+        readers: shared.store.readers().clone(),
+        replication: Arc::new(Replicated(shared.clone())),
+        fanout: shared.fanout.clone(),
+        presence: shared.presence.clone(),
+        password: shared.config.password,
+        limits: shared.config.limits,
+    };
+    // It hashes a password to begin with.
+    let built = tokio::task::spawn_blocking(move || Service::new(parts)).await.map_err(|e| e.to_string())?;
+    built.map_err(|e| format!("failed to prepare password hashing: {e}"))
+}
+
+/// Starts all listeners' tasks. The returned tracker is empty once every client connection has ended.
+fn open_doors(
+    shared: &Arc<Shared>,
+    service: &Arc<Service>,
+    listeners: Listeners,
+    tls: &NodeTls,
+    metrics: PrometheusHandle,
+    tasks: &TaskTracker,
+) -> TaskTracker {
+    let door = Door::new(service.clone(), shared.config.limits.connections, Patience::default());
+    let doors = TaskTracker::new();
+    let acceptor = TlsAcceptor::from(tls.door.clone());
+    doors.spawn(door.clone().serve(listeners.client, Some(acceptor), shared.stop.clone()));
+    if let Some(plain) = listeners.plain {
+        doors.spawn(door.clone().serve(plain, None, shared.stop.clone()));
+    }
+    if let Some(listener) = listeners.http {
+        let parts = HttpParts { service: service.clone(), door, store: shared.store.clone(), metrics };
+        let stop = shared.stop.clone();
+        tasks.spawn(async move {
+            if let Err(e) = http::serve(listener, parts, stop.cancelled_owned()).await {
+                warn!("the http listener ended: {e}");
+            }
+        });
+    }
+    let acceptor = TlsAcceptor::from(tls.peer_listen.clone());
+    let handler = Arc::new(Handler { shared: shared.clone(), service: service.clone() });
+    tasks.spawn(server::serve(listeners.peer, acceptor, handler, shared.stop.clone()));
+    doors.close();
+    doors
+}
+
+/// Replication under the stored identity, or formation until there is one; then watches for its failure.
+async fn become_member(shared: Arc<Shared>) {
+    formation::drive(shared.clone()).await;
+    if let Some(replica) = shared.replica() {
+        let why = tokio::select! {
+            why = replica.failed() => why,
+            () = shared.stop.cancelled() => return,
+        };
+        shared.fail(format!("replication failed: {why}"));
+    }
+}
+
+async fn wait_for_the_end(shared: &Arc<Shared>) -> Result<(), String> {
+    let listen = |kind| signal(kind).map_err(|e| format!("failed to listen for signals: {e}"));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => info!("stopping on SIGTERM"),
+        _ = interrupt.recv() => info!("stopping on SIGINT"),
+        () = shared.quit.cancelled() => info!("stopping for an operator"),
+        () = shared.stop.cancelled() => {}
+    }
+    Ok(())
+}
+
+async fn stop(shared: &Arc<Shared>, doors: TaskTracker) {
+    shared.closing.store(true, Ordering::Relaxed);
+    if shared.failure().is_none()
+        && let Some(replica) = shared.replica()
+    {
+        replica.step_down_for_stop().await;
+    }
+    shared.fanout.shutdown();
+    shared.stop.cancel();
+    if timeout(DOORS_CLOSE_WITHIN, doors.wait()).await.is_err() {
+        warn!("some clients did not read their last answers in {DOORS_CLOSE_WITHIN:?}");
+    }
+    if let Some(replica) = shared.replica() {
+        replica.shutdown().await;
+    }
+    info!("stopped");
+}
+
+async fn bind(node: &NodeConfig) -> Result<Listeners, String> {
+    let http = node.http_bind.as_ref().or(node.http.as_ref());
+    Ok(Listeners {
+        client: listen("client", node.client_bind.as_ref().unwrap_or(&node.client)).await?,
+        peer: listen("peer", node.peer_bind.as_ref().unwrap_or(&node.peer)).await?,
+        plain: match &node.plain {
+            Some(address) => Some(listen("plain", address).await?),
+            None => None,
+        },
+        http: match http {
+            Some(address) => Some(listen("http", address).await?),
+            None => None,
+        },
+    })
+}
+
+async fn listen(what: &str, address: &Address) -> Result<TcpListener, String> {
+    TcpListener::bind((address.host.as_str(), address.port))
+        .await
+        .map_err(|e| format!("failed to listen on {what} address {address}: {e}"))
+}
+
+/// Published by rename, so that nobody reads half a number.
+fn write_pid(dir: &Path) -> Result<PathBuf, String> {
+    let path = dir.join(PID_FILE);
+    let temporary = dir.join("mbd.pid.new");
+    let write = || {
+        let mut file =
+            std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
+        writeln!(file, "{}", std::process::id())?;
+        std::fs::rename(&temporary, &path)
+    };
+    write().map_err(|e: std::io::Error| format!("failed to write {}: {e}", path.display()))?;
+    Ok(path)
+}

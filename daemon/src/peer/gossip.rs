@@ -1,0 +1,79 @@
+//! Tells the other members which users are online here: at once when that changes, and every second that it still
+//! holds, so that a node that goes silent is forgotten.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use messagebase_protocol::peer::{PeerReply, PeerRequest, Purpose};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::wire::TlsLink;
+use crate::node::Shared;
+use crate::raft::api::Target;
+
+/// How often it is said that nothing changed. Three missed in a row and a node's users count as gone.
+const REPEAT_EVERY: Duration = Duration::from_secs(1);
+/// Changes within this time travel together, so that a storm of logins is not a storm of frames.
+const GATHER: Duration = Duration::from_millis(50);
+/// How long one message may take.
+const SEND_TIMEOUT: Duration = Duration::from_millis(900);
+
+struct PeerState {
+    link: Arc<TlsLink>,
+    /// The version that this peer is known to hold.
+    holds: Option<u64>,
+    busy: bool,
+}
+
+/// Runs until the node stops.
+pub async fn run(shared: Arc<Shared>) {
+    let mut peers: HashMap<u64, PeerState> = HashMap::new();
+    let mut sending: JoinSet<(u64, Option<u64>)> = JoinSet::new();
+    let mut changed = shared.presence.changed();
+    let mut repeat = interval(REPEAT_EVERY);
+    repeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut gather = interval(GATHER);
+    gather.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            Some(done) = sending.join_next() => {
+                if let Ok((raft_id, held)) = done
+                    && let Some(peer) = peers.get_mut(&raft_id)
+                {
+                    peer.holds = held;
+                    peer.busy = false;
+                }
+                continue;
+            }
+            _ = repeat.tick() => {}
+            Ok(()) = changed.changed() => { gather.reset(); gather.tick().await; }
+        }
+        refresh(&shared, &mut peers);
+        let (version, online) = shared.presence.snapshot();
+        for (raft_id, peer) in peers.iter_mut().filter(|(_, peer)| !peer.busy) {
+            peer.busy = true;
+            let whole = (peer.holds != Some(version)).then(|| online.clone());
+            let (link, raft_id) = (peer.link.clone(), *raft_id);
+            sending.spawn(async move {
+                let said = link.request(PeerRequest::Presence { version, online: whole }, SEND_TIMEOUT).await;
+                (raft_id, matches!(said, Ok(PeerReply::Done)).then_some(version))
+            });
+        }
+    }
+}
+
+/// Links to exactly the members of now.
+fn refresh(shared: &Arc<Shared>, peers: &mut HashMap<u64, PeerState>) {
+    let Some(replica) = shared.replica() else { return };
+    let members: Vec<_> = replica.members().into_iter().filter(|member| member.node.node != shared.node).collect();
+    peers.retain(|raft_id, _| members.iter().any(|member| member.raft_id == *raft_id));
+    for member in members {
+        peers.entry(member.raft_id).or_insert_with(|| {
+            let to = Target { raft_id: member.raft_id, node: member.node.node, peer: member.node.peer.clone() };
+            PeerState { link: Arc::new(shared.wire.peer_link(to, Purpose::Presence)), holds: None, busy: false }
+        });
+    }
+}

@@ -1,0 +1,169 @@
+//! Listens for peers: TLS handshake, hello, then one handler for the connection's purpose.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use messagebase_protocol::peer::{
+    Answer, Call, Dialer, FRAME_MAX_BYTES, HELLO_FRAME_MAX_BYTES, HelloReply, PEER_PROTOCOL, PeerHello, PeerReply,
+    PeerRequest, Purpose,
+};
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{frame, identify};
+
+/// TLS handshake and hello together.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
+/// Connections from peers and admins at a time: a handful a node, and a few operators.
+const CONNECTIONS_MAX: usize = 512;
+/// Calls of one connection being handled at a time; reading pauses beyond it.
+const CALLS_MAX: usize = 1_024;
+/// Answers waiting to be written; as many as calls, so that a handler never waits for room in practice.
+const ANSWERS_MAX: usize = CALLS_MAX;
+/// Answers written with one system call, when several wait.
+const WRITE_COALESCE_MAX_BYTES: usize = 1024 * 1024;
+
+/// What the node does with what peers say.
+pub trait PeerHandler: Send + Sync + 'static {
+    /// Whether this dialer may speak for this purpose; the reply's `Refused` closes the connection. The claimed role
+    /// has been checked against the certificate.
+    fn greet(&self, hello: &PeerHello) -> HelloReply;
+    /// Answers one call.
+    fn answer(&self, hello: &PeerHello, request: PeerRequest) -> impl Future<Output = PeerReply> + Send;
+}
+
+/// Serves until `stop`. Connections end with it.
+pub async fn serve<H: PeerHandler>(listener: TcpListener, tls: TlsAcceptor, handler: Arc<H>, stop: CancellationToken) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let tcp = match accepted {
+            Ok((tcp, _)) => tcp,
+            Err(e) => {
+                // Out of descriptors, mostly: accepting again at once would spin.
+                warn!("failed to accept a peer: {e}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(place) = room.clone().try_acquire_owned() else {
+            warn!("refused a peer connection: {CONNECTIONS_MAX} are open");
+            continue;
+        };
+        let (tls, handler, stop) = (tls.clone(), handler.clone(), stop.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            tokio::select! {
+                () = stop.cancelled() => {}
+                ended = connection(tcp, tls, handler) => if let Err(e) = ended {
+                    debug!("a peer connection ended: {e}");
+                },
+            }
+        });
+    }
+}
+
+async fn connection<H: PeerHandler>(tcp: TcpStream, tls: TlsAcceptor, handler: Arc<H>) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "no hello in time");
+    let (stream, hello) = timeout(HELLO_TIMEOUT, greet(tcp, tls, &*handler)).await.map_err(|_| late())??;
+    let Some(hello) = hello else { return Ok(()) };
+    let (reader, writer) = tokio::io::split(stream);
+    let (answers, queued) = mpsc::channel(ANSWERS_MAX);
+    let reading = read_calls(reader, Arc::new(hello), handler, answers);
+    let writing = write_answers(writer, queued);
+    tokio::try_join!(reading, writing).map(|_| ())
+}
+
+/// `None`: refused, and told so.
+async fn greet<H: PeerHandler>(
+    tcp: TcpStream,
+    tls: TlsAcceptor,
+    handler: &H,
+) -> io::Result<(TlsStream<TcpStream>, Option<PeerHello>)> {
+    let mut stream = tls.accept(tcp).await?;
+    let hello: PeerHello = frame::read(&mut stream, HELLO_FRAME_MAX_BYTES)
+        .await?
+        .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+    let reply = match identify::may_claim(stream.get_ref().1.peer_certificates(), hello.dialer) {
+        Err(reason) => HelloReply::Refused { reason },
+        Ok(()) if hello.protocol != PEER_PROTOCOL => HelloReply::Refused {
+            reason: format!("peer protocol {} spoken, {PEER_PROTOCOL} understood", hello.protocol),
+        },
+        Ok(()) if matches!(hello.dialer, Dialer::Admin) != (hello.purpose == Purpose::Admin) => {
+            HelloReply::Refused { reason: "this role may not open a connection for this purpose".into() }
+        }
+        Ok(()) => handler.greet(&hello),
+    };
+    let mut bytes = Vec::new();
+    frame::encode_into(&reply, &mut bytes)?;
+    stream.write_all(&bytes).await?;
+    stream.flush().await?;
+    if let HelloReply::Refused { reason } | HelloReply::Stale { reason } = reply {
+        warn!("refused a peer ({:?}, {:?}): {reason}", hello.dialer, hello.purpose);
+        stream.shutdown().await?;
+        return Ok((stream, None));
+    }
+    Ok((stream, Some(hello)))
+}
+
+async fn read_calls<H: PeerHandler>(
+    mut reader: ReadHalf<TlsStream<TcpStream>>,
+    hello: Arc<PeerHello>,
+    handler: Arc<H>,
+    answers: mpsc::Sender<Answer>,
+) -> io::Result<()> {
+    // Raft's frames are handled one after another: an append must not overtake the one before it. Forwarded batches
+    // and operators' requests are independent of each other.
+    let at_a_time = match hello.purpose {
+        Purpose::Forward | Purpose::Admin => CALLS_MAX,
+        Purpose::Raft | Purpose::Snapshot | Purpose::Presence | Purpose::Probe => 1,
+    };
+    let turns = Arc::new(Semaphore::new(at_a_time));
+    while let Some(call) = frame::read::<Call>(&mut reader, FRAME_MAX_BYTES).await? {
+        let Ok(turn) = turns.clone().acquire_owned().await else { break };
+        let (hello, handler, answers) = (hello.clone(), handler.clone(), answers.clone());
+        let work = async move {
+            let body = handler.answer(&hello, call.body).await;
+            // The connection may be gone meanwhile; then nobody waits for the answer.
+            let _ = answers.send(Answer { id: call.id, last: true, body }).await;
+            drop(turn);
+        };
+        if at_a_time == 1 {
+            work.await;
+        } else {
+            tokio::spawn(work);
+        }
+    }
+    Ok(())
+}
+
+async fn write_answers(
+    mut writer: WriteHalf<TlsStream<TcpStream>>,
+    mut queued: mpsc::Receiver<Answer>,
+) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    while let Some(answer) = queued.recv().await {
+        frame::encode_into(&answer, &mut bytes)?;
+        while bytes.len() < WRITE_COALESCE_MAX_BYTES
+            && let Ok(answer) = queued.try_recv()
+        {
+            frame::encode_into(&answer, &mut bytes)?;
+        }
+        writer.write_all(&bytes).await?;
+        writer.flush().await?;
+        bytes.clear();
+    }
+    writer.shutdown().await
+}

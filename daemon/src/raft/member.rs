@@ -1,0 +1,165 @@
+//! Changes of the membership: on the leader, one at a time, each a replicated entry.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{AsyncRuntime, ChangeMembers};
+
+use super::api::Wire;
+use super::replica::{MemberError, Membership, Replica};
+use super::types::{Node, node_of, raft_id};
+
+/// What a change of the membership may take.
+const CHANGE_WAIT: Duration = Duration::from_secs(5);
+/// A learner at most this many entries behind may vote: it keeps up.
+pub(super) const CAUGHT_UP_ENTRIES: u64 = 1_000;
+
+impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
+    /// Takes a node in as a learner under a new Raft id, which is returned. With `promote` it becomes a voter by
+    /// itself once it has caught up, whoever leads then.
+    ///
+    /// # Errors
+    /// On any node but the leader; when it is a member already.
+    pub async fn add_learner(
+        &self,
+        node: u16,
+        client: String,
+        peer: String,
+        promote: bool,
+    ) -> Result<u64, MemberError> {
+        self.ensure_leads()?;
+        if self.member(node).is_some() {
+            return Err(MemberError::Refused(format!(
+                "node {node} is a member already. Hint: mbctl member replace {node} takes it in anew"
+            )));
+        }
+        // A node that was a member once must not come back under an id it had: the index of the change is greater than
+        // all generations given so far, each of which took entries of its own.
+        let generation = self.last_log().map_or(0, |id| id.index).saturating_add(2);
+        let id = raft_id(generation, node);
+        let new = Node { node, client, peer, promote };
+        self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, new)]))).await?;
+        Ok(id)
+    }
+
+    /// Makes a learner a voter.
+    ///
+    /// # Errors
+    /// On any node but the leader; while it is far behind.
+    pub async fn promote(&self, node: u16) -> Result<(), MemberError> {
+        self.ensure_leads()?;
+        let member = self.member(node).ok_or_else(|| no_member(node))?;
+        if member.voter {
+            return Ok(());
+        }
+        if !self.caught_up(&member) {
+            return Err(MemberError::Refused(format!(
+                "node {node} is still catching up. Hint: try again once mbctl status shows little lag"
+            )));
+        }
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([member.raft_id]))).await
+    }
+
+    /// Takes a node out of the membership.
+    ///
+    /// # Errors
+    /// On any node but the leader; for the leader itself and for the last voter.
+    pub async fn remove(&self, node: u16) -> Result<(), MemberError> {
+        self.ensure_leads()?;
+        let member = self.member(node).ok_or_else(|| no_member(node))?;
+        self.refuse_self(&member, "removing")?;
+        self.change(removal(&member)).await
+    }
+
+    /// Takes the node's old Raft id out and its next generation in, as a learner that becomes a voter by itself.
+    /// Returns the new Raft id, for the blank node to adopt.
+    ///
+    /// # Errors
+    /// On any node but the leader; for the leader itself.
+    pub async fn replace(&self, node: u16) -> Result<u64, MemberError> {
+        self.ensure_leads()?;
+        let old = self.member(node).ok_or_else(|| no_member(node))?;
+        self.refuse_self(&old, "replacing")?;
+        let id = raft_id(old.raft_id / super::types::RAFT_ID_GENERATION + 1, node);
+        let new = Node { promote: true, ..old.node.clone() };
+        // In one change: between two, a crash would leave the cluster without the node and its addresses.
+        let add = ChangeMembers::AddNodes(BTreeMap::from([(id, new)]));
+        self.change(ChangeMembers::Batch(vec![removal(&old), add])).await?;
+        Ok(id)
+    }
+
+    /// The member of that number.
+    fn member(&self, node: u16) -> Option<Membership> {
+        self.members().into_iter().find(|m| m.node.node == node)
+    }
+
+    fn refuse_self(&self, member: &Membership, doing: &str) -> Result<(), MemberError> {
+        if member.raft_id != self.raft_id() {
+            return Ok(());
+        }
+        let node = member.node.node;
+        Err(MemberError::Refused(format!(
+            "node {node} leads; {doing} it would interrupt service. Hint: mbctl transfer to another node first"
+        )))
+    }
+
+    /// Whether the learner holds nearly all of the log, as its leader knows.
+    pub(super) fn caught_up(&self, member: &Membership) -> bool {
+        let last = self.last_log().map_or(0, |id| id.index);
+        member.matched.is_some_and(|matched| matched.saturating_add(CAUGHT_UP_ENTRIES) >= last)
+    }
+
+    /// Promotes the learners that want it and have caught up; the leader's upkeep calls this.
+    pub(super) async fn promote_ready_learners(&self) {
+        for member in self.members().into_iter().filter(|m| !m.voter && m.node.promote) {
+            if !self.caught_up(&member) {
+                continue;
+            }
+            match self.change(ChangeMembers::AddVoterIds(BTreeSet::from([member.raft_id]))).await {
+                Ok(()) => tracing::info!(node = member.node.node, "the node has caught up and votes now"),
+                Err(error) => tracing::debug!(node = member.node.node, %error, "can't make it a voter yet"),
+            }
+        }
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, Node>) -> Result<(), MemberError> {
+        let result = R::timeout(CHANGE_WAIT, self.inner.raft.change_membership(change, false)).await;
+        match result {
+            Err(_) => Err(MemberError::NoQuorum),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {
+                Err(MemberError::NotLeader { leader: to.leader_id.map(node_of) })
+            }
+            Ok(Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)))) => Err(MemberError::NoQuorum),
+            Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error)))) => {
+                Err(MemberError::Refused(change_refused(error)))
+            }
+            Ok(Err(error)) => Err(MemberError::Refused(error.to_string())),
+        }
+    }
+}
+
+fn removal(member: &Membership) -> ChangeMembers<u64, Node> {
+    let id = BTreeSet::from([member.raft_id]);
+    if member.voter { ChangeMembers::RemoveVoters(id) } else { ChangeMembers::RemoveNodes(id) }
+}
+
+fn no_member(node: u16) -> MemberError {
+    MemberError::Refused(format!("node {node} is no member. Hint: mbctl member list"))
+}
+
+fn change_refused<A, B>(error: ChangeMembershipError<A, B>) -> String
+where
+    ChangeMembershipError<A, B>: std::fmt::Display,
+    A: openraft::vote::RaftCommittedLeaderId,
+    B: openraft::NodeId,
+{
+    match error {
+        ChangeMembershipError::InProgress(_) => {
+            "another change of the membership is under way. Hint: try again in a moment".into()
+        }
+        ChangeMembershipError::EmptyMembership(_) => "the last voter can't be taken out".into(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,284 @@
+//! openraft's network on [`Wire`]: one object a peer and purpose. Votes and transfers share a connection that is kept,
+//! appends, heartbeats and snapshots have one each, so that none delays another.
+
+use std::future::Future;
+use std::io::{Read, Seek, SeekFrom};
+use std::marker::PhantomData;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use messagebase_protocol::peer::{CHUNK_BYTES, Purpose};
+use openraft::async_runtime::Select2;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{Backoff, RPCOption, RPCTypes};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{AsyncRuntime, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+
+use super::api::{Link, Target, Wire, WireError};
+use super::blocking::blocking;
+use super::frame::{
+    Reply, Request, TransferReply, append_reply_from_wire, append_to_wire, decode, encode, from_wire_vote,
+    to_wire_vote, transfer_to_wire,
+};
+use super::links::Links;
+use super::state_machine::Snapshot;
+use super::types::{Node, Types, Vote, from_log_id, to_log_id};
+use crate::store::SnapshotFile;
+
+/// An append's answer waits for the follower's fsync, and stalls of half a second were seen; giving up earlier would
+/// only send the same entries again. Openraft's own limit, the heartbeat interval, is meant for heartbeats.
+const APPEND_ANSWER: Duration = Duration::from_millis(1_000);
+/// Installing a snapshot rewrites the receiver's tables.
+const SNAPSHOT_INSTALL: Duration = Duration::from_secs(120);
+/// One chunk: read, sent, written.
+const SNAPSHOT_CHUNK: Duration = Duration::from_secs(10);
+/// Pauses before a peer that could not be reached is tried again; the last one repeats.
+const RETRY_PAUSES: [Duration; 4] =
+    [Duration::from_millis(20), Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200)];
+
+/// Makes the connections of one replica.
+pub(crate) struct Network<R, W: Wire> {
+    me: u64,
+    wire: W,
+    /// Votes and transfers; a new connection for each election would cost a handshake when time matters most.
+    control: Links<W>,
+    /// Counts sendings of snapshots.
+    transfers: Arc<AtomicU64>,
+    runtime: PhantomData<fn() -> R>,
+}
+
+impl<R, W: Wire> Network<R, W> {
+    pub(crate) fn new(me: u64, wire: W) -> Self {
+        let control = Links::new(wire.clone(), Purpose::Raft);
+        Network { me, wire, control, transfers: Arc::default(), runtime: PhantomData }
+    }
+
+    fn peer(&self, raft_id: u64, node: &Node, purpose: Purpose) -> Peer<R, W> {
+        let target = Target { raft_id, node: node.node, peer: node.peer.clone() };
+        let control = self.control.to(target.clone());
+        let link = self.wire.link(target, purpose);
+        let transfers = self.transfers.clone();
+        Peer { me: self.me, raft_id, link, control, transfers, answer: APPEND_ANSWER, runtime: PhantomData }
+    }
+}
+
+impl<R: AsyncRuntime, W: Wire> RaftNetworkFactory<Types<R>> for Network<R, W> {
+    type Network = Peer<R, W>;
+
+    async fn new_client(&mut self, target: u64, node: &Node) -> Self::Network {
+        self.peer(target, node, Purpose::Raft)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Node) -> Self::Network {
+        let mut peer = self.peer(target, node, Purpose::Raft);
+        peer.answer = Duration::ZERO;
+        peer
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &Node) -> Self::Network {
+        self.peer(target, node, Purpose::Snapshot)
+    }
+}
+
+/// The connections to one peer that one of openraft's tasks uses.
+pub(crate) struct Peer<R, W: Wire> {
+    me: u64,
+    raft_id: u64,
+    link: W::Link,
+    control: Arc<W::Link>,
+    transfers: Arc<AtomicU64>,
+    /// Least time that an append's answer is waited for.
+    answer: Duration,
+    runtime: PhantomData<fn() -> R>,
+}
+
+/// What became of a call, before it is told in openraft's terms.
+enum CallError {
+    Unreachable(String),
+    Lost(String),
+}
+
+impl From<WireError> for CallError {
+    fn from(error: WireError) -> Self {
+        match error {
+            WireError::Unreachable(why) => CallError::Unreachable(why),
+            WireError::Lost(why) => CallError::Lost(why),
+        }
+    }
+}
+
+async fn call<L: Link>(link: &L, request: &Request, timeout: Duration) -> Result<Reply, CallError> {
+    let frame = encode(request).map_err(CallError::Lost)?;
+    let answer = link.call(frame, timeout).await?;
+    match decode(&answer).map_err(CallError::Lost)? {
+        // Also what a node says that is stopping: go away for a while.
+        Reply::Failed(why) => Err(CallError::Unreachable(why)),
+        reply => Ok(reply),
+    }
+}
+
+fn unexpected(reply: &Reply) -> CallError {
+    let kind = format!("{reply:?}");
+    CallError::Lost(format!("an answer of another kind: {}", kind.split([' ', '(']).next().unwrap_or_default()))
+}
+
+impl<R: AsyncRuntime, W: Wire> Peer<R, W> {
+    fn rpc_error(&self, error: CallError, action: RPCTypes, timeout: Duration) -> RPCError<Types<R>> {
+        match error {
+            CallError::Unreachable(why) => RPCError::Unreachable(Unreachable::from_string(why)),
+            CallError::Lost(_) if action == RPCTypes::Vote => {
+                RPCError::Timeout(Timeout { action, id: self.me, target: self.raft_id, timeout })
+            }
+            CallError::Lost(why) => RPCError::Network(NetworkError::from_string(why)),
+        }
+    }
+
+    async fn vote_call(
+        &self,
+        request: Request,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types<R>>, RPCError<Types<R>>> {
+        let timeout = option.soft_ttl();
+        let result = call(&*self.control, &request, timeout).await.and_then(|reply| match reply {
+            Reply::Vote { vote, granted, last } => {
+                Ok(VoteResponse::new(from_wire_vote(vote), last.map(from_log_id), granted))
+            }
+            other => Err(unexpected(&other)),
+        });
+        result.map_err(|e| self.rpc_error(e, RPCTypes::Vote, timeout))
+    }
+
+    async fn send_file(&self, vote: Vote, file: &SnapshotFile) -> Result<Vote, CallError> {
+        let path = file.path.clone();
+        let opened = blocking::<R, _, _>(move || std::fs::File::open(path)).await.and_then(|result| result);
+        let mut source = opened.map_err(|e| CallError::Lost(format!("failed to open the snapshot: {e}")))?;
+        // Tells one sending of this replica from the next; a restart may repeat numbers, but offset 0 begins anew.
+        let transfer = self.transfers.fetch_add(1, Ordering::Relaxed);
+        let mut offset = 0_u64;
+        loop {
+            let (back, bytes) = read_chunk::<R>(source, offset).await?;
+            source = back;
+            if bytes.is_empty() {
+                break;
+            }
+            let end = offset.saturating_add(bytes.len() as u64);
+            let request = Request::SnapshotChunk { transfer, offset, bytes };
+            match call(&self.link, &request, SNAPSHOT_CHUNK).await? {
+                Reply::SnapshotChunk { next_offset } if next_offset == end => offset = end,
+                Reply::SnapshotChunk { .. } => return Err(CallError::Lost("the receiver lost the beginning".into())),
+                other => return Err(unexpected(&other)),
+            }
+        }
+        let request = Request::SnapshotEnd { transfer, bytes: offset, vote: to_wire_vote(&vote) };
+        match call(&self.link, &request, SNAPSHOT_INSTALL).await? {
+            Reply::SnapshotEnd { vote } => Ok(from_wire_vote(vote)),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+async fn read_chunk<R: AsyncRuntime>(
+    mut source: std::fs::File,
+    offset: u64,
+) -> Result<(std::fs::File, Vec<u8>), CallError> {
+    let read = move || {
+        source.seek(SeekFrom::Start(offset))?;
+        let mut bytes = Vec::with_capacity(CHUNK_BYTES);
+        (&mut source).take(CHUNK_BYTES as u64).read_to_end(&mut bytes)?;
+        Ok::<_, std::io::Error>((source, bytes))
+    };
+    let result = blocking::<R, _, _>(read).await.and_then(|result| result);
+    result.map_err(|e| CallError::Lost(format!("failed to read the snapshot: {e}")))
+}
+
+impl<R: AsyncRuntime, W: Wire> RaftNetworkV2<Types<R>> for Peer<R, W> {
+    type SnapshotData = SnapshotFile;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Types<R>>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types<R>>, RPCError<Types<R>>> {
+        let timeout = option.soft_ttl().max(self.answer);
+        let result = call(&self.link, &append_to_wire(rpc), timeout).await.and_then(|reply| match reply {
+            Reply::Append(reply) => Ok(append_reply_from_wire(reply)),
+            other => Err(unexpected(&other)),
+        });
+        result.map_err(|e| self.rpc_error(e, RPCTypes::AppendEntries, timeout))
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types<R>>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types<R>>, RPCError<Types<R>>> {
+        let last = rpc.last_log_id.map(to_log_id);
+        let request = Request::Vote { vote: to_wire_vote(&rpc.vote), last, transfer: rpc.leadership_transfer };
+        self.vote_call(request, option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types<R>>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types<R>>, RPCError<Types<R>>> {
+        let last = rpc.last_log_id.map(to_log_id);
+        self.vote_call(Request::PreVote { vote: to_wire_vote(&rpc.vote), last }, option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<Types<R>>, StreamingError<Types<R>>> {
+        let sent = {
+            let cancel = pin!(cancel);
+            let send = pin!(self.send_file(vote, &snapshot.snapshot));
+            match R::select2(cancel, send).await {
+                Select2::First(closed) => return Err(StreamingError::Closed(closed)),
+                Select2::Second(sent) => sent,
+            }
+        };
+        match sent {
+            Ok(vote) => Ok(SnapshotResponse::new(vote)),
+            Err(error) => Err(self.rpc_error(error, RPCTypes::InstallSnapshot, option.soft_ttl()).into()),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types<R>>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types<R>>, RPCError<Types<R>>> {
+        let timeout = option.soft_ttl();
+        let result = call(&*self.control, &transfer_to_wire(&request), timeout).await.and_then(|reply| match reply {
+            Reply::Transfer(TransferReply::Ok) => Ok(Ok(())),
+            Reply::Transfer(TransferReply::VoteChanged { expected, actual }) => {
+                Ok(Err(TransferLeaderError::VoteChanged {
+                    expected: from_wire_vote(expected),
+                    actual: from_wire_vote(actual),
+                }))
+            }
+            Reply::Transfer(TransferReply::LogNotFlushed { expected, actual }) => {
+                Ok(Err(TransferLeaderError::LogNotFlushed {
+                    expected: expected.map(from_log_id),
+                    actual: actual.map(from_log_id),
+                }))
+            }
+            other => Err(unexpected(&other)),
+        });
+        result.map_err(|e| self.rpc_error(e, RPCTypes::TransferLeader, timeout))
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        let last = RETRY_PAUSES[RETRY_PAUSES.len() - 1];
+        Some(Backoff::new(RETRY_PAUSES.into_iter().chain(std::iter::repeat(last))))
+    }
+}

@@ -1,0 +1,237 @@
+//! Writes: from a session's batch to applied outcomes, through whoever leads.
+//!
+//! One connection's order is kept like this: its caller has one batch in flight; the leader admits a batch whole or
+//! not at all; whatever went wrong, the WHOLE batch is proposed again. Keys make the repetition harmless, and the
+//! first occurrence of each change is in the order of the batch whichever attempts survive.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use messagebase_protocol::limits::WRITE_DEADLINE;
+use openraft::AsyncRuntime;
+use openraft::async_runtime::{Instant, Select3, WatchReceiver};
+use openraft::errors::{ClientWriteError, ForwardReason};
+
+use super::api::{Draft, Link, Verdict, Wire};
+use super::frame::{ForwardReply, Reply, Request, decode, encode};
+use super::replica::Replica;
+use super::types::Command;
+use crate::change::{Change, Envelope, LOG_VERSION, Outcome};
+
+/// Pause before an attempt is repeated when nothing tells that it would go better now.
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// The leader answers this much before the asking node gives up, so that the answer still counts.
+pub(super) const ANSWER_MARGIN: Duration = Duration::from_millis(50);
+/// Drafts proposed at once; a longer batch goes in parts, one after the other.
+const PART_DRAFTS: usize = 512;
+/// Bytes proposed at once; a part has to fit a frame.
+const PART_BYTES: usize = 2 * 1024 * 1024;
+
+/// What is known of each draft's fate.
+type Answers = Vec<Option<(u64, Outcome)>>;
+
+impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
+    /// Proposes ONE ordered batch and waits until it is applied HERE. One verdict a draft, in order. The caller keeps
+    /// at most one batch of a connection in flight; that keeps the connection's order. Returns within
+    /// [`WRITE_DEADLINE`].
+    pub async fn propose(&self, drafts: Vec<Draft>) -> Vec<Verdict> {
+        let deadline = R::Instant::now() + WRITE_DEADLINE;
+        let mut verdicts = Vec::with_capacity(drafts.len());
+        let mut rest = drafts.as_slice();
+        while !rest.is_empty() {
+            let (part, later) = rest.split_at(part_len(rest));
+            let answers = match self.unless_stopped(self.propose_part(part, deadline)).await {
+                Some(answers) => answers,
+                None => {
+                    verdicts.resize(drafts.len(), Verdict::Closing);
+                    return verdicts;
+                }
+            };
+            let complete = answers.iter().all(Option::is_some);
+            verdicts.extend(answers.into_iter().map(|answer| match answer {
+                Some((index, outcome)) => Verdict::Applied { index, outcome },
+                None => Verdict::NoQuorum,
+            }));
+            if !complete {
+                // What follows must not overtake what failed.
+                verdicts.resize(drafts.len(), Verdict::NoQuorum);
+                return verdicts;
+            }
+            rest = later;
+        }
+        verdicts
+    }
+
+    async fn propose_part(&self, drafts: &[Draft], deadline: R::Instant) -> Answers {
+        let mut answers: Answers = vec![None; drafts.len()];
+        loop {
+            let leader = self.leader();
+            let reply = match leader {
+                Some(id) if id == self.raft_id() => self.propose_here(drafts, deadline).await,
+                Some(id) => self.forward(id, drafts, deadline).await,
+                None => ForwardReply::NotLeader { hint: None },
+            };
+            if let ForwardReply::Answered(new) = reply {
+                for (answer, new) in answers.iter_mut().zip(new) {
+                    // The first answer counts: a later one would call the same change a duplicate.
+                    if answer.is_none() {
+                        *answer = new;
+                    }
+                }
+            }
+            if let Some(last) = answers.iter().map(|a| a.as_ref().map(|(index, _)| *index)).max().flatten()
+                && answers.iter().all(Option::is_some)
+            {
+                if !self.applied(last, deadline).await {
+                    // Committed, but a read here would not see it: unknown is the honest answer.
+                    return vec![None; drafts.len()];
+                }
+                return answers;
+            }
+            if R::Instant::now() >= deadline {
+                return answers;
+            }
+            self.another_chance(leader, deadline).await;
+        }
+    }
+
+    /// Waits for a reason to try again: another leader, or a short pause.
+    pub(super) async fn another_chance(&self, tried: Option<u64>, deadline: R::Instant) {
+        R::select3(self.leader_changed(tried), R::sleep(RETRY_PAUSE), R::sleep_until(deadline)).await;
+    }
+
+    /// Proposes as leader. Waits for a fresh leader's lease, but not for another leader.
+    pub(super) async fn propose_here(&self, drafts: &[Draft], deadline: R::Instant) -> ForwardReply {
+        loop {
+            // Subscribed before the attempt, so that a change in between is seen.
+            let mut metrics = self.inner.raft.metrics();
+            metrics.borrow_and_update();
+            let commands = self.stamp(drafts);
+            let Ok(mut written) = self.inner.raft.client_write_many(commands).await else {
+                return ForwardReply::NotLeader { hint: None };
+            };
+            let mut answers: Answers = Vec::with_capacity(drafts.len());
+            let mut lease_expired = false;
+            while answers.len() < drafts.len() {
+                let answer = match R::timeout_at(deadline, written.next()).await {
+                    Ok(Some(Ok(Ok(written)))) => Some((written.log_id.index, written.response)),
+                    Ok(Some(Ok(Err(ClientWriteError::ForwardToLeader(to))))) => {
+                        // Refused whole, before anything was appended.
+                        if to.reason == ForwardReason::LeaseExpired {
+                            lease_expired = true;
+                            break;
+                        }
+                        return ForwardReply::NotLeader { hint: to.leader_id };
+                    }
+                    Ok(Some(Ok(Err(_)))) => None,
+                    Ok(Some(Err(_)) | None) | Err(_) => break,
+                };
+                answers.push(answer);
+            }
+            if !lease_expired {
+                answers.resize(drafts.len(), None);
+                return ForwardReply::Answered(answers);
+            }
+            // A new leader's lease begins with the first quorum of answers, milliseconds after its election.
+            if !matches!(R::timeout_at(deadline, metrics.changed()).await, Ok(Ok(()))) {
+                return ForwardReply::Answered(vec![None; drafts.len()]);
+            }
+        }
+    }
+
+    /// The leader's stamp: its clock, and the version that all members know.
+    fn stamp(&self, drafts: &[Draft]) -> Vec<Command> {
+        let at = (self.inner.clock)();
+        let envelope = |draft: &Draft| Envelope {
+            v: LOG_VERSION,
+            at,
+            actor: draft.actor,
+            body: draft.body.clone(),
+            secrets: draft.secrets.clone(),
+        };
+        drafts.iter().map(|draft| Command(Arc::new(envelope(draft)))).collect()
+    }
+
+    async fn forward(&self, leader: u64, drafts: &[Draft], deadline: R::Instant) -> ForwardReply {
+        const NOBODY: ForwardReply = ForwardReply::NotLeader { hint: None };
+        let Some(wait_ms) = time_left::<R>(deadline) else { return NOBODY };
+        let request = Request::Forward { drafts: drafts.to_vec(), wait_ms };
+        match self.ask_leader(leader, &request, deadline).await {
+            Some(Reply::Forward(ForwardReply::Answered(answers))) if answers.len() != drafts.len() => NOBODY,
+            Some(Reply::Forward(reply)) => reply,
+            Some(_) | None => NOBODY,
+        }
+    }
+
+    /// Asks `leader` over the kept connection; gives up when another one leads.
+    pub(super) async fn ask_leader(&self, leader: u64, request: &Request, deadline: R::Instant) -> Option<Reply> {
+        let link = self.inner.forward.to(self.target(leader)?);
+        let frame = match encode(request) {
+            Ok(frame) => frame,
+            Err(error) => {
+                tracing::error!(%error);
+                return None;
+            }
+        };
+        let left = deadline.saturating_duration_since(R::Instant::now());
+        let call = link.call(frame, left);
+        match R::select3(call, self.leader_changed(Some(leader)), R::sleep_until(deadline)).await {
+            Select3::First(Ok(answer)) => match decode(&answer) {
+                Ok(reply) => Some(reply),
+                Err(error) => {
+                    tracing::warn!(%error, leader);
+                    None
+                }
+            },
+            Select3::First(Err(error)) => {
+                tracing::debug!(%error, leader, "failed to reach the leader");
+                None
+            }
+            Select3::Second(()) | Select3::Third(()) => None,
+        }
+    }
+}
+
+/// What the leader may use of the time until `deadline`, ms; `None`: too little to ask.
+pub(super) fn time_left<R: AsyncRuntime>(deadline: R::Instant) -> Option<u64> {
+    let left = deadline.saturating_duration_since(R::Instant::now()).checked_sub(ANSWER_MARGIN)?;
+    u64::try_from(left.as_millis()).ok().filter(|ms| *ms > 0)
+}
+
+/// How many drafts from the beginning make the next part; at least one.
+fn part_len(drafts: &[Draft]) -> usize {
+    let mut bytes = 0;
+    let fits = |draft: &&Draft| {
+        let first = bytes == 0;
+        bytes += draft_bytes(draft);
+        first || bytes <= PART_BYTES
+    };
+    drafts.iter().take(PART_DRAFTS).take_while(fits).count()
+}
+
+fn draft_bytes(draft: &Draft) -> usize {
+    const FIXED: usize = 512;
+    match &draft.body {
+        Change::Send { body, .. } => FIXED + body.len(),
+        _ => FIXED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn send(bytes: usize) -> Draft {
+        let body = Change::Send { user: 1, to: "b".into(), body: "x".repeat(bytes), key: "k".into() };
+        Draft { actor: Some(1), body, secrets: None }
+    }
+
+    #[test]
+    fn a_part_is_bounded_by_count_and_bytes_and_never_empty() {
+        assert_eq!(part_len(&vec![send(1); PART_DRAFTS + 1]), PART_DRAFTS);
+        assert_eq!(part_len(&[send(PART_BYTES + 1), send(1)]), 1);
+        let half = PART_BYTES / 2 + 1;
+        assert_eq!(part_len(&[send(half), send(half), send(half)]), 1);
+    }
+}

@@ -1,0 +1,138 @@
+//! The use cases, one file a theme: validate, propose, read, answer. What is decided here is a courtesy; `state/`
+//! decides on every node alike. Speaks no dialect and holds no socket: `door/` does.
+//!
+//! [`accounts`] register to delete, [`messages`] send to history, [`directory`] users, [`status`] hello to ping;
+//! [`verdict`] is the one place where outcomes become answers and refusals.
+
+mod accounts;
+mod connection;
+mod directory;
+mod hasher;
+mod login_limits;
+mod messages;
+mod meter;
+mod rate_window;
+mod reads;
+mod replication;
+mod status;
+#[cfg(test)]
+pub(crate) mod testing;
+mod token;
+mod verdict;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use messagebase_config::{Limits, PasswordCost};
+use messagebase_protocol::code::Failure;
+use messagebase_protocol::json::Consistency;
+
+pub use accounts::DeleteRequest;
+pub use connection::{Connection, Session};
+pub use hasher::{HASH_QUEUE_MAX, Hasher};
+pub use messages::{Post, Posted, send_key};
+pub use meter::describe as describe_metrics;
+pub use replication::{Answering, ROLE_WAITING, Replication};
+
+use crate::fanout::Fanout;
+use crate::presence::Presence;
+use crate::store::Readers;
+use login_limits::LoginLimits;
+use status::Campaigns;
+
+/// What a [`Service`] is built of.
+pub struct ServiceParts {
+    /// This node's number.
+    pub node: u16,
+    /// The cluster's name for people.
+    pub cluster: String,
+    /// Read-only connections.
+    pub readers: Readers,
+    /// Where changes go.
+    pub replication: Arc<dyn Replication>,
+    /// Where sessions are told.
+    pub fanout: Arc<Fanout>,
+    /// Who is online.
+    pub presence: Arc<Presence>,
+    /// argon2 cost.
+    pub password: PasswordCost,
+    /// Bounds on load.
+    pub limits: Limits,
+}
+
+/// Every operation of the line protocol, for connections of any dialect.
+pub struct Service {
+    node: u16,
+    cluster: String,
+    readers: Readers,
+    replication: Arc<dyn Replication>,
+    fanout: Arc<Fanout>,
+    presence: Arc<Presence>,
+    hasher: Hasher,
+    login_limits: LoginLimits,
+    campaigns: Arc<Campaigns>,
+    started: Instant,
+}
+
+impl Service {
+    /// Hashes one password (the dummy for unknown users), so it takes as long as that does.
+    pub fn new(parts: ServiceParts) -> anyhow::Result<Arc<Self>> {
+        Ok(Arc::new(Service {
+            node: parts.node,
+            cluster: parts.cluster,
+            readers: parts.readers,
+            replication: parts.replication,
+            fanout: parts.fanout,
+            presence: parts.presence,
+            hasher: Hasher::new(parts.password)?,
+            login_limits: LoginLimits::new(&parts.limits),
+            campaigns: Arc::default(),
+            started: Instant::now(),
+        }))
+    }
+
+    /// Hashes passwords; for operators' `user add` and `reset-password` too.
+    pub fn hasher(&self) -> &Hasher {
+        &self.hasher
+    }
+
+    /// Where this node's replication stands.
+    pub fn replication(&self) -> &Arc<dyn Replication> {
+        &self.replication
+    }
+
+    /// The live sessions.
+    pub fn fanout(&self) -> &Arc<Fanout> {
+        &self.fanout
+    }
+
+    /// Waits until this node has applied all that was acknowledged before the call.
+    async fn linear(&self) -> Result<(), Failure> {
+        let limit = messagebase_protocol::limits::WRITE_DEADLINE;
+        match tokio::time::timeout(limit, self.replication.linear()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(verdict::no_quorum()),
+        }
+    }
+
+    /// The connection's session, fit for a read of that consistency. A session that was resumed on local knowledge is
+    /// checked before its first linear read.
+    async fn reader(&self, conn: &Connection, consistency: Consistency) -> Result<Session, Failure> {
+        let session = conn.session()?;
+        if consistency == Consistency::Local {
+            return Ok(session);
+        }
+        self.linear().await?;
+        if !session.is_checked() {
+            let id = session.id;
+            let row = reads::read(&self.readers, move |db| crate::state::read::session_by_id(db, id)).await?;
+            if !row.is_some_and(|row| reads::is_live(&row)) {
+                conn.session_is_dead();
+                return Err(verdict::not_logged_in());
+            }
+            session.set_checked();
+        }
+        // What was applied meanwhile may have ended it.
+        conn.session()
+    }
+}

@@ -1,0 +1,118 @@
+//! `hello`, `status`, `ping` and `campaign`: what a node says of itself, also while it belongs to no cluster.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use messagebase_protocol::code::{Code, Failure};
+use messagebase_protocol::json::{Campaign, Hello, Ping, Status};
+use messagebase_protocol::limits::{CAMPAIGN_DEADLINE, PROTOCOL_VERSION};
+use tokio::sync::watch;
+
+use super::rate_window::RateWindow;
+use super::{Connection, Replication, Service, verdict};
+use crate::raft::api::CampaignError;
+
+/// Campaigns a connection may ask for in [`CAMPAIGN_WINDOW`].
+pub(super) const CAMPAIGNS_PER_CONNECTION: usize = 10;
+/// Campaigns a node begins in [`CAMPAIGN_WINDOW`], whoever asks. Callers that come while one runs share it: after a
+/// node's death all its clients ask the same survivor at once, and none of them is to be refused for that.
+const CAMPAIGNS_PER_NODE: usize = 100;
+/// See the two above.
+pub(super) const CAMPAIGN_WINDOW: Duration = Duration::from_secs(10);
+
+type CampaignResult = Result<u16, CampaignError>;
+
+/// The campaign that runs, if one does.
+#[derive(Debug)]
+pub(super) struct Campaigns {
+    running: Mutex<Option<watch::Receiver<Option<CampaignResult>>>>,
+    begun: RateWindow,
+}
+
+impl Default for Campaigns {
+    fn default() -> Self {
+        Campaigns { running: Mutex::default(), begun: RateWindow::new(CAMPAIGNS_PER_NODE, CAMPAIGN_WINDOW) }
+    }
+}
+
+impl Campaigns {
+    /// Joins the running campaign or begins one.
+    fn join(
+        self: &Arc<Self>,
+        replication: &Arc<dyn Replication>,
+    ) -> Result<watch::Receiver<Option<CampaignResult>>, Duration> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(receiver) = running.as_ref() {
+            return Ok(receiver.clone());
+        }
+        self.begun.admit(Instant::now())?;
+        let (sender, receiver) = watch::channel(None);
+        *running = Some(receiver.clone());
+        let (campaigns, replication) = (self.clone(), replication.clone());
+        tokio::spawn(async move {
+            let result = tokio::time::timeout(CAMPAIGN_DEADLINE, replication.campaign()).await;
+            // Cleared first: whoever asks after the answer gets a campaign of their own.
+            *campaigns.running.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            sender.send_replace(Some(result.unwrap_or(Err(CampaignError::NoQuorum))));
+        });
+        Ok(receiver)
+    }
+}
+
+impl Service {
+    /// Who is there.
+    pub fn hello(&self) -> Hello {
+        Hello {
+            server: concat!("messagebase ", env!("CARGO_PKG_VERSION")).into(),
+            protocol: PROTOCOL_VERSION,
+            cluster: self.cluster.clone(),
+            cluster_id: self.replication.cluster_id(),
+            node: self.node,
+        }
+    }
+
+    /// What this node knows of itself and the cluster. Never waits.
+    pub fn status(&self) -> Status {
+        let view = self.replication.view();
+        Status {
+            node: self.node,
+            cluster: self.cluster.clone(),
+            cluster_id: self.replication.cluster_id(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            role: view.role.into(),
+            term: view.term,
+            leader: view.leader,
+            last_log: view.last_log,
+            committed: view.committed,
+            applied: view.applied,
+            members: view.members,
+            ready: view.ready,
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Keeps a session alive.
+    pub fn ping(&self) -> Ping {
+        let view = self.replication.view();
+        Ping { ready: view.ready, applied: view.applied }
+    }
+
+    /// Makes sure that there is a leader.
+    pub async fn campaign(&self, conn: &Connection) -> Result<Campaign, Failure> {
+        let limited =
+            |wait| Failure::not_done(Code::RateLimited, "too many campaigns; ask again in a moment").retry_after(wait);
+        conn.campaigns.admit(Instant::now()).map_err(limited)?;
+        let mut running = self.campaigns.join(&self.replication).map_err(limited)?;
+        let result = match running.wait_for(Option::is_some).await {
+            Ok(result) => result.unwrap_or(Err(CampaignError::NoQuorum)),
+            Err(_) => return Err(verdict::internal_unknown("a campaign ended without a result")),
+        };
+        match result {
+            Ok(leader) => Ok(Campaign { leader }),
+            Err(CampaignError::LeaderAlive(leader)) => {
+                Err(Failure::not_done(Code::LeaderAlive, format!("node {leader} leads and answers this node")))
+            }
+            Err(CampaignError::NoQuorum) => Err(verdict::no_quorum()),
+        }
+    }
+}

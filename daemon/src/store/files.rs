@@ -1,0 +1,68 @@
+//! Directories, files and the lock of a node's directory. Modes are set, not left to the umask.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use nix::fcntl::{Flock, FlockArg};
+
+const DIR_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
+/// Longest process id that is read from the lock file.
+const PID_MAX_BYTES: u64 = 16;
+
+/// Makes a directory (and those above it) if it is missing; 0700 in both cases.
+pub(super) fn make_private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(DIR_MODE).create(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(DIR_MODE))
+}
+
+/// Opens a file for writing, making it if it is missing; 0600 in both cases. SQLite gives `-wal` and `-shm` the mode
+/// of the database.
+pub(super) fn open_private_file(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
+    file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+    Ok(file)
+}
+
+/// Makes a rename or a new name in `dir` durable.
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Held while the directory is in use. The kernel lets go of it when the process dies, however it dies.
+pub(super) struct DirLock {
+    _file: Flock<File>,
+}
+
+/// Why there is no lock.
+pub(super) enum LockError {
+    /// Somebody has it.
+    Held(Option<u32>),
+    /// The file can't be opened.
+    Io(io::Error),
+}
+
+impl DirLock {
+    /// Takes the lock and writes the process id into the file. Of a refused attempt nothing is written.
+    pub fn take(path: &Path) -> Result<DirLock, LockError> {
+        let file = open_private_file(path).map_err(LockError::Io)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut file) => {
+                let text = format!("{}\n", std::process::id());
+                let written =
+                    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
+                written.map_err(LockError::Io)?;
+                Ok(DirLock { _file: file })
+            }
+            Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
+                let mut text = String::new();
+                let _unreadable_is_unknown = file.take(PID_MAX_BYTES).read_to_string(&mut text);
+                Err(LockError::Held(text.trim().parse().ok()))
+            }
+            Err((_, errno)) => Err(LockError::Io(errno.into())),
+        }
+    }
+}

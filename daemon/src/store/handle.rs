@@ -1,0 +1,228 @@
+//! [`Store`]: what the rest of the daemon holds.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::{mpsc, watch};
+
+use super::shared::{Shared, fatal, lock};
+use super::tail::Plan;
+use super::{
+    BoxedDone, Identity, Job, LogId, LogRow, OpenError, RaftState, Readers, SnapshotFile, StoreError, StoreOptions,
+    Writer, open, rows, snapshot,
+};
+use crate::state::Counters;
+use crate::state::sql::int;
+
+/// How often a log read starts again because the log was cut meanwhile. Cuts follow elections: one is rare.
+const READ_ATTEMPTS: u32 = 16;
+
+/// A handle on the store; clones share everything. The writer stops when the last one is dropped.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Store {
+    /// Opens (makes, migrates) the node's directory and takes its lock. Blocking.
+    pub fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> {
+        open::open(options)
+    }
+
+    pub(super) fn new(shared: Arc<Shared>, jobs: mpsc::Sender<Job>) -> Store {
+        Store { shared, jobs }
+    }
+
+    /// Queues a job; waits while the queue is full. `done` is called in every case, also when this returns an error;
+    /// if this future is dropped while it waits, nothing has happened and `done` is not called.
+    pub async fn submit(&self, job: Job) -> Result<(), StoreError> {
+        let Ok(permit) = self.jobs.reserve().await else {
+            let error = self.shared.fatal.get().cloned().unwrap_or(StoreError::Closed);
+            job.fail(&error);
+            return Err(error);
+        };
+        // What readers see and what the writer is asked change together, in one order.
+        let mut tail = lock(&self.shared.tail);
+        match &job {
+            Job::Append { rows, .. } => {
+                if !consecutive(rows) {
+                    drop(tail);
+                    let error = fatal("append to the log", "the entries do not follow each other");
+                    job.fail(&error);
+                    return Err(error);
+                }
+                tail.append(rows);
+            }
+            Job::Truncate { keep_through, .. } => tail.cut(keep_through.map_or(0, |index| index + 1)),
+            Job::Purge { through, .. } => tail.purge(*through),
+            Job::SaveVote { .. } | Job::SaveIdentity { .. } | Job::Apply { .. } | Job::InstallSnapshot { .. } => {}
+        }
+        permit.send(job);
+        Ok(())
+    }
+
+    /// Makes the rows readable at once and queues them to be made durable.
+    pub async fn append(&self, rows: Vec<LogRow>, done: BoxedDone<()>) -> Result<(), StoreError> {
+        self.submit(Job::Append { rows, done }).await
+    }
+
+    /// Cuts the log after `keep_through` (`None`: wholly); readers see that at once.
+    pub async fn truncate(&self, keep_through: Option<u64>, done: BoxedDone<()>) -> Result<(), StoreError> {
+        self.submit(Job::Truncate { keep_through, done }).await
+    }
+
+    /// Forgets the log up to and including `through`; readers see that at once.
+    pub async fn purge(&self, through: LogId, done: BoxedDone<()>) -> Result<(), StoreError> {
+        self.submit(Job::Purge { through, done }).await
+    }
+
+    /// Rows of `range` without a hole, beginning with the first that is kept; stops before `max_bytes` would be
+    /// passed, but returns at least one row if there is one. Blocking unless [`Store::read_tail`] has it all.
+    pub fn read_log(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<LogRow>, StoreError> {
+        for _ in 0..READ_ATTEMPTS {
+            let Plan { disk, rows: in_memory, epoch } = lock(&self.shared.tail).plan(&range);
+            let mut budget = Budget { left: max_bytes, any: false };
+            let mut found = Vec::new();
+            if !disk.is_empty() {
+                found = self.read_disk(&disk, &mut budget)?;
+                if lock(&self.shared.tail).epoch() != epoch {
+                    continue;
+                }
+                let reached = found.last().map_or(disk.start, |row| row.id.index + 1);
+                if reached < disk.end {
+                    return Ok(found);
+                }
+            }
+            found.extend(in_memory.into_iter().take_while(|row| budget.take(row)));
+            return Ok(found);
+        }
+        Err(fatal("read the log", "it was cut each time"))
+    }
+
+    fn read_disk(&self, range: &Range<u64>, budget: &mut Budget) -> Result<Vec<LogRow>, StoreError> {
+        let conn = lock(&self.shared.log_reader);
+        let mut read = || -> rusqlite::Result<Vec<LogRow>> {
+            let mut statement = conn.prepare_cached(&format!(
+                "SELECT {} FROM log WHERE log_index >= ?1 AND log_index < ?2 ORDER BY log_index",
+                rows::COLUMNS
+            ))?;
+            let mut found = statement.query((int(range.start), int(range.end)))?;
+            let mut result: Vec<LogRow> = Vec::new();
+            while let Some(row) = found.next()? {
+                let row = rows::read(row)?;
+                let follows = result.last().is_none_or(|before| before.id.index + 1 == row.id.index);
+                if !follows || !budget.take(&row) {
+                    break;
+                }
+                result.push(row);
+            }
+            Ok(result)
+        };
+        read().map_err(|e| fatal("read the log", e))
+    }
+
+    /// The rows of `range` if all of them are in memory. Never blocks on the disk.
+    pub fn read_tail(&self, range: Range<u64>) -> Option<Vec<LogRow>> {
+        let wanted = usize::try_from(range.end.saturating_sub(range.start)).ok()?;
+        let rows = lock(&self.shared.tail).plan(&range).rows;
+        (rows.len() == wanted).then_some(rows)
+    }
+
+    /// What Raft needs to know at start: vote and applied entry as on disk, the log as readers see it. Blocking.
+    pub fn raft_state(&self) -> Result<RaftState, StoreError> {
+        let failed = |e: rusqlite::Error| fatal("read Raft's state", e);
+        let conn = lock(&self.shared.log_reader);
+        let (purged, last) = {
+            let tail = lock(&self.shared.tail);
+            (tail.purged(), tail.last())
+        };
+        let last = match last {
+            Some(Ok(id)) => Some(id),
+            Some(Err(index)) => rows::id_at(&conn, index).map_err(failed)?,
+            None => None,
+        };
+        let counters = Counters::load(&conn).map_err(failed)?;
+        Ok(RaftState { vote: self.vote(), purged, last, applied: counters.applied, membership: counters.membership })
+    }
+
+    /// Who this node is; cached.
+    pub fn identity(&self) -> Option<Identity> {
+        lock(&self.shared.identity).clone()
+    }
+
+    /// The last saved vote; cached.
+    pub fn vote(&self) -> Option<String> {
+        lock(&self.shared.vote).clone()
+    }
+
+    /// The last applied entry; changes after the COMMIT of its effects.
+    pub fn applied(&self) -> watch::Receiver<Option<LogId>> {
+        self.shared.applied.subscribe()
+    }
+
+    /// Roughly how many bytes of change log are kept; costs nothing.
+    pub fn log_bytes(&self) -> u64 {
+        self.shared.log_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Index of the first entry that is kept, or would be.
+    pub fn log_begin(&self) -> u64 {
+        lock(&self.shared.tail).begin()
+    }
+
+    /// Size of messagebase.db and its WAL. Two `stat`s.
+    pub fn db_bytes(&self) -> u64 {
+        let size = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
+        let mut wal = self.shared.file.clone().into_os_string();
+        wal.push("-wal");
+        size(&self.shared.file) + size(&PathBuf::from(wal))
+    }
+
+    /// messagebase.db.
+    pub fn file(&self) -> &Path {
+        &self.shared.file
+    }
+
+    /// The read-only connections.
+    pub fn readers(&self) -> &Readers {
+        &self.shared.readers
+    }
+
+    /// Builds a snapshot of what is applied and makes it the current one. Blocking; one at a time.
+    pub fn build_snapshot(&self) -> Result<SnapshotFile, StoreError> {
+        snapshot::build(&self.shared)
+    }
+
+    /// The newest finished snapshot.
+    pub fn current_snapshot(&self) -> Option<SnapshotFile> {
+        lock(&self.shared.snapshot).clone()
+    }
+
+    /// Where snapshots lie; received ones are written here under a name that begins with `receiving-`.
+    pub fn snapshot_dir(&self) -> &Path {
+        &self.shared.snapshots
+    }
+}
+
+fn consecutive(rows: &[LogRow]) -> bool {
+    rows.windows(2).all(|pair| pair[0].id.index + 1 == pair[1].id.index)
+}
+
+/// How much may still be read; the first row always may.
+struct Budget {
+    left: usize,
+    any: bool,
+}
+
+impl Budget {
+    fn take(&mut self, row: &LogRow) -> bool {
+        let bytes = rows::memory_bytes(row);
+        let fits = !self.any || bytes <= self.left;
+        self.left = if fits { self.left.saturating_sub(bytes) } else { 0 };
+        self.any = true;
+        fits
+    }
+}

@@ -1,0 +1,34 @@
+//! ONE SQLite file, ONE writer. The writer is a [`Writer::step`] that a thread loops over in production and the
+//! simulation calls by itself; readers come from a read-only pool. Knows rows and transactions, not Raft: log
+//! entries are [`LogRow`]s, acknowledgements are closures.
+//!
+//! Where to go next: [`Store`] is the handle, [`Writer`] carries out the jobs; `tail` is the log as readers see it,
+//! `snapshot` builds and keeps snapshot files, `open` decides whether a directory may be used.
+//!
+//! **Invariant:** nothing here names openraft, tokio's timers or sockets (its channels are used: they need no runtime).
+
+mod api;
+mod digest;
+mod files;
+mod handle;
+mod jobs;
+mod open;
+mod readers;
+mod rows;
+mod schema;
+mod shared;
+mod snapshot;
+mod tail;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use api::{
+    ApplyItem, BoxedDone, EffectSink, Identity, Job, LogId, LogPayload, LogRow, OpenError, RaftState, SnapshotFile,
+    StoreError, StoreOptions,
+};
+pub use digest::{TableDigest, digest};
+pub use handle::Store;
+pub use readers::{ReadError, Readers};
+pub use writer::{Writer, spawn_writer};

@@ -1,0 +1,152 @@
+//! Opening a node's directory: modes, lock, schema, number, leftovers. Everything that can refuse does so before
+//! anything is written.
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use rusqlite::{Connection, OptionalExtension};
+use tokio::sync::{mpsc, watch};
+
+use super::files::{DirLock, LockError, make_private_dir, open_private_file};
+use super::readers::open_read_only;
+use super::schema::{SCHEMA_VERSION, leftovers, migrations};
+use super::shared::Shared;
+use super::tail::Tail;
+use super::writer::{Db, LogBounds};
+use super::{Identity, LogId, OpenError, Readers, Store, StoreOptions, Writer, rows, snapshot};
+use crate::state::Counters;
+use crate::state::sql::{int, opt_uint, uint};
+
+/// Jobs that may wait for the writer. Submitters wait beyond it.
+const JOBS_MAX: usize = 1_024;
+
+const DATABASE: &str = "messagebase.db";
+const LOCK: &str = "lock";
+const SNAPSHOTS: &str = "snapshots";
+
+/// What the file says about this node and its log.
+struct OnDisk {
+    node: Option<u64>,
+    identity: Option<Identity>,
+    vote: Option<String>,
+    purged: Option<LogId>,
+    applied: Option<LogId>,
+    bounds: LogBounds,
+    log_bytes: u64,
+}
+
+pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> {
+    let dir = &options.dir;
+    let at = |path: &Path, source: Box<dyn Error + Send + Sync>| OpenError::Io { path: path.to_owned(), source };
+    make_private_dir(dir).map_err(|e| at(dir, e.into()))?;
+    let lock_path = dir.join(LOCK);
+    let lock = DirLock::take(&lock_path).map_err(|e| match e {
+        LockError::Held(pid) => OpenError::InUse { dir: dir.clone(), pid },
+        LockError::Io(e) => at(&lock_path, e.into()),
+    })?;
+
+    let file = dir.join(DATABASE);
+    open_private_file(&file).map_err(|e| at(&file, e.into()))?;
+    let mut db = Db::open(&file).map_err(|e| at(&file, e.into()))?;
+    prepare_schema(&mut db, &file)?;
+    let disk = read(&db.conn).map_err(|e| at(&file, e.into()))?;
+    check_node(&db, &disk, &options).map_err(|e| e.unwrap_or_else(|e| at(&file, e.into())))?;
+    drop_leftovers(&db).map_err(|e| at(&file, e.into()))?;
+
+    let snapshots = dir.join(SNAPSHOTS);
+    make_private_dir(&snapshots).map_err(|e| at(&snapshots, e.into()))?;
+    let snapshot = snapshot::adopt_newest(&snapshots, disk.applied).map_err(|e| at(&snapshots, e.into()))?;
+    let readers = Readers::open(&file, options.readers).map_err(|e| at(&file, e.into()))?;
+    let log_reader = open_read_only(&file).map_err(|e| at(&file, e.into()))?;
+
+    let (sender, receiver) = mpsc::channel(JOBS_MAX);
+    let shared = Arc::new(Shared {
+        file,
+        snapshots,
+        tail: Mutex::new(Tail::new(disk.bounds.begin, disk.bounds.end, disk.purged)),
+        identity: Mutex::new(disk.identity),
+        vote: Mutex::new(disk.vote),
+        applied: watch::Sender::new(disk.applied),
+        log_bytes: AtomicU64::new(disk.log_bytes),
+        fatal: OnceLock::new(),
+        readers,
+        log_reader: Mutex::new(log_reader),
+        building: Mutex::new(()),
+        snapshot: Mutex::new(snapshot),
+        _lock: lock,
+    });
+    let writer = Writer::new(shared.clone(), receiver, db, disk.bounds, options.effects);
+    Ok((Store::new(shared, sender), writer))
+}
+
+fn prepare_schema(db: &mut Db, file: &Path) -> Result<(), OpenError> {
+    let at = |source: Box<dyn Error + Send + Sync>| OpenError::Io { path: file.to_owned(), source };
+    let found: i64 = db.conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|e| at(e.into()))?;
+    if found > SCHEMA_VERSION {
+        return Err(OpenError::NewerSchema { file: file.to_owned(), found, known: SCHEMA_VERSION });
+    }
+    db.configure().map_err(|e| at(e.into()))?;
+    if found < SCHEMA_VERSION {
+        // A migration begins with a lock of its own: wait for a foreign one here, where it is waited out.
+        db.wait_for_lock().map_err(|e| at(e.into()))?;
+        migrations().to_latest(&mut db.conn).map_err(|e| at(e.into()))?;
+    }
+    Ok(())
+}
+
+fn read(conn: &Connection) -> rusqlite::Result<OnDisk> {
+    let counters = Counters::load(conn)?;
+    let (node, identity, vote, purged) = conn.query_row(
+        "SELECT node, cluster_id, raft_id, founders, vote, purged_term, purged_leader, purged_index FROM node",
+        [],
+        |row| {
+            let cluster_id: Option<String> = row.get(1)?;
+            let founders: Option<String> = row.get(3)?;
+            let founders = serde_json::from_str(founders.as_deref().unwrap_or("[]"))
+                .map_err(|e| rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Text, Box::new(e)))?;
+            let identity = cluster_id.zip(opt_uint(row, 2)?).map(|(cluster_id, raft_id)| Identity {
+                cluster_id,
+                raft_id,
+                founders,
+            });
+            Ok((opt_uint(row, 0)?, identity, row.get(4)?, crate::state::log_id(row, 5)?))
+        },
+    )?;
+    let last = conn
+        .query_row("SELECT log_index FROM log ORDER BY log_index DESC LIMIT 1", [], |row| uint(row, 0))
+        .optional()?;
+    let first =
+        conn.query_row("SELECT log_index FROM log ORDER BY log_index LIMIT 1", [], |row| uint(row, 0)).optional()?;
+    let begin = purged.map_or(first.unwrap_or(0), |purged: LogId| purged.index + 1);
+    let end = last.map_or(begin, |last| begin.max(last + 1));
+    let bounds = LogBounds { begin, end, purged: purged.is_some(), garbage: first.is_some_and(|f| f < begin) };
+    let log_bytes = rows::stored_bytes(conn, 0, end)?;
+    Ok(OnDisk { node, identity, vote, purged, applied: counters.applied, bounds, log_bytes })
+}
+
+/// Refuses another node's directory; gives a new one its number.
+fn check_node(db: &Db, disk: &OnDisk, options: &StoreOptions) -> Result<(), Result<OpenError, rusqlite::Error>> {
+    match disk.node {
+        Some(found) if found != u64::from(options.node) => Err(Ok(OpenError::OtherNode {
+            dir: options.dir.clone(),
+            found: u16::try_from(found).unwrap_or(u16::MAX),
+            asked: options.node,
+        })),
+        Some(_) => Ok(()),
+        None => {
+            db.wait_for_lock().map_err(Err)?;
+            db.conn.execute("UPDATE node SET node = ?1", [int(u64::from(options.node))]).map(drop).map_err(Err)
+        }
+    }
+}
+
+/// An install that was cut short leaves tables behind; nothing refers to them.
+fn drop_leftovers(db: &Db) -> rusqlite::Result<()> {
+    for table in leftovers(&db.conn)? {
+        db.wait_for_lock()?;
+        db.conn.execute_batch(&format!("DROP TABLE \"{table}\""))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! The pool of read-only connections. They are opened `SQLITE_OPEN_READ_ONLY`: `query_only` could be switched off
+//! through SQL.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+/// How long a caller waits for a connection.
+const POOL_WAIT: Duration = Duration::from_secs(2);
+/// How long one use of a connection may take.
+pub(super) const READ_TIME: Duration = Duration::from_secs(5);
+/// Virtual-machine steps between two looks at the clock: some tens of microseconds.
+const STEPS_BETWEEN_CHECKS: i32 = 10_000;
+/// Prepared statements kept by a connection; more than `state::read` has.
+const STATEMENTS_MAX: usize = 64;
+/// How long a reader waits for a lock of somebody else's recovery or checkpoint.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// Why a read failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// All connections were busy for too long; nothing is broken.
+    #[error("all read connections are busy")]
+    Busy,
+    /// The query ran into its time limit.
+    #[error("the query took too long")]
+    TimedOut,
+    /// Anything else.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+/// Read-only connections; clones share the pool.
+#[derive(Clone)]
+pub struct Readers {
+    pool: r2d2::Pool<SqliteConnectionManager>,
+}
+
+impl Readers {
+    pub(super) fn open(file: &Path, connections: u32) -> Result<Readers, r2d2::Error> {
+        let manager = SqliteConnectionManager::file(file).with_flags(read_only()).with_init(|conn| prepare(conn));
+        let pool = r2d2::Pool::builder()
+            .max_size(connections.max(1))
+            .min_idle(Some(1))
+            .test_on_check_out(false)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connection_timeout(POOL_WAIT)
+            .build(manager)?;
+        Ok(Readers { pool })
+    }
+
+    /// Runs `f` on a connection, in one read transaction: all its queries see the same state. Blocking: never call it
+    /// on an async thread.
+    pub fn with<T>(&self, f: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, ReadError> {
+        self.with_time(READ_TIME, f)
+    }
+
+    /// [`Readers::with`] under a time limit of its own.
+    pub fn with_time<T>(
+        &self,
+        limit: Duration,
+        f: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, ReadError> {
+        let conn = self.pool.get().map_err(|_| ReadError::Busy)?;
+        let deadline = Instant::now() + limit;
+        conn.progress_handler(STEPS_BETWEEN_CHECKS, Some(move || Instant::now() > deadline))?;
+        let result = conn.unchecked_transaction().and_then(|tx| f(&tx));
+        conn.progress_handler(STEPS_BETWEEN_CHECKS, None::<fn() -> bool>)?;
+        result.map_err(|error| match error.sqlite_error_code() {
+            Some(ErrorCode::OperationInterrupted) => ReadError::TimedOut,
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ReadError::Busy,
+            _ => ReadError::Sqlite(error),
+        })
+    }
+
+    /// Runs `f` on a connection on a blocking thread of tokio.
+    pub async fn run<T, F>(&self, f: F) -> Result<T, ReadError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let readers = self.clone();
+        match tokio::task::spawn_blocking(move || readers.with(f)).await {
+            Ok(result) => result,
+            // A cancelled task: the runtime is being shut down.
+            Err(error) if error.is_cancelled() => Err(ReadError::Busy),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+fn read_only() -> OpenFlags {
+    OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
+fn prepare(conn: &Connection) -> rusqlite::Result<()> {
+    conn.busy_timeout(LOCK_WAIT)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    Ok(())
+}
+
+/// A read-only connection outside the pool.
+pub(super) fn open_read_only(file: &Path) -> rusqlite::Result<Connection> {
+    let conn = Connection::open_with_flags(file, read_only())?;
+    prepare(&conn)?;
+    Ok(conn)
+}

@@ -1,0 +1,97 @@
+//! The schema: embedded migrations, and which tables belong to the replicated state.
+
+use rusqlite::{Connection, Result};
+use rusqlite_migration::{M, Migrations};
+
+/// The numbered files of `migrations/`, in order. Add-only.
+const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/0001_first.sql")];
+
+/// The `user_version` that this program reads and writes.
+pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// The migrations, ready to run.
+pub(super) fn migrations() -> Migrations<'static> {
+    Migrations::new(MIGRATIONS.into_iter().map(M::up).collect())
+}
+
+/// One replicated table.
+pub(super) struct Table {
+    pub name: &'static str,
+    /// Columns of its primary key, as SQL.
+    pub key: &'static str,
+}
+
+/// The row of counters: replaced in place, never by renaming.
+pub(super) const STATE_TABLE: Table = Table { name: "replicated_state", key: "one" };
+
+/// Replicated tables with rows of users' making: what a snapshot install stages and switches.
+pub(super) const ROW_TABLES: [Table; 7] = [
+    Table { name: "users", key: "id" },
+    Table { name: "retired_users", key: "id" },
+    Table { name: "messages", key: "id" },
+    Table { name: "send_keys", key: "sender_id, key" },
+    Table { name: "account_keys", key: "kind, scope, key" },
+    Table { name: "sessions", key: "id" },
+    Table { name: "mailboxes", key: "user_id" },
+];
+
+/// All replicated tables: what snapshots, backups and digests hold.
+pub(super) fn replicated() -> impl Iterator<Item = &'static Table> {
+    ROW_TABLES.iter().chain(std::iter::once(&STATE_TABLE))
+}
+
+/// What an install copies into.
+pub(super) const STAGING: &str = "staging_";
+/// What an install put aside and is emptying.
+pub(super) const OLD: &str = "old_";
+
+/// An index's DDL taken apart.
+pub(super) struct IndexDdl {
+    pub name: String,
+    pub unique: bool,
+    /// From the opening parenthesis on: columns and WHERE.
+    pub tail: String,
+}
+
+impl IndexDdl {
+    /// The DDL under another name for another table.
+    pub fn render(&self, name: &str, table: &str) -> String {
+        let unique = if self.unique { "UNIQUE " } else { "" };
+        format!("CREATE {unique}INDEX {name} ON {table} {}", self.tail)
+    }
+}
+
+/// The DDL of a table of the attached database `schema` (`main`: the first one), with another name.
+pub(super) fn table_ddl(conn: &Connection, schema: &str, table: &str, renamed: &str) -> Result<String> {
+    let sql: String = conn.query_row(
+        &format!("SELECT sql FROM {schema}.sqlite_schema WHERE type = 'table' AND name = ?1"),
+        [table],
+        |row| row.get(0),
+    )?;
+    Ok(format!("CREATE TABLE {renamed} {}", from_parenthesis(&sql)))
+}
+
+/// The named indexes of a table.
+pub(super) fn indexes(conn: &Connection, table: &str) -> Result<Vec<IndexDdl>> {
+    let mut statement = conn.prepare(
+        "SELECT name, sql FROM sqlite_schema
+          WHERE type = 'index' AND tbl_name = ?1 AND sql IS NOT NULL ORDER BY name",
+    )?;
+    let rows = statement.query_map([table], |row| {
+        let sql: String = row.get(1)?;
+        let unique = sql.get(..20).unwrap_or(&sql).to_ascii_uppercase().starts_with("CREATE UNIQUE");
+        Ok(IndexDdl { name: row.get(0)?, unique, tail: from_parenthesis(&sql).to_owned() })
+    })?;
+    rows.collect()
+}
+
+fn from_parenthesis(sql: &str) -> &str {
+    sql.find('(').map_or("", |at| &sql[at..])
+}
+
+/// Tables that an interrupted install left behind.
+pub(super) fn leftovers(conn: &Connection) -> Result<Vec<String>> {
+    let mut statement = conn.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'")?;
+    let names = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>>>()?;
+    Ok(names.into_iter().filter(|name| name.starts_with(STAGING) || name.starts_with(OLD)).collect())
+}

@@ -1,0 +1,44 @@
+//! What the handles and the writer share.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use rusqlite::Connection;
+use tokio::sync::watch;
+
+use super::files::DirLock;
+use super::tail::Tail;
+use super::{Identity, LogId, Readers, SnapshotFile, StoreError};
+
+pub(super) struct Shared {
+    /// messagebase.db.
+    pub file: PathBuf,
+    /// snapshots/.
+    pub snapshots: PathBuf,
+    pub tail: Mutex<Tail>,
+    pub identity: Mutex<Option<Identity>>,
+    pub vote: Mutex<Option<String>>,
+    pub applied: watch::Sender<Option<LogId>>,
+    pub log_bytes: AtomicU64,
+    /// Set once, when the writer failed.
+    pub fatal: OnceLock<StoreError>,
+    pub readers: Readers,
+    /// Raft's own connection: clients' reads must not keep it from the log.
+    pub log_reader: Mutex<Connection>,
+    /// Held while a snapshot is being built: one at a time.
+    pub building: Mutex<()>,
+    pub snapshot: Mutex<Option<SnapshotFile>>,
+    /// The directory is ours until the last handle and the writer are gone.
+    pub _lock: DirLock,
+}
+
+/// Locks; a holder that panicked left nothing half-done that matters, because every section only moves values.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A final error with what was being done.
+pub(super) fn fatal(what: &str, error: impl std::fmt::Display) -> StoreError {
+    StoreError::Fatal(format!("failed to {what}: {error}").into())
+}

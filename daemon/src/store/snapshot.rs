@@ -1,0 +1,195 @@
+//! Building, checking and keeping snapshot files: SQLite databases with the replicated tables alone, without their
+//! indexes (an install makes them anew), and `snapshot_info`. Installing is the writer's.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::files::{open_private_file, sync_dir};
+use super::readers::open_read_only;
+use super::schema::{SCHEMA_VERSION, replicated, table_ddl};
+use super::shared::{Shared, fatal, lock};
+use super::{LogId, SnapshotFile, StoreError};
+use crate::state::Counters;
+
+/// Grows when the file's make-up changes.
+const FORMAT: i64 = 1;
+
+/// What is being built; an interrupted one is removed at the next start.
+const UNFINISHED: &str = "building.tmp";
+
+impl SnapshotFile {
+    /// Reads what a received file contains; refuses one of another cluster or schema and a damaged one. Blocking.
+    pub fn open_checked(path: &Path, cluster_id: &str) -> Result<SnapshotFile, StoreError> {
+        let failed = |e: rusqlite::Error| fatal("read the snapshot", e);
+        let refuse = |why: String| Err(fatal("take the snapshot", why));
+        let conn = open_read_only(path).map_err(failed)?;
+        let check: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
+        if check != "ok" {
+            return refuse(format!("it is damaged: {check}"));
+        }
+        let (theirs, schema, format): (String, i64, i64) = conn
+            .query_row("SELECT cluster_id, schema_version, format FROM snapshot_info", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
+            .map_err(failed)?;
+        if theirs != cluster_id {
+            return refuse(format!("it is of cluster {theirs}, this node belongs to {cluster_id}"));
+        }
+        if (schema, format) != (SCHEMA_VERSION, FORMAT) {
+            return refuse(format!(
+                "it has schema {schema} and format {format}, this mbd knows {SCHEMA_VERSION} and {FORMAT}; \
+                 run the same version on all nodes"
+            ));
+        }
+        describe(&conn, path)
+    }
+}
+
+fn describe(conn: &Connection, path: &Path) -> Result<SnapshotFile, StoreError> {
+    let counters = Counters::load(conn).map_err(|e| fatal("read the snapshot", e))?;
+    let last = counters.applied.ok_or_else(|| fatal("read the snapshot", "nothing is applied in it"))?;
+    Ok(SnapshotFile { path: path.to_owned(), last, membership: counters.membership })
+}
+
+fn file_name(last: LogId) -> String {
+    format!("snapshot-{}-{}-{}.db", last.term, last.leader, last.index)
+}
+
+/// Builds a snapshot of what is applied.
+pub(super) fn build(shared: &Shared) -> Result<SnapshotFile, StoreError> {
+    let _one_at_a_time = lock(&shared.building);
+    if let Some(current) = lock(&shared.snapshot).clone()
+        && Some(current.last) == *shared.applied.borrow()
+    {
+        return Ok(current);
+    }
+    let unfinished = shared.snapshots.join(UNFINISHED);
+    let (last, membership) = copy_out(shared, &unfinished)?;
+    let path = shared.snapshots.join(file_name(last));
+    publish(&unfinished, &path).map_err(|e| fatal("publish the snapshot", e))?;
+    let snapshot = SnapshotFile { path, last, membership };
+    make_current(shared, snapshot.clone());
+    Ok(snapshot)
+}
+
+type Contents = (LogId, Option<(LogId, std::sync::Arc<str>)>);
+
+/// Copies the replicated tables into a new file, inside one read transaction on the live database.
+fn copy_out(shared: &Shared, to: &Path) -> Result<Contents, StoreError> {
+    remove_if_there(to).and_then(|()| open_private_file(to).map(drop)).map_err(|e| fatal("make the snapshot", e))?;
+    let copy = || -> rusqlite::Result<Counters> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(to, flags)?;
+        // Nobody reads the file before it is whole, synced and renamed: no journal, no sync on the way.
+        conn.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
+        conn.execute("ATTACH ?1 AS live", [read_only_uri(&shared.file)])?;
+        let tx = conn.unchecked_transaction()?;
+        // The new file has no such table yet, so this reads the live one and begins the read transaction.
+        let counters = Counters::load(&tx)?;
+        for table in replicated() {
+            tx.execute_batch(&table_ddl(&tx, "live", table.name, &format!("main.{}", table.name))?)?;
+            tx.execute_batch(&format!("INSERT INTO main.{0} SELECT * FROM live.{0}", table.name))?;
+        }
+        tx.execute_batch(
+            "CREATE TABLE main.snapshot_info (cluster_id TEXT NOT NULL, schema_version INTEGER NOT NULL,
+                                              format INTEGER NOT NULL) STRICT",
+        )?;
+        tx.execute(
+            "INSERT INTO snapshot_info SELECT coalesce(cluster_id, ''), ?1, ?2 FROM live.node",
+            (SCHEMA_VERSION, FORMAT),
+        )?;
+        tx.commit()?;
+        Ok(counters)
+    };
+    let counters = copy().map_err(|e| fatal("build the snapshot", e))?;
+    let last = counters.applied.ok_or_else(|| fatal("build the snapshot", "nothing is applied yet"))?;
+    Ok((last, counters.membership))
+}
+
+/// An SQLite URI that opens the file read-only.
+pub(super) fn read_only_uri(path: &Path) -> String {
+    let path = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    format!("file:{path}?mode=ro")
+}
+
+/// Sync, rename, sync of the directory: the name stands for a whole file even after a crash.
+fn publish(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::File::open(from)?.sync_all()?;
+    std::fs::rename(from, to)?;
+    to.parent().map_or(Ok(()), sync_dir)
+}
+
+/// After an install: the received file becomes the current snapshot, under its proper name. Another store's file is
+/// left where it lies.
+pub(super) fn adopt(shared: &Shared, file: &SnapshotFile) -> io::Result<()> {
+    let path = shared.snapshots.join(file_name(file.last));
+    if file.path != path {
+        if file.path.parent() == Some(&shared.snapshots) {
+            publish(&file.path, &path)?;
+        } else {
+            std::fs::copy(&file.path, &path)?;
+            open_private_file(&path)?.sync_all()?;
+        }
+    }
+    make_current(shared, SnapshotFile { path, ..file.clone() });
+    Ok(())
+}
+
+/// The newest only is kept. Whoever still sends an older one has it open.
+fn make_current(shared: &Shared, snapshot: SnapshotFile) {
+    let path = snapshot.path.clone();
+    let before = lock(&shared.snapshot).replace(snapshot);
+    if let Some(before) = before.filter(|before| before.path != path)
+        && let Err(error) = remove_if_there(&before.path)
+    {
+        tracing::warn!(path = %before.path.display(), %error, "failed to remove an old snapshot");
+    }
+}
+
+/// At start: the newest finished snapshot of what is applied; everything else in the directory is removed.
+pub(super) fn adopt_newest(dir: &Path, applied: Option<LogId>) -> io::Result<Option<SnapshotFile>> {
+    let mut found: Vec<(LogId, PathBuf)> = Vec::new();
+    let mut useless: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if !path.is_file() {
+            continue;
+        }
+        match path.file_name().and_then(|name| parse_name(name.to_str()?)) {
+            Some(last) if applied.is_some_and(|applied| last.index <= applied.index) => found.push((last, path)),
+            _ => useless.push(path),
+        }
+    }
+    found.sort_by_key(|(last, _)| std::cmp::Reverse(last.index));
+    let mut newest = None;
+    for (last, path) in found {
+        let readable = open_read_only(&path)
+            .map_err(|e| fatal("open the snapshot", e))
+            .and_then(|conn| describe(&conn, &path))
+            .ok()
+            .filter(|snapshot| newest.is_none() && snapshot.last == last);
+        match readable {
+            Some(snapshot) => newest = Some(snapshot),
+            None => useless.push(path),
+        }
+    }
+    for path in useless {
+        remove_if_there(&path)?;
+    }
+    Ok(newest)
+}
+
+fn parse_name(name: &str) -> Option<LogId> {
+    let mut parts = name.strip_prefix("snapshot-")?.strip_suffix(".db")?.splitn(3, '-').map(str::parse);
+    let (term, leader, index) = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
+    Some(LogId { term, leader, index })
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,223 @@
+//! Log jobs: vote, append, truncate, purge, identity. In order, many in one transaction, acknowledged after COMMIT.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+
+use super::install::Cleanup;
+use super::{LOG_ROWS_MAX, Writer};
+use crate::state::sql::int;
+use crate::store::shared::{fatal, lock};
+use crate::store::{Identity, Job, LogId, LogRow, StoreError, rows};
+
+/// Published once the transaction is committed.
+#[derive(Default)]
+struct Published {
+    vote: Option<String>,
+    identity: Option<Identity>,
+    appends: u32,
+}
+
+impl Writer {
+    /// Carries out the log jobs that wait; false if there was nothing to do.
+    pub(super) fn log_piece(&mut self) -> Result<bool, StoreError> {
+        let run = self.choose();
+        if run.is_empty() {
+            return Ok(false);
+        }
+        // A lost purge is repeated; everything else has been promised.
+        let durable = run.iter().any(|job| !matches!(job, Job::Purge { .. }));
+        let mut published = Published::default();
+        let result = self.log_transaction(run, durable, &mut published);
+        result.map_err(|e| match e {
+            LogError::Sqlite(e) => fatal("write the log", e),
+            LogError::Hole { end, first } => {
+                fatal("append to the log", format!("entry {first} would leave a hole after {end} entries"))
+            }
+        })?;
+        self.publish(published);
+        self.acknowledge();
+        Ok(true)
+    }
+
+    /// Takes the jobs for one transaction. While a snapshot is being installed, an append that does not continue the
+    /// log and a purge of what is not applied stay, with everything behind them but votes and identities: carried
+    /// out before the switch, a crash in between would leave a log with a hole, or a purged log without its state.
+    fn choose(&mut self) -> Vec<Job> {
+        let installing = self.installing();
+        let applied = self.shared.applied.borrow().map_or(0, |applied| applied.index);
+        let mut end = self.disk.end;
+        let mut run = Vec::new();
+        let mut kept = VecDeque::new();
+        let mut count = 0;
+        while count < LOG_ROWS_MAX
+            && let Some(job) = self.log.pop_front()
+        {
+            let holding = !kept.is_empty();
+            let hold = match &job {
+                Job::Append { rows, .. } => {
+                    holding || (installing && rows.first().is_some_and(|first| first.id.index > end))
+                }
+                Job::Purge { through, .. } => holding || (installing && through.index > applied),
+                Job::Truncate { .. } => holding,
+                _ => false,
+            };
+            if hold {
+                kept.push_back(job);
+                continue;
+            }
+            match &job {
+                Job::Append { rows, .. } => {
+                    end = rows.last().map_or(end, |last| last.id.index + 1);
+                    count += rows.len();
+                }
+                Job::Truncate { keep_through, .. } => end = end.min(keep_through.map_or(0, |index| index + 1)),
+                _ => {}
+            }
+            run.push(job);
+        }
+        kept.append(&mut self.log);
+        self.log = kept;
+        run
+    }
+
+    fn log_transaction(&mut self, run: Vec<Job>, durable: bool, published: &mut Published) -> Result<(), LogError> {
+        // All of them are answered, also if the first one fails.
+        let mut steps = Vec::with_capacity(run.len());
+        for job in run {
+            let (step, done) = split(job);
+            self.unacknowledged.push(done);
+            steps.push(step);
+        }
+        self.db.begin(durable)?;
+        for step in steps {
+            match step {
+                Step::Vote(vote) => {
+                    self.db.conn.prepare_cached("UPDATE node SET vote = ?1")?.execute([&vote])?;
+                    published.vote = Some(vote);
+                }
+                Step::Identity(identity) => {
+                    self.save_identity(&identity)?;
+                    published.identity = Some(identity);
+                }
+                Step::Append(rows) => {
+                    self.append(&rows)?;
+                    published.appends += 1;
+                }
+                Step::Truncate(keep_through) => self.cut(keep_through.map_or(0, |index| index + 1))?,
+                Step::Purge(through) => self.purge(through)?,
+            }
+        }
+        Ok(self.db.commit()?)
+    }
+
+    fn save_identity(&self, identity: &Identity) -> rusqlite::Result<()> {
+        let founders = serde_json::to_string(&identity.founders)
+            .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+        self.db
+            .conn
+            .execute(
+                "UPDATE node SET cluster_id = ?1, raft_id = ?2, founders = ?3",
+                (&identity.cluster_id, int(identity.raft_id), founders),
+            )
+            .map(drop)
+    }
+
+    fn append(&mut self, rows: &[LogRow]) -> Result<(), LogError> {
+        let Some(first) = rows.first().map(|row| row.id.index) else { return Ok(()) };
+        let disk = &mut self.disk;
+        if first > disk.end && (disk.purged || disk.end > disk.begin) {
+            return Err(LogError::Hole { end: disk.end, first });
+        }
+        if disk.begin == disk.end {
+            disk.begin = first;
+        }
+        if first < self.disk.end {
+            self.cut(first)?;
+        }
+        let mut bytes = 0;
+        for row in rows {
+            bytes += rows::insert(&self.db.conn, row)?;
+            self.disk.end = row.id.index + 1;
+        }
+        self.shared.log_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Removes the entries from `end` on.
+    pub(super) fn cut(&mut self, end: u64) -> rusqlite::Result<()> {
+        let end = end.max(self.disk.begin);
+        if end >= self.disk.end {
+            return Ok(());
+        }
+        let bytes = rows::stored_bytes(&self.db.conn, end, self.disk.end)?;
+        self.db.conn.prepare_cached("DELETE FROM log WHERE log_index >= ?1")?.execute([int(end)])?;
+        self.shared.log_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.disk.end = end;
+        Ok(())
+    }
+
+    /// Moves the beginning. The rows before it are deleted later, in capped transactions: a vote may be waiting.
+    pub(super) fn purge(&mut self, through: LogId) -> rusqlite::Result<()> {
+        let begin = through.index + 1;
+        if self.disk.purged && begin <= self.disk.begin {
+            return Ok(());
+        }
+        self.db
+            .conn
+            .prepare_cached("UPDATE node SET purged_term = ?1, purged_leader = ?2, purged_index = ?3")?
+            .execute((int(through.term), int(through.leader), int(through.index)))?;
+        let disk = &mut self.disk;
+        *disk =
+            super::LogBounds { begin: disk.begin.max(begin), end: disk.end.max(begin), purged: true, garbage: true };
+        Ok(())
+    }
+
+    fn publish(&mut self, published: Published) {
+        if let Some(vote) = published.vote {
+            *lock(&self.shared.vote) = Some(vote);
+        }
+        if let Some(identity) = published.identity {
+            *lock(&self.shared.identity) = Some(identity);
+        }
+        let mut tail = lock(&self.shared.tail);
+        for _ in 0..published.appends {
+            tail.appended();
+        }
+        drop(tail);
+        if self.disk.garbage && !self.cleanup.contains(&Cleanup::PurgedRows) {
+            self.cleanup.push_back(Cleanup::PurgedRows);
+        }
+    }
+}
+
+/// A log job without its acknowledgement.
+enum Step {
+    Vote(String),
+    Identity(Identity),
+    Append(Vec<LogRow>),
+    Truncate(Option<u64>),
+    Purge(LogId),
+}
+
+fn split(job: Job) -> (Step, crate::store::BoxedDone<()>) {
+    match job {
+        Job::SaveVote { vote, done } => (Step::Vote(vote), done),
+        Job::SaveIdentity { identity, done } => (Step::Identity(identity), done),
+        Job::Append { rows, done } => (Step::Append(rows), done),
+        Job::Truncate { keep_through, done } => (Step::Truncate(keep_through), done),
+        Job::Purge { through, done } => (Step::Purge(through), done),
+        // `Writer::take` puts these into the other queue.
+        Job::Apply { .. } | Job::InstallSnapshot { .. } => unreachable!("no log job"),
+    }
+}
+
+enum LogError {
+    Sqlite(rusqlite::Error),
+    Hole { end: u64, first: u64 },
+}
+
+impl From<rusqlite::Error> for LogError {
+    fn from(error: rusqlite::Error) -> Self {
+        LogError::Sqlite(error)
+    }
+}

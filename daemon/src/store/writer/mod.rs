@@ -1,0 +1,219 @@
+//! The only writing connection, and the order in which jobs are carried out.
+//!
+//! A step takes everything that waits. Log jobs go first, in their order, in one durable transaction; then one piece
+//! of work on the state (at most [`APPLY_ROWS_MAX`] applied rows, or one chunk of a snapshot install), then one piece
+//! of cleaning up; then it looks for new jobs again. So a vote never waits for more than one piece.
+//!
+//! Applies may come after log jobs that were submitted later, never before ones that were submitted earlier. While a
+//! snapshot is being installed, log jobs that make sense only behind it are held until it is (`log`).
+
+mod apply;
+mod db;
+mod install;
+mod log;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc;
+
+pub(super) use db::Db;
+
+use self::install::{Cleanup, Install};
+use super::shared::Shared;
+use super::{ApplyItem, BoxedDone, EffectSink, Job, SnapshotFile, StoreError};
+
+/// Rows that one transaction applies at most.
+const APPLY_ROWS_MAX: usize = 2_000;
+/// Bytes of entries that one transaction applies before it takes no more.
+const APPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Rows after which a log transaction takes no further job.
+const LOG_ROWS_MAX: usize = 4_096;
+/// Jobs taken over and not done yet; beyond it they wait in the queue.
+const TAKEN_MAX: usize = 2_048;
+
+/// Where the log on disk begins and ends (exclusive).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LogBounds {
+    pub begin: u64,
+    pub end: u64,
+    /// Whether anything was ever purged: until then an empty log may begin anywhere.
+    pub purged: bool,
+    /// Rows before `begin` are still to be deleted.
+    pub garbage: bool,
+}
+
+/// Work on the state, carried out in order.
+enum StateJob {
+    Apply { items: VecDeque<ApplyItem>, done: BoxedDone<()> },
+    Install { file: SnapshotFile, done: BoxedDone<()> },
+}
+
+/// Owns the only writing connection.
+pub struct Writer {
+    shared: Arc<Shared>,
+    jobs: mpsc::Receiver<Job>,
+    effects: Arc<dyn EffectSink>,
+    db: Db,
+    disk: LogBounds,
+    log: VecDeque<Job>,
+    state: VecDeque<StateJob>,
+    install: Option<Install>,
+    cleanup: VecDeque<Cleanup>,
+    /// Of jobs inside the open transaction.
+    unacknowledged: Vec<BoxedDone<()>>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        jobs: mpsc::Receiver<Job>,
+        db: Db,
+        disk: LogBounds,
+        effects: Arc<dyn EffectSink>,
+    ) -> Writer {
+        Writer {
+            shared,
+            jobs,
+            effects,
+            db,
+            disk,
+            log: VecDeque::new(),
+            state: VecDeque::new(),
+            install: None,
+            cleanup: VecDeque::new(),
+            unacknowledged: Vec::new(),
+        }
+    }
+
+    /// Waits for the next job; `None` once all handles are gone. For the simulation, which then calls [`Writer::step`].
+    pub async fn recv(&mut self) -> Option<Job> {
+        self.jobs.recv().await
+    }
+
+    /// Carries out `first` and everything that waits behind it. After an error nothing more is done or acknowledged.
+    pub fn step(&mut self, first: Job) -> Result<(), StoreError> {
+        if let Some(error) = self.shared.fatal.get().cloned() {
+            first.fail(&error);
+            return Err(error);
+        }
+        self.take(first);
+        self.work().inspect_err(|error| self.die(error))
+    }
+
+    /// Steps until all handles are gone (`Ok`) or a final error.
+    pub fn run(mut self) -> Result<(), StoreError> {
+        while let Some(job) = self.jobs.blocking_recv() {
+            self.step(job)?;
+        }
+        self.db.checkpoint(true);
+        Ok(())
+    }
+
+    fn work(&mut self) -> Result<(), StoreError> {
+        loop {
+            self.drain();
+            let logged = self.log_piece()?;
+            let moved = self.state_piece()?;
+            let cleaned = self.cleanup_piece()?;
+            let worked = logged || moved || cleaned;
+            self.db.checkpoint(!worked);
+            if !worked {
+                return Ok(());
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        while self.log.len() + self.state.len() < TAKEN_MAX
+            && let Ok(job) = self.jobs.try_recv()
+        {
+            self.take(job);
+        }
+    }
+
+    fn take(&mut self, job: Job) {
+        match job {
+            Job::Apply { items, done } => self.state.push_back(StateJob::Apply { items: items.into(), done }),
+            Job::InstallSnapshot { file, done } => self.state.push_back(StateJob::Install { file, done }),
+            log => self.log.push_back(log),
+        }
+    }
+
+    fn state_piece(&mut self) -> Result<bool, StoreError> {
+        if self.install.is_some() {
+            return self.install_piece().map(|()| true);
+        }
+        match self.state.front() {
+            None => Ok(false),
+            Some(StateJob::Apply { .. }) => self.apply_piece().map(|()| true),
+            // Its tables' names are still taken by what the last install put aside.
+            Some(StateJob::Install { .. }) if !self.cleanup.is_empty() => Ok(true),
+            Some(StateJob::Install { .. }) => self.begin_install().map(|()| true),
+        }
+    }
+
+    fn installing(&self) -> bool {
+        self.install.is_some() || self.state.iter().any(|job| matches!(job, StateJob::Install { .. }))
+    }
+
+    /// COMMIT has happened: tell everybody.
+    fn acknowledge(&mut self) {
+        for done in self.unacknowledged.drain(..) {
+            done(Ok(()));
+        }
+    }
+
+    /// Nothing is acknowledged any more; everybody who waits is told why.
+    fn die(&mut self, error: &StoreError) {
+        tracing::error!(%error, "the store failed; this node acknowledges nothing more");
+        // Somebody else's error can't be there: only the writer sets it, once.
+        let _ = self.shared.fatal.set(error.clone());
+        self.db.abandon();
+        self.fail_all(error);
+    }
+
+    fn fail_all(&mut self, error: &StoreError) {
+        self.jobs.close();
+        for done in self.unacknowledged.drain(..) {
+            done(Err(error.clone()));
+        }
+        if let Some(install) = self.install.take() {
+            (install.done)(Err(error.clone()));
+        }
+        for job in self.log.drain(..) {
+            job.fail(error);
+        }
+        for job in self.state.drain(..) {
+            match job {
+                StateJob::Apply { done, .. } | StateJob::Install { done, .. } => done(Err(error.clone())),
+            }
+        }
+        while let Ok(job) = self.jobs.try_recv() {
+            job.fail(error);
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.fail_all(&StoreError::Closed);
+    }
+}
+
+/// Runs the writer on a thread of its own; `on_fatal` is called on it after a final error.
+pub fn spawn_writer(writer: Writer, on_fatal: impl FnOnce(StoreError) + Send + 'static) -> JoinHandle<()> {
+    let run = move || {
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.run()));
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => on_fatal(error),
+            // Dropped by the unwinding, the writer has failed all jobs; without this the node would only stop
+            // answering.
+            Err(_) => on_fatal(StoreError::Fatal("the writer panicked".into())),
+        }
+    };
+    // Proof for the expect: the one thread without which there is no node, made at its start.
+    std::thread::Builder::new().name("store-writer".into()).spawn(run).expect("a thread can be started")
+}
