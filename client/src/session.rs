@@ -362,10 +362,11 @@ impl Driver {
             cluster_id: status.cluster_id.clone(),
             connection: Arc::new(reached.connection),
         });
-        self.tell_where(status.node, status.leader, status.term);
         let user = self.identity.as_ref().map(|identity| identity.user.clone());
         let connection = up.connection.clone();
         self.link.send_replace(Link { user, state: Ok(up) });
+        // After the link, so that whoever shows the news finds the node that they name.
+        self.tell_where(status.node, status.leader, status.term);
         Serving::new(connection, reached.events)
     }
 
