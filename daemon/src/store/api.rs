@@ -43,6 +43,9 @@ pub struct LogRow {
 /// Called exactly once, on the writer's thread, after the job's COMMIT or its failure. Must not block.
 pub type BoxedDone<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
 
+/// A write to this node's own tables.
+pub type LocalWrite = Box<dyn FnOnce(&rusqlite::Connection) -> rusqlite::Result<()> + Send>;
+
 /// A committed entry on its way into the state.
 pub struct ApplyItem {
     /// The entry.
@@ -93,6 +96,13 @@ pub enum Job {
     InstallSnapshot {
         /// A finished, checked file.
         file: SnapshotFile,
+        /// Acknowledgement.
+        done: BoxedDone<()>,
+    },
+    /// Writes to this node's own tables, with the log jobs and as durably. For what is rare and small.
+    Local {
+        /// Runs in the writer's transaction; an error in it is final.
+        write: LocalWrite,
         /// Acknowledgement.
         done: BoxedDone<()>,
     },

@@ -58,7 +58,7 @@ impl Store {
             }
             Job::Truncate { keep_through, .. } => tail.cut(keep_through.map_or(0, |index| index + 1)),
             Job::Purge { through, .. } => tail.purge(*through),
-            Job::SaveVote { .. } | Job::SaveIdentity { .. } | Job::Apply { .. } | Job::InstallSnapshot { .. } => {}
+            Job::SaveVote { .. } | Job::SaveIdentity { .. } | Job::Local { .. } | Job::Apply { .. } | Job::InstallSnapshot { .. } => {}
         }
         permit.send(job);
         Ok(())
@@ -146,6 +146,17 @@ impl Store {
         };
         let counters = Counters::load(&conn).map_err(failed)?;
         Ok(RaftState { vote: self.vote(), purged, last, applied: counters.applied, membership: counters.membership })
+    }
+
+    /// How often this directory was opened, this time included.
+    pub fn starts(&self) -> u64 {
+        self.shared.starts
+    }
+
+    /// Index of the last entry, purged ones counted; `None` while there never was one.
+    pub fn last_log_index(&self) -> Option<u64> {
+        let tail = lock(&self.shared.tail);
+        tail.last().map(|last| last.map_or_else(|index| index, |id| id.index)).or(tail.purged().map(|id| id.index))
     }
 
     /// Who this node is; cached.

@@ -12,6 +12,7 @@ impl Job {
             | Job::Purge { done, .. }
             | Job::Apply { done, .. }
             | Job::InstallSnapshot { done, .. }
+            | Job::Local { done, .. }
             | Job::SaveIdentity { done, .. } => done,
         };
         done(Err(error.clone()));

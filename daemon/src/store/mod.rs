@@ -25,7 +25,7 @@ mod writer;
 mod tests;
 
 pub use api::{
-    ApplyItem, BoxedDone, EffectSink, Identity, Job, LogId, LogPayload, LogRow, OpenError, RaftState, SnapshotFile,
+    ApplyItem, BoxedDone, EffectSink, Identity, Job, LocalWrite, LogId, LogPayload, LogRow, OpenError, RaftState, SnapshotFile,
     StoreError, StoreOptions,
 };
 pub use digest::{TableDigest, digest};

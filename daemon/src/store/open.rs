@@ -61,6 +61,8 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
     let readers = Readers::open(&file, options.readers).map_err(|e| at(&file, e.into()))?;
     let log_reader = open_read_only(&file).map_err(|e| at(&file, e.into()))?;
 
+    let starts = count_start(&mut db).map_err(|e| at(&file, e.into()))?;
+
     let (sender, receiver) = mpsc::channel(JOBS_MAX);
     let shared = Arc::new(Shared {
         file,
@@ -69,6 +71,7 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
         identity: Mutex::new(disk.identity),
         vote: Mutex::new(disk.vote),
         applied: watch::Sender::new(disk.applied),
+        starts,
         log_bytes: AtomicU64::new(disk.log_bytes),
         fatal: OnceLock::new(),
         readers,
@@ -79,6 +82,14 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
     });
     let writer = Writer::new(shared.clone(), receiver, db, disk.bounds, options.effects);
     Ok((Store::new(shared, sender), writer))
+}
+
+/// Durable before this node says anything to anybody: an older copy of the directory is recognized by it.
+fn count_start(db: &mut Db) -> rusqlite::Result<u64> {
+    db.begin(true)?;
+    db.conn.execute("UPDATE node SET starts = starts + 1", [])?;
+    db.commit()?;
+    db.conn.query_row("SELECT starts FROM node", [], |row| uint(row, 0))
 }
 
 fn prepare_schema(db: &mut Db, file: &Path) -> Result<(), OpenError> {

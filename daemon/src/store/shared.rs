@@ -20,6 +20,8 @@ pub(super) struct Shared {
     pub identity: Mutex<Option<Identity>>,
     pub vote: Mutex<Option<String>>,
     pub applied: watch::Sender<Option<LogId>>,
+    /// How often this directory was opened.
+    pub starts: u64,
     pub log_bytes: AtomicU64,
     /// Set once, when the writer failed.
     pub fatal: OnceLock<StoreError>,

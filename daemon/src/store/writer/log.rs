@@ -99,6 +99,7 @@ impl Writer {
                     self.save_identity(&identity)?;
                     published.identity = Some(identity);
                 }
+                Step::Local(write) => write(&self.db.conn)?,
                 Step::Append(rows) => {
                     self.append(&rows)?;
                     published.appends += 1;
@@ -194,6 +195,7 @@ impl Writer {
 enum Step {
     Vote(String),
     Identity(Identity),
+    Local(crate::store::LocalWrite),
     Append(Vec<LogRow>),
     Truncate(Option<u64>),
     Purge(LogId),
@@ -203,6 +205,7 @@ fn split(job: Job) -> (Step, crate::store::BoxedDone<()>) {
     match job {
         Job::SaveVote { vote, done } => (Step::Vote(vote), done),
         Job::SaveIdentity { identity, done } => (Step::Identity(identity), done),
+        Job::Local { write, done } => (Step::Local(write), done),
         Job::Append { rows, done } => (Step::Append(rows), done),
         Job::Truncate { keep_through, done } => (Step::Truncate(keep_through), done),
         Job::Purge { through, done } => (Step::Purge(through), done),
