@@ -1,5 +1,5 @@
 //! `mbclient` on a terminal: a line editor below, what arrives above it. This file is the loop between the two;
-//! [`mode`] decides what a line means, [`act`] does it, [`editor`] owns the terminal, [`render`] says how things look.
+//! [`mode`] decides what a line means, [`mod@act`] does it, [`editor`] owns the terminal, [`render`] says how things look.
 
 pub mod act;
 pub mod assist;
