@@ -413,7 +413,7 @@ impl Repl {
     async fn complain(&self, error: &ClientError) {
         let failure = error.as_failure();
         let mut text = format!("ERR {} {}", failure.code, failure.message);
-        if let Some(hint) = error.hint() {
+        if let Some(hint) = render::hint(error) {
             text.push_str("\nHint: ");
             text.push_str(&hint);
         }
