@@ -29,8 +29,8 @@ pub enum ClientEvent {
 pub enum Notice {
     /// The client lost its node and goes on with another.
     Failover {
-        /// The node that was lost; `None` where its number was not known.
-        lost: Option<u16>,
+        /// The node that was lost.
+        lost: u16,
         /// Where the client is now.
         won: u16,
         /// The cluster's leader, which may be another node than `won`.
@@ -42,7 +42,7 @@ pub enum Notice {
     },
     /// The cluster can't be used; said once per verdict, the client keeps trying.
     Trouble {
-        /// The node that was lost, if this began with a loss.
+        /// The node that is gone, if this began with one.
         lost: Option<u16>,
         /// What was found.
         trouble: Trouble,
@@ -93,10 +93,10 @@ impl std::fmt::Display for Notice {
                     None => format!("term {term}"),
                 };
                 let took = millis(*took);
-                match lost {
-                    Some(lost) if lost == won => write!(f, "reconnected to n{won}; {leads}; took {took}"),
-                    Some(lost) => write!(f, "node n{lost} was lost; n{won} won, {leads}; took {took}"),
-                    None => write!(f, "a node was lost; n{won} won, {leads}; took {took}"),
+                if lost == won {
+                    write!(f, "node n{lost} was lost and is back, {leads}; took {took}")
+                } else {
+                    write!(f, "node n{lost} was lost; n{won} won, {leads}; took {took}")
                 }
             }
             Notice::Trouble { lost, trouble, waiting } => {
@@ -146,8 +146,7 @@ mod tests {
 
     #[test]
     fn a_failover_is_one_line_with_loser_winner_term_and_time() {
-        let notice =
-            Notice::Failover { lost: Some(2), won: 3, leader: Some(3), term: 7, took: Duration::from_millis(42) };
+        let notice = Notice::Failover { lost: 2, won: 3, leader: Some(3), term: 7, took: Duration::from_millis(42) };
         assert_eq!(notice.to_string(), "node n2 was lost; n3 won, it leads term 7; took 42 ms");
     }
 }

@@ -32,6 +32,10 @@ const PAGE: u32 = 200;
 const HISTORY_MAX: usize = 10_000;
 /// The session that a password opened is closed within this at the end; else it expires by itself.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// How long a line of standard input goes on when nodes answer but the cluster does not serve.
+const LINES_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a line of standard input goes on when not a single node answers.
+const LINES_NO_NODE_PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes asked of standard input at a time.
 const READ_BYTES: usize = 16 * 1024;
 
@@ -41,7 +45,12 @@ const READ_BYTES: usize = 16 * 1024;
 /// What kept it from beginning at all; refusals of commands are in the [`Exit`].
 pub async fn run(cli: &Cli, config: &Config) -> Result<Exit, ClientError> {
     let store = Store::for_cluster(&config.cluster)?;
-    let (client, mut events) = Client::start(config, cli.options())?;
+    let mut options = cli.options();
+    if cli.command.is_empty() {
+        // Somebody feeds lines over time: better wait for the cluster than lose the rest of the script to it.
+        (options.patience, options.no_node_patience) = (LINES_PATIENCE, LINES_NO_NODE_PATIENCE);
+    }
+    let (client, mut events) = Client::start(config, options)?;
     let mut script = Script { cli, client, store, implicit: false, worst: Exit::Done, number: 0 };
     let ran = if cli.command.is_empty() {
         script.lines(&mut events).await
@@ -370,7 +379,12 @@ impl Script<'_> {
         let stored = self.store.load(self.cli.user.as_deref());
         if let Some(password) = self.cli.given_password()? {
             let user = self.cli.user.clone().or(stored.map(|token| token.user)).ok_or(ClientError::NotLoggedIn)?;
-            let session = self.client.login(&user, &password).await?;
+            let session = self.client.login(&user, &password).await.inspect_err(|error| {
+                // The command was not refused, there is nobody to run it for.
+                if let ClientError::Refused(Failure { code: Code::BadCredentials | Code::Locked, .. }) = error {
+                    self.worst = self.worst.worst(Exit::NotLoggedIn);
+                }
+            })?;
             self.implicit = true;
             return Ok(session.user);
         }

@@ -35,6 +35,8 @@ const PAGE: u32 = 200;
 pub(crate) enum End {
     /// The node is lost: elect.
     Lost,
+    /// The node lives but can't do its work: elect.
+    NotServing,
     /// Take the session up again, best on the same node.
     Again,
     /// The session is over.
@@ -253,7 +255,7 @@ impl Driver {
 
     fn take_order_up(&mut self, order: Order, serving: &mut Serving) -> Option<End> {
         match order {
-            Order::Suspect { generation } => (generation == self.generation).then_some(End::Lost),
+            Order::Suspect { generation } => (generation == self.generation).then_some(End::NotServing),
             Order::LoggedIn { generation, user, token } => {
                 let here = generation == self.generation;
                 self.take_order(Order::LoggedIn { generation, user, token });
@@ -304,7 +306,7 @@ impl Serving {
             Ok(Ping { ready: false, .. }) => {
                 let since = *self.unready_since.get_or_insert_with(Instant::now);
                 self.next_ping = Instant::now() + UNREADY_EVERY;
-                (since.elapsed() >= UNREADY_MAX).then_some(End::Lost)
+                (since.elapsed() >= UNREADY_MAX).then_some(End::NotServing)
             }
             // It answers, if in words that can't be used.
             Err(CallError::Refused(_) | CallError::TooMany | CallError::Unreadable(_)) => {
@@ -330,7 +332,8 @@ fn verdict<T>(answer: Result<T, CallError>) -> Verdict<T> {
     match answer {
         Ok(value) => Verdict::Done(value),
         Err(CallError::Refused(failure)) => match failure.code {
-            Code::NoQuorum | Code::Closing => Verdict::End(End::Lost),
+            Code::NoQuorum => Verdict::End(End::NotServing),
+            Code::Closing => Verdict::End(End::Lost),
             Code::NotLoggedIn => Verdict::End(End::Again),
             Code::Busy => {
                 let pause = failure.retry_after_ms.map_or(BUSY_PAUSE, Duration::from_millis);

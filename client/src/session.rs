@@ -109,11 +109,24 @@ pub(crate) struct Identity {
     pub token: String,
 }
 
+/// Whose fault the end of a connection was.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// The session has to be taken up again, nothing more.
+    None,
+    /// The node lives but has no majority.
+    NotServing,
+    /// The node is gone.
+    Dead,
+}
+
 struct Loss {
-    node: Option<u16>,
+    node: u16,
     at: Instant,
     /// Not the node's fault and over in an instant: not worth a word.
     quiet: bool,
+    /// The node itself is gone, rather than alive without a majority.
+    dead: bool,
 }
 
 /// The task's state.
@@ -139,6 +152,7 @@ pub(crate) struct Driver {
     /// Who waits to hear whether the token of an earlier run is good.
     resuming: Option<oneshot::Sender<bool>>,
     cluster_id: Option<String>,
+    started: Instant,
     aim: Aim,
     loss: Option<Loss>,
     told: Option<Trouble>,
@@ -166,6 +180,7 @@ pub(crate) fn start(setup: Setup) -> (mpsc::Sender<Order>, mpsc::Receiver<Client
         generation: 0,
         resuming: None,
         cluster_id: None,
+        started: Instant::now(),
         aim: Aim::Any { node: setup.first },
         loss: None,
         told: None,
@@ -181,22 +196,24 @@ impl Driver {
             let serving = self.settle(entered);
             match self.serve(serving).await {
                 End::HandleGone => return,
-                End::Lost => self.lose(Some(node), false, Aim::Leader),
-                End::Again => self.lose(Some(node), true, Aim::Any { node: Some(node) }),
+                End::Lost => self.lose(node, Fault::Dead),
+                End::NotServing => self.lose(node, Fault::NotServing),
+                End::Again => self.lose(node, Fault::None),
                 End::SessionOver(why) => {
                     self.end_session(why);
-                    self.lose(Some(node), true, Aim::Any { node: Some(node) });
+                    self.lose(node, Fault::None);
                 }
             }
         }
     }
 
-    fn lose(&mut self, node: Option<u16>, quiet: bool, aim: Aim) {
+    fn lose(&mut self, node: u16, fault: Fault) {
         self.outbox.lost();
         self.feed.interrupt();
         self.stalled = false;
-        self.aim = aim;
-        self.loss = Some(Loss { node, at: Instant::now(), quiet });
+        let quiet = fault == Fault::None;
+        self.aim = if quiet { Aim::Any { node: Some(node) } } else { Aim::Leader };
+        self.loss = Some(Loss { node, at: Instant::now(), quiet, dead: fault == Fault::Dead });
         self.link.send_modify(|link| link.state = Err(Trouble::Connecting));
     }
 
@@ -362,19 +379,21 @@ impl Driver {
             cluster_id: status.cluster_id.clone(),
             connection: Arc::new(reached.connection),
         });
-        self.tell_where(status.node, status.leader, status.term);
         let user = self.identity.as_ref().map(|identity| identity.user.clone());
         let connection = up.connection.clone();
         self.link.send_replace(Link { user, state: Ok(up) });
+        // After the link, so that whoever shows the news finds the node that they name.
+        self.tell_where(status.node, status.leader, status.term);
         Serving::new(connection, reached.events)
     }
 
     fn tell_where(&mut self, node: u16, leader: Option<u16>, term: u64) {
         let loss = self.loss.take();
         let told = self.told.take();
-        let Some(Loss { node: lost, at, quiet }) = loss else {
+        let Some(Loss { node: lost, at, quiet, .. }) = loss else {
             if told.is_some() {
-                self.tell(Notice::Back { node, term, took: Duration::ZERO, waiting: self.outbox.len() });
+                let took = self.started.elapsed();
+                self.tell(Notice::Back { node, term, took, waiting: self.outbox.len() });
             }
             return;
         };
@@ -391,7 +410,8 @@ impl Driver {
             return;
         }
         // The first verdict after a loss names the lost node, later ones only what changed.
-        let lost = if self.told.is_none() { self.loss.as_ref().and_then(|loss| loss.node) } else { None };
+        let news = self.loss.as_ref().filter(|loss| loss.dead && self.told.is_none());
+        let lost = news.map(|loss| loss.node);
         self.told = Some(trouble);
         self.tell(Notice::Trouble { lost, trouble, waiting: self.outbox.len() });
     }

@@ -71,6 +71,8 @@ struct Shared {
     ctrl_c: AtomicBool,
     /// We interrupted the read.
     nudged: AtomicBool,
+    /// The line became empty: a prompt that had to wait may be shown now.
+    emptied: tokio::sync::Notify,
     /// For completion.
     names: Mutex<BTreeSet<String>>,
 }
@@ -86,6 +88,8 @@ pub struct Editor {
     typed: mpsc::Receiver<Typed>,
     /// `None` on a terminal that can't edit lines: then texts are just written.
     prints: Option<mpsc::Sender<String>>,
+    /// A line was asked for and has not come: texts belong above it.
+    asked: bool,
     shared: Arc<Shared>,
 }
 
@@ -101,6 +105,7 @@ impl Editor {
             typed: Mutex::new((String::new(), 0)),
             ctrl_c: AtomicBool::new(false),
             nudged: AtomicBool::new(false),
+            emptied: tokio::sync::Notify::new(),
             names: Mutex::new(BTreeSet::new()),
         });
         let mut line_editor = line_editor(&shared, history.as_ref())?;
@@ -132,12 +137,13 @@ impl Editor {
                 }
             }
         });
-        Ok(Editor { asks, typed, prints, shared })
+        Ok(Editor { asks, typed, prints, asked: false, shared })
     }
 
     /// Begins to read a line; [`Editor::typed`] gets it.
-    pub async fn ask_line(&self, prompt: Prompt) {
+    pub async fn ask_line(&mut self, prompt: Prompt) {
         *lock(&self.shared.wanted) = prompt;
+        self.asked = true;
         // If the thread is gone, `typed` says so.
         let _ = self.asks.send(Ask::Line).await;
     }
@@ -153,14 +159,16 @@ impl Editor {
 
     /// Waits for what the user does. Cancel-safe.
     pub async fn typed(&mut self) -> Typed {
-        self.typed.recv().await.unwrap_or(Typed::End)
+        let typed = self.typed.recv().await.unwrap_or(Typed::End);
+        self.asked = false;
+        typed
     }
 
     /// Prints whole lines: above the line being typed, or where the cursor is when none is.
     pub async fn print(&self, text: &str) {
-        let reading = lock(&self.shared.shown).is_some();
-        if let (true, Some(prints)) = (reading, &self.prints) {
-            // A printer that is gone means a terminal that is gone, which the reader notices.
+        if let (true, Some(prints)) = (self.asked, &self.prints) {
+            // Just before the read begins the printer writes at once, which is above the prompt, too. A printer that
+            // is gone means a terminal that is gone, which the reader notices.
             let _ = prints.send(format!("{text}\n")).await;
         } else {
             use tokio::io::AsyncWriteExt;
@@ -182,6 +190,12 @@ impl Editor {
         self.prints.is_some()
             && lock(&self.shared.typed).0.is_empty()
             && lock(&self.shared.shown).as_ref().is_some_and(|shown| *shown != wanted)
+    }
+
+    /// Wakes when the user has deleted what was typed.
+    pub fn emptied(&self) -> impl Future<Output = ()> + use<> {
+        let shared = self.shared.clone();
+        async move { shared.emptied.notified().await }
     }
 
     /// Interrupts the read if the prompt is stale. It may fall into the instant before the read begins and be lost, so
@@ -309,7 +323,10 @@ impl Hinter for Assistant {
 
     /// Called after every change of the line, which is what `typed` relies on.
     fn hint(&self, line: &str, at: usize, _: &Context<'_>) -> Option<Usage> {
-        *lock(&self.0.typed) = (line.to_owned(), at);
+        let before = std::mem::replace(&mut *lock(&self.0.typed), (line.to_owned(), at));
+        if line.is_empty() && !before.0.is_empty() {
+            self.0.emptied.notify_one();
+        }
         if lock(&self.0.shown).as_ref().is_some_and(|prompt| prompt.conversation.is_some()) && !line.starts_with('/') {
             return None;
         }

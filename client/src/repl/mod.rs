@@ -1,5 +1,5 @@
 //! `mbclient` on a terminal: a line editor below, what arrives above it. This file is the loop between the two;
-//! [`mode`] decides what a line means, [`act`] does it, [`editor`] owns the terminal, [`render`] says how things look.
+//! [`mode`] decides what a line means, [`mod@act`] does it, [`editor`] owns the terminal, [`render`] says how things look.
 
 pub mod act;
 pub mod assist;
@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use crate::cli::Cli;
 use crate::client::{Client, Events, Options};
 use crate::command::Command;
-use crate::error::{ClientError, io_error};
+use crate::error::{ClientError, Trouble, io_error};
 use crate::exit::Exit;
 use crate::notice::{ClientEvent, Notice};
 use crate::repl::act::{Report, Request, act};
@@ -46,20 +46,32 @@ type Late = (String, Result<Sent, ClientError>);
 /// What kept it from beginning.
 pub async fn run(cli: &Cli, config: &Config) -> Result<Exit, ClientError> {
     let store = Store::for_cluster(&config.cluster)?;
+    let options = Options { receive: true, ..cli.options() };
+    let (client, events) = Client::start(config, options)?;
+    run_with(cli, &config.cluster, store, client, events).await
+}
+
+/// Chats with a client that was started to receive.
+///
+/// # Errors
+/// What kept it from beginning.
+pub async fn run_with(
+    cli: &Cli,
+    cluster: &str,
+    store: Store,
+    client: Client,
+    events: Events,
+) -> Result<Exit, ClientError> {
     store.create()?;
     // Installed before the editor: between two reads a SIGINT finds this handler instead of ending the process.
     let interrupts = signal(SignalKind::interrupt()).map_err(|e| io_error("signal handler", &e))?;
-    let options = Options { receive: true, ..cli.options() };
-    let (client, events) = Client::start(config, options)?;
     let mode = Mode::default();
     let editor = Editor::start(Some(store.history()), mode.prompt())
         .map_err(|e| ClientError::Usage(format!("the terminal can't be used: {e}")))?;
-    let link = client.watch();
-    let client = Arc::new(client);
     let mut repl = Repl {
-        client,
+        link: client.watch(),
+        client: Arc::new(client),
         events,
-        link,
         editor,
         store,
         mode,
@@ -69,7 +81,7 @@ pub async fn run(cli: &Cli, config: &Config) -> Result<Exit, ClientError> {
         last_shown: None,
         warned: false,
     };
-    repl.begin(cli, &config.cluster).await?;
+    repl.begin(cli, cluster).await?;
     repl.chat().await;
     Ok(Exit::Done)
 }
@@ -176,10 +188,14 @@ impl Repl {
     async fn wait_for_line(&mut self) -> Typed {
         loop {
             let stale = self.editor.is_prompt_stale();
+            let emptied = self.editor.emptied();
             tokio::select! {
+                // News before the answers that they explain.
+                biased;
                 typed = self.editor.typed() => return typed,
                 Some(event) = self.events.recv() => self.show(event).await,
                 Ok(()) = self.link.changed() => {}
+                () = emptied => {}
                 Some(late) = self.late.join_next() => {
                     if let Ok(late) = late {
                         self.answered(late).await;
@@ -189,8 +205,7 @@ impl Repl {
                 _ = self.interrupts.recv() => { self.editor.was_nudge(); }
                 () = tokio::time::sleep(NUDGE_EVERY), if stale => {}
             }
-            self.sync_mode();
-            self.editor.set_prompt(self.mode.prompt());
+            self.refresh_prompt();
         }
     }
 
@@ -199,8 +214,9 @@ impl Repl {
         tokio::pin!(wanted);
         loop {
             tokio::select! {
-                got = &mut wanted => return Some(got),
+                biased;
                 Some(event) = self.events.recv() => self.show(event).await,
+                got = &mut wanted => return Some(got),
                 _ = self.interrupts.recv() => {
                     if !self.editor.was_nudge() {
                         self.editor.print("(not waiting any longer; it may have been done)").await;
@@ -214,10 +230,25 @@ impl Repl {
     fn sync_mode(&mut self) {
         let link = self.link.borrow_and_update().clone();
         self.mode.set_user(link.user);
-        self.mode.set_node(link.state.ok().map(|up| up.node));
+        match link.state {
+            Ok(up) => self.mode.set_node(Some(up.node)),
+            // Usually over in milliseconds: the prompt need not flicker.
+            Err(Trouble::Connecting) => {}
+            Err(_) => self.mode.set_node(None),
+        }
     }
 
+    fn refresh_prompt(&mut self) {
+        self.sync_mode();
+        self.editor.set_prompt(self.mode.prompt());
+    }
+
+    /// The prompt changes first: what is printed then stands above the new one.
     async fn show(&mut self, event: ClientEvent) {
+        if let ClientEvent::Message(message) = &event {
+            self.mode.message_from(&message.from);
+        }
+        self.refresh_prompt();
         match event {
             ClientEvent::Message(message) => self.show_message(&message).await,
             ClientEvent::SentElsewhere(message) => self.editor.print(&render::sent_elsewhere(&message)).await,
@@ -242,7 +273,6 @@ impl Repl {
     async fn show_message(&mut self, message: &Message) {
         self.editor.print(&render::message(message)).await;
         self.editor.learn_name(&message.from);
-        self.mode.message_from(&message.from);
         self.last_shown = Some(message.id);
         // A closed client shows at the next command.
         let _ = self.client.acknowledge(message.id).await;
@@ -383,7 +413,7 @@ impl Repl {
     async fn complain(&self, error: &ClientError) {
         let failure = error.as_failure();
         let mut text = format!("ERR {} {}", failure.code, failure.message);
-        if let Some(hint) = error.hint() {
+        if let Some(hint) = render::hint(error) {
             text.push_str("\nHint: ");
             text.push_str(&hint);
         }

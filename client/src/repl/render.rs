@@ -1,8 +1,11 @@
 //! How things look on a terminal. What others wrote is never trusted: a message can't move the cursor, change a colour
 //! or forge a line of this program.
 
+use messagebase_protocol::code::Code;
 use messagebase_protocol::json::{DirectoryEntry, Message, MessageRecord, Sent};
 use messagebase_protocol::time::iso8601;
+
+use crate::error::ClientError;
 
 /// Continuation lines of a message stand this far in, so that none of them looks like a line of its own.
 const INDENT: &str = "    ";
@@ -32,6 +35,21 @@ pub fn sent(sent: &Sent, to: &str) -> String {
 /// One line of the user list.
 pub fn user(entry: &DirectoryEntry) -> String {
     format!("{} {}", entry.name, if entry.online { "online" } else { "offline" })
+}
+
+/// What to do after an error, in the commands of the prompt.
+pub fn hint(error: &ClientError) -> Option<String> {
+    let code = match error {
+        ClientError::NotLoggedIn => Code::NotLoggedIn,
+        ClientError::Refused(failure) => failure.code,
+        _ => return error.hint(),
+    };
+    match code {
+        Code::NotLoggedIn => Some("/login NAME, or /register NAME for a new account".into()),
+        Code::BadCredentials => Some("check name and password; /register NAME makes a new account".into()),
+        Code::NoSuchUser => Some("/users lists the users".into()),
+        _ => error.hint(),
+    }
 }
 
 /// Hours, minutes and seconds, UTC.
