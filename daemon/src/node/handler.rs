@@ -40,6 +40,12 @@ impl PeerHandler for Handler {
         }
     }
 
+    fn lost(&self, hello: &PeerHello) {
+        if let (Dialer::Node { raft_id, .. }, Some(replica)) = (hello.dialer, self.shared.replica()) {
+            replica.peer_lost(raft_id);
+        }
+    }
+
     async fn answer(&self, hello: &PeerHello, request: PeerRequest) -> PeerReply {
         let shared = &self.shared;
         match (hello.purpose, hello.dialer, request) {

@@ -201,11 +201,21 @@ impl Shared {
 
     /// Starts replication under the stored identity. Calling it again changes nothing.
     async fn start_replica(&self) -> Result<(), String> {
+        if self.is_stale() {
+            return Err("this data directory is an older copy and counts as lost".into());
+        }
         let replica = self.replica.get_or_try_init(|| self.build_replica()).await?;
+        let told = replica.clone();
+        self.wire.tell_lost(Box::new(move |raft_id| told.peer_lost(raft_id)));
         let leader = replica.clone();
         self.ledger.ask_acknowledged(Box::new(move |raft_id| {
             leader.members().iter().find(|member| member.raft_id == raft_id).and_then(|member| member.matched)
         }));
+        if self.is_stale() {
+            // It was told so while replication was starting.
+            replica.shutdown().await;
+            return Err("this data directory is an older copy and counts as lost".into());
+        }
         *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(())
     }

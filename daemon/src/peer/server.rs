@@ -36,6 +36,8 @@ pub trait PeerHandler: Send + Sync + 'static {
     /// Whether this dialer may speak for this purpose; the reply's `Refused` closes the connection. The claimed role
     /// has been checked against the certificate.
     fn greet(&self, hello: &PeerHello) -> HelloReply;
+    /// The connection ended, in order or not.
+    fn lost(&self, hello: &PeerHello);
     /// Answers one call.
     fn answer(&self, hello: &PeerHello, request: PeerRequest) -> impl Future<Output = PeerReply> + Send;
 }
@@ -79,11 +81,14 @@ async fn connection<H: PeerHandler>(tcp: TcpStream, tls: TlsAcceptor, handler: A
     let late = || io::Error::new(io::ErrorKind::TimedOut, "no hello in time");
     let (stream, hello) = timeout(HELLO_TIMEOUT, greet(tcp, tls, &*handler)).await.map_err(|_| late())??;
     let Some(hello) = hello else { return Ok(()) };
+    let hello = Arc::new(hello);
     let (reader, writer) = tokio::io::split(stream);
     let (answers, queued) = mpsc::channel(ANSWERS_MAX);
-    let reading = read_calls(reader, Arc::new(hello), handler, answers);
+    let reading = read_calls(reader, hello.clone(), handler.clone(), answers);
     let writing = write_answers(writer, queued);
-    tokio::try_join!(reading, writing).map(|_| ())
+    let ended = tokio::try_join!(reading, writing).map(|_| ());
+    handler.lost(&hello);
+    ended
 }
 
 /// `None`: refused, and told so.
@@ -124,11 +129,11 @@ async fn read_calls<H: PeerHandler>(
     handler: Arc<H>,
     answers: mpsc::Sender<Answer>,
 ) -> io::Result<()> {
-    // Raft's frames are handled one after another: an append must not overtake the one before it. Forwarded batches
-    // and operators' requests are independent of each other.
+    // A held write or a question about the leader must not delay what comes behind it. Nothing relies on the order
+    // of frames here: openraft has one append in flight, a lane one batch.
     let at_a_time = match hello.purpose {
-        Purpose::Forward | Purpose::Admin => CALLS_MAX,
-        Purpose::Raft | Purpose::Snapshot | Purpose::Presence | Purpose::Probe => 1,
+        Purpose::Raft | Purpose::Forward | Purpose::Admin => CALLS_MAX,
+        Purpose::Snapshot | Purpose::Presence | Purpose::Probe => 1,
     };
     let turns = Arc::new(Semaphore::new(at_a_time));
     while let Some(call) = frame::read::<Call>(&mut reader, FRAME_MAX_BYTES).await? {

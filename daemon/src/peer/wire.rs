@@ -2,10 +2,9 @@
 //! after the connection broke. Nothing is shared but a bounded queue, so a hung peer blocks its own link alone.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use messagebase_config::Config;
@@ -58,7 +57,11 @@ struct WireParts {
     store: Store,
     boot: Boot,
     ledger: Arc<Ledger>,
+    on_lost: OnceLock<OnLost>,
 }
+
+/// Told the Raft id of a peer to which a connection broke: most likely its process died just now.
+pub type OnLost = Box<dyn Fn(u64) + Send + Sync>;
 
 impl TlsWire {
     /// For the node whose certificate the connector shows.
@@ -70,7 +73,14 @@ impl TlsWire {
         boot: Boot,
         ledger: Arc<Ledger>,
     ) -> Self {
-        TlsWire { parts: Arc::new(WireParts { connector, config, node, store, boot, ledger }) }
+        TlsWire {
+            parts: Arc::new(WireParts { connector, config, node, store, boot, ledger, on_lost: OnceLock::new() }),
+        }
+    }
+
+    /// Once replication has started. A second call changes nothing.
+    pub fn tell_lost(&self, on_lost: OnLost) {
+        let _ = self.parts.on_lost.set(on_lost);
     }
 
     /// A link that can carry any request, not Raft's alone.
@@ -124,13 +134,11 @@ impl TlsLink {
 }
 
 impl Link for TlsLink {
-    fn call(&self, frame: Vec<u8>, within: Duration) -> impl Future<Output = Result<Vec<u8>, WireError>> + Send {
-        async move {
-            match self.request(PeerRequest::Raft(frame), within).await? {
-                PeerReply::Raft(bytes) => Ok(bytes),
-                PeerReply::Failed(why) => Err(WireError::Unreachable(why)),
-                other => Err(WireError::Lost(format!("not an answer to a Raft frame: {other:?}"))),
-            }
+    async fn call(&self, frame: Vec<u8>, within: Duration) -> Result<Vec<u8>, WireError> {
+        match self.request(PeerRequest::Raft(frame), within).await? {
+            PeerReply::Raft(bytes) => Ok(bytes),
+            PeerReply::Failed(why) => Err(WireError::Unreachable(why)),
+            other => Err(WireError::Lost(format!("not an answer to a Raft frame: {other:?}"))),
         }
     }
 }
@@ -142,7 +150,12 @@ async fn run_link(wire: TlsWire, to: Target, purpose: Purpose, mut calls: mpsc::
             continue;
         }
         match timeout(DIAL_TIMEOUT, dial(&wire, &to, purpose)).await {
-            Ok(Ok(stream)) => run_connection(stream, purpose, first, &mut calls).await,
+            Ok(Ok(stream)) => {
+                let broke = run_connection(stream, purpose, first, &mut calls).await;
+                if let (true, Some(on_lost)) = (broke, wire.parts.on_lost.get()) {
+                    on_lost(to.raft_id);
+                }
+            }
             Ok(Err(e)) => refuse_waiting(first, &mut calls, &format!("node {}: {e}", to.node)),
             Err(_) => refuse_waiting(first, &mut calls, &format!("node {}: no answer in {DIAL_TIMEOUT:?}", to.node)),
         }
@@ -227,12 +240,13 @@ impl Pending {
     }
 }
 
+/// Whether the connection broke; otherwise nobody needs it any more.
 async fn run_connection(
     stream: TlsStream<TcpStream>,
     purpose: Purpose,
     first: Queued,
     calls: &mut mpsc::Receiver<Queued>,
-) {
+) -> bool {
     let (reader, writer) = tokio::io::split(stream);
     let pending = Arc::new(Pending::default());
     let broken = CancellationToken::new();
@@ -243,6 +257,7 @@ async fn run_connection(
     };
     reading.abort();
     pending.fail_all(&why);
+    !calls.is_closed()
 }
 
 async fn write_calls(
