@@ -16,6 +16,10 @@ use crate::process::{self, Started};
 const SERVE_PATIENCE: Patience =
     Patience { limit: Duration::from_secs(60), every: Duration::from_millis(150), speak: Duration::from_secs(3) };
 
+/// A node waits for a moment at every start, until it knows its place; one that still does after this long waits for an
+/// operator.
+const SETTLED_MS: u64 = 5_000;
+
 /// What was done.
 #[derive(Debug, Serialize)]
 pub struct Brought {
@@ -119,7 +123,11 @@ fn served(survey: &Survey, nodes: &[u16]) -> Look<(u16, Vec<u16>)> {
     let mut waiting = Vec::new();
     for row in survey.rows.iter().filter(|row| nodes.contains(&row.node)) {
         match &row.answer {
-            Ok(report) if report.role == "waiting" => waiting.push(row.node),
+            Ok(report) if report.role == "waiting" && report.uptime_ms >= SETTLED_MS => waiting.push(row.node),
+            Ok(report) if report.role == "waiting" => {
+                let what = report.waiting_for.clone().unwrap_or_else(|| "it has just been started".into());
+                return Look::Missing(format!("node {}: {what}", row.node));
+            }
             Ok(report) if report.ready => {}
             Ok(_) => return Look::Missing(format!("node {} is not ready yet", row.node)),
             Err(e) => return Look::Missing(explain(e)),
@@ -159,6 +167,9 @@ mod tests {
         assert!(matches!(served(&survey(slow), &[1, 2]), Look::Missing(what) if what.contains("node 2")));
         let mut blank = two;
         blank.push(report(3, "waiting", 0, None, &[]));
+        let mut fresh = blank.clone();
+        fresh[2].uptime_ms = 100;
+        assert!(matches!(served(&survey(fresh), &[1, 2, 3]), Look::Missing(what) if what.starts_with("node 3: ")));
         assert!(matches!(served(&survey(blank), &[1, 2, 3]), Look::Found((1, waiting)) if waiting == [3]));
         let forming = survey(vec![report(1, "waiting", 0, None, &[])]);
         assert!(matches!(served(&forming, &[1]), Look::Missing(what) if what.contains("mbctl member replace")));
