@@ -136,7 +136,8 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             return;
         }
         let me = self.raft_id();
-        let others = self.members().into_iter().filter(|m| m.voter && m.raft_id != me);
+        // A dead voter may hold as much as the living ones; waiting for it to take over would cost the whole wait.
+        let others = self.members().into_iter().filter(|m| m.voter && m.raft_id != me && self.heard_of(m.raft_id));
         let Some(heir) = others.max_by_key(|m| (m.matched, m.raft_id)) else { return };
         let old = self.vote();
         if self.inner.raft.trigger().transfer_leader(heir.raft_id).await.is_err() {
@@ -145,6 +146,14 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         if R::timeout(STOP_WAIT, self.new_leader(old)).await.is_err() {
             tracing::warn!(heir = heir.node.node, "stopping before another node leads");
         }
+    }
+
+    /// Whether this leader's heartbeat was answered by that node lately.
+    fn heard_of(&self, raft_id: u64) -> bool {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let answered = metrics.heartbeat.as_ref().and_then(|all| all.get(&raft_id).copied().flatten());
+        answered.is_some_and(|at| R::Instant::now().saturating_duration_since(*at) <= self.inner.config.election_min)
     }
 
     pub(super) fn ensure_leads(&self) -> Result<(), MemberError> {
