@@ -32,6 +32,7 @@ pub mod outbox;
 pub mod random;
 pub mod repl;
 pub mod scripted;
+mod secret;
 mod serve;
 pub mod session;
 pub mod token;

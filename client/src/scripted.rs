@@ -491,7 +491,9 @@ async fn ask(prompt: &'static str) -> Result<String, ClientError> {
             "no password; set MESSAGEBASE_PASSWORD (for a new one MESSAGEBASE_NEW_PASSWORD), or --password-file".into(),
         ));
     }
-    let asked = tokio::task::spawn_blocking(move || rpassword::prompt_password(prompt)).await;
+    // With a handler Ctrl-C comes back as an error, else it would end the process with the echo off.
+    let _handler = signal(SignalKind::interrupt()).map_err(|e| io_error("signal handler", &e))?;
+    let asked = tokio::task::spawn_blocking(move || crate::secret::ask(prompt)).await;
     match asked {
         Ok(password) => password.map_err(|e| io_error("terminal", &e)),
         Err(_) => Err(ClientError::Usage("no password was typed".into())),

@@ -129,7 +129,7 @@ impl Editor {
                 while let Some(ask) = asked.blocking_recv() {
                     let answer = match ask {
                         Ask::Line => read_line(&mut line_editor, &shared, history.as_ref()),
-                        Ask::Secret(prompt) => Typed::Secret(rpassword::prompt_password(prompt).ok()),
+                        Ask::Secret(prompt) => Typed::Secret(crate::secret::ask(&prompt).ok()),
                     };
                     if typed_sender.blocking_send(answer).is_err() {
                         return;

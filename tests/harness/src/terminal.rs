@@ -26,7 +26,7 @@ pub struct Terminal {
     pty: Arc<Pty>,
     child: Child,
     screen: Arc<Screen>,
-    /// How much of the text was looked at by earlier waits.
+    /// How much of the plain text was looked at by earlier waits: up to the end of what they found.
     seen: usize,
 }
 
@@ -72,14 +72,15 @@ impl Terminal {
         let until = Instant::now() + LONG;
         let mut shown = self.screen.text.lock().expect("not poisoned");
         loop {
-            let new = plain(&shown[self.seen..]);
-            if new.contains(text) {
-                self.seen = shown.len();
+            let all = plain(&shown);
+            let new = all.get(self.seen..).unwrap_or_default().to_owned();
+            // Not further: what follows may have come in the same breath and is the next wait's to find.
+            if let Some(at) = new.find(text) {
+                self.seen += at + text.len();
                 return;
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let all = plain(&shown);
                 drop(shown);
                 panic!("waited {LONG:?} in vain for {text:?} on the terminal, since then:\n{new}\n-- all\n{all}");
             }
