@@ -237,7 +237,8 @@ impl Script<'_> {
         let users = self.client.users(pattern.as_deref()).await?;
         let list = Users { users, more: false };
         let line = |entry: &DirectoryEntry| pipe::encode_user(&entry.name, entry.online);
-        self.ok(&list, || list.users.iter().map(line).chain(["END\n".to_owned()]).collect()).await
+        let head = || ["OK users\n".to_owned()].into_iter();
+        self.ok(&list, || head().chain(list.users.iter().map(line)).chain(["END\n".to_owned()]).collect()).await
     }
 
     async fn msg(&mut self, to: &str, text: Option<String>) -> Result<(), ClientError> {
@@ -327,7 +328,8 @@ impl Script<'_> {
     }
 
     async fn help(&mut self, lines: Vec<String>) -> Result<(), ClientError> {
-        let text = || lines.iter().map(|line| format!("{line}\n")).chain(["END\n".to_owned()]).collect();
+        let head = || ["OK help\n".to_owned()].into_iter();
+        let text = || head().chain(lines.iter().map(|line| format!("{line}\n"))).chain(["END\n".to_owned()]).collect();
         self.ok(&serde_json::json!({ "help": &lines }), text).await
     }
 

@@ -60,7 +60,9 @@ struct Check<'a> {
 impl Check<'_> {
     fn error(&self, line: usize, key: &str, message: impl Into<String>) -> ConfigError {
         let (file, line, key) = (self.path.to_owned(), Some(line), Some(key.to_owned()));
-        ConfigError { file, line, key, message: message.into(), hint: None }
+        // Every refusal says what to do next; those that know better replace this.
+        let hint = Some("every key is explained in the file that `mbctl init --dir NEW_DIRECTORY` writes".into());
+        ConfigError { file, line, key, message: message.into(), hint }
     }
 
     fn cluster(&self, given: Option<At<String>>) -> Result<String, ConfigError> {
@@ -85,7 +87,11 @@ impl Check<'_> {
             Some(at) => match at.value.as_str() {
                 "open" => Ok(true),
                 "closed" => Ok(false),
-                _ => Err(self.error(at.line, "registration", "must be \"open\" or \"closed\"")),
+                _ => {
+                    let mut error = self.error(at.line, "registration", "must be \"open\" or \"closed\"");
+                    error.hint = Some("`closed` lets only operators make accounts: `mbctl user add NAME`".into());
+                    Err(error)
+                }
             },
         }
     }
@@ -97,6 +103,7 @@ impl Check<'_> {
             _ => {
                 let message = format!("must be from {min} to {max} and is {}", at.value);
                 let mut error = self.error(at.line, key, message);
+                error.hint = Some(format!("leave it out for the default, {default}"));
                 if key.starts_with("password.") && at.value < i64::try_from(min).unwrap_or(i64::MAX) {
                     error.hint = Some("less would be below OWASP's minimum for argon2id (19456 KiB, 2 passes)".into());
                 }
@@ -227,7 +234,9 @@ impl Check<'_> {
             let line = raw.id.as_ref().map_or(raw.line, |id| id.line);
             if let Some((_, first)) = ids.iter().find(|(id, _)| *id == node.id) {
                 let message = format!("{} is taken by the node on line {first}", node.id);
-                return Err(self.error(line, "node.id", message));
+                let mut error = self.error(line, "node.id", message);
+                error.hint = Some("give every [[node]] a number of its own".into());
+                return Err(error);
             }
             ids.push((node.id, line));
             for place in places_of(node, raw) {

@@ -48,6 +48,12 @@ fn a_conversation_survives_the_sigkill_of_the_senders_node() {
 
     let mut b = cluster.tls_client(b_node);
     b.login("ben");
+    // Presence is soft state: A's node hears of B within moments, not at once.
+    cluster.wait("B to be online where A is", || {
+        a.say("4");
+        let ben = a.hear("B's line", |line| line.starts_with("ben "));
+        (ben == "ben online").then_some(())
+    });
     a.say("d|ben|are you there?");
     assert!(hear_ok(&mut a).starts_with("OK sent "), "ben is there");
     let event = b.event("message");

@@ -67,11 +67,11 @@ fn a_whole_conversation_in_pipes() {
     anna.say("d|nobody|hello");
     assert!(anna.line("a refusal").starts_with("ERR no_such_user "));
     anna.say("4");
-    assert_eq!(anna.list("the user list"), ["anna online", "ben online", "END"]);
+    assert_eq!(anna.list("the user list"), ["OK users", "anna online", "ben online", "END"]);
     anna.say("5|be");
-    assert_eq!(anna.list("a search by prefix"), ["ben online", "END"]);
+    assert_eq!(anna.list("a search by prefix"), ["OK users", "ben online", "END"]);
     anna.say("5|?nn*");
-    assert_eq!(anna.list("a search by glob"), ["anna online", "END"]);
+    assert_eq!(anna.list("a search by glob"), ["OK users", "anna online", "END"]);
     anna.say("h");
     let help = anna.list("the help");
     for command in ["1|USER|PASSWORD", "2|", "3|USER", "4 ", "5|PATTERN", "d|TO|MESSAGE", "h "] {
@@ -102,9 +102,9 @@ fn the_first_clients_send_no_newline() {
     assert!(ben.line("the answer to a login").starts_with("OK"));
     assert!(ben.line("the queued message").ends_with(" no newline"));
     anna.write(b"4");
-    assert_eq!(anna.list("the user list"), ["anna online", "ben online", "END"]);
+    assert_eq!(anna.list("the user list"), ["OK users", "anna online", "ben online", "END"]);
     anna.write(b"5|b");
-    assert_eq!(anna.list("a search"), ["ben online", "END"]);
+    assert_eq!(anna.list("a search"), ["OK users", "ben online", "END"]);
     anna.write(b"3|anna");
     assert!(anna.line("the answer to a deletion").starts_with("OK"));
 }

@@ -68,6 +68,7 @@ fn a_wiped_node_forms_no_second_cluster_with_other_wiped_nodes() {
     cluster.start_all();
     let waits = |n: u16| cluster.node(n).wait_log(0, &format!("member replace {n}"), LONG);
     [2, 3].into_iter().for_each(waits);
+    cluster.wait("node 1 to answer", || cluster.status(1));
     assert_eq!(cluster.client(1).ok("hello", json!({}))["cluster_id"], id);
     for n in [2, 3] {
         let status = cluster.wait("a status", || cluster.status(n));

@@ -126,7 +126,7 @@ fn leadership_goes_where_the_operator_sends_it() {
         place.mbctl(&["transfer", &n.to_string()]).expect_code(0);
         wait_status(&place, &format!("node {n} to lead"), |status| (status["leader"] == n).then_some(()));
     }
-    place.mbctl(&["transfer", "9"]).expect_code(1);
+    place.mbctl(&["transfer", "9"]).expect_code(2);
     let members = place.mbctl(&["member", "list", "--json"]).expect_code(0);
     for n in 1..=3 {
         assert!(members.stdout.contains(&place.ports(n).peer.to_string()), "{members}");

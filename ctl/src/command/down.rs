@@ -85,6 +85,10 @@ pub async fn take_down(cluster: &Cluster, nodes: &[u16], output: &Output) -> Res
                     node
                 });
             }
+            // It answered: whoever refuses us shall not be stopped behind its back.
+            (Err(e @ (DoorError::Untrusted { .. } | DoorError::Refused { .. })), _) => {
+                failed = failed.or(Some(crate::cluster::door_error(e)));
+            }
             (Err(e), Some(pid)) => {
                 output.note(format!("{}; sending SIGTERM to process {pid}", explain(&e)));
                 process::signal(pid, Signal::SIGTERM)?;

@@ -61,26 +61,51 @@ pub async fn kill(cluster: &Cluster, node: u16, output: &Output) -> Result<(), C
     match (by_door(cluster, node).await, pid) {
         (Ok(()), None) => Ok(()),
         (Ok(()), Some(pid)) => gone(cluster, node, pid, output).await,
-        (Err(_), Some(pid)) => {
+        // It answered: whoever refuses us shall not be killed behind its back.
+        (Err(Stays::Refuses(e)), _) => Err(e),
+        (Err(Stays::Hangs(_)), Some(pid)) => {
             // It hangs, is stopped or has not opened its door: the system ends it all the same.
             process::signal(pid, Signal::SIGKILL)?;
             gone(cluster, node, pid, output).await
         }
-        (Err(e), None) => Err(e),
+        (Err(Stays::Hangs(e)), None) => Err(e),
+    }
+}
+
+/// Why a node did not die by its door.
+enum Stays {
+    /// No answer.
+    Hangs(CtlError),
+    /// An answer, and it was no.
+    Refuses(CtlError),
+}
+
+impl From<DoorError> for Stays {
+    fn from(e: DoorError) -> Self {
+        match e {
+            DoorError::Untrusted { .. } | DoorError::Refused { .. } => Stays::Refuses(door_error(e)),
+            DoorError::Unreachable { .. }
+            | DoorError::Silent { .. }
+            | DoorError::Lost { .. }
+            | DoorError::Garbled { .. } => Stays::Hangs(door_error(e)),
+        }
     }
 }
 
 /// Done when the connection breaks: nothing else is an answer to being killed.
-async fn by_door(cluster: &Cluster, node: u16) -> Result<(), CtlError> {
+async fn by_door(cluster: &Cluster, node: u16) -> Result<(), Stays> {
     let mut door = match cluster.config.node(node) {
-        Some(found) => cluster.open_door(node, &found.peer.to_string()).await.map_err(door_error)?,
-        None => cluster.door(node).await.map_err(|_| unknown_node(&cluster.config, node))?,
+        Some(found) => cluster.open_door(node, &found.peer.to_string()).await?,
+        None => cluster.door(node).await.map_err(|_| Stays::Refuses(unknown_node(&cluster.config, node)))?,
     };
     match door.call(AdminRequest::Kill, KILL_DEADLINE).await {
         Err(DoorError::Lost { .. }) => Ok(()),
-        Err(e) => Err(door_error(e)),
-        Ok(Err(e)) => Err(e.into()),
-        Ok(Ok(_)) => Err(CtlError::failed("internal", format!("node {node} says that it died, so it did not"))),
+        Err(e) => Err(e.into()),
+        Ok(Err(e)) => Err(Stays::Refuses(e.into())),
+        Ok(Ok(_)) => {
+            let lie = format!("node {node} says that it died, so it did not");
+            Err(Stays::Refuses(CtlError::failed("internal", lie)))
+        }
     }
 }
 

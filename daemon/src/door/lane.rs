@@ -2,17 +2,20 @@
 //! nothing but the session goes into one proposal; a request that hashes a password takes its turn alone, so nothing
 //! overtakes it. The pipe dialect has no ids to sort replies by: all of its commands pass through here.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use messagebase_protocol::code::Failure;
 use messagebase_protocol::json::Consistency;
+use messagebase_protocol::limits::WRITE_DEADLINE;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::{Instant, timeout_at};
 
 use super::answer::Answer;
 use super::session::Shared;
 use super::{json, pipe};
 use crate::fanout::Dialect;
-use crate::service::{DeleteRequest, Post, Posted};
+use crate::service::{DeleteRequest, Post, Posted, no_quorum};
 
 /// Changes in one proposal of a connection.
 pub(super) const LANE_BATCH_MAX: usize = 256;
@@ -71,6 +74,8 @@ pub(super) struct Item {
     pub(super) reply_to: ReplyTo,
     /// Held until the answer is queued: bounds what a connection may have unanswered.
     pub(super) permit: Option<OwnedSemaphorePermit>,
+    /// When it arrived: what waits behind a batch without a quorum must not wait for a deadline of its own.
+    pub(super) since: Instant,
 }
 
 /// Runs until the connection's session drops the sender and everything is answered.
@@ -80,10 +85,12 @@ pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<Item>) {
         match item.work {
             Work::Post(post) => {
                 let mut batch = Batch::default();
-                batch.push(post, item.reply_to, item.permit);
+                batch.push(Waiting { post, reply_to: item.reply_to, permit: item.permit, since: item.since });
                 while next.is_none() && !batch.is_full() {
                     match items.try_recv() {
-                        Ok(Item { work: Work::Post(post), reply_to, permit }) => batch.push(post, reply_to, permit),
+                        Ok(Item { work: Work::Post(post), reply_to, permit, since }) => {
+                            batch.push(Waiting { post, reply_to, permit, since });
+                        }
                         Ok(other) => next = Some(other),
                         Err(_) => break,
                     }
@@ -105,38 +112,62 @@ pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<Item>) {
     }
 }
 
-/// Consecutive changes that need nothing but the session.
+/// A change that needs nothing but the session, and who waits for it.
+struct Waiting {
+    post: Post,
+    reply_to: ReplyTo,
+    permit: Option<OwnedSemaphorePermit>,
+    since: Instant,
+}
+
+/// Consecutive changes that need nothing but the session, oldest first.
 #[derive(Default)]
 struct Batch {
-    posts: Vec<Post>,
-    replies: Vec<(ReplyTo, bool, Option<OwnedSemaphorePermit>)>,
+    waiting: VecDeque<Waiting>,
     bytes: usize,
 }
 
 impl Batch {
-    fn push(&mut self, post: Post, reply_to: ReplyTo, permit: Option<OwnedSemaphorePermit>) {
-        self.bytes += post.weight();
-        self.replies.push((reply_to, post == Post::Logout, permit));
-        self.posts.push(post);
+    fn push(&mut self, waiting: Waiting) {
+        self.bytes += waiting.post.weight();
+        self.waiting.push_back(waiting);
     }
 
     fn is_full(&self) -> bool {
-        self.posts.len() >= LANE_BATCH_MAX || self.bytes >= LANE_BATCH_MAX_BYTES
+        self.waiting.len() >= LANE_BATCH_MAX || self.bytes >= LANE_BATCH_MAX_BYTES
     }
 
-    async fn carry_out(self, shared: &Shared) {
-        let answers = shared.service.post(&shared.conn, self.posts).await;
-        for ((reply_to, is_logout, permit), answer) in self.replies.into_iter().zip(answers) {
-            let answer = answer.map(|posted| match posted {
-                Posted::Sent(sent) => Answer::Sent(sent),
-                Posted::Done => Answer::Done,
-            });
-            reply(shared, reply_to, answer).await;
-            if is_logout {
-                shared.session_moved(1);
+    /// Proposes until everything is answered. Nothing waits longer than [`WRITE_DEADLINE`] from its arrival; what is
+    /// younger than the oldest is proposed again with what is left, under the same keys.
+    async fn carry_out(mut self, shared: &Shared) {
+        while let Some(oldest) = self.waiting.front().map(|waiting| waiting.since) {
+            let posts = self.waiting.iter().map(|waiting| waiting.post.clone()).collect();
+            let deadline = oldest + WRITE_DEADLINE;
+            if let Ok(answers) = timeout_at(deadline, shared.service.post(&shared.conn, posts)).await {
+                for (waiting, answer) in self.waiting.into_iter().zip(answers) {
+                    waiting.answer(shared, answer).await;
+                }
+                return;
             }
-            drop(permit);
+            let now = Instant::now();
+            while let Some(late) = self.waiting.pop_front_if(|waiting| waiting.since + WRITE_DEADLINE <= now) {
+                late.answer(shared, Err(no_quorum())).await;
+            }
         }
+    }
+}
+
+impl Waiting {
+    async fn answer(self, shared: &Shared, answer: Result<Posted, Failure>) {
+        let answer = answer.map(|posted| match posted {
+            Posted::Sent(sent) => Answer::Sent(sent),
+            Posted::Done => Answer::Done,
+        });
+        reply(shared, self.reply_to, answer).await;
+        if self.post == Post::Logout {
+            shared.session_moved(1);
+        }
+        drop(self.permit);
     }
 }
 

@@ -378,7 +378,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
         self.moves += u64::from(work.moves_session());
         let permit = self.permit().await;
         // The lane takes as many items as there are permits; it is gone only when this connection is.
-        let _ = self.items.send(Item { work, reply_to, permit }).await;
+        let _ = self.items.send(Item { work, reply_to, permit, since: tokio::time::Instant::now() }).await;
     }
 
     /// A place among the unanswered requests; reading pauses while there is none.

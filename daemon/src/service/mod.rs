@@ -35,6 +35,7 @@ pub use messages::{Post, Posted, send_key};
 pub use meter::describe as describe_metrics;
 pub(crate) use rate_window::RateWindow;
 pub use replication::{Answering, ROLE_WAITING, Replication};
+pub use verdict::no_quorum;
 
 use crate::fanout::Fanout;
 use crate::presence::Presence;

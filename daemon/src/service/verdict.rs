@@ -44,7 +44,7 @@ pub(super) fn refused(refusal: Refusal) -> Failure {
 }
 
 /// No majority answered. Always `unknown`: whoever cares repeats under the same key.
-pub(super) fn no_quorum() -> Failure {
+pub fn no_quorum() -> Failure {
     Failure::unknown(Code::NoQuorum, "no majority of the nodes answered in time; repeat under the same key")
 }
 
