@@ -93,7 +93,7 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
         line: e.span().map(|span| doc.line(&span)),
         key: None,
         message: format!("is not valid TOML: {}", e.message()),
-        hint: None,
+        hint: Some(crate::error::LOOK_UP.into()),
     })?;
     let top = Section { doc: &doc, prefix: "", table: table.get_ref() };
     top.only(&[
@@ -198,7 +198,13 @@ impl Doc<'_> {
 
     fn error(&self, span: &Range<usize>, key: &str, message: String) -> ConfigError {
         let line = Some(self.line(span));
-        ConfigError { file: self.path.to_owned(), line, key: Some(key.to_owned()), message, hint: None }
+        ConfigError {
+            file: self.path.to_owned(),
+            line,
+            key: Some(key.to_owned()),
+            message,
+            hint: Some(crate::error::LOOK_UP.into()),
+        }
     }
 }
 

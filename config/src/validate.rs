@@ -61,7 +61,7 @@ impl Check<'_> {
     fn error(&self, line: usize, key: &str, message: impl Into<String>) -> ConfigError {
         let (file, line, key) = (self.path.to_owned(), Some(line), Some(key.to_owned()));
         // Every refusal says what to do next; those that know better replace this.
-        let hint = Some("every key is explained in the file that `mbctl init --dir NEW_DIRECTORY` writes".into());
+        let hint = Some(crate::error::LOOK_UP.into());
         ConfigError { file, line, key, message: message.into(), hint }
     }
 

@@ -34,7 +34,7 @@ fn register_send_and_read_by_command() {
     assert!(!empty.stdout.contains("MSG"), "{empty}");
     cluster.mbclient("ben", &["history", "anna"]).run().expect_code(0).expect_out("hello there | you");
     let users = cluster.mbclient("ben", &["users", "a*"]).run().expect_code(0);
-    assert_eq!(users.lines(), ["anna offline", "END"], "{users}");
+    assert_eq!(users.lines(), ["OK users", "anna offline", "END"], "{users}");
 }
 
 #[test]

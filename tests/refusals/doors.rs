@@ -32,7 +32,7 @@ fn a_foreign_authority_is_trusted_by_nobody() {
     cluster.bare_mbctl(&["kill", "1", "--config"]).arg(&config).run();
     assert!(cluster.node(1).is_running(), "a stranger's `kill` over the network does nothing");
 
-    let client = cluster.bare_mbclient(&["--config"]).arg(&config).args(&["--user", "anna", "inbox"]);
+    let client = cluster.mbclient_on(&config).args(&["--user", "anna", "inbox"]);
     let ran = client.env("MESSAGEBASE_PASSWORD", "whatever it is").run().expect_code(3);
     assert!(ran.stderr.contains("certificate"), "the reason is said: {ran}");
 

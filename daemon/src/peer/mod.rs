@@ -4,6 +4,7 @@
 //! Where to go next: [`wire`] dials, [`server`] listens, [`frame`] is the bytes on the socket, [`identify`] checks
 //! certificates, [`gossip`] spreads presence.
 
+pub mod complaints;
 pub mod frame;
 pub mod gossip;
 pub mod identify;

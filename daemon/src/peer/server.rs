@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use messagebase_protocol::peer::{
     Answer, Call, Dialer, FRAME_MAX_BYTES, HELLO_FRAME_MAX_BYTES, HelloReply, PEER_PROTOCOL, PeerHello, PeerReply,
@@ -18,6 +18,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::complaints::Complaints;
 use super::{frame, identify};
 
 /// TLS handshake and hello together.
@@ -45,6 +46,7 @@ pub trait PeerHandler: Send + Sync + 'static {
 /// Serves until `stop`. Connections end with it.
 pub async fn serve<H: PeerHandler>(listener: TcpListener, tls: TlsAcceptor, handler: Arc<H>, stop: CancellationToken) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let complaints = Arc::new(Complaints::default());
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -63,12 +65,12 @@ pub async fn serve<H: PeerHandler>(listener: TcpListener, tls: TlsAcceptor, hand
             warn!("refused a peer connection: {CONNECTIONS_MAX} are open");
             continue;
         };
-        let (tls, handler, stop) = (tls.clone(), handler.clone(), stop.clone());
+        let (tls, handler, stop, complaints) = (tls.clone(), handler.clone(), stop.clone(), complaints.clone());
         tokio::spawn(async move {
             let _place = place;
             tokio::select! {
                 () = stop.cancelled() => {}
-                ended = connection(tcp, tls, handler) => if let Err(e) = ended {
+                ended = connection(tcp, tls, handler, &complaints) => if let Err(e) = ended {
                     debug!("a peer connection ended: {e}");
                 },
             }
@@ -76,10 +78,16 @@ pub async fn serve<H: PeerHandler>(listener: TcpListener, tls: TlsAcceptor, hand
     }
 }
 
-async fn connection<H: PeerHandler>(tcp: TcpStream, tls: TlsAcceptor, handler: Arc<H>) -> io::Result<()> {
+async fn connection<H: PeerHandler>(
+    tcp: TcpStream,
+    tls: TlsAcceptor,
+    handler: Arc<H>,
+    complaints: &Complaints,
+) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let late = || io::Error::new(io::ErrorKind::TimedOut, "no hello in time");
-    let (stream, hello) = timeout(HELLO_TIMEOUT, greet(tcp, tls, &*handler)).await.map_err(|_| late())??;
+    let (stream, hello) =
+        timeout(HELLO_TIMEOUT, greet(tcp, tls, &*handler, complaints)).await.map_err(|_| late())??;
     let Some(hello) = hello else { return Ok(()) };
     let hello = Arc::new(hello);
     let (reader, writer) = tokio::io::split(stream);
@@ -96,6 +104,7 @@ async fn greet<H: PeerHandler>(
     tcp: TcpStream,
     tls: TlsAcceptor,
     handler: &H,
+    complaints: &Complaints,
 ) -> io::Result<(TlsStream<TcpStream>, Option<PeerHello>)> {
     let mut stream = tls.accept(tcp).await?;
     let hello: PeerHello = frame::read(&mut stream, HELLO_FRAME_MAX_BYTES)
@@ -116,11 +125,21 @@ async fn greet<H: PeerHandler>(
     stream.write_all(&bytes).await?;
     stream.flush().await?;
     if let HelloReply::Refused { reason } | HelloReply::Stale { reason } = reply {
-        warn!("refused a peer ({:?}, {:?}): {reason}", hello.dialer, hello.purpose);
+        let complaint = format!("refused {}: {reason}", name(hello.dialer));
+        if complaints.is_due(&complaint, Instant::now()) {
+            warn!("{complaint}");
+        }
         stream.shutdown().await?;
         return Ok((stream, None));
     }
     Ok((stream, Some(hello)))
+}
+
+fn name(dialer: Dialer) -> String {
+    match dialer {
+        Dialer::Node { node, .. } => format!("node {node}"),
+        Dialer::Admin => "an operator".into(),
+    }
 }
 
 async fn read_calls<H: PeerHandler>(

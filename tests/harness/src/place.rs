@@ -196,7 +196,12 @@ impl Place {
 
     /// `mbclient` on this configuration and nothing else.
     pub fn bare_mbclient(&self, arguments: &[&str]) -> Command {
-        self.command(&self.programs.mbclient).arg("--config").arg(self.config()).args(arguments)
+        self.mbclient_on(&self.config()).args(arguments)
+    }
+
+    /// `mbclient` on another configuration.
+    pub fn mbclient_on(&self, config: &Path) -> Command {
+        self.command(&self.programs.mbclient).arg("--config").arg(config)
     }
 
     /// The daemons that run on data directories of this place, by their pid files.
