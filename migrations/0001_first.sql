@@ -123,6 +123,7 @@ CREATE TABLE node (
   purged_term   INTEGER,
   purged_leader INTEGER,
   starts        INTEGER NOT NULL DEFAULT 0,     -- how often this directory was opened by an mbd
+  stale         TEXT,                           -- why this directory is an older copy, once a peer recognized it
   -- A FULL commit that changes no page syncs nothing; bumping this makes it sync.
   syncs         INTEGER NOT NULL DEFAULT 0
 ) STRICT;

@@ -4,11 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use messagebase_protocol::peer::node_san;
 use tokio_rustls::rustls;
-use tokio_rustls::rustls::client::WantsClientCert;
+use tokio_rustls::rustls::client::danger::ServerCertVerifier;
+use tokio_rustls::rustls::client::{WantsClientCert, WebPkiServerVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::{WantsServerCert, WebPkiClientVerifier};
 use tokio_rustls::rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier, WantsVersions};
 
@@ -77,6 +79,7 @@ pub struct NodeTls {
 pub fn node_tls(pki: &Path, node: u16) -> Result<NodeTls, ConfigError> {
     let ca = Ca::read(pki)?;
     let identity = Identity::read(node_pem(pki, node), node_key(pki, node))?;
+    identity.must_be(node, &ca)?;
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(ca.roots.clone()), provider())
         .build()
         .map_err(|e| fault(&ca.path, format!("cannot be used to check peers: {e}")))?;
@@ -151,6 +154,20 @@ impl Identity {
         Ok(Identity { pem, key_path, chain, key })
     }
 
+    /// Refuses another node's certificate and one of another CA here, where the file can be named: the peers would only
+    /// hang up.
+    fn must_be(&self, node: u16, ca: &Ca) -> Result<(), ConfigError> {
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(ca.roots.clone()), provider())
+            .build()
+            .map_err(|e| fault(&ca.path, format!("cannot be used to check certificates: {e}")))?;
+        let role = ServerName::try_from(node_san(node)).map_err(|e| fault(&self.pem, e.to_string()))?;
+        let (leaf, chain) = self.chain.split_first().ok_or_else(|| fault(&self.pem, "holds no certificate".into()))?;
+        verifier
+            .verify_server_cert(leaf, chain, &role, &[], UnixTime::now())
+            .map(drop)
+            .map_err(|e| fault(&self.pem, format!("is not node {node}'s certificate by the CA in ca.pem: {e}")))
+    }
+
     fn unusable(&self, error: &rustls::Error) -> ConfigError {
         match error {
             rustls::Error::InconsistentKeys(_) => {
@@ -194,7 +211,7 @@ mod tests {
         params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+        let params = CertificateParams::new(vec!["localhost".to_owned(), node_san(1)]).expect("a name");
         let certificate = params.signed_by(&key, &ca).expect("a certificate");
         std::fs::write(ca_pem(dir.path()), ca.pem()).expect("written");
         std::fs::write(node_pem(dir.path(), 1), certificate.pem()).expect("written");
@@ -227,6 +244,16 @@ mod tests {
         assert_eq!(at_fault(node_tls(dir.path(), 1)).0, "node-1.pem");
         std::fs::remove_file(ca_pem(dir.path())).expect("removed");
         assert_eq!(at_fault(node_tls(dir.path(), 1)).0, "ca.pem");
+    }
+
+    #[test]
+    fn another_nodes_certificate_and_another_authority_are_refused() {
+        let (dir, other) = (pki(), pki());
+        std::fs::copy(node_pem(dir.path(), 1), node_pem(dir.path(), 2)).expect("copied");
+        std::fs::copy(node_key(dir.path(), 1), node_key(dir.path(), 2)).expect("copied");
+        assert_eq!(at_fault(node_tls(dir.path(), 2)).0, "node-2.pem");
+        std::fs::copy(ca_pem(other.path()), ca_pem(dir.path())).expect("copied");
+        assert_eq!(at_fault(node_tls(dir.path(), 1)).0, "node-1.pem");
     }
 
     #[test]

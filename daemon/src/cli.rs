@@ -80,6 +80,8 @@ fn load(arguments: &Arguments) -> Result<(Config, pki::NodeTls), ConfigError> {
 fn log_to_standard_error(format: LogFormat) {
     let levels = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LEVELS));
     let lines = tracing_subscriber::fmt().with_env_filter(levels).with_writer(std::io::stderr);
+    // Standard error may be a pipe that nobody reads any more; complaining about that there would panic.
+    let lines = lines.log_internal_errors(false);
     match format {
         LogFormat::Text => lines.with_ansi(false).with_target(false).init(),
         LogFormat::Json => lines.json().init(),

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use crate::cluster::{CALL_DEADLINE, Cluster, explain};
+use crate::cluster::{CALL_DEADLINE, Cluster, explain, unknown_node};
 use crate::command::{name_nodes, these_or_here};
 use crate::door::{Door, DoorError};
 use crate::error::CtlError;
@@ -70,6 +70,12 @@ fn text(stopped: &Stopped) -> String {
 /// # Errors
 /// A node is still there after 10 s (exit 1).
 pub async fn take_down(cluster: &Cluster, nodes: &[u16], output: &Output) -> Result<Stopped, CtlError> {
+    for node in nodes.iter().filter(|node| cluster.config.node(**node).is_none()) {
+        // Not in the file: a member that was added elsewhere, or a slip of the keyboard.
+        if !cluster.survey().await.rows.iter().any(|row| row.node == *node) {
+            return Err(unknown_node(&cluster.config, *node));
+        }
+    }
     let mut result = Stopped::default();
     let mut leaving = JoinSet::new();
     let mut gone_by_process = Vec::new();

@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use messagebase_protocol::peer::Boot;
 use tokio::sync::mpsc;
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::Shared;
 use crate::store::{Job, Store};
@@ -66,17 +65,25 @@ pub async fn heed(shared: Arc<Shared>) {
         Ok(told) = told.wait_for(Option::is_some) => told.clone().unwrap_or_default(),
     };
     let replica = shared.replica().cloned();
-    shared.stale.store(true, Ordering::Relaxed);
     let why = format!(
         "this data directory is an older copy ({reason}) and counts as lost: stop this node, empty \
          {}, start it, then run: mbctl member replace {}",
         shared.config.node_dir(shared.node).display(),
         shared.node
     );
-    error!("{why}");
-    shared.set_waiting(why);
+    shared.mark_stale(why.clone());
+    // On disk, because the next start would look like a new one to peers that met this one.
+    let write =
+        Box::new(move |conn: &rusqlite::Connection| conn.execute("UPDATE node SET stale = ?1", [why]).map(drop));
+    let _ = shared.store.submit(Job::Local { write, done: Box::new(|_| ()) }).await;
     if let Some(replica) = replica {
         replica.shutdown().await;
+        warn!("replication was stopped");
     }
-    warn!("replication was stopped");
+}
+
+/// Why this directory was recognized as an older copy in an earlier life, if it was.
+pub async fn known_stale(shared: &Shared) -> Result<Option<String>, String> {
+    let read = shared.store.readers().run(|conn| conn.query_row("SELECT stale FROM node", [], |row| row.get(0)));
+    read.await.map_err(|e| format!("failed to read this node's own row: {e}"))
 }

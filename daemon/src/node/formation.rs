@@ -125,16 +125,19 @@ pub async fn drive(shared: Arc<Shared>) {
             _ = ask.tick() => {}
         }
         let me = shared.me();
-        let others = ask_all(&shared, &me).await;
+        let (others, strangers) = ask_all(&shared, &me).await;
         match decide(&me, &others) {
             Step::Member => {
                 // Founders start Raft when they take their identity; a driver that crashed after that starts it here.
-                if let Err(e) = shared.start_replica().await {
+                if let Err(e) = shared.start_replica().await
+                    && !shared.is_stale()
+                {
                     shared.fail(format!("failed to start replication: {e}"));
                 }
                 return;
             }
             Step::Wait(why) => {
+                let why = [why].into_iter().chain(strangers).collect::<Vec<_>>().join("; ");
                 shared.set_waiting(why.clone());
                 let due = said.as_ref().is_none_or(|(last, at)| *last != why || at.elapsed() >= SAY_EVERY);
                 if due {
@@ -153,19 +156,25 @@ pub async fn drive(shared: Arc<Shared>) {
     }
 }
 
-async fn ask_all(shared: &Arc<Shared>, me: &Me) -> BTreeMap<u16, Option<ProbeReply>> {
+/// The answers, and what is to be said of nodes that are there but not trusted: waiting does not mend that.
+async fn ask_all(shared: &Arc<Shared>, me: &Me) -> (BTreeMap<u16, Option<ProbeReply>>, Vec<String>) {
     let mut asking = tokio::task::JoinSet::new();
     for node in me.configured.iter().copied().filter(|node| *node != me.node) {
         let shared = shared.clone();
         asking.spawn(async move { (node, shared.probe(node, ASK_TIMEOUT).await) });
     }
-    let mut answers = BTreeMap::new();
+    let (mut answers, mut strangers) = (BTreeMap::new(), BTreeMap::new());
     while let Some(done) = asking.join_next().await {
         if let Ok((node, answer)) = done {
-            answers.insert(node, answer);
+            if let Err(why) = &answer
+                && why.contains("certificate")
+            {
+                strangers.insert(node, why.clone());
+            }
+            answers.insert(node, answer.ok());
         }
     }
-    answers
+    (answers, strangers.into_values().collect())
 }
 
 async fn form(shared: &Arc<Shared>, me: &Me, adopted: Option<String>) -> Result<(), String> {

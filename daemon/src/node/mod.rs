@@ -74,6 +74,13 @@ impl Shared {
         if self.is_stale() { None } else { self.replica.get() }
     }
 
+    /// From now on this node takes no part; why, for the log and `mbctl status`.
+    fn mark_stale(&self, why: String) {
+        self.stale.store(true, Ordering::Relaxed);
+        tracing::error!("{why}");
+        self.set_waiting(why);
+    }
+
     /// Whether a peer recognized this node's data as an older copy.
     pub fn is_stale(&self) -> bool {
         self.stale.load(Ordering::Relaxed)
@@ -158,10 +165,11 @@ impl Shared {
         formation::any_identity(node, self.config.node(node).map(|n| n.peer.to_string()).unwrap_or_default())
     }
 
-    async fn probe(&self, node: u16, within: Duration) -> Option<ProbeReply> {
+    async fn probe(&self, node: u16, within: Duration) -> Result<ProbeReply, String> {
         match self.wire.ask(self.probe_target(node), Purpose::Probe, PeerRequest::Probe, within).await {
-            Ok(PeerReply::Probe(reply)) => Some(reply),
-            _ => None,
+            Ok(PeerReply::Probe(reply)) => Ok(reply),
+            Ok(other) => Err(format!("node {node} answered {other:?}")),
+            Err(e) => Err(e.to_string()),
         }
     }
 

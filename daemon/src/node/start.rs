@@ -11,8 +11,9 @@ use messagebase_config::pki::NodeTls;
 use messagebase_config::{Address, Config, NodeConfig};
 use messagebase_protocol::peer::Boot;
 use metrics_exporter_prometheus::PrometheusHandle;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{OnceCell, mpsc};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -39,6 +40,10 @@ const READERS: u32 = 4;
 const STOP_WITHIN: Duration = Duration::from_millis(4_500);
 /// What clients get to read their last answers.
 const DOORS_CLOSE_WITHIN: Duration = Duration::from_millis(1_500);
+/// How long a foreign reader or lock may keep the WAL from being moved into the file at the end.
+const FOLD_WITHIN: Duration = Duration::from_millis(300);
+/// Descriptors besides clients' connections: the file and its readers, peers, operators, http.
+const OTHER_FILES: u64 = 1_024;
 /// The file with the process id, beside the database.
 const PID_FILE: &str = "mbd.pid";
 
@@ -53,6 +58,9 @@ struct Listeners {
 pub async fn run(config: Arc<Config>, number: u16, tls: NodeTls) -> Result<(), String> {
     // Proof for the default: the command line checked that the node is configured.
     let node = config.node(number).cloned().ok_or_else(|| format!("there is no node {number}"))?;
+    // First of all, so that a stop during the start is heard too.
+    let signals = Signals::listen()?;
+    raise_file_limit(config.limits.connections);
     let metrics = http::install_metrics().map_err(|e| format!("failed to prepare metrics: {e}"))?;
     let presence = Arc::new(Presence::new());
     let fanout = Fanout::new(presence.clone());
@@ -85,7 +93,10 @@ pub async fn run(config: Arc<Config>, number: u16, tls: NodeTls) -> Result<(), S
         failure: Mutex::new(None),
         started: Instant::now(),
     });
-    let ended = serve(&shared, writer, listeners, &tls, metrics, meetings).await;
+    if let Some(why) = boots::known_stale(&shared).await? {
+        shared.mark_stale(why);
+    }
+    let ended = serve(&shared, writer, listeners, &tls, Start { metrics, meetings, signals }).await;
     if let Err(e) = std::fs::remove_file(&pid_file) {
         warn!("failed to remove {}: {e}", pid_file.display());
     }
@@ -97,9 +108,9 @@ async fn serve(
     writer: Writer,
     listeners: Listeners,
     tls: &NodeTls,
-    metrics: PrometheusHandle,
-    meetings: mpsc::Receiver<(u64, Boot)>,
+    start: Start,
 ) -> Result<(), String> {
+    let Start { metrics, meetings, signals } = start;
     let on_fatal = {
         let shared = shared.clone();
         move |e: crate::store::StoreError| shared.fail(format!("the log can't be made durable: {e}"))
@@ -113,10 +124,11 @@ async fn serve(
     tasks.spawn(gossip::run(shared.clone()));
     tasks.spawn(become_member(shared.clone()));
     info!("node {} of {} serves; version {}", shared.node, shared.config.cluster, env!("CARGO_PKG_VERSION"));
-    wait_for_the_end(shared).await?;
+    wait_for_the_end(shared, signals).await;
     if timeout(STOP_WITHIN, stop(shared, doors)).await.is_err() {
         warn!("the graceful stop took longer than {STOP_WITHIN:?}; ending all the same");
     }
+    // The writer's thread ends with the process: handles on the store are everywhere. Nothing waits in it any more.
     drop(writer);
     match shared.failure() {
         Some(why) => Err(why),
@@ -174,7 +186,9 @@ fn open_doors(
 
 /// Replication under the stored identity, or formation until there is one; then watches for its failure.
 async fn become_member(shared: Arc<Shared>) {
-    formation::drive(shared.clone()).await;
+    if !shared.is_stale() {
+        formation::drive(shared.clone()).await;
+    }
     if let Some(replica) = shared.replica() {
         let why = tokio::select! {
             why = replica.failed() => why,
@@ -184,16 +198,47 @@ async fn become_member(shared: Arc<Shared>) {
     }
 }
 
-async fn wait_for_the_end(shared: &Arc<Shared>) -> Result<(), String> {
-    let listen = |kind| signal(kind).map_err(|e| format!("failed to listen for signals: {e}"));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+/// What `run` hands to `serve`.
+struct Start {
+    metrics: PrometheusHandle,
+    meetings: mpsc::Receiver<(u64, Boot)>,
+    signals: Signals,
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Signals, String> {
+        let listen = |kind| signal(kind).map_err(|e| format!("failed to listen for signals: {e}"));
+        Ok(Signals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+}
+
+/// Every client is a file descriptor, and the usual soft limit of 1,024 is far below the configured connections.
+fn raise_file_limit(connections: u32) {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if soft < hard
+        && let Err(e) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        warn!("failed to raise the limit on open files from {soft} to {hard}: {e}");
+    }
+    let needed = u64::from(connections) + OTHER_FILES;
+    if hard < needed {
+        warn!("{hard} open files are allowed, [limits] connections asks for {needed}: raise the limit (ulimit -Hn)");
+    }
+}
+
+async fn wait_for_the_end(shared: &Arc<Shared>, mut signals: Signals) {
     tokio::select! {
-        _ = terminate.recv() => info!("stopping on SIGTERM"),
-        _ = interrupt.recv() => info!("stopping on SIGINT"),
+        _ = signals.terminate.recv() => info!("stopping on SIGTERM"),
+        _ = signals.interrupt.recv() => info!("stopping on SIGINT"),
         () = shared.quit.cancelled() => info!("stopping for an operator"),
         () = shared.stop.cancelled() => {}
     }
-    Ok(())
 }
 
 async fn stop(shared: &Arc<Shared>, doors: TaskTracker) {
@@ -211,7 +256,20 @@ async fn stop(shared: &Arc<Shared>, doors: TaskTracker) {
     if let Some(replica) = shared.replica() {
         replica.shutdown().await;
     }
+    let file = shared.store.file().to_owned();
+    let folded = tokio::task::spawn_blocking(move || fold_wal(&file)).await;
+    if let Ok(Err(e)) = folded {
+        warn!("the write-ahead log stays beside the file, for the next start: {e}");
+    }
     info!("stopped");
+}
+
+/// Moves what is in the WAL into the file, so that a copy of the file alone is whole. A foreign reader may prevent it;
+/// nothing is lost then.
+fn fold_wal(file: &Path) -> rusqlite::Result<()> {
+    let connection = rusqlite::Connection::open(file)?;
+    connection.busy_timeout(FOLD_WITHIN)?;
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
 async fn bind(node: &NodeConfig) -> Result<Listeners, String> {

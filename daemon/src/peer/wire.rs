@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use messagebase_config::Config;
 use messagebase_protocol::peer::{
@@ -220,20 +220,47 @@ fn welcomed(parts: &WireParts, to: &Target, node: u16, raft_id: u64, boot: Boot)
 
 /// Calls sent and not yet answered. Held only for an insert or a removal, never across an await.
 #[derive(Default)]
-struct Pending {
-    replies: Mutex<HashMap<u64, oneshot::Sender<Result<PeerReply, WireError>>>>,
+struct Pending(Mutex<Questions>);
+
+#[derive(Default)]
+struct Questions {
+    replies: HashMap<u64, Reply>,
     /// Sent and not answered, those included whose callers gave up: what tells a dead link from an idle one.
-    unanswered: AtomicU64,
+    unanswered: u64,
+    /// Since when something is owed: the last answer, or the question that followed a time without any.
+    owed_since: Option<Instant>,
 }
 
+type Reply = oneshot::Sender<Result<PeerReply, WireError>>;
+
 impl Pending {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Result<PeerReply, WireError>>>> {
+    fn lock(&self) -> MutexGuard<'_, Questions> {
         // A panic while holding it can only be an allocation failure; the map is whole at every instant.
-        self.replies.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn asked(&self, id: u64, reply: Reply) {
+        let mut questions = self.lock();
+        // Calls whose callers gave up would otherwise pile up while a peer hangs.
+        questions.replies.retain(|_, reply| !reply.is_closed());
+        questions.replies.insert(id, reply);
+        questions.unanswered += 1;
+        questions.owed_since.get_or_insert_with(Instant::now);
+    }
+
+    fn answered(&self, id: u64) -> Option<Reply> {
+        let mut questions = self.lock();
+        questions.unanswered = questions.unanswered.saturating_sub(1);
+        questions.owed_since = (questions.unanswered > 0).then(Instant::now);
+        questions.replies.remove(&id)
+    }
+
+    fn waits_longer_than(&self, stall: Duration) -> bool {
+        self.lock().owed_since.is_some_and(|since| since.elapsed() >= stall)
     }
 
     fn fail_all(&self, why: &str) {
-        let waiting: Vec<_> = self.lock().drain().collect();
+        let waiting: Vec<_> = self.lock().replies.drain().collect();
         for (_, reply) in waiting {
             let _ = reply.send(Err(WireError::Lost(why.to_owned())));
         }
@@ -275,11 +302,7 @@ async fn write_calls(
             if !call.reply.is_closed() {
                 id += 1;
                 frame::encode_into(&Call { id, body: call.body }, &mut bytes)?;
-                let mut waiting = pending.lock();
-                // Calls whose callers gave up would otherwise pile up while a peer hangs.
-                waiting.retain(|_, reply| !reply.is_closed());
-                waiting.insert(id, call.reply);
-                pending.unanswered.fetch_add(1, Ordering::Relaxed);
+                pending.asked(id, call.reply);
             }
             next = if bytes.len() < WRITE_COALESCE_MAX_BYTES { calls.try_recv().ok() } else { None };
         }
@@ -307,17 +330,17 @@ async fn read_answers(
 ) {
     let _tell = broken.drop_guard();
     loop {
-        let next = frame::read::<Answer>(&mut reader, FRAME_MAX_BYTES);
-        let answer = match timeout(stall, next).await {
-            Ok(Ok(Some(answer))) => answer,
-            Ok(Ok(None) | Err(_)) => return,
-            // Nothing was asked, so no frame can have been half read when the timeout dropped it.
-            Err(_) if pending.unanswered.load(Ordering::Relaxed) == 0 => continue,
-            Err(_) => return,
+        let mut next = pin!(frame::read::<Answer>(&mut reader, FRAME_MAX_BYTES));
+        let answer = loop {
+            match timeout(stall, &mut next).await {
+                Ok(Ok(Some(answer))) => break answer,
+                Ok(Ok(None) | Err(_)) => return,
+                // The clock runs from the question: one asked a moment ago must not pay for the silence before it.
+                Err(_) if pending.waits_longer_than(stall) => return,
+                Err(_) => {}
+            }
         };
-        pending.unanswered.fetch_sub(1, Ordering::Relaxed);
-        let waiting = pending.lock().remove(&answer.id);
-        if let Some(reply) = waiting {
+        if let Some(reply) = pending.answered(answer.id) {
             let _ = reply.send(Ok(answer.body));
         }
     }
