@@ -5,6 +5,7 @@
 //! tell their clients → replication → file.
 
 mod boots;
+mod chronicle;
 mod formation;
 mod handler;
 mod replication;

@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use super::handler::Handler;
 use super::replication::Replicated;
-use super::{Shared, boots, formation};
+use super::{Shared, boots, chronicle, formation};
 use crate::door::{Door, Patience};
 use crate::fanout::Fanout;
 use crate::http::{self, HttpParts};
@@ -42,8 +42,6 @@ const STOP_WITHIN: Duration = Duration::from_millis(4_500);
 const DOORS_CLOSE_WITHIN: Duration = Duration::from_millis(1_500);
 /// How long a foreign reader or lock may keep the WAL from being moved into the file at the end.
 const FOLD_WITHIN: Duration = Duration::from_millis(300);
-/// Descriptors besides clients' connections: the file and its readers, peers, operators, http.
-const OTHER_FILES: u64 = 1_024;
 /// The file with the process id, beside the database.
 const PID_FILE: &str = "mbd.pid";
 
@@ -192,6 +190,7 @@ async fn become_member(shared: Arc<Shared>) {
     if let Some(replica) = shared.replica() {
         let why = tokio::select! {
             why = replica.failed() => why,
+            () = chronicle::write(shared.clone()) => return,
             () = shared.stop.cancelled() => return,
         };
         shared.fail(format!("replication failed: {why}"));
@@ -226,9 +225,8 @@ fn raise_file_limit(connections: u32) {
     {
         warn!("failed to raise the limit on open files from {soft} to {hard}: {e}");
     }
-    let needed = u64::from(connections) + OTHER_FILES;
-    if hard < needed {
-        warn!("{hard} open files are allowed, [limits] connections asks for {needed}: raise the limit (ulimit -Hn)");
+    if hard < u64::from(connections) {
+        warn!("{hard} open files are allowed, [limits] connections is {connections}: raise the limit (ulimit -Hn)");
     }
 }
 
