@@ -113,3 +113,35 @@ fn a_node_that_lost_its_disk_comes_back_under_a_new_id_and_votes() {
         cluster.shutdown().await;
     });
 }
+
+#[test]
+fn a_replacement_whose_leader_dies_half_way_is_finished_by_the_next_one() {
+    const FIVE: [u16; 5] = [1, 2, 3, 4, 5];
+    SimRuntime::with_seed(15).block_on(async {
+        let mut cluster = Cluster::start(15, 5).await;
+        let leader = cluster.wait("a leader of all", |c| c.leader_among(&FIVE)).await;
+        let lost = FIVE.into_iter().find(|n| *n != leader).expect("four follow");
+        let rest: Vec<u16> = FIVE.into_iter().filter(|n| ![leader, lost].contains(n)).collect();
+        register_all(&cluster, leader, 0..5).await;
+        cluster.lose(lost).await;
+        let replica = cluster.replica(leader).clone();
+        let replacing = SimRuntime::spawn(async move { replica.replace(lost).await });
+        // Old and new id at once: the change is half made.
+        cluster
+            .wait("one other node to know of the change", |c| {
+                rest.iter().any(|n| c.replica(*n).members().len() == 6).then_some(())
+            })
+            .await;
+        cluster.lose(leader).await;
+        assert!(replacing.await.expect("the task ends").is_err(), "its leader died too late for this test");
+
+        cluster.wait("a new leader", |c| c.leader_among(&rest)).await;
+        cluster
+            .wait("the change to be finished", |c| {
+                rest.iter().all(|n| c.replica(*n).members().len() == 5).then_some(())
+            })
+            .await;
+        register_all(&cluster, rest[0], 5..10).await;
+        cluster.shutdown().await;
+    });
+}

@@ -1,8 +1,11 @@
 //! Changes of the membership: on the leader, one at a time, each a replicated entry.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{AsyncRuntime, ChangeMembers};
 
@@ -123,20 +126,65 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         }
     }
 
+    /// Finishes a change that its leader did not live to finish: openraft makes a change of voters as two proposals,
+    /// and the second one is its caller's. Until it comes, majorities of the old and the new voters are both needed.
+    pub(super) async fn finish_change(&self) {
+        let joint = {
+            let metrics = self.inner.raft.server_metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.membership().get_joint_config().len() > 1
+        };
+        // Of one that goes on here, its own task writes the second proposal.
+        if !joint || self.inner.changes.load(Ordering::SeqCst) > 0 {
+            return;
+        }
+        // Nothing is added to the newer set of voters, which alone is what this proposes.
+        match self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await {
+            Ok(()) => tracing::info!("finished a change of the membership that another leader had begun"),
+            Err(error) => tracing::debug!(%error, "can't finish the change of the membership yet"),
+        }
+    }
+
+    /// Makes a change in a task of its own: when the wait for it ends, both of its proposals still come.
     async fn change(&self, change: ChangeMembers<u64, Node>) -> Result<(), MemberError> {
-        let result = R::timeout(CHANGE_WAIT, self.inner.raft.change_membership(change, false)).await;
+        let replica = self.clone();
+        let under_way = UnderWay::of(&self.inner.changes);
+        let task = R::spawn(async move {
+            let _under_way = under_way;
+            replica.unless_stopped(replica.inner.raft.change_membership(change, false)).await
+        });
+        let result = match R::timeout(CHANGE_WAIT, task).await {
+            Err(_) | Ok(Ok(None)) => return Err(MemberError::NoQuorum),
+            Ok(Ok(Some(result))) => result,
+            Ok(Err(error)) => return Err(MemberError::Refused(format!("the change ended badly: {error}"))),
+        };
         match result {
-            Err(_) => Err(MemberError::NoQuorum),
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
                 Err(MemberError::NotLeader { leader: to.leader_id.map(node_of) })
             }
-            Ok(Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)))) => Err(MemberError::NoQuorum),
-            Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error)))) => {
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(MemberError::NoQuorum),
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
                 Err(MemberError::Refused(change_refused(error)))
             }
-            Ok(Err(error)) => Err(MemberError::Refused(error.to_string())),
+            Err(error) => Err(MemberError::Refused(error.to_string())),
         }
+    }
+}
+
+/// Counts a change while its task lives.
+struct UnderWay(Arc<AtomicU32>);
+
+impl UnderWay {
+    fn of(changes: &Arc<AtomicU32>) -> UnderWay {
+        changes.fetch_add(1, Ordering::SeqCst);
+        UnderWay(changes.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
