@@ -145,3 +145,28 @@ fn a_replacement_whose_leader_dies_half_way_is_finished_by_the_next_one() {
         cluster.shutdown().await;
     });
 }
+
+#[test]
+fn a_replacement_gives_out_no_id_twice_and_makes_no_voter_of_a_learner() {
+    SimRuntime::with_seed(16).block_on(async {
+        let mut cluster = Cluster::start(16, 3).await;
+        let leader = cluster.wait("a leader of all", |c| c.leader_among(&ALL)).await;
+        let lost = ALL.into_iter().find(|n| *n != leader).expect("two follow");
+        register_all(&cluster, leader, 0..1).await;
+        cluster.lose(lost).await;
+        let replica = cluster.replica(leader).clone();
+        let first = replica.replace(lost).await.expect("the majority replaces it");
+        // Nobody took the first id, as far as this leader can tell.
+        let second = replica.replace(lost).await.expect("and again");
+        assert!(second > first);
+        let lives: Vec<_> = replica.members().into_iter().filter(|m| m.node.node == lost).collect();
+        assert_eq!(lives.iter().map(|m| (m.raft_id, m.node.promote)).collect::<Vec<_>>(), [(second, true)]);
+
+        let added = replica.add_learner(4, "node-4".into(), "node-4".into(), false).await.expect("it is added");
+        let replaced = replica.replace(4).await.expect("it is replaced");
+        assert!(replaced > added);
+        let lives: Vec<_> = replica.members().into_iter().filter(|m| m.node.node == 4).collect();
+        assert_eq!(lives.iter().map(|m| (m.raft_id, m.node.promote)).collect::<Vec<_>>(), [(replaced, false)]);
+        cluster.shutdown().await;
+    });
+}

@@ -75,20 +75,26 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         self.change(removal(&member)).await
     }
 
-    /// Takes the node's old Raft id out and its next generation in, as a learner that becomes a voter by itself.
-    /// Returns the new Raft id, for the blank node to adopt.
+    /// Takes all of the node's Raft ids out and its next generation in, as a learner that becomes a voter by itself if
+    /// the node voted, or was to. Returns the new Raft id, for the blank node to adopt. Each call gives out another
+    /// id: one that was given before may have been taken, and lived, and been lost with a disk again.
     ///
     /// # Errors
     /// On any node but the leader; for the leader itself.
     pub async fn replace(&self, node: u16) -> Result<u64, MemberError> {
         self.ensure_leads()?;
-        let old = self.member(node).ok_or_else(|| no_member(node))?;
-        self.refuse_self(&old, "replacing")?;
-        let id = raft_id(old.raft_id / super::types::RAFT_ID_GENERATION + 1, node);
-        let new = Node { promote: true, ..old.node.clone() };
+        let lives: Vec<Membership> = self.members().into_iter().filter(|m| m.node.node == node).collect();
+        let newest = lives.iter().max_by_key(|m| m.raft_id).ok_or_else(|| no_member(node))?;
+        for life in &lives {
+            self.refuse_self(life, "replacing")?;
+        }
+        let id = raft_id(newest.raft_id / super::types::RAFT_ID_GENERATION + 1, node);
+        let promote = lives.iter().any(|life| life.voter || life.node.promote);
+        let new = Node { promote, ..newest.node.clone() };
         // In one change: between two, a crash would leave the cluster without the node and its addresses.
-        let add = ChangeMembers::AddNodes(BTreeMap::from([(id, new)]));
-        self.change(ChangeMembers::Batch(vec![removal(&old), add])).await?;
+        let mut changes: Vec<_> = lives.iter().map(removal).collect();
+        changes.push(ChangeMembers::AddNodes(BTreeMap::from([(id, new)])));
+        self.change(ChangeMembers::Batch(changes)).await?;
         Ok(id)
     }
 
