@@ -124,6 +124,23 @@ fn an_older_snapshot_changes_nothing() {
 }
 
 #[test]
+fn a_snapshot_that_ends_before_the_log_begins_is_not_kept() {
+    let fixture = Fixture::new();
+    let mut s = source(&fixture);
+    let old = s.store.build_snapshot().unwrap();
+    let rows: Vec<_> = (0..3).map(|n| register(USERS + 52 + n, &format!("late{n}"))).collect();
+    s.append(rows.clone());
+    s.apply(rows);
+    // What a crash leaves when it comes after an install's COMMIT and before the renaming of its file.
+    s.run(|done| Job::Purge { through: id(1, USERS + 54), done }).unwrap();
+    drop(s);
+    let s = fixture.open();
+    assert_eq!(s.store.current_snapshot(), None);
+    assert!(!old.path.exists());
+    assert_eq!(s.store.build_snapshot().unwrap().last, id(1, USERS + 54));
+}
+
+#[test]
 fn a_log_that_goes_on_behind_the_snapshot_stays_and_another_does_not() {
     let from = Fixture::new();
     let file = source(&from).store.build_snapshot().unwrap();
