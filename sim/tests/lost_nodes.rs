@@ -87,6 +87,12 @@ fn a_node_that_slept_too_long_catches_up_by_snapshot() {
             .await;
         cluster.net.heal();
         converge(&cluster).await;
+        let received: Vec<_> = std::fs::read_dir(cluster.nodes[&sleeper].store.snapshot_dir())
+            .expect("the directory is readable")
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("a plain name"))
+            .filter(|name| name.starts_with("receiving-"))
+            .collect();
+        assert!(received.is_empty(), "left behind: {received:?}");
         cluster.shutdown().await;
     });
 }

@@ -127,6 +127,8 @@ pub(super) struct Inner<R: AsyncRuntime, W: Wire> {
     pub(super) forward: Links<W>,
     /// The snapshot that is being received; taken out while a piece is written, so never locked across an await.
     pub(super) incoming: Mutex<Option<Incoming>>,
+    /// Files that were begun for received snapshots; numbers their names.
+    pub(super) received: AtomicU64,
     /// Changes of the membership whose tasks live on this node.
     pub(super) changes: Arc<AtomicU32>,
     started: R::Instant,
@@ -169,6 +171,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 prebuilt,
                 forward,
                 incoming: Mutex::default(),
+                received: AtomicU64::new(0),
                 changes: Arc::default(),
                 started: R::Instant::now(),
                 heard: AtomicU64::new(0),
