@@ -52,7 +52,7 @@ pub async fn remove(shared: &Arc<Shared>, node: u16) -> AdminReply {
 }
 
 /// A node that lost its disk comes back under its next generation. Repeating it after a crash half way is harmless:
-/// a node that is a member under an identity which it has not taken yet is given that one again.
+/// whatever the node was given before goes, even if it never took it.
 pub async fn replace(shared: &Arc<Shared>, node: u16) -> AdminReply {
     let replica = leading(shared)?;
     let members = replica.members();
@@ -72,8 +72,7 @@ pub async fn replace(shared: &Arc<Shared>, node: u16) -> AdminReply {
             ..refused("not_blank", format!("node {node} still holds its data; only a node that lost it is replaced"))
         });
     }
-    let half_way = member.node.promote && !member.voter && answer.cluster_id.is_none();
-    let given = if half_way { member.raft_id } else { replica.replace(node).await.map_err(member_error)? };
+    let given = replica.replace(node).await.map_err(member_error)?;
     info!("node {node} is replaced: Raft id {} becomes {given}", member.raft_id);
     debug_assert!(given > raft_id(1, node), "a generation is never used twice");
     adopt(shared, node, &peer, given).await

@@ -9,7 +9,7 @@ use super::{internal, no_quorum, refused, waiting};
 use crate::change::{Change, Outcome, Refusal, Secrets};
 use crate::node::Shared;
 use crate::raft::api::{Draft, Verdict};
-use crate::service::Service;
+use crate::service::{Service, send_key};
 use crate::state::read;
 
 /// Rows of one `user list`.
@@ -47,8 +47,9 @@ async fn rows(shared: &Arc<Shared>, pattern: Option<String>) -> Result<Vec<UserR
 pub async fn add(shared: &Arc<Shared>, service: &Arc<Service>, name: String, password: String) -> AdminReply {
     check_name(&name).map_err(|e| refused("bad_name", e.message))?;
     let secrets = hashed(service, password).await?;
-    propose(shared, &name.clone(), Change::Register { name, key: String::new(), by_operator: true }, Some(secrets))
-        .await
+    // One for each request: under a key that was used before, a name that was freed would not be registered again.
+    let key = send_key().map_err(|e| refused(e.code.as_str(), e.message))?;
+    propose(shared, &name.clone(), Change::Register { name, key, by_operator: true }, Some(secrets)).await
 }
 
 /// Locks an account and ends its sessions.
@@ -72,9 +73,22 @@ pub async fn reset_password(
     propose(shared, &name.clone(), Change::ResetPassword { name }, Some(secrets)).await
 }
 
-/// Deletes an account; its name stays reserved.
+/// Deletes an account; its name stays reserved. The change has no key, so a repetition inside [`Replica::propose`]
+/// finds no account any more: if there was one before, that means done.
+///
+/// [`Replica::propose`]: crate::raft::Replica::propose
 pub async fn delete(shared: &Arc<Shared>, name: String) -> AdminReply {
-    propose(shared, &name.clone(), Change::Remove { name }, None).await
+    let replica = shared.replica().ok_or_else(|| waiting(shared))?;
+    replica.linear().await.map_err(|_| no_quorum())?;
+    let folded = fold_name(&name);
+    let found = shared.store.readers().run(move |conn| read::user_by_name(conn, &folded)).await.map_err(internal)?;
+    if found.is_none() {
+        return Err(no_such_user(&name));
+    }
+    match verdict(shared, Change::Remove { name: name.clone() }, None).await? {
+        Outcome::Refused(Refusal::NoSuchUser) => Ok(AdminOk::Done),
+        outcome => answer(&name, outcome),
+    }
 }
 
 /// Releases a reserved name.
@@ -89,10 +103,14 @@ async fn hashed(service: &Arc<Service>, password: String) -> Result<Secrets, Adm
 }
 
 async fn propose(shared: &Arc<Shared>, name: &str, body: Change, secrets: Option<Secrets>) -> AdminReply {
+    answer(name, verdict(shared, body, secrets).await?)
+}
+
+async fn verdict(shared: &Arc<Shared>, body: Change, secrets: Option<Secrets>) -> Result<Outcome, AdminError> {
     let replica = shared.replica().ok_or_else(|| waiting(shared))?;
     let verdict = replica.propose(vec![Draft { actor: None, body, secrets }]).await.pop();
     match verdict {
-        Some(Verdict::Applied { outcome, .. }) => answer(name, outcome),
+        Some(Verdict::Applied { outcome, .. }) => Ok(outcome),
         Some(Verdict::NoQuorum | Verdict::Closing) | None => Err(no_quorum()),
     }
 }

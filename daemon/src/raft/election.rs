@@ -87,7 +87,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     }
 
     /// Whether this node leads and a quorum has said so lately.
-    pub(super) fn leads_with_quorum(&self) -> bool {
+    pub fn leads_with_quorum(&self) -> bool {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         let alone = metrics.membership_config.voter_ids().count() == 1;

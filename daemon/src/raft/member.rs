@@ -1,8 +1,11 @@
 //! Changes of the membership: on the leader, one at a time, each a replicated entry.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{AsyncRuntime, ChangeMembers};
 
@@ -72,20 +75,26 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         self.change(removal(&member)).await
     }
 
-    /// Takes the node's old Raft id out and its next generation in, as a learner that becomes a voter by itself.
-    /// Returns the new Raft id, for the blank node to adopt.
+    /// Takes all of the node's Raft ids out and its next generation in, as a learner that becomes a voter by itself if
+    /// the node voted, or was to. Returns the new Raft id, for the blank node to adopt. Each call gives out another
+    /// id: one that was given before may have been taken, and lived, and been lost with a disk again.
     ///
     /// # Errors
     /// On any node but the leader; for the leader itself.
     pub async fn replace(&self, node: u16) -> Result<u64, MemberError> {
         self.ensure_leads()?;
-        let old = self.member(node).ok_or_else(|| no_member(node))?;
-        self.refuse_self(&old, "replacing")?;
-        let id = raft_id(old.raft_id / super::types::RAFT_ID_GENERATION + 1, node);
-        let new = Node { promote: true, ..old.node.clone() };
+        let lives: Vec<Membership> = self.members().into_iter().filter(|m| m.node.node == node).collect();
+        let newest = lives.iter().max_by_key(|m| m.raft_id).ok_or_else(|| no_member(node))?;
+        for life in &lives {
+            self.refuse_self(life, "replacing")?;
+        }
+        let id = raft_id(newest.raft_id / super::types::RAFT_ID_GENERATION + 1, node);
+        let promote = lives.iter().any(|life| life.voter || life.node.promote);
+        let new = Node { promote, ..newest.node.clone() };
         // In one change: between two, a crash would leave the cluster without the node and its addresses.
-        let add = ChangeMembers::AddNodes(BTreeMap::from([(id, new)]));
-        self.change(ChangeMembers::Batch(vec![removal(&old), add])).await?;
+        let mut changes: Vec<_> = lives.iter().map(removal).collect();
+        changes.push(ChangeMembers::AddNodes(BTreeMap::from([(id, new)])));
+        self.change(ChangeMembers::Batch(changes)).await?;
         Ok(id)
     }
 
@@ -123,20 +132,65 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         }
     }
 
+    /// Finishes a change that its leader did not live to finish: openraft makes a change of voters as two proposals,
+    /// and the second one is its caller's. Until it comes, majorities of the old and the new voters are both needed.
+    pub(super) async fn finish_change(&self) {
+        let joint = {
+            let metrics = self.inner.raft.server_metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.membership().get_joint_config().len() > 1
+        };
+        // Of one that goes on here, its own task writes the second proposal.
+        if !joint || self.inner.changes.load(Ordering::SeqCst) > 0 {
+            return;
+        }
+        // Nothing is added to the newer set of voters, which alone is what this proposes.
+        match self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await {
+            Ok(()) => tracing::info!("finished a change of the membership that another leader had begun"),
+            Err(error) => tracing::debug!(%error, "can't finish the change of the membership yet"),
+        }
+    }
+
+    /// Makes a change in a task of its own: when the wait for it ends, both of its proposals still come.
     async fn change(&self, change: ChangeMembers<u64, Node>) -> Result<(), MemberError> {
-        let result = R::timeout(CHANGE_WAIT, self.inner.raft.change_membership(change, false)).await;
+        let replica = self.clone();
+        let under_way = UnderWay::of(&self.inner.changes);
+        let task = R::spawn(async move {
+            let _under_way = under_way;
+            replica.unless_stopped(replica.inner.raft.change_membership(change, false)).await
+        });
+        let result = match R::timeout(CHANGE_WAIT, task).await {
+            Err(_) | Ok(Ok(None)) => return Err(MemberError::NoQuorum),
+            Ok(Ok(Some(result))) => result,
+            Ok(Err(error)) => return Err(MemberError::Refused(format!("the change ended badly: {error}"))),
+        };
         match result {
-            Err(_) => Err(MemberError::NoQuorum),
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
                 Err(MemberError::NotLeader { leader: to.leader_id.map(node_of) })
             }
-            Ok(Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)))) => Err(MemberError::NoQuorum),
-            Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error)))) => {
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(MemberError::NoQuorum),
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
                 Err(MemberError::Refused(change_refused(error)))
             }
-            Ok(Err(error)) => Err(MemberError::Refused(error.to_string())),
+            Err(error) => Err(MemberError::Refused(error.to_string())),
         }
+    }
+}
+
+/// Counts a change while its task lives.
+struct UnderWay(Arc<AtomicU32>);
+
+impl UnderWay {
+    fn of(changes: &Arc<AtomicU32>) -> UnderWay {
+        changes.fetch_add(1, Ordering::SeqCst);
+        UnderWay(changes.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

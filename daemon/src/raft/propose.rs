@@ -37,7 +37,13 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// at most one batch of a connection in flight; that keeps the connection's order. Returns within
     /// [`WRITE_DEADLINE`].
     pub async fn propose(&self, drafts: Vec<Draft>) -> Vec<Verdict> {
-        let deadline = R::Instant::now() + WRITE_DEADLINE;
+        self.propose_by(drafts, WRITE_DEADLINE).await
+    }
+
+    /// As [`Replica::propose`], but returns within `within`: the caller's requests may have waited before. The leader
+    /// that a batch is forwarded to answers [`ANSWER_MARGIN`] earlier.
+    pub async fn propose_by(&self, drafts: Vec<Draft>, within: Duration) -> Vec<Verdict> {
+        let deadline = R::Instant::now() + within.min(WRITE_DEADLINE);
         let mut verdicts = Vec::with_capacity(drafts.len());
         let mut rest = drafts.as_slice();
         while !rest.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -127,6 +127,10 @@ pub(super) struct Inner<R: AsyncRuntime, W: Wire> {
     pub(super) forward: Links<W>,
     /// The snapshot that is being received; taken out while a piece is written, so never locked across an await.
     pub(super) incoming: Mutex<Option<Incoming>>,
+    /// Files that were begun for received snapshots; numbers their names.
+    pub(super) received: AtomicU64,
+    /// Changes of the membership whose tasks live on this node.
+    pub(super) changes: Arc<AtomicU32>,
     started: R::Instant,
     /// When the leader was last heard of, µs since `started`; 0: never.
     heard: AtomicU64,
@@ -167,6 +171,8 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 prebuilt,
                 forward,
                 incoming: Mutex::default(),
+                received: AtomicU64::new(0),
+                changes: Arc::default(),
                 started: R::Instant::now(),
                 heard: AtomicU64::new(0),
                 lost: watch::Sender::new(0),

@@ -3,6 +3,7 @@
 use std::io::{Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use messagebase_protocol::limits::WRITE_DEADLINE;
@@ -25,6 +26,8 @@ use crate::store::SnapshotFile;
 pub(super) struct Incoming {
     from: u64,
     transfer: u64,
+    /// Grows with every file that this process receives.
+    serial: u64,
     path: PathBuf,
     file: std::fs::File,
     next_offset: u64,
@@ -120,14 +123,16 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             Some(incoming) if offset != 0 && (incoming.from, incoming.transfer) == (from, transfer) => incoming,
             other if offset != 0 => {
                 // A late piece of a sending that was given up; the one under way goes on.
-                let mut slot = self.inner.incoming.lock().unwrap_or_else(PoisonError::into_inner);
-                if slot.is_none() {
-                    *slot = other;
+                if let Some(other) = other {
+                    self.keep(other).await;
                 }
                 return Ok(0);
             }
             other => {
-                let path = self.inner.store.snapshot_dir().join(format!("receiving-{from}-{transfer}.db"));
+                // A number of our own: the sender's begins anew with its process, and an install of ours may still
+                // read the file of that number.
+                let serial = self.inner.received.fetch_add(1, Ordering::Relaxed);
+                let path = self.inner.store.snapshot_dir().join(format!("receiving-{serial}.db"));
                 let file = blocking::<R, _, _>(move || {
                     if let Some(old) = other {
                         remove(&old.path);
@@ -136,29 +141,70 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 });
                 let (path, file) =
                     flatten(file.await).map_err(|e| format!("failed to create a file for the snapshot: {e}"))?;
-                Incoming { from, transfer, path, file, next_offset: 0 }
+                Incoming { from, transfer, serial, path, file, next_offset: 0 }
             }
         };
         let written = blocking::<R, _, _>(move || {
             let mut incoming = incoming;
             if incoming.next_offset == offset {
-                incoming.file.seek(SeekFrom::Start(offset))?;
-                incoming.file.write_all(&bytes)?;
+                let at = incoming.file.seek(SeekFrom::Start(offset));
+                if let Err(error) = at.and_then(|_| incoming.file.write_all(&bytes)) {
+                    // Most likely the disk is full: give back what it took.
+                    remove(&incoming.path);
+                    return Err(error);
+                }
                 incoming.next_offset += bytes.len() as u64;
             }
             Ok(incoming)
         });
         let incoming = flatten(written.await).map_err(|e| format!("failed to write the snapshot: {e}"))?;
         let next = incoming.next_offset;
-        *self.inner.incoming.lock().unwrap_or_else(PoisonError::into_inner) = Some(incoming);
+        self.keep(incoming).await;
         Ok(next)
     }
 
+    /// Puts a snapshot that is being received back. If another one began meanwhile, the newer one stays.
+    async fn keep(&self, incoming: Incoming) {
+        let older = {
+            let mut slot = self.inner.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+            match slot.take() {
+                Some(newer) if newer.serial > incoming.serial => {
+                    *slot = Some(newer);
+                    Some(incoming)
+                }
+                older => {
+                    *slot = Some(incoming);
+                    older
+                }
+            }
+        };
+        if let Some(older) = older {
+            self.remove_file(older.path).await;
+        }
+    }
+
+    /// Best effort; what stays is removed at the next start.
+    async fn remove_file(&self, path: PathBuf) {
+        if let Err(error) = blocking::<R, _, _>(move || remove(&path)).await {
+            tracing::warn!(%error, "failed to remove an unfinished snapshot");
+        }
+    }
+
     async fn install_received(&self, from: u64, transfer: u64, bytes: u64, vote: WireVote) -> Result<WireVote, String> {
+        const INCOMPLETE: &str = "the snapshot's pieces are not all here";
         let taken = self.inner.incoming.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let incoming = taken
-            .filter(|i| (i.from, i.transfer, i.next_offset) == (from, transfer, bytes))
-            .ok_or("the snapshot's pieces are not all here")?;
+        let incoming = match taken {
+            Some(ours) if (ours.from, ours.transfer) == (from, transfer) => ours,
+            Some(other) => {
+                self.keep(other).await;
+                return Err(INCOMPLETE.into());
+            }
+            None => return Err(INCOMPLETE.into()),
+        };
+        if incoming.next_offset != bytes {
+            self.remove_file(incoming.path).await;
+            return Err(INCOMPLETE.into());
+        }
         let cluster_id = self.inner.config.cluster_id.clone();
         let path = incoming.path.clone();
         let checked = blocking::<R, _, _>(move || {
@@ -168,16 +214,18 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let file = match flatten(checked.await) {
             Ok(file) => file,
             Err(error) => {
-                // Best effort; what stays is removed at the next start.
-                let _ = blocking::<R, _, _>(move || remove(&path)).await;
+                self.remove_file(path).await;
                 return Err(format!("the received snapshot is refused: {error}"));
             }
         };
         tracing::info!(from, index = file.last.index, bytes, "installing a snapshot of the leader");
         let snapshot = snapshot_of(file).map_err(|e| e.to_string())?;
         let reply = self.inner.raft.install_full_snapshot(from_wire_vote(vote), snapshot).await;
+        // After an error an install may still read it.
         let reply = reply.map_err(|e| e.to_string())?;
         self.heard_of_leader();
+        // Installed, it has another name now; this is about one that was not needed.
+        self.remove_file(path).await;
         Ok(to_wire_vote(&reply.vote))
     }
 }
@@ -191,14 +239,17 @@ fn flatten<T>(result: std::io::Result<std::io::Result<T>>) -> std::io::Result<T>
     result.and_then(|inner| inner)
 }
 
-/// The file holds everybody's messages.
+/// The file holds everybody's messages. Never one that is there already: somebody may be reading it.
 fn create_private(path: &std::path::Path) -> std::io::Result<std::fs::File> {
     use std::os::unix::fs::OpenOptionsExt;
-    std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
+/// Removes the file if it is there.
 fn remove(path: &std::path::Path) {
-    if let Err(error) = std::fs::remove_file(path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
         tracing::warn!(path = %path.display(), %error, "failed to remove an unfinished snapshot");
     }
 }

@@ -51,6 +51,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     }
 
     async fn lead_housekeeping(&self, next: &mut R::Instant) {
+        self.finish_change().await;
         self.promote_ready_learners().await;
         if R::Instant::now() < *next {
             return;

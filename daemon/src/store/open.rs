@@ -57,7 +57,8 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
 
     let snapshots = dir.join(SNAPSHOTS);
     make_private_dir(&snapshots).map_err(|e| at(&snapshots, e.into()))?;
-    let snapshot = snapshot::adopt_newest(&snapshots, disk.applied).map_err(|e| at(&snapshots, e.into()))?;
+    let snapshot =
+        snapshot::adopt_newest(&snapshots, disk.applied, disk.purged).map_err(|e| at(&snapshots, e.into()))?;
     // SQLite syncs what is in the files; the new names of a first start are ours to sync.
     sync_dir(dir).map_err(|e| at(dir, e.into()))?;
     let readers = Readers::open(&file, options.readers).map_err(|e| at(&file, e.into()))?;

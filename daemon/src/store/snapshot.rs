@@ -159,8 +159,18 @@ fn make_current(shared: &Shared, snapshot: SnapshotFile) {
     }
 }
 
-/// At start: the newest finished snapshot of what is applied; everything else in the directory is removed.
-pub(super) fn adopt_newest(dir: &Path, applied: Option<LogId>) -> io::Result<Option<SnapshotFile>> {
+/// At start: the newest finished snapshot of what is applied; everything else in the directory is removed. One that
+/// ends before the log begins is of no use to anybody: a crash between an install's COMMIT and the renaming of its
+/// file leaves it. Raft has a new one built when there is none.
+pub(super) fn adopt_newest(
+    dir: &Path,
+    applied: Option<LogId>,
+    purged: Option<LogId>,
+) -> io::Result<Option<SnapshotFile>> {
+    let useful = |last: LogId| {
+        applied.is_some_and(|applied| last.index <= applied.index)
+            && purged.is_none_or(|purged| last.index >= purged.index)
+    };
     let mut found: Vec<(LogId, PathBuf)> = Vec::new();
     let mut useless: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(dir)? {
@@ -169,7 +179,7 @@ pub(super) fn adopt_newest(dir: &Path, applied: Option<LogId>) -> io::Result<Opt
             continue;
         }
         match path.file_name().and_then(|name| parse_name(name.to_str()?)) {
-            Some(last) if applied.is_some_and(|applied| last.index <= applied.index) => found.push((last, path)),
+            Some(last) if useful(last) => found.push((last, path)),
             _ => useless.push(path),
         }
     }

@@ -124,6 +124,23 @@ fn an_older_snapshot_changes_nothing() {
 }
 
 #[test]
+fn a_snapshot_that_ends_before_the_log_begins_is_not_kept() {
+    let fixture = Fixture::new();
+    let mut s = source(&fixture);
+    let old = s.store.build_snapshot().unwrap();
+    let rows: Vec<_> = (0..3).map(|n| register(USERS + 52 + n, &format!("late{n}"))).collect();
+    s.append(rows.clone());
+    s.apply(rows);
+    // What a crash leaves when it comes after an install's COMMIT and before the renaming of its file.
+    s.run(|done| Job::Purge { through: id(1, USERS + 54), done }).unwrap();
+    drop(s);
+    let s = fixture.open();
+    assert_eq!(s.store.current_snapshot(), None);
+    assert!(!old.path.exists());
+    assert_eq!(s.store.build_snapshot().unwrap().last, id(1, USERS + 54));
+}
+
+#[test]
 fn a_log_that_goes_on_behind_the_snapshot_stays_and_another_does_not() {
     let from = Fixture::new();
     let file = source(&from).store.build_snapshot().unwrap();
@@ -172,6 +189,30 @@ fn entries_behind_a_snapshot_on_its_way_wait_for_it_and_votes_do_not() {
     assert_eq!(*order.lock().unwrap(), ["vote", "install", "append", "purge", "apply"]);
     assert_eq!(target.count("SELECT count(*) FROM log"), 1);
     assert_eq!(target.count("SELECT count(*) FROM users WHERE name = 'Behind'"), 1);
+}
+
+#[test]
+fn an_append_that_comes_before_its_snapshot_waits_for_it() {
+    let (from, to) = (Fixture::new(), Fixture::new());
+    let file = source(&from).store.build_snapshot().unwrap();
+    let last = file.last;
+    for blank_log in [true, false] {
+        let to = if blank_log { &to } else { &Fixture::new() };
+        let mut target = to.open();
+        if !blank_log {
+            target.append(vec![blank(1, 0)]);
+        }
+        let row = register(last.index + 1, "Behind");
+        let (append, answer) = done();
+        now(target.store.append(vec![row.clone()], append)).unwrap();
+        target.step().unwrap();
+        assert!(answer.try_recv().is_err(), "written before the state that it stands on");
+        let file = SnapshotFile { path: file.path.clone(), ..file.clone() };
+        target.run(|done| Job::InstallSnapshot { file, done }).unwrap();
+        answer.try_recv().unwrap().unwrap();
+        assert_eq!(target.count("SELECT count(*) FROM log"), 1);
+        assert_eq!(target.store.read_log(0..9_999, usize::MAX).unwrap(), [row]);
+    }
 }
 
 #[test]

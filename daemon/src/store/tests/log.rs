@@ -99,13 +99,35 @@ fn a_read_is_cut_by_bytes_but_never_to_nothing() {
 }
 
 #[test]
-fn an_append_that_leaves_a_hole_stops_the_writer_for_good() {
+fn an_append_that_leaves_a_hole_which_no_snapshot_fills_stops_the_writer_for_good() {
     let mut s = Fixture::new().open();
     s.append(vec![blank(1, 0)]);
-    assert!(matches!(s.run(|done| Job::Append { rows: vec![blank(1, 5)], done }), Err(StoreError::Fatal(_))));
+    let (held, held_answer) = done();
+    now(s.store.append(vec![blank(1, 5)], held)).unwrap();
+    s.step().unwrap();
+    s.run(|done| Job::SaveVote { vote: "{}".into(), done }).unwrap();
+    assert!(held_answer.try_recv().is_err(), "answered before it could be written");
+    let items = vec![ApplyItem { row: blank(1, 5), respond: None }];
+    assert!(matches!(s.run(|done| Job::Apply { items, done }), Err(StoreError::Fatal(_))));
+    assert!(held_answer.try_recv().unwrap().is_err());
     let (late, answer) = done();
     assert!(matches!(now(s.store.append(vec![blank(1, 1)], late)), Err(StoreError::Fatal(_))));
     assert!(answer.try_recv().unwrap().is_err(), "a late job is answered too");
+}
+
+#[test]
+fn so_many_appends_behind_a_hole_stop_the_writer() {
+    let mut s = Fixture::new().open();
+    s.append(vec![blank(1, 0)]);
+    let mut answers = Vec::new();
+    let stopped = (5..3_000).find(|index| {
+        let (held, answer) = done();
+        answers.push(answer);
+        now(s.store.append(vec![blank(1, *index)], held)).unwrap();
+        s.step().is_err()
+    });
+    assert!(stopped.is_some());
+    assert!(answers.iter().all(|answer| answer.try_recv().unwrap().is_err()));
 }
 
 #[test]

@@ -4,10 +4,13 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use super::install::Cleanup;
-use super::{LOG_ROWS_MAX, Writer};
+use super::{LOG_ROWS_MAX, StateJob, Writer};
 use crate::state::sql::int;
 use crate::store::shared::{fatal, lock};
 use crate::store::{Identity, Job, LogId, LogRow, StoreError, rows};
+
+/// Jobs held for a snapshot that was not submitted yet. So many that come without it prove that none is on its way.
+const HELD_MAX: usize = 1_024;
 
 /// Published once the transaction is committed.
 #[derive(Default)]
@@ -20,7 +23,7 @@ struct Published {
 impl Writer {
     /// Carries out the log jobs that wait; false if there was nothing to do.
     pub(super) fn log_piece(&mut self) -> Result<bool, StoreError> {
-        let run = self.choose();
+        let run = self.choose().map_err(write_failed)?;
         if run.is_empty() {
             return Ok(false);
         }
@@ -28,26 +31,23 @@ impl Writer {
         let durable = run.iter().any(|job| !matches!(job, Job::Purge { .. }));
         let mut published = Published::default();
         let result = self.log_transaction(run, durable, &mut published);
-        result.map_err(|e| match e {
-            LogError::Sqlite(e) => fatal("write the log", e),
-            LogError::Hole { end, first } => {
-                fatal("append to the log", format!("entry {first} would leave a hole after {end} entries"))
-            }
-        })?;
+        result.map_err(write_failed)?;
         self.publish(published);
         self.acknowledge();
         Ok(true)
     }
 
-    /// Takes the jobs for one transaction. While a snapshot is being installed, an append that does not continue the
-    /// log and a purge of what is not applied stay, with everything behind them but votes and identities: carried
-    /// out before the switch, a crash in between would leave a log with a hole, or a purged log without its state.
-    fn choose(&mut self) -> Vec<Job> {
+    /// Takes the jobs for one transaction. An append that does not continue the log stays until the snapshot before it
+    /// is installed, and so does a purge of what is not applied, with everything behind them but votes and
+    /// identities: carried out before the switch, a crash in between would leave a log with a hole, or a purged log
+    /// without its state. The append may come before the snapshot is even submitted: Raft has another task do that.
+    fn choose(&mut self) -> Result<Vec<Job>, LogError> {
         let installing = self.installing();
         let applied = *self.shared.applied.borrow();
         let mut end = self.disk.end;
         let mut run = Vec::new();
         let mut kept = VecDeque::new();
+        let mut hole = None;
         let mut count = 0;
         while count < LOG_ROWS_MAX
             && let Some(job) = self.log.pop_front()
@@ -55,7 +55,9 @@ impl Writer {
             let holding = !kept.is_empty();
             let hold = match &job {
                 Job::Append { rows, .. } => {
-                    holding || (installing && rows.first().is_some_and(|first| first.id.index > end))
+                    let first = rows.first().map(|first| first.id.index).filter(|first| *first > end);
+                    hole = hole.or(first.filter(|_| !holding));
+                    holding || first.is_some()
                 }
                 Job::Purge { through, .. } => {
                     holding || (installing && applied.is_none_or(|applied| through.index > applied.index))
@@ -72,14 +74,31 @@ impl Writer {
                     end = rows.last().map_or(end, |last| last.id.index + 1);
                     count += rows.len();
                 }
-                Job::Truncate { keep_through, .. } => end = end.min(keep_through.map_or(0, |index| index + 1)),
+                Job::Truncate { keep_through, .. } => {
+                    end = end.min(keep_through.map_or(0, |index| index + 1)).max(self.disk.begin);
+                }
+                Job::Purge { through, .. } => end = end.max(through.index + 1),
                 _ => {}
             }
             run.push(job);
         }
+        let held = kept.len();
         kept.append(&mut self.log);
         self.log = kept;
-        run
+        if let Some(first) = hole.filter(|first| !installing && (held > HELD_MAX || self.applies_from(*first))) {
+            // Back in the queue all of them are told.
+            self.log.extend(run);
+            return Err(LogError::Hole { end, first });
+        }
+        Ok(run)
+    }
+
+    /// Whether an entry from `first` on is to be applied. Raft submits that after the snapshot before it.
+    fn applies_from(&self, first: u64) -> bool {
+        self.state.iter().any(|job| match job {
+            StateJob::Apply { items, .. } => items.back().is_some_and(|last| last.row.id.index >= first),
+            StateJob::Install { .. } => false,
+        })
     }
 
     fn log_transaction(&mut self, run: Vec<Job>, durable: bool, published: &mut Published) -> Result<(), LogError> {
@@ -128,7 +147,7 @@ impl Writer {
     fn append(&mut self, rows: &[LogRow]) -> Result<(), LogError> {
         let Some(first) = rows.first().map(|row| row.id.index) else { return Ok(()) };
         let disk = &mut self.disk;
-        if first > disk.end && (disk.purged || disk.end > disk.begin) {
+        if first > disk.end {
             return Err(LogError::Hole { end: disk.end, first });
         }
         if disk.begin == disk.end {
@@ -219,6 +238,15 @@ fn split(job: Job) -> (Step, crate::store::BoxedDone<()>) {
 enum LogError {
     Sqlite(rusqlite::Error),
     Hole { end: u64, first: u64 },
+}
+
+fn write_failed(error: LogError) -> StoreError {
+    match error {
+        LogError::Sqlite(e) => fatal("write the log", e),
+        LogError::Hole { end, first } => {
+            fatal("append to the log", format!("entry {first} would leave a hole after {end} entries"))
+        }
+    }
 }
 
 impl From<rusqlite::Error> for LogError {
