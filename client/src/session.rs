@@ -480,10 +480,10 @@ impl Driver {
     pub fn take_event(&mut self, event: Event) -> Option<End> {
         match event {
             Event::Message { message } => {
-                let me = self.identity.as_ref().map(|identity| identity.user.as_str()).unwrap_or_default();
-                if !self.receive {
+                // Between a login's answer and its order nobody can say whose it is; the inbox brings it afterwards.
+                let Some(Identity { user: me, .. }) = self.identity.as_ref().filter(|_| self.receive) else {
                     return None;
-                }
+                };
                 if message.to.eq_ignore_ascii_case(me) {
                     let out = self.feed.event(message);
                     self.hand_on(out.into_iter().collect());
@@ -562,6 +562,17 @@ mod tests {
         log_in(&mut driver, "bob");
         assert_eq!((driver.outbox.len(), dropped(&mut events)), (0, Some(1)));
         assert!(matches!(answer.try_recv(), Ok(Err(ClientError::Withdrawn))));
+    }
+
+    #[tokio::test]
+    async fn a_message_that_overtakes_the_login_is_left_to_the_inbox() {
+        let (mut driver, mut events) = driver();
+        let message = Message { id: 7, from: "bob".into(), to: "alice".into(), body: "hi".into(), sent_at: 0 };
+        driver.take_event(Event::Message { message: message.clone() });
+        assert!(events.try_recv().is_err(), "whose it is is not known yet");
+        log_in(&mut driver, "alice");
+        driver.take_event(Event::Message { message });
+        assert!(matches!(events.try_recv(), Ok(ClientEvent::Message(message)) if message.id == 7));
     }
 
     #[tokio::test]
