@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::cli::{Cli, complain};
 use crate::client::{Client, Events};
 use crate::command::{self, Command, Face};
+use crate::dial::nobody;
 use crate::election::{Decision, decide};
 use crate::error::{ClientError, Trouble, io_error};
 use crate::exit::Exit;
@@ -309,15 +310,18 @@ impl Script<'_> {
 
     async fn status(&mut self) -> Result<(), ClientError> {
         let survey = self.client.survey().await;
-        let statuses: Vec<Option<Status>> = survey.iter().map(|(_, status)| status.clone()).collect();
+        let statuses: Vec<Option<Status>> = survey.iter().map(|(_, status)| status.as_ref().ok().cloned()).collect();
         let trouble = match decide(&statuses) {
-            Decision::NoNode => Some(Trouble::NoNode { tried: survey.len() }),
+            Decision::NoNode => {
+                let unreached = survey.iter().filter_map(|(endpoint, status)| Some((endpoint, status.as_ref().err()?)));
+                Some(nobody(unreached))
+            }
             Decision::NoQuorum { alive, needed } => Some(Trouble::NoQuorum { alive, needed }),
             Decision::NotFormed { answered } => Some(Trouble::NotFormed { answered }),
             Decision::Take(_) | Decision::Campaign(_) => None,
         };
         if let Some(first) = statuses.iter().flatten().next() {
-            let lines = || survey.iter().map(|(endpoint, status)| status_line(endpoint.node, status.as_ref()));
+            let lines = || survey.iter().map(|(endpoint, status)| status_line(endpoint.node, status.as_ref().ok()));
             self.ok(first, || list("status", lines())).await?;
         }
         match trouble {

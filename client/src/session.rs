@@ -243,7 +243,7 @@ impl Driver {
                     if let Some(loss) = &mut self.loss {
                         loss.quiet = false;
                     }
-                    self.link.send_modify(|link| link.state = Err(trouble));
+                    self.link.send_modify(|link| link.state = Err(trouble.clone()));
                     if trouble != Trouble::Electing || began.elapsed() >= ELECTING_QUIET {
                         self.tell_trouble(trouble);
                     }
@@ -432,13 +432,13 @@ impl Driver {
     }
 
     fn tell_trouble(&mut self, trouble: Trouble) {
-        if self.told == Some(trouble) {
+        if self.told.as_ref() == Some(&trouble) {
             return;
         }
         // The first verdict after a loss names the lost node, later ones only what changed.
         let news = self.loss.as_ref().filter(|loss| loss.dead && self.told.is_none());
         let lost = news.map(|loss| loss.node);
-        self.told = Some(trouble);
+        self.told = Some(trouble.clone());
         self.tell(Notice::Trouble { lost, trouble, waiting: self.outbox.len() });
     }
 
@@ -481,9 +481,7 @@ impl Driver {
         match event {
             Event::Message { message } => {
                 // Between a login's answer and its order nobody can say whose it is; the inbox brings it afterwards.
-                let Some(Identity { user: me, .. }) = self.identity.as_ref().filter(|_| self.receive) else {
-                    return None;
-                };
+                let Identity { user: me, .. } = self.identity.as_ref().filter(|_| self.receive)?;
                 if message.to.eq_ignore_ascii_case(me) {
                     let out = self.feed.event(message);
                     self.hand_on(out.into_iter().collect());
