@@ -2,11 +2,12 @@
 //! else one line in, one reply out.
 #![allow(clippy::print_stderr, reason = "the command tells the user why it can't go on")]
 
+use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use messagebase_config::Config;
 
 use crate::client::Options;
@@ -77,16 +78,17 @@ Exit status, the worst that happened: 0 done, 1 refused, 2 usage or configuratio
 4 not logged in.";
 
 impl Cli {
-    /// Parses arguments. Options are taken before and after the command word; what follows a message's text is text.
+    /// Parses arguments. Options are taken before and after the command word; behind `msg NAME` whatever is none of
+    /// them is text, also if it begins with a dash.
     ///
     /// # Errors
     /// clap's, which know how to print themselves (`--help` is one of them).
     pub fn parse_arguments<I, T>(arguments: I) -> Result<Cli, clap::Error>
     where
         I: IntoIterator<Item = T>,
-        T: Into<std::ffi::OsString> + Clone,
+        T: Into<OsString> + Clone,
     {
-        Cli::try_parse_from(arguments)
+        Cli::try_parse_from(text_behind_dashes(arguments.into_iter().map(Into::into).collect()))
     }
 
     /// The password that was given without a question: the file before the environment.
@@ -109,6 +111,52 @@ impl Cli {
     pub fn options(&self) -> Options {
         Options { node: self.node, ..Options::default() }
     }
+}
+
+/// Marks the text of `msg NAME TEXT` as text, which clap would take for options where it begins with a dash: options
+/// first, then `--`, then the text. All else stays as it is.
+fn text_behind_dashes(arguments: Vec<OsString>) -> Vec<OsString> {
+    let mut definition = Cli::command();
+    definition.build();
+    // `Some(true)`: an option whose value is the next argument.
+    let option = |argument: &OsString| {
+        let argument = argument.to_str()?;
+        let name = argument.split_once('=').map_or(argument, |(name, _)| name);
+        let known = definition.get_arguments().find(|known| {
+            known.get_long().is_some_and(|long| name.strip_prefix("--") == Some(long))
+                || known
+                    .get_short()
+                    .is_some_and(|short| argument.strip_prefix('-') == Some(short.encode_utf8(&mut [0; 4])))
+        })?;
+        Some(known.get_action().takes_values() && name == argument)
+    };
+    let (mut options, mut words, mut texts) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rest = arguments.iter().cloned();
+    options.extend(rest.next());
+    while let Some(argument) = rest.next() {
+        let behind_name = words.len() == 2;
+        if argument == "--" && behind_name {
+            texts.extend(rest.by_ref());
+        } else if let Some(has_value) = option(&argument) {
+            options.push(argument);
+            options.extend(has_value.then(|| rest.next()).flatten());
+        } else if behind_name {
+            texts.push(argument);
+        } else if argument.as_encoded_bytes().starts_with(b"-") || (words.is_empty() && !is_msg(&argument)) {
+            // Not a message, or a mistake for clap to name.
+            return arguments;
+        } else {
+            words.push(argument);
+        }
+    }
+    if texts.is_empty() {
+        return arguments;
+    }
+    options.into_iter().chain(words).chain([OsString::from("--")]).chain(texts).collect()
+}
+
+fn is_msg(word: &OsStr) -> bool {
+    word == "msg" || word == "/msg"
 }
 
 fn given(file: Option<&Path>, variable: &str) -> Result<Option<String>, ClientError> {
@@ -190,8 +238,27 @@ mod tests {
     }
 
     #[test]
+    fn a_text_may_begin_with_a_dash() {
+        for text in ["- text", "-x", "-", "--frobnicate", "-uncommon", "plain"] {
+            for arguments in [
+                ["--config", "x.toml", "msg", "bob", text, "more"],
+                ["msg", "bob", text, "more", "--config", "x.toml"],
+                ["msg", "--config", "x.toml", "bob", text, "more"],
+            ] {
+                let cli = parse(&arguments);
+                assert_eq!(cli.config.as_deref(), Some(Path::new("x.toml")), "{arguments:?}");
+                assert_eq!(cli.command, ["msg", "bob", text, "more"], "{arguments:?}");
+            }
+        }
+        let cli = parse(&["msg", "bob", "--peek", "--", "--json", "-u"]);
+        assert_eq!((cli.command.join(" "), cli.peek, cli.json), ("msg bob --json -u".to_owned(), true, false));
+        for arguments in [["mbclient", "--frobnicate", "inbox"], ["mbclient", "msg", "--frobnicate"]] {
+            assert!(Cli::parse_arguments(arguments).is_err(), "{arguments:?}");
+        }
+    }
+
+    #[test]
     fn the_definition_is_sound() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 

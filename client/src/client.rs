@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::connection::CallError;
-use crate::dial::{Directory, Endpoint, Transport};
+use crate::dial::{Directory, Endpoint, Transport, Unreached};
 use crate::error::{ClientError, Trouble};
 use crate::failover::Finder;
 use crate::notice::ClientEvent;
@@ -371,8 +371,8 @@ impl Client {
         self.call(Op::Ping {}).await
     }
 
-    /// Asks all known addresses for their status, whether the cluster serves or not.
-    pub async fn survey(&self) -> Vec<(Endpoint, Option<Status>)> {
+    /// Asks all known addresses for their status, whether the cluster serves or not: what they say, or why they can't be had.
+    pub async fn survey(&self) -> Vec<(Endpoint, Result<Status, Unreached>)> {
         self.finder.survey().await
     }
 
@@ -439,7 +439,9 @@ impl Client {
 
     fn patience_for(&self, state: &Result<Arc<Up>, Trouble>) -> Duration {
         match state {
-            Err(Trouble::NoNode { .. }) => self.options.no_node_patience.min(self.options.patience),
+            Err(Trouble::NoNode { .. } | Trouble::Untrusted { .. }) => {
+                self.options.no_node_patience.min(self.options.patience)
+            }
             Ok(_) | Err(_) => self.options.patience,
         }
     }
@@ -456,7 +458,7 @@ impl Client {
                 // Patience depends on what is wrong, which may have changed.
                 Ok(()) = link.changed() => {}
                 () = tokio::time::sleep_until(until) => {
-                    return Err(link.borrow().state.as_ref().err().copied().unwrap_or(Trouble::Electing));
+                    return Err(link.borrow().state.as_ref().err().cloned().unwrap_or(Trouble::Electing));
                 }
             }
         }
@@ -476,7 +478,7 @@ impl Client {
             match tokio::time::timeout_at(until, link.changed()).await {
                 Ok(changed) => changed.map_err(|_| ClientError::Closed)?,
                 Err(_) => {
-                    let trouble = link.borrow().state.as_ref().err().copied().unwrap_or(Trouble::Connecting);
+                    let trouble = link.borrow().state.as_ref().err().cloned().unwrap_or(Trouble::Connecting);
                     return Err(ClientError::Unreachable { trouble, unknown: asked });
                 }
             }

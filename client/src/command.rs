@@ -245,13 +245,13 @@ pub fn help(face: Face, slash: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whether a line carries a password and must not be kept.
+/// Whether a line may carry a password and must not be kept. Rather too often: people leave the slash away, or type a
+/// password behind a command that refuses it.
 pub fn is_secret(line: &str) -> bool {
     let line = line.trim_start();
-    let pipe = line.starts_with("1|") || line.starts_with("2|");
-    // Someone may type a password behind these although it is refused.
-    let word = split_word(line.trim_start_matches('/')).0;
-    pipe || (line.starts_with('/') && matches!(word, "register" | "login" | "password" | "delete"))
+    let pipe = line.strip_prefix(['1', '2']).is_some_and(|rest| rest.trim_start().starts_with('|'));
+    let word = split_word(line.trim_start_matches('/')).0.to_ascii_lowercase();
+    pipe || matches!(word.as_str(), "register" | "login" | "password" | "delete")
 }
 
 /// The first word and what follows the one blank behind it.
@@ -319,10 +319,21 @@ mod tests {
 
     #[test]
     fn lines_with_passwords_are_secret() {
-        for line in ["1|a|b", "2|a|b", " 2|a|b", "/login a b", "/register a", "/password x"] {
+        for line in [
+            "1|a|b",
+            "2|a|b",
+            " 2|a|b",
+            "/login a b",
+            "/register a",
+            "/password x",
+            "login alice hunter22",
+            "\t1 | a|b",
+            " Login a b",
+            "/ login a b",
+        ] {
             assert!(is_secret(line), "{line}");
         }
-        for line in ["d|a|b", "4", "/msg bob hi", "login", "hello"] {
+        for line in ["d|a|b", "4", "/msg bob hi", "12|a", "hello", "logins"] {
             assert!(!is_secret(line), "{line}");
         }
     }

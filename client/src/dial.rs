@@ -10,10 +10,11 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{self, ClientConfig};
 
 use crate::connection::{CallError, Connection};
+use crate::error::Trouble;
 
 /// TCP and TLS together; a node in the same region answers within a tenth.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(700);
@@ -127,7 +128,7 @@ pub enum Slot {
     /// No answer and no failure yet.
     Pending,
     /// It can't be reached.
-    Failed,
+    Failed(Unreached),
     /// It answered.
     Reached(Box<Reached>),
 }
@@ -137,25 +138,65 @@ impl Slot {
     pub fn reached(&self) -> Option<&Reached> {
         match self {
             Slot::Reached(reached) => Some(reached),
-            Slot::Pending | Slot::Failed => None,
+            Slot::Pending | Slot::Failed(_) => None,
         }
     }
 }
 
+/// Why an address can't be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreached {
+    /// The last error's words.
+    pub why: String,
+    /// Somebody is there whose certificate is not the cluster's.
+    pub untrusted: bool,
+}
+
+impl Unreached {
+    /// No answer in time.
+    pub fn silent() -> Unreached {
+        Unreached { why: "no answer in time".into(), untrusted: false }
+    }
+}
+
+impl From<std::io::Error> for Unreached {
+    fn from(error: std::io::Error) -> Unreached {
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let untrusted = matches!(tls, Some(rustls::Error::InvalidCertificate(_)));
+        Unreached { why: error.to_string(), untrusted }
+    }
+}
+
+/// What it means that no node answered. A node that is there but can't be trusted is worth its own words: waiting for
+/// it is in vain.
+pub fn nobody<'a>(unreached: impl IntoIterator<Item = (&'a Endpoint, &'a Unreached)>) -> Trouble {
+    let mut tried = 0;
+    for (endpoint, Unreached { why, untrusted }) in unreached {
+        if *untrusted {
+            return Trouble::Untrusted { why: format!("node {} at {}: {why}", endpoint.node, endpoint.address) };
+        }
+        tried += 1;
+    }
+    Trouble::NoNode { tried }
+}
+
 /// Dials one address and asks for its status.
-pub async fn probe(transport: &Transport, endpoint: &Endpoint) -> Option<Reached> {
+///
+/// # Errors
+/// Not reached, or no status from there.
+pub async fn probe(transport: &Transport, endpoint: &Endpoint) -> Result<Reached, Unreached> {
     let (connection, events) = match transport.connect(&endpoint.address).await {
         Ok(connected) => connected,
         Err(error) => {
             tracing::debug!(node = endpoint.node, address = %endpoint.address, %error, "could not reach a node");
-            return None;
+            return Err(error.into());
         }
     };
     match ask_status(&connection).await {
-        Ok(status) => Some(Reached { status, connection, events }),
+        Ok(status) => Ok(Reached { status, connection, events }),
         Err(error) => {
             tracing::debug!(node = endpoint.node, ?error, "a node did not answer `status`");
-            None
+            Err(Unreached { why: "it does not answer `status`".into(), untrusted: false })
         }
     }
 }
@@ -183,8 +224,8 @@ pub async fn probe_all(transport: &Transport, directory: &Directory, enough: imp
         let Ok(Some(joined)) = tokio::time::timeout(patience, probes.join_next()).await else { return slots };
         // A probe that panicked is a defect there; here it is a node that did not answer.
         let Ok((at, reached)) = joined else { continue };
-        answered += usize::from(reached.is_some());
-        slots[at] = reached.map_or(Slot::Failed, |reached| Slot::Reached(Box::new(reached)));
+        answered += usize::from(reached.is_ok());
+        slots[at] = reached.map_or_else(Slot::Failed, |reached| Slot::Reached(Box::new(reached)));
         if enough(&slots) {
             return slots;
         }
@@ -212,6 +253,18 @@ mod tests {
         assert_eq!(directory.endpoints(), [here, there]);
     }
 
+    #[test]
+    fn a_foreign_certificate_is_named_and_a_dead_node_counted() {
+        let endpoint = |node: u16| Endpoint { node, address: "127.0.0.1:7101".parse().unwrap() };
+        let dead = Unreached::from(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
+        let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let foreign = Unreached::from(std::io::Error::new(std::io::ErrorKind::InvalidData, unknown));
+        let nodes = [endpoint(1), endpoint(2)];
+        assert_eq!(nobody([(&nodes[0], &dead), (&nodes[1], &dead)]), Trouble::NoNode { tried: 2 });
+        let told = nobody([(&nodes[0], &dead), (&nodes[1], &foreign)]).to_string();
+        assert!(told.contains("node 2 at 127.0.0.1:7101: invalid peer certificate"), "{told}");
+    }
+
     #[tokio::test]
     async fn a_dead_address_does_not_hold_up_the_others() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -220,6 +273,6 @@ mod tests {
         let address = Address { host: "127.0.0.1".into(), port: dead };
         let directory = Directory::from_endpoints(vec![Endpoint { node: 1, address }]);
         let slots = probe_all(&Transport::Plain, &directory, |_| false).await;
-        assert!(matches!(slots[..], [Slot::Failed]));
+        assert!(matches!(slots[..], [Slot::Failed(Unreached { untrusted: false, .. })]));
     }
 }

@@ -6,7 +6,7 @@ use messagebase_config::ConfigError;
 use messagebase_protocol::code::{Code, Failure};
 
 /// Why the cluster can't be used at the moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
     /// Still looking; no verdict yet.
     Connecting,
@@ -14,6 +14,11 @@ pub enum Trouble {
     NoNode {
         /// How many addresses were tried.
         tried: usize,
+    },
+    /// No node answered, and at least one is there whose certificate is not the cluster's.
+    Untrusted {
+        /// Which one, and what is wrong with its certificate.
+        why: String,
     },
     /// Fewer voters answered than a majority needs.
     NoQuorum {
@@ -36,6 +41,7 @@ impl std::fmt::Display for Trouble {
         match self {
             Trouble::Connecting => write!(f, "no node has answered yet"),
             Trouble::NoNode { tried } => write!(f, "no node answered ({tried} tried)"),
+            Trouble::Untrusted { why } => write!(f, "no node can be trusted: {why}"),
             Trouble::NoQuorum { alive, needed } => {
                 write!(f, "no quorum: {alive} of the cluster's voters answered, a majority is {needed}")
             }
@@ -117,6 +123,10 @@ impl ClientError {
             }
             ClientError::Unreachable { trouble: Trouble::NotFormed { .. }, .. } => {
                 "a cluster forms once every configured node runs: `mbctl up`, then `mbctl status`"
+            }
+            ClientError::Unreachable { trouble: Trouble::Untrusted { .. }, .. } => {
+                "ca.pem in pki/ is not this cluster's (copy it from where `mbctl init` ran), or `nodes` in the \
+                 configuration names another cluster's addresses"
             }
             ClientError::Unreachable { .. } => "see which nodes run: `mbctl status`; start this machine's: `mbctl up`",
             ClientError::OutboxFull { .. } => "wait until the cluster is back; what is in the outbox will be delivered",

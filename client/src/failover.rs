@@ -8,7 +8,7 @@ use messagebase_protocol::json::{Campaign, Consistency, Op, Resumed, Status};
 use messagebase_protocol::limits::{CAMPAIGN_DEADLINE, WRITE_DEADLINE};
 
 use crate::connection::CallError;
-use crate::dial::{Directory, Endpoint, Reached, Slot, Transport, ask_status, probe, probe_all};
+use crate::dial::{Directory, Endpoint, Reached, Slot, Transport, Unreached, ask_status, nobody, probe, probe_all};
 use crate::election::{Decision, decide};
 use crate::error::Trouble;
 
@@ -85,9 +85,13 @@ impl Finder {
     }
 
     /// What every address answers, for showing.
-    pub async fn survey(&self) -> Vec<(Endpoint, Option<Status>)> {
+    pub async fn survey(&self) -> Vec<(Endpoint, Result<Status, Unreached>)> {
         let slots = probe_all(&self.transport, &self.directory, |_| false).await;
-        let statuses = slots.iter().map(|slot| slot.reached().map(|reached| reached.status.clone()));
+        let statuses = slots.into_iter().map(|slot| match slot {
+            Slot::Reached(reached) => Ok(reached.status),
+            Slot::Failed(unreached) => Err(unreached),
+            Slot::Pending => Err(Unreached::silent()),
+        });
         self.directory.endpoints().iter().cloned().zip(statuses).collect()
     }
 
@@ -128,13 +132,17 @@ impl Finder {
             }
             Decision::NoQuorum { alive, needed } => Err(Trouble::NoQuorum { alive, needed }),
             Decision::NotFormed { answered } => Err(Trouble::NotFormed { answered }),
-            Decision::NoNode => Err(Trouble::NoNode { tried: slots.len() }),
+            Decision::NoNode => {
+                let silent = Unreached::silent();
+                let unreached = slots.iter().map(|slot| if let Slot::Failed(why) = slot { why } else { &silent });
+                Err(nobody(self.directory.endpoints().iter().zip(unreached)))
+            }
         }
     }
 
     async fn dial(&self, node: u16) -> Option<Reached> {
         let endpoint = self.directory.endpoints().iter().find(|endpoint| endpoint.node == node)?;
-        probe(&self.transport, endpoint).await
+        probe(&self.transport, endpoint).await.ok()
     }
 }
 
@@ -187,6 +195,6 @@ fn first_ready(slots: &[Slot]) -> Option<usize> {
 fn take(slots: Vec<Slot>, at: usize) -> Option<Reached> {
     match slots.into_iter().nth(at)? {
         Slot::Reached(reached) => Some(*reached),
-        Slot::Pending | Slot::Failed => None,
+        Slot::Pending | Slot::Failed(_) => None,
     }
 }

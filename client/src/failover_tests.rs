@@ -25,7 +25,7 @@ fn failover(event: &ClientEvent) -> Option<(u16, u16, u64)> {
 
 fn trouble(event: &ClientEvent) -> Option<Trouble> {
     notice(|notice| match notice {
-        Notice::Trouble { trouble, .. } => Some(*trouble),
+        Notice::Trouble { trouble, .. } => Some(trouble.clone()),
         _ => None,
     })(event)
 }

@@ -70,6 +70,13 @@ pub enum Notice {
         /// Messages that are held until they are released or discarded.
         held: usize,
     },
+    /// The owner of unsent messages logged out, or somebody else logged in: they were dropped.
+    OutboxDropped {
+        /// Who wrote them.
+        owner: String,
+        /// Messages.
+        count: usize,
+    },
 }
 
 /// Why a session is over.
@@ -126,6 +133,10 @@ impl std::fmt::Display for Notice {
             Notice::Ended { why: Ended::TokenRefused } => write!(f, "the session is over: log in again"),
             Notice::Ended { why: Ended::NewCluster } => {
                 write!(f, "this is another cluster than before (restored?): log in again")
+            }
+            Notice::OutboxDropped { owner, count } => {
+                let messages = if *count == 1 { "message was" } else { "messages were" };
+                write!(f, "{count} unsent {messages} dropped with the session of {owner}")
             }
             Notice::NewCluster { held } => write!(
                 f,

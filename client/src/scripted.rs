@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::cli::{Cli, complain};
 use crate::client::{Client, Events};
 use crate::command::{self, Command, Face};
+use crate::dial::nobody;
 use crate::election::{Decision, decide};
 use crate::error::{ClientError, Trouble, io_error};
 use crate::exit::Exit;
@@ -187,7 +188,10 @@ impl Script<'_> {
         let password = self.secret(password, "Password: ").await?;
         let session = self.client.login(&user, &password).await?;
         self.keep(&session.user, &session.token);
-        self.ok(&session, || format!("OK logged in {} ({} queued)\n", session.user, session.queued)).await?;
+        if session.queued > 0 {
+            eprintln!("mbclient: {} queued", session.queued);
+        }
+        self.ok(&session, || format!("OK logged in {}\n", session.user)).await?;
         // The pipe dialect's login is followed by what was queued.
         if by_pipe { self.queued().await } else { Ok(()) }
     }
@@ -235,10 +239,9 @@ impl Script<'_> {
     async fn users(&mut self, pattern: Option<String>) -> Result<(), ClientError> {
         self.session().await?;
         let users = self.client.users(pattern.as_deref()).await?;
-        let list = Users { users, more: false };
+        let users = Users { users, more: false };
         let line = |entry: &DirectoryEntry| pipe::encode_user(&entry.name, entry.online);
-        let head = || ["OK users\n".to_owned()].into_iter();
-        self.ok(&list, || head().chain(list.users.iter().map(line)).chain(["END\n".to_owned()]).collect()).await
+        self.ok(&users, || list("users", users.users.iter().map(line))).await
     }
 
     async fn msg(&mut self, to: &str, text: Option<String>) -> Result<(), ClientError> {
@@ -250,10 +253,13 @@ impl Script<'_> {
 
     async fn inbox(&mut self) -> Result<(), ClientError> {
         self.session().await?;
-        let mut after = 0;
+        let (mut after, mut head) = (0, "OK inbox\n");
         loop {
             let page: Inbox = self.client.inbox(after, PAGE).await?;
-            self.ok(&page, || page.messages.iter().map(pipe::encode_message).collect()).await?;
+            // One list, however many pages it takes.
+            let head = std::mem::take(&mut head).to_owned();
+            let lines = page.messages.iter().map(pipe::encode_message);
+            self.ok(&page, || [head].into_iter().chain(lines).collect()).await?;
             after = self.shown(&page.messages).await?.unwrap_or(after);
             if !page.more || page.messages.is_empty() {
                 break;
@@ -299,21 +305,24 @@ impl Script<'_> {
         }
         let records = Records { messages: pages.into_iter().rev().flatten().collect(), more };
         let line = |record: &MessageRecord| pipe::encode_message(&as_message(record));
-        self.ok(&records, || records.messages.iter().map(line).chain(["END\n".to_owned()]).collect()).await
+        self.ok(&records, || list("history", records.messages.iter().map(line))).await
     }
 
     async fn status(&mut self) -> Result<(), ClientError> {
         let survey = self.client.survey().await;
-        let statuses: Vec<Option<Status>> = survey.iter().map(|(_, status)| status.clone()).collect();
+        let statuses: Vec<Option<Status>> = survey.iter().map(|(_, status)| status.as_ref().ok().cloned()).collect();
         let trouble = match decide(&statuses) {
-            Decision::NoNode => Some(Trouble::NoNode { tried: survey.len() }),
+            Decision::NoNode => {
+                let unreached = survey.iter().filter_map(|(endpoint, status)| Some((endpoint, status.as_ref().err()?)));
+                Some(nobody(unreached))
+            }
             Decision::NoQuorum { alive, needed } => Some(Trouble::NoQuorum { alive, needed }),
             Decision::NotFormed { answered } => Some(Trouble::NotFormed { answered }),
             Decision::Take(_) | Decision::Campaign(_) => None,
         };
         if let Some(first) = statuses.iter().flatten().next() {
-            let lines = || survey.iter().map(|(endpoint, status)| status_line(endpoint.node, status.as_ref()));
-            self.ok(first, || lines().chain(["END\n".to_owned()]).collect()).await?;
+            let lines = || survey.iter().map(|(endpoint, status)| status_line(endpoint.node, status.as_ref().ok()));
+            self.ok(first, || list("status", lines())).await?;
         }
         match trouble {
             None => Ok(()),
@@ -328,8 +337,7 @@ impl Script<'_> {
     }
 
     async fn help(&mut self, lines: Vec<String>) -> Result<(), ClientError> {
-        let head = || ["OK help\n".to_owned()].into_iter();
-        let text = || head().chain(lines.iter().map(|line| format!("{line}\n"))).chain(["END\n".to_owned()]).collect();
+        let text = || list("help", lines.iter().map(|line| format!("{line}\n")));
         self.ok(&serde_json::json!({ "help": &lines }), text).await
     }
 
@@ -479,6 +487,11 @@ pub(crate) fn status_line(node: u16, status: Option<&Status>) -> String {
     let applied = status.applied.map_or_else(|| "-".to_owned(), |applied| applied.to_string());
     let ready = if status.ready { "ready" } else { "not ready" };
     format!("n{node} {} term {} applied {applied} {ready}\n", status.role, status.term)
+}
+
+/// A list of the pipe dialect, as a node prints it: `OK WHAT`, whole lines, `END`.
+fn list(what: &str, lines: impl Iterator<Item = String>) -> String {
+    [format!("OK {what}\n")].into_iter().chain(lines).chain(["END\n".to_owned()]).collect()
 }
 
 fn tell(event: &ClientEvent) {

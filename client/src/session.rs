@@ -137,6 +137,8 @@ pub(crate) struct Driver {
     pub events: mpsc::Sender<ClientEvent>,
     pub link: watch::Sender<Link>,
     pub outbox: Outbox<SendWaiter>,
+    /// Whose messages those are. It outlives the end of a session that the user did not want, `identity` does not.
+    outbox_owner: Option<String>,
     pub feed: Feed,
     pub identity: Option<Identity>,
     pub receive: bool,
@@ -158,38 +160,47 @@ pub(crate) struct Driver {
     told: Option<Trouble>,
 }
 
+/// The task's ends in the handle.
+type Ends = (mpsc::Sender<Order>, mpsc::Receiver<ClientEvent>, watch::Receiver<Link>);
+
 /// Starts the task; it ends when the order channel's senders are gone.
-pub(crate) fn start(setup: Setup) -> (mpsc::Sender<Order>, mpsc::Receiver<ClientEvent>, watch::Receiver<Link>) {
-    let (order_sender, orders) = mpsc::channel(ORDERS_MAX);
-    let (event_sender, events) = mpsc::channel(EVENTS_MAX);
-    let (link, link_receiver) = watch::channel(Link { user: None, state: Err(Trouble::Connecting) });
-    let driver = Driver {
-        finder: setup.finder,
-        health_every: setup.health_every,
-        orders,
-        events: event_sender,
-        link,
-        outbox: Outbox::default(),
-        feed: Feed::default(),
-        identity: None,
-        receive: setup.receive,
-        shown: 0,
-        acknowledged: 0,
-        leaving: false,
-        stalled: false,
-        generation: 0,
-        resuming: None,
-        cluster_id: None,
-        started: Instant::now(),
-        aim: Aim::Any { node: setup.first },
-        loss: None,
-        told: None,
-    };
+pub(crate) fn start(setup: Setup) -> Ends {
+    let (driver, ends) = Driver::new(setup);
     tokio::spawn(driver.run());
-    (order_sender, events, link_receiver)
+    ends
 }
 
 impl Driver {
+    fn new(setup: Setup) -> (Driver, Ends) {
+        let (order_sender, orders) = mpsc::channel(ORDERS_MAX);
+        let (event_sender, events) = mpsc::channel(EVENTS_MAX);
+        let (link, link_receiver) = watch::channel(Link { user: None, state: Err(Trouble::Connecting) });
+        let driver = Driver {
+            finder: setup.finder,
+            health_every: setup.health_every,
+            orders,
+            events: event_sender,
+            link,
+            outbox: Outbox::default(),
+            outbox_owner: None,
+            feed: Feed::default(),
+            identity: None,
+            receive: setup.receive,
+            shown: 0,
+            acknowledged: 0,
+            leaving: false,
+            stalled: false,
+            generation: 0,
+            resuming: None,
+            cluster_id: None,
+            started: Instant::now(),
+            aim: Aim::Any { node: setup.first },
+            loss: None,
+            told: None,
+        };
+        (driver, (order_sender, events, link_receiver))
+    }
+
     async fn run(mut self) {
         while let Some(entered) = self.come_up().await {
             let node = entered.reached.status.node;
@@ -232,7 +243,7 @@ impl Driver {
                     if let Some(loss) = &mut self.loss {
                         loss.quiet = false;
                     }
-                    self.link.send_modify(|link| link.state = Err(trouble));
+                    self.link.send_modify(|link| link.state = Err(trouble.clone()));
                     if trouble != Trouble::Electing || began.elapsed() >= ELECTING_QUIET {
                         self.tell_trouble(trouble);
                     }
@@ -297,7 +308,10 @@ impl Driver {
         match order {
             Order::Send(entry) => {
                 let limit = crate::outbox::OUTBOX_MAX;
-                if let Err((_, waiter)) = self.outbox.push(entry) {
+                if self.outbox_owner.is_none() {
+                    // It came behind a logout: the next user must not find it here.
+                    let _ = entry.waiter.send(Err(ClientError::NotLoggedIn));
+                } else if let Err((_, waiter)) = self.outbox.push(entry) {
                     let _ = waiter.send(Err(ClientError::OutboxFull { limit }));
                 }
             }
@@ -314,7 +328,10 @@ impl Driver {
             }
             Order::Leaving => self.leaving = true,
             Order::Staying => self.leaving = false,
-            Order::Forget => self.identify(None),
+            Order::Forget => {
+                self.disown_outbox();
+                self.identify(None);
+            }
             Order::Suspect { .. } => {}
             Order::Acknowledge(through) => self.shown = self.shown.max(through.min(self.feed.last())),
             Order::Receive(receive) => self.receive = receive,
@@ -323,21 +340,30 @@ impl Driver {
         }
     }
 
-    /// Another user (or none): what belonged to the former one goes.
+    /// Another user (or none): what belonged to the former one goes. The outbox stays when a session just ended: the
+    /// same person usually logs in again; who it is shows then.
     fn identify(&mut self, identity: Option<Identity>) {
-        let same = match (&self.identity, &identity) {
-            (Some(old), Some(new)) => old.user.eq_ignore_ascii_case(&new.user),
-            // After the end of a session the same person usually logs in again; who it is shows then.
-            (None, Some(_)) | (_, None) => true,
-        };
-        if !same {
-            self.drop_outbox();
+        if let Some(new) = &identity {
+            if self.outbox_owner.as_ref().is_some_and(|owner| !owner.eq_ignore_ascii_case(&new.user)) {
+                self.disown_outbox();
+            }
+            self.outbox_owner = Some(new.user.clone());
         }
         self.feed.reset();
         (self.shown, self.acknowledged, self.leaving) = (0, 0, false);
         self.identity = identity;
         let user = self.identity.as_ref().map(|identity| identity.user.clone());
         self.link.send_modify(|link| link.user = user);
+    }
+
+    /// Nobody may send what its owner left behind; the user hears how much that was.
+    fn disown_outbox(&mut self) {
+        let count = self.outbox.len();
+        let owner = self.outbox_owner.take();
+        self.drop_outbox();
+        if let (Some(owner), 1..) = (owner, count) {
+            self.tell(Notice::OutboxDropped { owner, count });
+        }
     }
 
     fn drop_outbox(&mut self) {
@@ -406,13 +432,13 @@ impl Driver {
     }
 
     fn tell_trouble(&mut self, trouble: Trouble) {
-        if self.told == Some(trouble) {
+        if self.told.as_ref() == Some(&trouble) {
             return;
         }
         // The first verdict after a loss names the lost node, later ones only what changed.
         let news = self.loss.as_ref().filter(|loss| loss.dead && self.told.is_none());
         let lost = news.map(|loss| loss.node);
-        self.told = Some(trouble);
+        self.told = Some(trouble.clone());
         self.tell(Notice::Trouble { lost, trouble, waiting: self.outbox.len() });
     }
 
@@ -454,10 +480,8 @@ impl Driver {
     pub fn take_event(&mut self, event: Event) -> Option<End> {
         match event {
             Event::Message { message } => {
-                let me = self.identity.as_ref().map(|identity| identity.user.as_str()).unwrap_or_default();
-                if !self.receive {
-                    return None;
-                }
+                // Between a login's answer and its order nobody can say whose it is; the inbox brings it afterwards.
+                let Identity { user: me, .. } = self.identity.as_ref().filter(|_| self.receive)?;
                 if message.to.eq_ignore_ascii_case(me) {
                     let out = self.feed.event(message);
                     self.hand_on(out.into_iter().collect());
@@ -491,5 +515,74 @@ struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
 impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dial::{Directory, Transport};
+
+    fn driver() -> (Driver, mpsc::Receiver<ClientEvent>) {
+        let finder = Finder { transport: Transport::Plain, directory: Directory::default() };
+        let setup = Setup { finder, first: None, health_every: Duration::from_secs(1), receive: true };
+        let (driver, (_, events, _)) = Driver::new(setup);
+        (driver, events)
+    }
+
+    fn log_in(driver: &mut Driver, user: &str) {
+        driver.take_order(Order::LoggedIn { generation: 0, user: user.into(), token: format!("token of {user}") });
+    }
+
+    fn enqueue(driver: &mut Driver) -> oneshot::Receiver<Result<messagebase_protocol::json::Sent, ClientError>> {
+        let (waiter, answer) = oneshot::channel();
+        let (to, body, key) = ("carol".into(), "from alice".into(), "key".into());
+        driver.take_order(Order::Send(Entry { ticket: 1, to, body, key, waiter }));
+        answer
+    }
+
+    fn dropped(events: &mut mpsc::Receiver<ClientEvent>) -> Option<usize> {
+        std::iter::from_fn(|| events.try_recv().ok()).find_map(|event| match event {
+            ClientEvent::Notice(Notice::OutboxDropped { count, .. }) => Some(count),
+            _ => None,
+        })
+    }
+
+    #[tokio::test]
+    async fn what_one_user_wrote_is_never_sent_as_another() {
+        let (mut driver, mut events) = driver();
+        log_in(&mut driver, "alice");
+        let mut answer = enqueue(&mut driver);
+        driver.end_session(Ended::Closed(ClosingReason::Locked));
+        log_in(&mut driver, "Alice");
+        assert_eq!((driver.outbox.len(), dropped(&mut events)), (1, None), "the same user's goes on");
+        driver.end_session(Ended::TokenRefused);
+        log_in(&mut driver, "bob");
+        assert_eq!((driver.outbox.len(), dropped(&mut events)), (0, Some(1)));
+        assert!(matches!(answer.try_recv(), Ok(Err(ClientError::Withdrawn))));
+    }
+
+    #[tokio::test]
+    async fn a_message_that_overtakes_the_login_is_left_to_the_inbox() {
+        let (mut driver, mut events) = driver();
+        let message = Message { id: 7, from: "bob".into(), to: "alice".into(), body: "hi".into(), sent_at: 0 };
+        driver.take_event(Event::Message { message: message.clone() });
+        assert!(events.try_recv().is_err(), "whose it is is not known yet");
+        log_in(&mut driver, "alice");
+        driver.take_event(Event::Message { message });
+        assert!(matches!(events.try_recv(), Ok(ClientEvent::Message(message)) if message.id == 7));
+    }
+
+    #[tokio::test]
+    async fn a_logout_drops_the_outbox_and_what_comes_behind_it() {
+        let (mut driver, mut events) = driver();
+        log_in(&mut driver, "alice");
+        let _answer = enqueue(&mut driver);
+        driver.take_order(Order::Forget);
+        assert_eq!((driver.outbox.len(), dropped(&mut events)), (0, Some(1)));
+        let mut late = enqueue(&mut driver);
+        assert!(matches!(late.try_recv(), Ok(Err(ClientError::NotLoggedIn))));
+        log_in(&mut driver, "bob");
+        assert!(driver.outbox.is_empty());
     }
 }

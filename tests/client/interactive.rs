@@ -20,6 +20,13 @@ fn logged_in(cluster: &Cluster, user: &str) -> Client {
     client
 }
 
+#[track_caller]
+fn assert_no_password_in_the_state(cluster: &Cluster) {
+    let state = cluster.path().join("state");
+    let kept = std::process::Command::new("grep").arg("-r").arg(PASSWORD).arg(&state).output().expect("grep");
+    assert!(kept.stdout.is_empty(), "the password is in the history: {}", String::from_utf8_lossy(&kept.stdout));
+}
+
 /// The body of the next message to a client.
 #[track_caller]
 fn next_body(client: &mut Client) -> String {
@@ -71,6 +78,22 @@ fn enter_on_the_empty_line_opens_the_conversation_and_close_leaves_it() {
 }
 
 #[test]
+fn lines_that_are_typed_ahead_are_neither_lost_nor_reordered() {
+    let cluster = cluster_with(1, &["anna", "ben"]);
+    let mut ben = logged_in(&cluster, "ben");
+    let mut anna = Terminal::start(cluster.bare_mbclient(&[]));
+    anna.wait(">");
+    // A password too, which must reach its question and nothing else.
+    anna.keys(&format!("/login anna\r{PASSWORD}\r/msg ben\rone\rtwo\r/close\r4\r"));
+    assert_eq!(next_body(&mut ben), "one");
+    assert_eq!(next_body(&mut ben), "two");
+    anna.wait("ben online");
+    anna.enter("/quit");
+    assert_eq!(anna.exit_code(LONG), 0);
+    assert_no_password_in_the_state(&cluster);
+}
+
+#[test]
 fn a_half_typed_line_survives_an_arriving_message() {
     let cluster = cluster_with(1, &["anna", "ben"]);
     let mut ben = logged_in(&cluster, "ben");
@@ -113,9 +136,7 @@ fn register_log_in_and_delete_by_hand() {
     terminal.wait("OK");
     terminal.enter("/quit");
     assert_eq!(terminal.exit_code(LONG), 0);
-    let state = cluster.path().join("state");
-    let kept = std::process::Command::new("grep").arg("-r").arg(PASSWORD).arg(&state).output().expect("grep");
-    assert!(kept.stdout.is_empty(), "the password is in the history: {}", String::from_utf8_lossy(&kept.stdout));
+    assert_no_password_in_the_state(&cluster);
 }
 
 #[test]

@@ -27,12 +27,22 @@ fn register_send_and_read_by_command() {
     assert!(sent.stdout.starts_with("OK queued "), "{sent}");
 
     let peeked = cluster.mbclient("ben", &["inbox", "--peek"]).run().expect_code(0);
-    assert!(peeked.stdout.starts_with("MSG anna ") && peeked.stdout.contains(" hello there | you\n"), "{peeked}");
+    let lines = peeked.lines();
+    assert_eq!((lines[0], lines.len(), lines[2]), ("OK inbox", 3, "END"), "{peeked}");
+    assert!(lines[1].starts_with("MSG anna ") && lines[1].ends_with(" hello there | you"), "{peeked}");
     let read = cluster.mbclient("ben", &["inbox"]).run().expect_code(0);
     assert_eq!(read.stdout, peeked.stdout, "--peek had acknowledged nothing");
     let empty = cluster.mbclient("ben", &["inbox"]).run().expect_code(0);
-    assert!(!empty.stdout.contains("MSG"), "{empty}");
-    cluster.mbclient("ben", &["history", "anna"]).run().expect_code(0).expect_out("hello there | you");
+    assert_eq!(empty.lines(), ["OK inbox", "END"], "{empty}");
+    let history = cluster.mbclient("ben", &["history", "anna"]).run().expect_code(0).expect_out("hello there | you");
+    assert!(history.stdout.starts_with("OK history\n") && history.stdout.ends_with("\nEND\n"), "{history}");
+    let status = cluster.mbclient("ben", &["status"]).run().expect_code(0);
+    assert!(status.stdout.starts_with("OK status\nn1 ") && status.stdout.ends_with("\nEND\n"), "{status}");
+    let dash = cluster.mbclient("anna", &["msg", "ben", "- a text"]).run().expect_code(0);
+    assert!(dash.stdout.starts_with("OK queued "), "{dash}");
+    let login = cluster.mbclient("ben", &[&format!("2|ben|{PASSWORD}")]).run().expect_code(0);
+    assert_eq!(login.lines()[0], "OK logged in ben", "{login}");
+    assert!(login.lines()[1].ends_with(" - a text") && login.stderr.contains("1 queued"), "{login}");
     let users = cluster.mbclient("ben", &["users", "a*"]).run().expect_code(0);
     assert_eq!(users.lines(), ["OK users", "anna offline", "END"], "{users}");
 }

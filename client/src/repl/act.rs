@@ -126,7 +126,7 @@ async fn plain(client: &Client, command: Command) -> Result<Report, ClientError>
         }
         Command::Status => {
             let survey = client.survey().await;
-            let lines = survey.iter().map(|(endpoint, status)| status_line(endpoint.node, status.as_ref()));
+            let lines = survey.iter().map(|(endpoint, status)| status_line(endpoint.node, status.as_ref().ok()));
             Ok(Report { lines: lines.map(|line| line.trim_end().to_owned()).collect(), ..Report::default() })
         }
         Command::Outbox { send } => {

@@ -13,14 +13,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustyline::completion::Completer;
+use rustyline::config::Configurer;
 use rustyline::error::ReadlineError;
-use rustyline::highlight::Highlighter;
+use rustyline::highlight::{CmdKind, Highlighter};
 use rustyline::hint::{Hint, Hinter};
 use rustyline::history::DefaultHistory;
 use rustyline::validate::Validator;
 use rustyline::{
-    Cmd, ConditionalEventHandler, Context, Editor as Rustyline, Event, EventContext, EventHandler, ExternalPrinter,
-    Helper, KeyEvent, RepeatCount,
+    Cmd, ColorMode, ConditionalEventHandler, Context, Editor as Rustyline, Event, EventContext, EventHandler,
+    ExternalPrinter, Helper, KeyEvent, RepeatCount,
 };
 use tokio::sync::mpsc;
 
@@ -71,6 +72,8 @@ struct Shared {
     ctrl_c: AtomicBool,
     /// We interrupted the read.
     nudged: AtomicBool,
+    /// A password is being typed: nothing of it may be shown or remembered.
+    secret: AtomicBool,
     /// The line became empty: a prompt that had to wait may be shown now.
     emptied: tokio::sync::Notify,
     /// For completion.
@@ -105,6 +108,7 @@ impl Editor {
             typed: Mutex::new((String::new(), 0)),
             ctrl_c: AtomicBool::new(false),
             nudged: AtomicBool::new(false),
+            secret: AtomicBool::new(false),
             emptied: tokio::sync::Notify::new(),
             names: Mutex::new(BTreeSet::new()),
         });
@@ -121,6 +125,7 @@ impl Editor {
             });
             prints
         });
+        let edits = prints.is_some();
         let (asks, mut asked) = mpsc::channel(1);
         let (typed_sender, typed) = mpsc::channel(1);
         std::thread::spawn({
@@ -129,6 +134,7 @@ impl Editor {
                 while let Some(ask) = asked.blocking_recv() {
                     let answer = match ask {
                         Ask::Line => read_line(&mut line_editor, &shared, history.as_ref()),
+                        Ask::Secret(prompt) if edits => Typed::Secret(read_secret(&mut line_editor, &shared, &prompt)),
                         Ask::Secret(prompt) => Typed::Secret(crate::secret::ask(&prompt).ok()),
                     };
                     if typed_sender.blocking_send(answer).is_err() {
@@ -269,6 +275,27 @@ fn read_line(line_editor: &mut LineEditor, shared: &Shared, history: Option<&Pat
     }
 }
 
+/// Reads a password with the line editor, which may hold it already: read past the editor, a password that was typed
+/// ahead would come as the next line, and go into the history or to somebody.
+fn read_secret(line_editor: &mut LineEditor, shared: &Shared, prompt: &str) -> Option<String> {
+    shared.secret.store(true, Ordering::SeqCst);
+    // Whatever NO_COLOR says: without highlighting the editor would show what is typed.
+    line_editor.set_color_mode(ColorMode::Forced);
+    let secret = loop {
+        match line_editor.readline(prompt) {
+            Ok(secret) => break Some(secret),
+            // A nudge that came too late for the line before.
+            Err(ReadlineError::Interrupted) if !shared.ctrl_c.swap(false, Ordering::SeqCst) => {
+                erase(line_editor, prompt);
+            }
+            Err(_) => break None,
+        }
+    };
+    line_editor.set_color_mode(ColorMode::Enabled);
+    shared.secret.store(false, Ordering::SeqCst);
+    secret
+}
+
 /// Removes the abandoned prompt from the screen; the cursor stands on the line below it.
 fn erase(line_editor: &mut LineEditor, shown: &str) {
     let columns = line_editor.dimensions().map_or(80, |(columns, _)| usize::from(columns)).max(1);
@@ -323,6 +350,9 @@ impl Hinter for Assistant {
 
     /// Called after every change of the line, which is what `typed` relies on.
     fn hint(&self, line: &str, at: usize, _: &Context<'_>) -> Option<Usage> {
+        if self.0.secret.load(Ordering::SeqCst) {
+            return None;
+        }
         let before = std::mem::replace(&mut *lock(&self.0.typed), (line.to_owned(), at));
         if line.is_empty() && !before.0.is_empty() {
             self.0.emptied.notify_one();
@@ -343,6 +373,15 @@ impl Completer for Assistant {
 }
 
 impl Highlighter for Assistant {
+    fn highlight<'l>(&self, line: &'l str, _: usize) -> Cow<'l, str> {
+        Cow::Borrowed(if self.0.secret.load(Ordering::SeqCst) { "" } else { line })
+    }
+
+    /// Without this the editor writes a letter at the end of the line as it is.
+    fn highlight_char(&self, _: &str, _: usize, _: CmdKind) -> bool {
+        self.0.secret.load(Ordering::SeqCst)
+    }
+
     fn highlight_hint<'h>(&self, hint: &'h str) -> Cow<'h, str> {
         Cow::Owned(format!("\x1b[2m{hint}\x1b[0m"))
     }

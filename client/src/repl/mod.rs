@@ -304,6 +304,8 @@ impl Repl {
                 self.editor.learn_name(&to);
                 self.editor.print(&render::sent(&sent, &to)).await;
             }
+            // Said once for all of them, by the notice or in the answer to `/outbox drop`.
+            Err(ClientError::Withdrawn) => {}
             Err(error) => self.complain(&error).await,
         }
     }
