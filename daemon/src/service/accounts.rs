@@ -74,7 +74,9 @@ impl Service {
         match self.propose_one(None, body, Some(secrets), &budget).await? {
             Outcome::LoggedIn { session, user, name, .. } => {
                 let attachment = self.attach(conn, user, session);
-                let (row, queued) = self.session_and_queue(token_hash, user).await?;
+                let read = self.session_and_queue(token_hash, user).await;
+                // The session exists by now.
+                let (row, queued) = read.map_err(verdict::after_apply)?;
                 if !row.is_some_and(|row| reads::is_live(&row)) {
                     return Err(Failure::unknown(Code::Closing, "the session was ended at once; log in again"));
                 }
@@ -192,7 +194,9 @@ impl Service {
             }
             Ok(other) => Err(verdict::unexpected(&other)),
             // Retried inside the cluster after it was applied: the session went with the account.
-            Err(failure) if failure.code == Code::NotLoggedIn => self.deleted_before(folded, request.key).await,
+            Err(failure) if failure.code == Code::NotLoggedIn => {
+                self.deleted_before(folded, request.key).await.map_err(verdict::after_apply)
+            }
             Err(failure) => Err(failure),
         }
     }
