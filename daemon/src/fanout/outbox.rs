@@ -38,6 +38,8 @@ struct State {
     bytes: usize,
     /// Lines that come now are dropped.
     refusing: bool,
+    /// Events that come now are dropped: they lie behind a gap, and what follows it must not be acknowledged.
+    no_events: bool,
     /// The last line is queued; the writer stops when the queue is empty.
     finished: bool,
     /// Greatest message id that was written to the socket.
@@ -54,9 +56,13 @@ impl State {
     }
 
     fn clear(&mut self) {
+        self.clear_held();
         self.queue.clear();
-        self.held.clear();
         self.bytes = 0;
+    }
+
+    fn clear_held(&mut self) {
+        self.bytes -= self.held.drain(..).map(|item| item.line.len()).sum::<usize>();
     }
 }
 
@@ -135,7 +141,7 @@ impl Outbox {
     pub fn event(&self, line: Arc<str>, message: Option<u64>) {
         {
             let mut state = self.lock();
-            if state.refusing || message.is_some_and(|id| id <= state.seen_through) {
+            if state.refusing || state.no_events || message.is_some_and(|id| id <= state.seen_through) {
                 return;
             }
             if state.full() {
@@ -178,7 +184,13 @@ impl Outbox {
     }
 
     /// Asks for the connection's end; its session answers what it has taken in and closes. The first reason stays.
+    /// After a resync no event is taken: those behind the gap would be acknowledged, and the gap with them.
     pub fn close(&self, reason: ClosingReason) {
+        if reason == ClosingReason::Resync {
+            let mut state = self.lock();
+            state.no_events = true;
+            state.clear_held();
+        }
         self.close.send_if_modified(|current| {
             let first = current.is_none();
             if first {
@@ -204,7 +216,7 @@ impl Outbox {
             let mut state = self.lock();
             state.refusing = true;
             state.finished = true;
-            state.held.clear();
+            state.clear_held();
             if let Some(line) = last {
                 state.bytes += line.len();
                 state.queue.push_back(Item { line, message: None });
@@ -242,10 +254,12 @@ impl Outbox {
         }
     }
 
-    /// The writer has flushed a batch.
+    /// The writer has flushed a batch. After a resync it no longer counts.
     pub fn written(&self, message: u64) {
         let mut state = self.lock();
-        state.written_through = state.written_through.max(message);
+        if !state.no_events {
+            state.written_through = state.written_through.max(message);
+        }
     }
 
     /// Greatest message id that was flushed to the socket; 0 if none.
@@ -289,6 +303,23 @@ mod tests {
         outbox.event("m4 again\n".into(), Some(4));
         assert_eq!(text(&outbox.take().await.expect("a batch")), "reply with m4\nm5\n");
         assert_eq!(outbox.lock().bytes, 0);
+    }
+
+    #[tokio::test]
+    async fn nothing_behind_a_resyncs_gap_is_said_or_acknowledged() {
+        let outbox = Outbox::new();
+        outbox.event("m1\n".into(), Some(1));
+        outbox.shut_gate();
+        outbox.event("m2\n".into(), Some(2));
+        outbox.close(ClosingReason::Resync);
+        outbox.event("m9\n".into(), Some(9));
+        outbox.open_gate(0);
+        outbox.event("m10\n".into(), Some(10));
+        outbox.finish(Some("closing\n".into()));
+        let batch = outbox.take().await.expect("a batch");
+        assert_eq!(text(&batch), "m1\nclosing\n");
+        outbox.written(batch.message);
+        assert_eq!(outbox.written_through(), 0);
     }
 
     #[tokio::test]
