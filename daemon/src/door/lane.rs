@@ -4,23 +4,25 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
-use messagebase_protocol::code::Failure;
+use messagebase_protocol::code::{Code, Failure};
 use messagebase_protocol::json::Consistency;
-use messagebase_protocol::limits::WRITE_DEADLINE;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::session::Shared;
 use super::{json, pipe};
 use crate::fanout::Dialect;
-use crate::service::{DeleteRequest, Post, Posted, no_quorum};
+use crate::service::{Budget, DeleteRequest, Post, Posted, no_quorum};
 
 /// Changes in one proposal of a connection.
 pub(super) const LANE_BATCH_MAX: usize = 256;
 /// Bytes of bodies in one proposal of a connection.
 const LANE_BATCH_MAX_BYTES: usize = 1024 * 1024;
+/// Replies that took this long waited for a reader; the requests behind them are not to pay for it.
+const REPLY_SLOW: Duration = Duration::from_millis(100);
 
 /// One request of the lane.
 pub(super) enum Work {
@@ -55,6 +57,11 @@ impl Work {
     pub(super) fn moves_session(&self) -> bool {
         matches!(self, Work::Login { .. } | Work::Resume { .. } | Work::Delete(_) | Work::Post(Post::Logout))
     }
+
+    /// Whether it proposes a change by itself; all of these hash a password first.
+    fn writes(&self) -> bool {
+        matches!(self, Work::Register { .. } | Work::Login { .. } | Work::Password { .. } | Work::Delete(_))
+    }
 }
 
 /// Where an answer goes.
@@ -74,12 +81,51 @@ pub(super) struct Item {
     pub(super) reply_to: ReplyTo,
     /// Held until the answer is queued: bounds what a connection may have unanswered.
     pub(super) permit: Option<OwnedSemaphorePermit>,
-    /// When it arrived: what waits behind a batch without a quorum must not wait for a deadline of its own.
+    /// When it arrived: its deadline counts from here, and it is given up with what was lost after this.
     pub(super) since: Instant,
+}
+
+/// Until when the connection's writes are given up, and from when they are timed.
+///
+/// A change that ends in `no_quorum` may still take effect, or will be repeated. A write behind it must not take
+/// effect first, so it ends with it, unproposed: everything that had arrived by then.
+#[derive(Default)]
+struct Order {
+    /// Writes that arrived up to this moment are answered `no_quorum`.
+    fence: Option<Instant>,
+    /// When the lane last ended what is no waiting for a quorum: hashing, or replies that found no room. The requests
+    /// behind it are timed from here.
+    floor: Option<Instant>,
+}
+
+impl Order {
+    fn is_given_up(&self, since: Instant) -> bool {
+        self.fence.is_some_and(|fence| since <= fence)
+    }
+
+    fn budget(&self, since: Instant) -> Budget {
+        Budget::since(self.floor.map_or(since, |floor| floor.max(since)))
+    }
+
+    /// To be called before the answer is queued: what the client asks once it has read it is not given up.
+    fn answered<T>(&mut self, answer: &Result<T, Failure>) -> bool {
+        let lost = answer.as_ref().is_err_and(|failure| failure.code == Code::NoQuorum);
+        if lost {
+            self.fence = Some(Instant::now());
+        }
+        lost
+    }
+
+    fn replied(&mut self, begun: Instant) {
+        if begun.elapsed() >= REPLY_SLOW {
+            self.floor = Some(Instant::now());
+        }
+    }
 }
 
 /// Runs until the connection's session drops the sender and everything is answered.
 pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<Item>) {
+    let mut order = Order::default();
     let mut next = items.recv().await;
     while let Some(item) = next.take() {
         match item.work {
@@ -95,11 +141,11 @@ pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<Item>) {
                         Err(_) => break,
                     }
                 }
-                batch.carry_out(&shared).await;
+                batch.carry_out(&shared, &mut order).await;
             }
             work => {
                 let moves_session = work.moves_session();
-                carry_out(&shared, work, item.reply_to).await;
+                carry_out(&shared, work, item.reply_to, item.since, &mut order).await;
                 if moves_session {
                     shared.session_moved(1);
                 }
@@ -137,23 +183,23 @@ impl Batch {
         self.waiting.len() >= LANE_BATCH_MAX || self.bytes >= LANE_BATCH_MAX_BYTES
     }
 
-    /// Proposes until everything is answered. Nothing waits longer than [`WRITE_DEADLINE`] from its arrival; what is
-    /// younger than the oldest is proposed again with what is left, under the same keys.
-    async fn carry_out(mut self, shared: &Shared) {
-        while let Some(oldest) = self.waiting.front().map(|waiting| waiting.since) {
-            let posts = self.waiting.iter().map(|waiting| waiting.post.clone()).collect();
-            let deadline = oldest + WRITE_DEADLINE;
-            if let Ok(answers) = timeout_at(deadline, shared.service.post(&shared.conn, posts)).await {
-                for (waiting, answer) in self.waiting.into_iter().zip(answers) {
-                    waiting.answer(shared, answer).await;
-                }
-                return;
-            }
-            let now = Instant::now();
-            while let Some(late) = self.waiting.pop_front_if(|waiting| waiting.since + WRITE_DEADLINE <= now) {
-                late.answer(shared, Err(no_quorum())).await;
-            }
+    /// Gives up what was lost with an earlier write; proposes the rest once, in the time that its oldest has left.
+    async fn carry_out(mut self, shared: &Shared, order: &mut Order) {
+        while let Some(lost) = self.waiting.pop_front_if(|waiting| order.is_given_up(waiting.since)) {
+            lost.answer(shared, Err(no_quorum())).await;
         }
+        let Some(oldest) = self.waiting.front().map(|waiting| waiting.since) else { return };
+        let posts = self.waiting.iter().map(|waiting| waiting.post.clone()).collect();
+        // Awaited to its end: a proposal that is dropped could still reach a leader, after the writes that follow.
+        let answers = shared.service.post(&shared.conn, posts, order.budget(oldest)).await;
+        for answer in &answers {
+            order.answered(answer);
+        }
+        let begun = Instant::now();
+        for (waiting, answer) in self.waiting.into_iter().zip(answers) {
+            waiting.answer(shared, answer).await;
+        }
+        order.replied(begun);
     }
 }
 
@@ -171,30 +217,42 @@ impl Waiting {
     }
 }
 
-async fn carry_out(shared: &Shared, work: Work, reply_to: ReplyTo) {
+/// Carries out a request that takes its turn alone.
+async fn carry_out(shared: &Shared, work: Work, reply_to: ReplyTo, since: Instant, order: &mut Order) {
     let (service, conn) = (&shared.service, &shared.conn);
+    let writes = work.writes();
+    let begins = matches!(work, Work::Login { .. } | Work::Resume { .. });
+    let budget = order.budget(since);
     let answer = match work {
-        Work::Register { user, password, key } => service.register(user, password, key).await.map(Answer::Registered),
-        Work::Password { old, new, key } => service.password(conn, old, new, key).await.map(|()| Answer::Done),
-        Work::Delete(request) => service.delete(conn, request).await.map(|()| Answer::Deleted),
-        Work::Login { user, password } => {
-            let answer = service.login(conn, user, password).await.map(Answer::LoggedIn);
-            return begin(shared, reply_to, answer).await;
+        _ if writes && order.is_given_up(since) => Err(no_quorum()),
+        Work::Register { user, password, key } => {
+            service.register(user, password, key, budget).await.map(Answer::Registered)
         }
+        Work::Password { old, new, key } => service.password(conn, old, new, key, budget).await.map(|()| Answer::Done),
+        Work::Delete(request) => service.delete(conn, request, budget).await.map(|()| Answer::Deleted),
+        Work::Login { user, password } => service.login(conn, user, password, budget).await.map(Answer::LoggedIn),
         Work::Resume { token, consistency } => {
-            let answer = service.resume(conn, token, consistency).await.map(Answer::Resumed);
-            return begin(shared, reply_to, answer).await;
+            service.resume(conn, token, consistency, budget).await.map(Answer::Resumed)
         }
         Work::Show(show) => return pipe::show(shared, show).await,
         Work::Refuse(failure) => Err(failure),
         // Taken by the batch; kept total so that a mistake there is an answer, not a panic.
-        Work::Post(post) => match service.post(conn, vec![post]).await.pop() {
+        Work::Post(post) => match service.post(conn, vec![post], budget).await.pop() {
             Some(Ok(Posted::Sent(sent))) => Ok(Answer::Sent(sent)),
             Some(Ok(Posted::Done)) | None => Ok(Answer::Done),
             Some(Err(failure)) => Err(failure),
         },
     };
-    reply(shared, reply_to, answer).await;
+    if writes && !order.answered(&answer) {
+        order.floor = Some(Instant::now());
+    }
+    let begun = Instant::now();
+    if begins {
+        begin(shared, reply_to, answer).await;
+    } else {
+        reply(shared, reply_to, answer).await;
+    }
+    order.replied(begun);
 }
 
 /// Answers a login or resume: the reply first, then the events that came since the session was attached.

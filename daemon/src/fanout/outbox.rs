@@ -34,10 +34,14 @@ struct State {
     gate_shut: bool,
     /// Events with a message id up to this one were sent another way.
     seen_through: u64,
-    /// Bytes in `queue` and `held`.
+    /// Bytes in `queue`.
     bytes: usize,
+    /// Bytes in `held`.
+    held_bytes: usize,
     /// Lines that come now are dropped.
     refusing: bool,
+    /// Events that come now are dropped: they lie behind a gap, and what follows it must not be acknowledged.
+    no_events: bool,
     /// The last line is queued; the writer stops when the queue is empty.
     finished: bool,
     /// Greatest message id that was written to the socket.
@@ -45,18 +49,26 @@ struct State {
 }
 
 impl State {
-    fn lines(&self) -> usize {
-        self.queue.len() + self.held.len()
+    /// Whether an event finds no room.
+    fn full(&self) -> bool {
+        self.queue.len() + self.held.len() >= OUTBOX_MAX_LINES || self.bytes + self.held_bytes >= OUTBOX_MAX_BYTES
     }
 
-    fn full(&self) -> bool {
-        self.lines() >= OUTBOX_MAX_LINES || self.bytes >= OUTBOX_MAX_BYTES
+    /// Whether a reply finds no room. What is held does not count: it goes out once the reply is queued, so a reply
+    /// that waited for it would wait for itself.
+    fn queue_full(&self) -> bool {
+        self.queue.len() >= OUTBOX_MAX_LINES || self.bytes >= OUTBOX_MAX_BYTES
     }
 
     fn clear(&mut self) {
+        self.clear_held();
         self.queue.clear();
-        self.held.clear();
         self.bytes = 0;
+    }
+
+    fn clear_held(&mut self) {
+        self.held.clear();
+        self.held_bytes = 0;
     }
 }
 
@@ -120,7 +132,7 @@ impl Outbox {
                 if state.refusing {
                     return;
                 }
-                if !state.full() {
+                if !state.queue_full() {
                     state.bytes += line.len();
                     state.queue.push_back(Item { line, message });
                     break;
@@ -135,7 +147,7 @@ impl Outbox {
     pub fn event(&self, line: Arc<str>, message: Option<u64>) {
         {
             let mut state = self.lock();
-            if state.refusing || message.is_some_and(|id| id <= state.seen_through) {
+            if state.refusing || state.no_events || message.is_some_and(|id| id <= state.seen_through) {
                 return;
             }
             if state.full() {
@@ -147,9 +159,15 @@ impl Outbox {
                 self.close(ClosingReason::Slow);
                 return;
             }
-            state.bytes += line.len();
+            let bytes = line.len();
             let item = Item { line, message };
-            if state.gate_shut { state.held.push_back(item) } else { state.queue.push_back(item) }
+            if state.gate_shut {
+                state.held_bytes += bytes;
+                state.held.push_back(item);
+            } else {
+                state.bytes += bytes;
+                state.queue.push_back(item);
+            }
         }
         self.filled.notify_one();
     }
@@ -167,18 +185,24 @@ impl Outbox {
             state.gate_shut = false;
             state.seen_through = state.seen_through.max(seen_through);
             while let Some(item) = state.held.pop_front() {
-                if item.message.is_some_and(|id| id <= seen_through) {
-                    state.bytes -= item.line.len();
-                } else {
+                if item.message.is_none_or(|id| id > seen_through) {
+                    state.bytes += item.line.len();
                     state.queue.push_back(item);
                 }
             }
+            state.held_bytes = 0;
         }
         self.filled.notify_one();
     }
 
     /// Asks for the connection's end; its session answers what it has taken in and closes. The first reason stays.
+    /// After a resync no event is taken: those behind the gap would be acknowledged, and the gap with them.
     pub fn close(&self, reason: ClosingReason) {
+        if reason == ClosingReason::Resync {
+            let mut state = self.lock();
+            state.no_events = true;
+            state.clear_held();
+        }
         self.close.send_if_modified(|current| {
             let first = current.is_none();
             if first {
@@ -204,7 +228,7 @@ impl Outbox {
             let mut state = self.lock();
             state.refusing = true;
             state.finished = true;
-            state.held.clear();
+            state.clear_held();
             if let Some(line) = last {
                 state.bytes += line.len();
                 state.queue.push_back(Item { line, message: None });
@@ -242,10 +266,12 @@ impl Outbox {
         }
     }
 
-    /// The writer has flushed a batch.
+    /// The writer has flushed a batch. After a resync it no longer counts.
     pub fn written(&self, message: u64) {
         let mut state = self.lock();
-        state.written_through = state.written_through.max(message);
+        if !state.no_events {
+            state.written_through = state.written_through.max(message);
+        }
     }
 
     /// Greatest message id that was flushed to the socket; 0 if none.
@@ -292,6 +318,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nothing_behind_a_resyncs_gap_is_said_or_acknowledged() {
+        let outbox = Outbox::new();
+        outbox.event("m1\n".into(), Some(1));
+        outbox.shut_gate();
+        outbox.event("m2\n".into(), Some(2));
+        outbox.close(ClosingReason::Resync);
+        outbox.event("m9\n".into(), Some(9));
+        outbox.open_gate(0);
+        outbox.event("m10\n".into(), Some(10));
+        outbox.finish(Some("closing\n".into()));
+        let batch = outbox.take().await.expect("a batch");
+        assert_eq!(text(&batch), "m1\nclosing\n");
+        outbox.written(batch.message);
+        assert_eq!(outbox.written_through(), 0);
+    }
+
+    #[tokio::test]
     async fn a_full_outbox_drops_the_slow_reader() {
         let outbox = Outbox::new();
         for _ in 0..=OUTBOX_MAX_LINES {
@@ -301,6 +344,19 @@ mod tests {
         outbox.event("after the gap\n".into(), None);
         outbox.finish(Some("bye\n".into()));
         assert_eq!(text(&outbox.take().await.expect("a batch")), "bye\n");
+    }
+
+    #[tokio::test]
+    async fn a_reply_does_not_wait_for_what_only_the_gate_lets_out() {
+        let outbox = Outbox::new();
+        outbox.shut_gate();
+        outbox.event("y".repeat(OUTBOX_MAX_BYTES).into(), None);
+        let replied = tokio::time::timeout(std::time::Duration::from_secs(5), outbox.reply("z\n")).await;
+        replied.expect("the reply found room");
+        assert_eq!(text(&outbox.take().await.expect("a batch")), "z\n");
+        outbox.open_gate(0);
+        assert_eq!(outbox.take().await.expect("a batch").bytes.len(), OUTBOX_MAX_BYTES);
+        assert_eq!((outbox.lock().bytes, outbox.lock().held_bytes), (0, 0));
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! The rooms above see replication through this: a node without an identity answers at once that nobody leads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Shared;
 use crate::raft::api::{CampaignError, Draft, NoQuorum, Verdict, View};
@@ -10,10 +11,10 @@ use crate::service::{Answering, ROLE_WAITING, Replication};
 pub struct Replicated(pub Arc<Shared>);
 
 impl Replication for Replicated {
-    fn propose(&self, drafts: Vec<Draft>) -> Answering<'_, Vec<Verdict>> {
+    fn propose(&self, drafts: Vec<Draft>, within: Duration) -> Answering<'_, Vec<Verdict>> {
         Box::pin(async move {
             match self.0.replica() {
-                Some(replica) => replica.propose(drafts).await,
+                Some(replica) => replica.propose_by(drafts, within).await,
                 None => drafts.iter().map(|_| Verdict::NoQuorum).collect(),
             }
         })

@@ -10,7 +10,7 @@ use messagebase_protocol::json::{ClosingReason, Consistency, LoggedIn, Registere
 use messagebase_protocol::limits::TOKEN_MAX_BYTES;
 use messagebase_protocol::name::{check_key, check_name, check_password, fold_name};
 
-use super::{Connection, Service, Session, reads, token, verdict};
+use super::{Budget, Connection, Service, Session, reads, token, verdict};
 use crate::change::{Change, Outcome, Secrets};
 use crate::raft::api::Draft;
 use crate::state::read::{self, Account, AccountKey, SessionRow};
@@ -28,7 +28,13 @@ pub struct DeleteRequest {
 
 impl Service {
     /// Makes an account. A repetition under its key is answered without hashing.
-    pub async fn register(&self, user: String, password: String, key: String) -> Result<Registered, Failure> {
+    pub async fn register(
+        &self,
+        user: String,
+        password: String,
+        key: String,
+        mut budget: Budget,
+    ) -> Result<Registered, Failure> {
         check_name(&user)?;
         check_password(&password)?;
         check_key(&key)?;
@@ -36,33 +42,41 @@ impl Service {
         if let Some(first) = self.account_key("register", fold_name(&user), key.clone()).await? {
             return Ok(Registered { user: first.name });
         }
-        let hash = self.hasher.hash(password).await?;
+        let hash = budget.uncounted(self.hasher.hash(password)).await?;
         let body = Change::Register { name: user, key, by_operator: false };
-        match self.propose_one(None, body, Some(secrets_of_hash(hash))).await? {
+        match self.propose_one(None, body, Some(secrets_of_hash(hash)), &budget).await? {
             Outcome::Registered { name, .. } => Ok(Registered { user: name }),
             other => Err(verdict::unexpected(&other)),
         }
     }
 
     /// Begins a session on this connection. Shuts the outbox's gate: the caller queues the reply, then opens it.
-    pub async fn login(&self, conn: &Connection, user: String, password: String) -> Result<LoggedIn, Failure> {
+    pub async fn login(
+        &self,
+        conn: &Connection,
+        user: String,
+        password: String,
+        mut budget: Budget,
+    ) -> Result<LoggedIn, Failure> {
         conn.check_free()?;
         check_name(&user)?;
         check_password(&password)?;
         let folded = fold_name(&user);
         self.login_limits.check(&folded, conn.address, Instant::now())?;
         // So that an account made on another node a moment ago is seen, and nobody is sent away on old knowledge.
-        self.linear().await?;
+        self.linear(&budget).await?;
         let account = self.account(folded.clone()).await?;
-        let account = self.verify(conn, &folded, account, password).await?;
+        let account = budget.uncounted(self.verify(conn, &folded, account, password)).await?;
         let token = token::new()?;
         let token_hash = token::hash(&token);
         let body = Change::Login { user: account.id, credential_version: account.credential_version };
         let secrets = Secrets { token_hash: Some(token_hash), ..Secrets::default() };
-        match self.propose_one(None, body, Some(secrets)).await? {
+        match self.propose_one(None, body, Some(secrets), &budget).await? {
             Outcome::LoggedIn { session, user, name, .. } => {
                 let attachment = self.attach(conn, user, session);
-                let (row, queued) = self.session_and_queue(token_hash, user).await?;
+                let read = self.session_and_queue(token_hash, user).await;
+                // The session exists by now.
+                let (row, queued) = read.map_err(verdict::after_apply)?;
                 if !row.is_some_and(|row| reads::is_live(&row)) {
                     return Err(Failure::unknown(Code::Closing, "the session was ended at once; log in again"));
                 }
@@ -74,7 +88,13 @@ impl Service {
     }
 
     /// Takes a session up again. Shuts the outbox's gate like [`Service::login`].
-    pub async fn resume(&self, conn: &Connection, token: String, consistency: Consistency) -> Result<Resumed, Failure> {
+    pub async fn resume(
+        &self,
+        conn: &Connection,
+        token: String,
+        consistency: Consistency,
+        budget: Budget,
+    ) -> Result<Resumed, Failure> {
         conn.check_free()?;
         if token.len() > TOKEN_MAX_BYTES {
             return Err(verdict::bad_credentials());
@@ -86,7 +106,7 @@ impl Service {
             Some(row) => row,
             None => {
                 // A dead token is only said to be dead with a majority's knowledge.
-                self.linear().await?;
+                self.linear(&budget).await?;
                 self.live_session(hash).await?.ok_or_else(verdict::bad_credentials)?
             }
         };
@@ -101,7 +121,14 @@ impl Service {
     }
 
     /// Replaces the password; the user's other sessions end.
-    pub async fn password(&self, conn: &Connection, old: String, new: String, key: String) -> Result<(), Failure> {
+    pub async fn password(
+        &self,
+        conn: &Connection,
+        old: String,
+        new: String,
+        key: String,
+        mut budget: Budget,
+    ) -> Result<(), Failure> {
         let session = conn.session()?;
         check_password(&old)?;
         check_password(&new)?;
@@ -113,22 +140,22 @@ impl Service {
         }
         let folded = fold_name(&session.name);
         self.login_limits.check(&folded, conn.address, Instant::now())?;
-        let session = self.reader(conn, Consistency::Linear).await?;
+        let session = self.reader_within(conn, Consistency::Linear, &budget).await?;
         if self.account_key("password", scope, key.clone()).await?.is_some() {
             return Ok(());
         }
         let account = self.own_account(&session, folded.clone()).await?;
-        let account = self.verify(conn, &folded, Some(account), old).await?;
-        let hash = self.hasher.hash(new).await?;
+        let account = budget.uncounted(self.verify(conn, &folded, Some(account), old)).await?;
+        let hash = budget.uncounted(self.hasher.hash(new)).await?;
         let body = Change::Password { user: session.user, credential_version: account.credential_version, key };
-        match self.propose_one(Some(session.id), body, Some(secrets_of_hash(hash))).await? {
+        match self.propose_one(Some(session.id), body, Some(secrets_of_hash(hash)), &budget).await? {
             Outcome::Done => Ok(()),
             other => Err(verdict::unexpected(&other)),
         }
     }
 
     /// Deletes the account that is logged in. Without a session only a repetition under a used key is answered.
-    pub async fn delete(&self, conn: &Connection, request: DeleteRequest) -> Result<(), Failure> {
+    pub async fn delete(&self, conn: &Connection, request: DeleteRequest, mut budget: Budget) -> Result<(), Failure> {
         check_key(&request.key)?;
         if let Some(user) = &request.user {
             check_name(user)?;
@@ -137,7 +164,7 @@ impl Service {
             Ok(session) => session,
             // The pipe dialect's keys are made by the node: none of them can have been used before.
             Err(failure) if request.password.is_none() => return Err(failure),
-            Err(_) => return self.delete_again(conn, request).await,
+            Err(_) => return self.delete_again(conn, request, &budget).await,
         };
         let folded = fold_name(&session.name);
         if request.user.as_ref().is_some_and(|user| fold_name(user) != folded) {
@@ -148,36 +175,39 @@ impl Service {
             Some(password) => {
                 check_password(&password)?;
                 self.login_limits.check(&folded, conn.address, Instant::now())?;
-                let session = match self.reader(conn, Consistency::Linear).await {
+                let session = match self.reader_within(conn, Consistency::Linear, &budget).await {
                     Err(failure) if failure.code == Code::NotLoggedIn => {
                         return self.deleted_before(folded, request.key).await;
                     }
                     other => other?,
                 };
                 let account = self.own_account(&session, folded.clone()).await?;
-                Some(self.verify(conn, &folded, Some(account), password).await?.credential_version)
+                let verified = budget.uncounted(self.verify(conn, &folded, Some(account), password)).await?;
+                Some(verified.credential_version)
             }
         };
         let body = Change::Delete { user: session.user, credential_version, key: request.key.clone() };
-        match self.propose_one(Some(session.id), body, None).await {
+        match self.propose_one(Some(session.id), body, None, &budget).await {
             Ok(Outcome::Done) => {
                 conn.end_session(ClosingReason::Deleted);
                 Ok(())
             }
             Ok(other) => Err(verdict::unexpected(&other)),
             // Retried inside the cluster after it was applied: the session went with the account.
-            Err(failure) if failure.code == Code::NotLoggedIn => self.deleted_before(folded, request.key).await,
+            Err(failure) if failure.code == Code::NotLoggedIn => {
+                self.deleted_before(folded, request.key).await.map_err(verdict::after_apply)
+            }
             Err(failure) => Err(failure),
         }
     }
 
-    async fn delete_again(&self, conn: &Connection, request: DeleteRequest) -> Result<(), Failure> {
+    async fn delete_again(&self, conn: &Connection, request: DeleteRequest, budget: &Budget) -> Result<(), Failure> {
         let name = request.user.or_else(|| conn.past_name().map(|name| name.to_string()));
         let folded = fold_name(&name.ok_or_else(verdict::not_logged_in)?);
         if self.was_deleted(folded.clone(), request.key.clone()).await? {
             return Ok(());
         }
-        self.linear().await?;
+        self.linear(budget).await?;
         self.deleted_before(folded, request.key).await
     }
 
@@ -219,8 +249,10 @@ impl Service {
         actor: Option<u64>,
         body: Change,
         secrets: Option<Secrets>,
+        budget: &Budget,
     ) -> Result<Outcome, Failure> {
-        let verdicts = self.replication.propose(vec![Draft { actor, body, secrets }]).await;
+        let within = budget.for_proposal()?;
+        let verdicts = self.replication.propose(vec![Draft { actor, body, secrets }], within).await;
         match verdicts.into_iter().next() {
             Some(verdict) => verdict::outcome(verdict),
             None => Err(verdict::internal_unknown("replication gave no verdict")),

@@ -7,7 +7,7 @@ use messagebase_protocol::limits::LINE_MAX_BYTES;
 use messagebase_protocol::name::{check_body, check_key, check_name, fold_name};
 
 use super::directory::page_limit;
-use super::{Connection, Service, Session, meter, token, verdict};
+use super::{Budget, Connection, Service, Session, meter, token, verdict};
 use crate::change::{Change, Outcome};
 use crate::raft::api::{Draft, Verdict};
 use crate::state::read::{self, Page};
@@ -86,8 +86,9 @@ pub fn send_key() -> Result<String, Failure> {
 }
 
 impl Service {
-    /// Proposes a connection's changes as one ordered batch; one answer each, in the same order.
-    pub async fn post(&self, conn: &Connection, posts: Vec<Post>) -> Vec<Result<Posted, Failure>> {
+    /// Proposes a connection's changes as one ordered batch; one answer each, in the same order. Must be awaited to
+    /// its end, like [`super::Replication::propose`].
+    pub async fn post(&self, conn: &Connection, posts: Vec<Post>, budget: Budget) -> Vec<Result<Posted, Failure>> {
         let session = match conn.session() {
             Ok(session) => session,
             Err(failure) => {
@@ -114,7 +115,8 @@ impl Service {
         if drafts.is_empty() {
             return answers;
         }
-        let verdicts = self.replication.propose(drafts).await;
+        let Ok(within) = budget.for_proposal() else { return answers };
+        let verdicts = self.replication.propose(drafts, within).await;
         let mut sent = 0;
         for ((place, is_logout), verdict) in proposed.into_iter().zip(verdicts) {
             let answer = self.posted(conn, &session, is_logout, verdict);

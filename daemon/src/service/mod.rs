@@ -5,6 +5,7 @@
 //! `verdict` is the one place where outcomes become answers and refusals.
 
 mod accounts;
+mod budget;
 mod connection;
 mod directory;
 mod hasher;
@@ -29,6 +30,7 @@ use messagebase_protocol::json::{ClosingReason, Consistency};
 use tokio::sync::Semaphore;
 
 pub use accounts::DeleteRequest;
+pub use budget::Budget;
 pub use connection::{Connection, Session};
 pub use hasher::{HASH_QUEUE_MAX, Hasher};
 pub use messages::{Post, Posted, send_key};
@@ -113,22 +115,27 @@ impl Service {
     }
 
     /// Waits until this node has applied all that was acknowledged before the call.
-    async fn linear(&self) -> Result<(), Failure> {
-        let limit = messagebase_protocol::limits::WRITE_DEADLINE;
-        match tokio::time::timeout(limit, self.replication.linear()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(verdict::no_quorum()),
-        }
+    async fn linear(&self, budget: &Budget) -> Result<(), Failure> {
+        budget.barrier(self.replication.linear()).await
     }
 
     /// The connection's session, fit for a read of that consistency. A session that was resumed on local knowledge is
     /// checked before its first linear read.
     async fn reader(&self, conn: &Connection, consistency: Consistency) -> Result<Session, Failure> {
+        self.reader_within(conn, consistency, &Budget::since(tokio::time::Instant::now())).await
+    }
+
+    async fn reader_within(
+        &self,
+        conn: &Connection,
+        consistency: Consistency,
+        budget: &Budget,
+    ) -> Result<Session, Failure> {
         let session = conn.session()?;
         if consistency == Consistency::Local {
             return Ok(session);
         }
-        self.linear().await?;
+        self.linear(budget).await?;
         if !session.is_checked() {
             let id = session.id;
             let row = self.read(move |db| crate::state::read::session_by_id(db, id)).await?;

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use crate::raft::api::{CampaignError, Draft, NoQuorum, Verdict, View};
 
@@ -16,8 +17,9 @@ pub const ROLE_WAITING: &str = "waiting";
 /// Replication as the service sees it.
 pub trait Replication: Send + Sync + 'static {
     /// Proposes drafts as one ordered batch; one verdict a draft, in the same order, each `Applied` on this node.
-    /// Holds and retries while there is no leader, at most `WRITE_DEADLINE`.
-    fn propose(&self, drafts: Vec<Draft>) -> Answering<'_, Vec<Verdict>>;
+    /// Holds and retries while there is no leader; answers `NoQuorum` within `within`. Must be awaited to its end: a
+    /// dropped proposal may still take effect after whatever its connection asks next.
+    fn propose(&self, drafts: Vec<Draft>, within: Duration) -> Answering<'_, Vec<Verdict>>;
 
     /// Returns when this node has applied all that was acknowledged anywhere before the call.
     fn linear(&self) -> Answering<'_, Result<(), NoQuorum>>;

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use messagebase_config::{Limits, PasswordCost};
 use messagebase_protocol::json::MemberInfo;
@@ -69,10 +70,13 @@ impl FakeCluster {
 }
 
 impl Replication for FakeCluster {
-    fn propose(&self, drafts: Vec<Draft>) -> Answering<'_, Vec<Verdict>> {
+    fn propose(&self, drafts: Vec<Draft>, within: Duration) -> Answering<'_, Vec<Verdict>> {
         Box::pin(async move {
             self.batches.lock().unwrap().push(drafts.len());
-            let _turn = self.proposing.acquire().await.expect("never closed");
+            let Ok(turn) = tokio::time::timeout(within, self.proposing.acquire()).await else {
+                return vec![Verdict::NoQuorum; drafts.len()];
+            };
+            let _turn = turn.expect("never closed");
             let instead = self.next_verdict.lock().unwrap().take();
             if let Some(verdict) = instead {
                 return vec![verdict; drafts.len()];

@@ -75,6 +75,14 @@ pub(super) fn internal_unknown(what: &str) -> Failure {
     Failure::unknown(Code::Internal, "the node failed to answer; its log says why")
 }
 
+/// A failure to read what a change did, after it was applied: no longer `not_done`.
+pub(super) fn after_apply(failure: Failure) -> Failure {
+    match failure.code {
+        Code::Busy | Code::Internal => Failure::unknown(Code::Internal, failure.message),
+        _ => failure,
+    }
+}
+
 /// An outcome that does not belong to its change.
 pub(super) fn unexpected(outcome: &Outcome) -> Failure {
     internal_unknown(&format!("an outcome of another kind of change: {outcome:?}"))
@@ -85,6 +93,15 @@ mod tests {
     use messagebase_protocol::code::Certainty;
 
     use super::*;
+
+    #[test]
+    fn a_failed_read_after_the_change_does_not_say_that_nothing_was_done() {
+        for code in [Code::Busy, Code::Internal] {
+            let failure = after_apply(Failure::not_done(code, "the node is busy reading"));
+            assert_eq!((failure.code, failure.certainty), (Code::Internal, Certainty::Unknown));
+        }
+        assert_eq!(after_apply(not_logged_in()).certainty, Certainty::NotDone);
+    }
 
     #[test]
     fn refusals_are_not_done_and_lost_verdicts_unknown() {

@@ -132,3 +132,31 @@ async fn a_gone_connection_is_offline_at_once() {
     until("bob's session to be forgotten", async || node.fanout.sessions() == 1).await;
     assert_eq!(ann.ok("users", json!({"pattern": "bob"})).await["users"], json!([{"name": "bob", "online": false}]));
 }
+
+#[tokio::test]
+async fn what_waits_behind_a_lost_write_is_lost_with_it() {
+    let node = node_with(&["ann"]).await;
+    let (mut ann, _) = login(&node, "ann").await;
+    let hold = node.cluster.proposing.clone().acquire_owned().await.unwrap();
+    let proposals = node.cluster.batches.lock().unwrap().len();
+    let asked = std::time::Instant::now();
+    let first = ann.ask("send", json!({"to": "ann", "body": "1", "key": "1"})).await;
+    until("the first to be proposed", async || node.cluster.batches.lock().unwrap().len() > proposals).await;
+    // Each of these alone would have time left when the first one's is over.
+    let behind = [
+        ann.ask("send", json!({"to": "ann", "body": "2", "key": "2"})).await,
+        ann.ask("register", json!({"user": "bob", "password": PASSWORD, "key": "k"})).await,
+        ann.ask("password", json!({"old": PASSWORD, "new": "another password", "key": "k"})).await,
+        ann.ask("send", json!({"to": "ann", "body": "3", "key": "3"})).await,
+    ];
+    assert_eq!(refusal(&ann.reply(first).await), unknown("no_quorum"));
+    drop(hold);
+    for id in behind {
+        assert_eq!(refusal(&ann.reply(id).await), unknown("no_quorum"));
+    }
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    assert_eq!(node.cluster.batches.lock().unwrap().len(), proposals + 1, "nothing behind it was proposed");
+    let first = ann.ok("send", json!({"to": "ann", "body": "1", "key": "1"})).await;
+    let second = ann.ok("send", json!({"to": "ann", "body": "2", "key": "2"})).await;
+    assert!(first["id"].as_u64() < second["id"].as_u64(), "repeated in order, they are in order");
+}
