@@ -218,6 +218,10 @@ impl Shared {
         self.wire.tell_lost(Box::new(move |raft_id| told.peer_lost(raft_id)));
         let leader = replica.clone();
         self.ledger.ask_acknowledged(Box::new(move |raft_id| {
+            // A deposed leader that does not know it yet remembers acknowledgements that another has truncated since.
+            if !leader.leads_with_quorum() {
+                return None;
+            }
             leader.members().iter().find(|member| member.raft_id == raft_id).and_then(|member| member.matched)
         }));
         if self.is_stale() {
