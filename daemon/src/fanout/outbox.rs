@@ -34,8 +34,10 @@ struct State {
     gate_shut: bool,
     /// Events with a message id up to this one were sent another way.
     seen_through: u64,
-    /// Bytes in `queue` and `held`.
+    /// Bytes in `queue`.
     bytes: usize,
+    /// Bytes in `held`.
+    held_bytes: usize,
     /// Lines that come now are dropped.
     refusing: bool,
     /// Events that come now are dropped: they lie behind a gap, and what follows it must not be acknowledged.
@@ -47,12 +49,15 @@ struct State {
 }
 
 impl State {
-    fn lines(&self) -> usize {
-        self.queue.len() + self.held.len()
+    /// Whether an event finds no room.
+    fn full(&self) -> bool {
+        self.queue.len() + self.held.len() >= OUTBOX_MAX_LINES || self.bytes + self.held_bytes >= OUTBOX_MAX_BYTES
     }
 
-    fn full(&self) -> bool {
-        self.lines() >= OUTBOX_MAX_LINES || self.bytes >= OUTBOX_MAX_BYTES
+    /// Whether a reply finds no room. What is held does not count: it goes out once the reply is queued, so a reply
+    /// that waited for it would wait for itself.
+    fn queue_full(&self) -> bool {
+        self.queue.len() >= OUTBOX_MAX_LINES || self.bytes >= OUTBOX_MAX_BYTES
     }
 
     fn clear(&mut self) {
@@ -62,7 +67,8 @@ impl State {
     }
 
     fn clear_held(&mut self) {
-        self.bytes -= self.held.drain(..).map(|item| item.line.len()).sum::<usize>();
+        self.held.clear();
+        self.held_bytes = 0;
     }
 }
 
@@ -126,7 +132,7 @@ impl Outbox {
                 if state.refusing {
                     return;
                 }
-                if !state.full() {
+                if !state.queue_full() {
                     state.bytes += line.len();
                     state.queue.push_back(Item { line, message });
                     break;
@@ -153,9 +159,15 @@ impl Outbox {
                 self.close(ClosingReason::Slow);
                 return;
             }
-            state.bytes += line.len();
+            let bytes = line.len();
             let item = Item { line, message };
-            if state.gate_shut { state.held.push_back(item) } else { state.queue.push_back(item) }
+            if state.gate_shut {
+                state.held_bytes += bytes;
+                state.held.push_back(item);
+            } else {
+                state.bytes += bytes;
+                state.queue.push_back(item);
+            }
         }
         self.filled.notify_one();
     }
@@ -173,12 +185,12 @@ impl Outbox {
             state.gate_shut = false;
             state.seen_through = state.seen_through.max(seen_through);
             while let Some(item) = state.held.pop_front() {
-                if item.message.is_some_and(|id| id <= seen_through) {
-                    state.bytes -= item.line.len();
-                } else {
+                if item.message.is_none_or(|id| id > seen_through) {
+                    state.bytes += item.line.len();
                     state.queue.push_back(item);
                 }
             }
+            state.held_bytes = 0;
         }
         self.filled.notify_one();
     }
@@ -332,6 +344,20 @@ mod tests {
         outbox.event("after the gap\n".into(), None);
         outbox.finish(Some("bye\n".into()));
         assert_eq!(text(&outbox.take().await.expect("a batch")), "bye\n");
+    }
+
+    #[tokio::test]
+    async fn a_reply_does_not_wait_for_what_only_the_gate_lets_out() {
+        let outbox = Outbox::new();
+        outbox.shut_gate();
+        outbox.event("y".repeat(OUTBOX_MAX_BYTES).into(), None);
+        let replied = tokio::time::timeout(std::time::Duration::from_secs(5), outbox.reply("z\n")).await;
+        replied.expect("the reply found room");
+        assert_eq!(text(&outbox.take().await.expect("a batch")), "z\n");
+        outbox.open_gate(0);
+        assert_eq!(outbox.take().await.expect("a batch").bytes.len(), OUTBOX_MAX_BYTES);
+        let state = outbox.lock();
+        assert_eq!((state.bytes, state.held_bytes), (0, 0));
     }
 
     #[tokio::test]
