@@ -97,7 +97,7 @@ pub(super) async fn run<S>(
         Some(b'1'..=b'5' | b'd' | b'h') => Dialect::Pipe,
         _ => {
             outbox.finish(Some(unknown_dialect().into()));
-            return end_writer(writer, socket, patience).await;
+            return end_writer(writer, socket, patience, patience.grace, &shutdown).await;
         }
     };
     let (items, lane_items) = mpsc::channel(PIPELINE_MAX);
@@ -131,17 +131,32 @@ fn unknown_dialect() -> String {
     messagebase_protocol::pipe::encode_failure(&Failure::not_done(Code::BadRequest, hint))
 }
 
-/// Waits for the last lines to be written, and for the other side to close.
-async fn end_writer<S>(writer: AbortOnDropHandle<writer::Ended>, mut socket: ReadHalf<S>, patience: Patience)
-where
+/// Waits for the last lines to be written, `within` at most, then a moment for the other side to close.
+async fn end_writer<S>(
+    mut writer: AbortOnDropHandle<writer::Ended>,
+    mut socket: ReadHalf<S>,
+    patience: Patience,
+    within: Duration,
+    shutdown: &CancellationToken,
+) where
     S: AsyncRead + Send + 'static,
 {
+    let stopping = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(patience.grace).await;
+    };
+    let ended = tokio::select! {
+        ended = tokio::time::timeout(within, &mut writer) => ended,
+        () = stopping => return,
+    };
+    if !matches!(ended, Ok(Ok(writer::Ended::Done))) {
+        return;
+    }
     let linger = async {
-        let ended = writer.await;
         // Closing with unread bytes would reset the connection, and the last line could be lost with it.
         let mut left = vec![0; READ_BYTES];
         let mut total = 0;
-        while matches!(ended, Ok(writer::Ended::Done)) && total < LINGER_MAX_BYTES {
+        while total < LINGER_MAX_BYTES {
             match socket.read(&mut left).await {
                 Ok(read @ 1..) => total += read,
                 Ok(0) | Err(_) => break,
@@ -182,6 +197,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
         drop(first);
         let end = self.listen(&mut writer).await;
         let outbox = self.shared.conn.outbox.clone();
+        let mut within = self.patience.grace;
         tracing::debug!(?end, "a client's connection ends");
         match end {
             End::Mute(ended) => {
@@ -201,7 +217,11 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
             }
             End::Close(reason) => {
                 match reason {
-                    ClosingReason::Slow => dropped_slow_reader(),
+                    ClosingReason::Slow => {
+                        dropped_slow_reader();
+                        // Whoever reads on meanwhile gets the line in the making whole, and why it was the last.
+                        within = self.patience.stall;
+                    }
                     ClosingReason::Shutdown => self.drain(self.patience.shutdown_drain).await,
                     _ => self.drain(self.patience.drain).await,
                 }
@@ -209,7 +229,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
             }
         }
         self.shared.conn.leave();
-        end_writer(writer, self.socket, self.patience).await;
+        end_writer(writer, self.socket, self.patience, within, &self.shutdown).await;
         drop(lane);
     }
 

@@ -60,7 +60,9 @@ async fn invalid_utf8_is_a_malformed_line() {
 #[tokio::test]
 async fn a_slow_reader_is_dropped_and_loses_nothing() {
     let node = node_with(&["ann", "bob"]).await;
-    let mut bob = Client::connect_with(&node.service, Patience::default(), 1_024);
+    // However short: the last line waits for a reader that resumes, as long as any write does.
+    let patience = Patience { grace: Duration::ZERO, ..Patience::default() };
+    let mut bob = Client::connect_with(&node.service, patience, 1_024);
     bob.ok("login", json!({"user": "bob", "password": PASSWORD})).await;
     // Events alone fill the outbox; the store is not needed for that.
     let message = messagebase_protocol::json::Message {
@@ -74,6 +76,7 @@ async fn a_slow_reader_is_dropped_and_loses_nothing() {
         let message = messagebase_protocol::json::Message { id, ..message.clone() };
         node.fanout.publish(vec![Effect::Message { sender: 1, recipient: 2, sending_session: None, message }]);
     }
+    until("the slow reader to be dropped", async || node.fanout.sessions() == 0).await;
     let mut last = 0;
     loop {
         let value = bob.value().await;
