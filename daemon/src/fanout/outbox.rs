@@ -356,12 +356,8 @@ mod tests {
         assert_eq!(text(&outbox.take().await.expect("a batch")), "z\n");
         outbox.open_gate(0);
         assert_eq!(outbox.take().await.expect("a batch").bytes.len(), OUTBOX_MAX_BYTES);
-<<<<<<< HEAD
-        assert_eq!((outbox.lock().bytes, outbox.lock().held_bytes), (0, 0));
-=======
         let state = outbox.lock();
         assert_eq!((state.bytes, state.held_bytes), (0, 0));
->>>>>>> door
     }
 
     #[tokio::test]
