@@ -48,6 +48,8 @@ impl Writer {
         let mut run = Vec::new();
         let mut kept = VecDeque::new();
         let mut hole = None;
+        // A log that never held anything may begin anywhere.
+        let mut begun = self.disk.purged || self.disk.end > self.disk.begin;
         let mut count = 0;
         while count < LOG_ROWS_MAX
             && let Some(job) = self.log.pop_front()
@@ -56,6 +58,7 @@ impl Writer {
             let hold = match &job {
                 Job::Append { rows, .. } => {
                     let first = rows.first().map(|first| first.id.index).filter(|first| *first > end);
+                    let first = first.filter(|_| installing || begun);
                     hole = hole.or(first.filter(|_| !holding));
                     holding || first.is_some()
                 }
@@ -72,6 +75,7 @@ impl Writer {
             match &job {
                 Job::Append { rows, .. } => {
                     end = rows.last().map_or(end, |last| last.id.index + 1);
+                    begun = true;
                     count += rows.len();
                 }
                 Job::Truncate { keep_through, .. } => {
@@ -147,7 +151,7 @@ impl Writer {
     fn append(&mut self, rows: &[LogRow]) -> Result<(), LogError> {
         let Some(first) = rows.first().map(|row| row.id.index) else { return Ok(()) };
         let disk = &mut self.disk;
-        if first > disk.end {
+        if first > disk.end && (disk.purged || disk.end > disk.begin) {
             return Err(LogError::Hole { end: disk.end, first });
         }
         if disk.begin == disk.end {
