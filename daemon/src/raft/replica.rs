@@ -364,13 +364,15 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     }
 
     fn members_in(&self, membership: &super::types::RaftMembership) -> Vec<Membership> {
-        let voters: Vec<u64> = membership.voter_ids().collect();
+        // While a change is under way there are two sets, and majorities of both are needed. Who is only in the newer one
+        // can't stand in for anybody yet: reported as a voter, its arrival would invite the operator to stop another.
+        let voters = membership.get_joint_config().first();
         membership
             .nodes()
             .map(|(id, node)| Membership {
                 raft_id: *id,
                 node: node.clone(),
-                voter: voters.contains(id),
+                voter: voters.is_some_and(|voters| voters.contains(id)),
                 matched: None,
             })
             .collect()
