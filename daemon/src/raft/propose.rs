@@ -41,7 +41,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     }
 
     /// As [`Replica::propose`], but returns within `within`: the caller's requests may have waited before. The leader
-    /// that a batch is forwarded to answers [`ANSWER_MARGIN`] earlier.
+    /// that a batch is forwarded to answers `ANSWER_MARGIN` earlier.
     pub async fn propose_by(&self, drafts: Vec<Draft>, within: Duration) -> Vec<Verdict> {
         let deadline = R::Instant::now() + within.min(WRITE_DEADLINE);
         let mut verdicts = Vec::with_capacity(drafts.len());
