@@ -17,6 +17,8 @@ fn a_message_reaches_every_session_of_both_sides_and_an_ack_empties_all_inboxes(
     let mut ben_too = cluster.client(3);
     ben_too.login("ben");
 
+    // Presence is soft state: it reaches Anna's node within moments, not with Ben's login.
+    cluster.wait("Ben to be online where Anna is", || online(&mut anna, "ben").then_some(()));
     let sent = anna.send("ben", "to everyone", "1");
     assert_eq!(sent["online"], true);
     for client in [&mut ben, &mut ben_too, &mut anna_too] {
