@@ -142,7 +142,8 @@ async fn what_waits_behind_a_lost_write_is_lost_with_it() {
     let asked = std::time::Instant::now();
     let first = ann.ask("send", json!({"to": "ann", "body": "1", "key": "1"})).await;
     until("the first to be proposed", async || node.cluster.batches.lock().unwrap().len() > proposals).await;
-    // Each of these alone would have time left when the first one's is over.
+    // Each of these alone has time left when the first one's is over: what refuses them is not their own deadline.
+    until("a second to pass", async || asked.elapsed() > Duration::from_secs(1)).await;
     let behind = [
         ann.ask("send", json!({"to": "ann", "body": "2", "key": "2"})).await,
         ann.ask("register", json!({"user": "bob", "password": PASSWORD, "key": "k"})).await,
