@@ -12,6 +12,7 @@ pub mod fanout;
 pub mod http;
 pub mod node;
 pub mod peer;
+pub mod planted;
 pub mod presence;
 pub mod raft;
 pub mod service;

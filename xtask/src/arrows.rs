@@ -29,6 +29,16 @@ const CRATES: &[(&str, &[&str], &str)] = &[
         &["messagebase-daemon", "messagebase-ctl", "openraft", "rusqlite"],
         "a client sees the line protocol alone",
     ),
+    (
+        "messagebase-bench",
+        &["messagebase-daemon", "messagebase-ctl", "openraft", "rusqlite"],
+        "a benchmark measures what any client would see",
+    ),
+    (
+        "messagebase-checker",
+        &["messagebase-daemon", "messagebase-client", "messagebase-ctl", "tokio", "openraft", "rusqlite"],
+        "a judge takes values and knows no program",
+    ),
     ("messagebase-ctl", &["messagebase-daemon", "openraft", "rusqlite"], "an operator's tool talks to nodes"),
     (
         "messagebase-harness",

@@ -1,0 +1,1 @@
+//! The time from a fault to the next acknowledged send.

@@ -1,0 +1,1 @@
+//! Throughput and latency of sends, closed loop and pipelined.
