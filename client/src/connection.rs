@@ -14,8 +14,9 @@ use messagebase_protocol::limits::{LINE_MAX_BYTES, PING_AFTER, PIPELINE_MAX};
 use messagebase_protocol::line::{Line, LineBuffer};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// Requests that wait for the writer; a caller waits beyond it.
 const OUTGOING_MAX: usize = 64;
@@ -51,9 +52,32 @@ struct Shared {
     next_id: AtomicU64,
     /// An event was dropped because the owner did not keep up.
     gap: AtomicBool,
+    /// Since when the node owes an answer and has said nothing at all. Locked for a look or a store only.
+    owed_since: Mutex<Option<Instant>>,
+    /// Wakes when something is owed after a time in which nothing was.
+    asked: Notify,
 }
 
 impl Shared {
+    fn owed_since(&self) -> MutexGuard<'_, Option<Instant>> {
+        // A panic while the lock was held can't leave a time half written.
+        self.owed_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn owes(&self) {
+        let mut since = self.owed_since();
+        if since.is_none() {
+            *since = Some(Instant::now());
+            self.asked.notify_one();
+        }
+    }
+
+    /// A line came, or a caller gave up.
+    fn settle(&self) {
+        let nothing_owed = self.waiters().is_empty();
+        *self.owed_since() = if nothing_owed { None } else { Some(Instant::now()) };
+    }
+
     fn waiters(&self) -> MutexGuard<'_, HashMap<u64, Waiter>> {
         // A panic while the lock was held can't leave a map half changed; going on is safe.
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
@@ -65,6 +89,7 @@ pub struct Connection {
     outgoing: mpsc::Sender<String>,
     shared: Arc<Shared>,
     closed: watch::Receiver<bool>,
+    closing: Arc<watch::Sender<bool>>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -90,7 +115,10 @@ struct Registration<'a> {
 
 impl Drop for Registration<'_> {
     fn drop(&mut self) {
-        self.shared.waiters().remove(&self.id);
+        let gave_up = self.shared.waiters().remove(&self.id).is_some();
+        if gave_up && self.shared.waiters().is_empty() {
+            *self.shared.owed_since() = None;
+        }
     }
 }
 
@@ -115,6 +143,8 @@ impl Connection {
             waiters: Mutex::new(HashMap::new()),
             next_id: AtomicU64::new(1),
             gap: AtomicBool::new(false),
+            owed_since: Mutex::default(),
+            asked: Notify::new(),
         });
         let closing = Arc::new(closing);
         let reader = tokio::spawn({
@@ -131,13 +161,13 @@ impl Connection {
             }
         });
         let writer = tokio::spawn({
-            let shared = shared.clone();
+            let (shared, closing) = (shared.clone(), closing.clone());
             async move {
                 write_lines(write_half, lines, &shared, ping_after).await;
                 closing.send_replace(true);
             }
         });
-        (Connection { outgoing, shared, closed, tasks: [reader, writer] }, events)
+        (Connection { outgoing, shared, closed, closing, tasks: [reader, writer] }, events)
     }
 
     /// Asks and waits for the answer.
@@ -169,6 +199,7 @@ impl Connection {
         if self.is_closed() {
             return Err(CallError::Lost);
         }
+        self.shared.owes();
         let line = Request { id, op }.encode();
         let asked = async {
             self.outgoing.send(line).await.map_err(|_| CallError::Lost)?;
@@ -180,6 +211,23 @@ impl Connection {
     /// Whether it is over.
     pub fn is_closed(&self) -> bool {
         *self.closed.borrow()
+    }
+
+    /// Ends it: the node is not worth waiting for. Every caller hears that it is lost.
+    pub fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// Waits until the node has owed an answer for `within` and said nothing at all in that time.
+    pub async fn silent(&self, within: Duration) {
+        loop {
+            let since = *self.shared.owed_since();
+            match since.map(|since| since + within) {
+                Some(due) if due <= Instant::now() => return,
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => self.shared.asked.notified().await,
+            }
+        }
     }
 
     /// Waits until it is over.
@@ -217,6 +265,7 @@ async fn read_lines<R: AsyncRead>(read_half: R, shared: &Shared, events: &mpsc::
             if !take_line(&line, shared, events) {
                 return;
             }
+            shared.settle();
         }
     }
 }
@@ -350,6 +399,37 @@ mod tests {
         let (connection, _events, _node) = pair();
         assert_eq!(connection.call::<Ping>(Op::Ping {}, Duration::from_millis(20)).await, Err(CallError::TimedOut));
         assert!(connection.shared.waiters().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_is_silent_when_it_owes_an_answer_and_says_nothing() {
+        const WITHIN: Duration = Duration::from_millis(200);
+        let (connection, _events, mut node) = pair();
+        let connection = Arc::new(connection);
+        let silent = |longer: Duration| tokio::time::timeout(WITHIN + longer, connection.silent(WITHIN));
+        assert!(silent(WITHIN).await.is_err(), "nothing is owed");
+        let asking = connection.clone();
+        let call = tokio::spawn(async move { asking.call::<Ping>(Op::Ping {}, SOON).await });
+        let asked = request(&mut node).await;
+        assert!(silent(WITHIN).await.is_ok());
+        // An event is a sign of life, though the answer is still owed.
+        node.write_all(encode_event(&Event::Delivered { through: 7, by: "bob".into() }).as_bytes()).await.unwrap();
+        assert!(tokio::time::timeout(WITHIN / 2, connection.silent(WITHIN)).await.is_err());
+        assert!(silent(WITHIN).await.is_ok(), "and then silence again");
+        node.write_all(encode_ok(asked.id, &Ping { ready: true, applied: None }).as_bytes()).await.unwrap();
+        call.await.unwrap().unwrap();
+        assert!(silent(WITHIN).await.is_err(), "nothing is owed any more");
+    }
+
+    #[tokio::test]
+    async fn closing_answers_every_caller() {
+        let (connection, _events, mut node) = pair();
+        let connection = Arc::new(connection);
+        let asking = connection.clone();
+        let call = tokio::spawn(async move { asking.call::<Ping>(Op::Ping {}, SOON).await });
+        request(&mut node).await;
+        connection.close();
+        assert_eq!(call.await.unwrap(), Err(CallError::Lost));
     }
 
     #[tokio::test]

@@ -61,6 +61,19 @@ pub fn decide(answers: &[Option<Status>]) -> Decision {
         .unwrap_or(Decision::NoNode)
 }
 
+/// Whether the user is better off elsewhere than on `node`, which has not answered a request for a while. `answers`: what
+/// all nodes said when they were asked afresh, that one included.
+pub fn is_better_elsewhere(node: u16, answers: &[Option<Status>]) -> bool {
+    let own = answers.iter().flatten().find(|status| status.node == node);
+    match decide(answers) {
+        // A node that follows the leader of the majority does its work; one that leads or follows another does not.
+        Decision::Take(leader) => own.is_none_or(|own| own.leader != Some(leader)),
+        // There is a majority to make a leader. A node that is part of it keeps the request until there is one.
+        Decision::Campaign(_) => own.is_none(),
+        Decision::NoQuorum { .. } | Decision::NotFormed { .. } | Decision::NoNode => false,
+    }
+}
+
 fn decide_within(mut nodes: Vec<&Status>) -> Decision {
     nodes.sort_by_key(|status| (status.node, status.last_log));
     nodes.dedup_by_key(|status| status.node);
@@ -212,6 +225,23 @@ pub(crate) mod tests {
     #[test]
     fn one_node_under_two_addresses_is_one_voter() {
         assert_eq!(decide(&[follows(1, 1), follows(1, 1)]), Decision::NoQuorum { alive: 1, needed: 2 });
+    }
+
+    #[test]
+    fn a_hung_node_is_left_and_a_busy_one_is_not() {
+        // Node 1 hangs as leader: before and after the others have elected; as follower.
+        assert!(is_better_elsewhere(1, &[None, follows(2, 1), follows(3, 1)]));
+        assert!(is_better_elsewhere(1, &[None, follows(2, 3), follows(3, 3)]));
+        assert!(is_better_elsewhere(2, &[follows(1, 1), None, follows(3, 1)]));
+        // It answers, if late: also while its leader is gone and another one not yet there.
+        assert!(!is_better_elsewhere(1, &[follows(1, 1), follows(2, 1), follows(3, 1)]));
+        assert!(!is_better_elsewhere(2, &[None, follows(2, 1), follows(3, 1)]));
+        assert!(!is_better_elsewhere(2, &[None, Some(status(2)), Some(status(3))]));
+        // It leads a minority.
+        assert!(is_better_elsewhere(1, &[follows(1, 1), follows(2, 3), follows(3, 3)]));
+        // Nowhere is better without a majority.
+        assert!(!is_better_elsewhere(1, &[None, follows(2, 1), None]));
+        assert!(!is_better_elsewhere(1, &[None, None, None]));
     }
 
     #[test]

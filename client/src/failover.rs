@@ -9,7 +9,7 @@ use messagebase_protocol::limits::{CAMPAIGN_DEADLINE, WRITE_DEADLINE};
 
 use crate::connection::CallError;
 use crate::dial::{Directory, Endpoint, Reached, Slot, Transport, Unreached, ask_status, nobody, probe, probe_all};
-use crate::election::{Decision, decide};
+use crate::election::{Decision, decide, is_better_elsewhere};
 use crate::error::Trouble;
 
 /// On the way there and back.
@@ -82,6 +82,17 @@ impl Finder {
         };
         self.directory.learn(&reached.status);
         enter(reached, former).await
+    }
+
+    /// Asks all nodes about one that has not answered a request for a while: whether the user is better off elsewhere.
+    pub async fn is_better_elsewhere(&self, node: u16) -> bool {
+        let own: Vec<usize> =
+            self.directory.endpoints().iter().enumerate().filter(|(_, e)| e.node == node).map(|(at, _)| at).collect();
+        // The others wait for that one, as long as for any straggler: it is to have its say.
+        let heard = |slots: &[Slot]| {
+            own.iter().any(|at| slots[*at].reached().is_some()) && !matches!(decide(&statuses(slots)), Decision::NoQuorum { .. })
+        };
+        is_better_elsewhere(node, &statuses(&probe_all(&self.transport, &self.directory, heard).await))
     }
 
     /// What every address answers, for showing.

@@ -26,6 +26,13 @@ const PING_TIMEOUT: Duration = Duration::from_millis(2_000);
 const UNREADY_EVERY: Duration = Duration::from_millis(200);
 /// A node that says `ready:false` for this long is lost.
 const UNREADY_MAX: Duration = Duration::from_secs(1);
+/// An answer that is owed for so long, while the node says nothing at all, makes the client doubt that it lives. Doubled
+/// each time the doubt was unfounded: a cluster under load is not helped by questions.
+const DOUBT_AFTER: Duration = Duration::from_millis(250);
+/// Longest such time.
+const DOUBT_MOST: Duration = Duration::from_secs(2);
+/// A doubted node answers a `ping` in this time, or all nodes are asked about it.
+const DOUBT_PING: Duration = Duration::from_millis(100);
 /// Pause before a busy node is asked again, before jitter, when it does not say.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
 /// Messages a page; a page of the longest ones is cut by the node.
@@ -52,6 +59,9 @@ enum Done {
     Page(Result<Page, CallError>),
     Acknowledged { through: u64, answer: Result<Ack, CallError> },
     Pinged(Result<Ping, CallError>),
+    Doubted {
+        better_elsewhere: bool,
+    },
 }
 
 /// What the loop woke up for.
@@ -61,6 +71,8 @@ enum Woken {
     Done(Option<Done>),
     Order(Option<Order>),
     PingDue,
+    /// The node owes an answer and says nothing.
+    Silent,
     /// There is room again for messages, if the program still wants any.
     Room {
         wanted: bool,
@@ -84,6 +96,8 @@ pub(crate) struct Serving {
     pinging: bool,
     next_ping: Instant,
     unready_since: Option<Instant>,
+    doubting: bool,
+    doubt_after: Duration,
 }
 
 impl Serving {
@@ -98,27 +112,37 @@ impl Serving {
             pinging: false,
             next_ping: Instant::now(),
             unready_since: None,
+            doubting: false,
+            doubt_after: DOUBT_AFTER,
         }
     }
 }
 
 impl Driver {
     pub(crate) async fn serve(&mut self, mut serving: Serving) -> End {
+        let end = self.serve_on(&mut serving).await;
+        // Whoever still waits for an answer on it asks again elsewhere.
+        serving.connection.close();
+        end
+    }
+
+    async fn serve_on(&mut self, serving: &mut Serving) -> End {
         serving.next_ping = Instant::now() + self.health_every;
-        self.begin_feed(&mut serving);
+        self.begin_feed(serving);
         loop {
-            self.start_jobs(&mut serving);
+            self.start_jobs(serving);
             let stalled = self.stalled;
             let next_ping = serving.next_ping;
-            let pinging = serving.pinging;
+            let (pinging, doubting, doubt_after) = (serving.pinging, serving.doubting, serving.doubt_after);
             let woken = tokio::select! {
                 event = serving.events.recv() => Woken::Event(event),
                 Some(done) = serving.jobs.join_next() => Woken::Done(done.ok()),
                 order = self.orders.recv() => Woken::Order(order),
                 () = tokio::time::sleep_until(next_ping), if !pinging => Woken::PingDue,
+                () = serving.connection.silent(doubt_after), if !doubting => Woken::Silent,
                 wanted = async { self.events.reserve().await.is_ok() }, if stalled => Woken::Room { wanted },
             };
-            if let Some(end) = self.step(woken, &mut serving) {
+            if let Some(end) = self.step(woken, serving) {
                 return end;
             }
         }
@@ -141,6 +165,10 @@ impl Driver {
             Woken::Order(Some(order)) => self.take_order_up(order, serving),
             Woken::PingDue => {
                 serving.ping();
+                None
+            }
+            Woken::Silent => {
+                self.doubt(serving);
                 None
             }
             Woken::Room { wanted } => {
@@ -230,12 +258,35 @@ impl Driver {
                 serving.pinging = false;
                 serving.judge(answer, self.health_every)
             }
+            Done::Doubted { better_elsewhere: true } => Some(End::Lost),
+            Done::Doubted { better_elsewhere: false } => {
+                serving.doubting = false;
+                serving.doubt_after = (serving.doubt_after * 2).min(DOUBT_MOST);
+                None
+            }
         }
+    }
+
+    /// The node has owed an answer for too long: asks it for a sign of life and, without one, the others about it.
+    fn doubt(&mut self, serving: &mut Serving) {
+        serving.doubting = true;
+        let (connection, finder, node) = (serving.connection.clone(), self.finder.clone(), self.node());
+        serving.jobs.spawn(async move {
+            let fine = matches!(connection.call(Op::Ping {}, DOUBT_PING).await, Ok(Ping { ready: true, .. }));
+            let better_elsewhere = match node {
+                Some(node) if !fine => finder.is_better_elsewhere(node).await,
+                Some(_) | None => false,
+            };
+            Done::Doubted { better_elsewhere }
+        });
     }
 
     fn take_sent(&mut self, ticket: u64, answer: Result<Sent, CallError>, serving: &mut Serving) -> Option<End> {
         let result = match verdict(answer) {
-            Verdict::Done(sent) => Ok(sent),
+            Verdict::Done(sent) => {
+                serving.doubt_after = DOUBT_AFTER;
+                Ok(sent)
+            }
             Verdict::End(end) => return Some(end),
             Verdict::Refused(failure) => Err(ClientError::Refused(failure)),
             Verdict::Busy(pause) => {

@@ -218,6 +218,11 @@ impl Driver {
         }
     }
 
+    /// The node that serves.
+    pub fn node(&self) -> Option<u16> {
+        self.link.borrow().state.as_ref().ok().map(|up| up.node)
+    }
+
     fn lose(&mut self, node: u16, fault: Fault) {
         self.outbox.lost();
         self.feed.interrupt();

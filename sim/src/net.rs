@@ -131,7 +131,7 @@ impl SimLink {
         let answer = match self.net.path(self.from, self.to) {
             // Boxed, because serving may call back: a future can't hold itself.
             Path::Open(replica) => serve(replica, self.from, frame).await,
-            Path::Refused => return Err(WireError::Unreachable("refused".into())),
+            Path::Refused => return Err(WireError::Refused("nobody is there".into())),
             Path::Cut => return std::future::pending().await,
         };
         SimRuntime::sleep(self.net.delay(DELAY_US)).await;

@@ -2,6 +2,7 @@
 
 mod chat;
 mod crash;
+mod false_alarms;
 mod files;
 mod keys;
 mod pipe;

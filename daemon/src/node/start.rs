@@ -116,14 +116,16 @@ async fn serve(
     let writer = spawn_writer(writer, on_fatal);
     let tasks = TaskTracker::new();
     let service = serve_clients(shared).await?;
-    let doors = open_doors(shared, &service, listeners, tls, metrics, &tasks);
+    // Peers are served longer than clients: without the leader's entries a write that was accepted can't be answered.
+    let peers = CancellationToken::new();
+    let doors = open_doors(shared, &service, listeners, tls, metrics, &tasks, &peers);
     tasks.spawn(boots::remember(shared.clone(), meetings));
     tasks.spawn(boots::heed(shared.clone()));
     tasks.spawn(gossip::run(shared.clone()));
     tasks.spawn(become_member(shared.clone()));
     info!("node {} of {} serves; version {}", shared.node, shared.config.cluster, env!("CARGO_PKG_VERSION"));
     wait_for_the_end(shared, signals).await;
-    if timeout(STOP_WITHIN, stop(shared, doors)).await.is_err() {
+    if timeout(STOP_WITHIN, stop(shared, doors, &peers)).await.is_err() {
         warn!("the graceful stop took longer than {STOP_WITHIN:?}; ending all the same");
     }
     // The writer's thread ends with the process: handles on the store are everywhere. Nothing waits in it any more.
@@ -158,6 +160,7 @@ fn open_doors(
     tls: &NodeTls,
     metrics: PrometheusHandle,
     tasks: &TaskTracker,
+    peers: &CancellationToken,
 ) -> TaskTracker {
     let door = Door::new(service.clone(), shared.config.limits.connections, Patience::default());
     let doors = TaskTracker::new();
@@ -177,7 +180,7 @@ fn open_doors(
     }
     let acceptor = TlsAcceptor::from(tls.peer_listen.clone());
     let handler = Arc::new(Handler { shared: shared.clone(), service: service.clone() });
-    tasks.spawn(server::serve(listeners.peer, acceptor, handler, shared.stop.clone()));
+    tasks.spawn(server::serve(listeners.peer, acceptor, handler, peers.clone()));
     doors.close();
     doors
 }
@@ -239,7 +242,7 @@ async fn wait_for_the_end(shared: &Arc<Shared>, mut signals: Signals) {
     }
 }
 
-async fn stop(shared: &Arc<Shared>, doors: TaskTracker) {
+async fn stop(shared: &Arc<Shared>, doors: TaskTracker, peers: &CancellationToken) {
     shared.closing.store(true, Ordering::Relaxed);
     if shared.failure().is_none()
         && let Some(replica) = shared.replica()
@@ -251,6 +254,7 @@ async fn stop(shared: &Arc<Shared>, doors: TaskTracker) {
     if timeout(DOORS_CLOSE_WITHIN, doors.wait()).await.is_err() {
         warn!("some clients did not read their last answers in {DOORS_CLOSE_WITHIN:?}");
     }
+    peers.cancel();
     if let Some(replica) = shared.replica() {
         replica.shutdown().await;
     }

@@ -156,16 +156,28 @@ async fn run_link(wire: TlsWire, to: Target, purpose: Purpose, mut calls: mpsc::
                     on_lost(to.raft_id);
                 }
             }
-            Ok(Err(e)) => refuse_waiting(first, &mut calls, &format!("node {}: {e}", to.node)),
-            Err(_) => refuse_waiting(first, &mut calls, &format!("node {}: no answer in {DIAL_TIMEOUT:?}", to.node)),
+            Ok(Err(e)) => refuse_waiting(first, &mut calls, &undialed(&to, &e)),
+            Err(_) => {
+                let why = format!("node {}: no answer in {DIAL_TIMEOUT:?}", to.node);
+                refuse_waiting(first, &mut calls, &WireError::Unreachable(why));
+            }
         }
     }
 }
 
-fn refuse_waiting(first: Queued, calls: &mut mpsc::Receiver<Queued>, why: &str) {
+/// Only a refused connection tells that the process is gone; all else can happen to one that is well.
+fn undialed(to: &Target, error: &io::Error) -> WireError {
+    let why = format!("node {}: {error}", to.node);
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => WireError::Refused(why),
+        _ => WireError::Unreachable(why),
+    }
+}
+
+fn refuse_waiting(first: Queued, calls: &mut mpsc::Receiver<Queued>, why: &WireError) {
     let mut next = Some(first);
     while let Some(call) = next {
-        let _ = call.reply.send(Err(WireError::Unreachable(why.to_owned())));
+        let _ = call.reply.send(Err(why.clone()));
         next = calls.try_recv().ok();
     }
 }

@@ -87,7 +87,10 @@ pub struct Target {
 /// Why a frame got no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    /// Nothing was sent: refused, unresolvable, handshake failed.
+    /// Nobody listens there: the process is gone. The only failure that proves something.
+    #[error("cannot reach the node: {0}")]
+    Refused(String),
+    /// Nothing was sent: unresolvable, closed before the handshake ended, no answer to the dial.
     #[error("cannot reach the node: {0}")]
     Unreachable(String),
     /// The frame may have arrived: connection lost or no answer in time.

@@ -86,6 +86,10 @@ pub(crate) enum Request {
     Drop {
         vote: WireVote,
     },
+    /// The leases are dropped, and of those who agreed the receiver is the most up to date: stand for election.
+    Stand {
+        vote: WireVote,
+    },
 }
 
 /// The answer to a [`Request`].
@@ -280,6 +284,8 @@ mod tests {
         // postcard writes a variant's number first; an upgrade must not renumber.
         assert_eq!(encode(&Request::Alive).unwrap(), [8]);
         assert_eq!(encode(&Request::ReadIndex { wait_ms: 1 }).unwrap(), [7, 1]);
+        let vote = WireVote { term: 1, leader: 2, committed: true };
+        assert_eq!(encode(&Request::Stand { vote }).unwrap(), [11, 1, 2, 1]);
         assert_eq!(encode(&Reply::Done).unwrap(), [9]);
     }
 

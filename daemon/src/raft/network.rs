@@ -1,5 +1,5 @@
-//! openraft's network on [`Wire`]: one object a peer and purpose. Votes and transfers share a connection that is kept,
-//! appends, heartbeats and snapshots have one each, so that none delays another.
+//! openraft's network on [`Wire`]: one object a peer and purpose. Votes and transfers share a connection; appends,
+//! heartbeats and snapshots have one each, so that none delays another. All but those of snapshots are kept ([`PeerLinks`]).
 
 use std::future::Future;
 use std::io::{Read, Seek, SeekFrom};
@@ -25,7 +25,7 @@ use super::frame::{
     Reply, Request, TransferReply, append_reply_from_wire, append_to_wire, decode, encode, from_wire_vote,
     to_wire_vote, transfer_to_wire,
 };
-use super::links::Links;
+use super::links::PeerLinks;
 use super::state_machine::{Snapshot, SnapshotData};
 use super::types::{Node, Types, Vote, from_log_id, to_log_id};
 use crate::store::SnapshotFile;
@@ -42,28 +42,25 @@ const RETRY_PAUSES: [Duration; 4] =
     [Duration::from_millis(20), Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200)];
 
 /// Makes the connections of one replica.
-pub(crate) struct Network<R, W: Wire> {
+pub(super) struct Network<R, W: Wire> {
     me: u64,
+    /// For snapshots, whose connections are not kept.
     wire: W,
-    /// Votes and transfers; a new connection for each election would cost a handshake when time matters most.
-    control: Links<W>,
+    links: Arc<PeerLinks<W>>,
     /// Counts sendings of snapshots.
     transfers: Arc<AtomicU64>,
     runtime: PhantomData<fn() -> R>,
 }
 
 impl<R, W: Wire> Network<R, W> {
-    pub(crate) fn new(me: u64, wire: W) -> Self {
-        let control = Links::new(wire.clone(), Purpose::Raft);
-        Network { me, wire, control, transfers: Arc::default(), runtime: PhantomData }
+    pub(super) fn new(me: u64, wire: W, links: Arc<PeerLinks<W>>) -> Self {
+        Network { me, wire, links, transfers: Arc::default(), runtime: PhantomData }
     }
 
-    fn peer(&self, raft_id: u64, node: &Node, purpose: Purpose) -> Peer<R, W> {
-        let target = Target { raft_id, node: node.node, peer: node.peer.clone() };
-        let control = self.control.to(target.clone());
-        let link = self.wire.link(target, purpose);
-        let transfers = self.transfers.clone();
-        Peer { me: self.me, raft_id, link, control, transfers, answer: APPEND_ANSWER, runtime: PhantomData }
+    fn peer(&self, target: Target, link: Arc<W::Link>, answer: Duration) -> Peer<R, W> {
+        let raft_id = target.raft_id;
+        let control = self.links.control.to(target);
+        Peer { me: self.me, raft_id, link, control, transfers: self.transfers.clone(), answer, runtime: PhantomData }
     }
 }
 
@@ -71,25 +68,33 @@ impl<R: AsyncRuntime, W: Wire> RaftNetworkFactory<Types<R>> for Network<R, W> {
     type Network = Peer<R, W>;
 
     async fn new_client(&mut self, target: u64, node: &Node) -> Self::Network {
-        self.peer(target, node, Purpose::Raft)
+        let target = target_of(target, node);
+        let link = self.links.append.to(target.clone());
+        self.peer(target, link, APPEND_ANSWER)
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, node: &Node) -> Self::Network {
-        let mut peer = self.peer(target, node, Purpose::Raft);
-        peer.answer = Duration::ZERO;
-        peer
+        let target = target_of(target, node);
+        let link = self.links.heartbeat.to(target.clone());
+        self.peer(target, link, Duration::ZERO)
     }
 
     async fn new_snapshot_client(&mut self, target: u64, node: &Node) -> Self::Network {
-        self.peer(target, node, Purpose::Snapshot)
+        let target = target_of(target, node);
+        let link = Arc::new(self.wire.link(target.clone(), Purpose::Snapshot));
+        self.peer(target, link, APPEND_ANSWER)
     }
 }
 
+fn target_of(raft_id: u64, node: &Node) -> Target {
+    Target { raft_id, node: node.node, peer: node.peer.clone() }
+}
+
 /// The connections to one peer that one of openraft's tasks uses.
-pub(crate) struct Peer<R, W: Wire> {
+pub(super) struct Peer<R, W: Wire> {
     me: u64,
     raft_id: u64,
-    link: W::Link,
+    link: Arc<W::Link>,
     control: Arc<W::Link>,
     transfers: Arc<AtomicU64>,
     /// Least time that an append's answer is waited for.
@@ -106,7 +111,7 @@ enum CallError {
 impl From<WireError> for CallError {
     fn from(error: WireError) -> Self {
         match error {
-            WireError::Unreachable(why) => CallError::Unreachable(why),
+            WireError::Refused(why) | WireError::Unreachable(why) => CallError::Unreachable(why),
             WireError::Lost(why) => CallError::Lost(why),
         }
     }
@@ -169,14 +174,14 @@ impl<R: AsyncRuntime, W: Wire> Peer<R, W> {
             }
             let end = offset.saturating_add(bytes.len() as u64);
             let request = Request::SnapshotChunk { transfer, offset, bytes };
-            match call(&self.link, &request, SNAPSHOT_CHUNK).await? {
+            match call(&*self.link, &request, SNAPSHOT_CHUNK).await? {
                 Reply::SnapshotChunk { next_offset } if next_offset == end => offset = end,
                 Reply::SnapshotChunk { .. } => return Err(CallError::Lost("the receiver lost the beginning".into())),
                 other => return Err(unexpected(&other)),
             }
         }
         let request = Request::SnapshotEnd { transfer, bytes: offset, vote: to_wire_vote(&vote) };
-        match call(&self.link, &request, SNAPSHOT_INSTALL).await? {
+        match call(&*self.link, &request, SNAPSHOT_INSTALL).await? {
             Reply::SnapshotEnd { vote } => Ok(from_wire_vote(vote)),
             other => Err(unexpected(&other)),
         }
@@ -205,8 +210,9 @@ impl<R: AsyncRuntime, W: Wire> RaftNetworkV2<Types<R>> for Peer<R, W> {
         rpc: AppendEntriesRequest<Types<R>>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types<R>>, RPCError<Types<R>>> {
-        let timeout = option.soft_ttl().max(self.answer);
-        let result = call(&self.link, &append_to_wire(rpc), timeout).await.and_then(|reply| match reply {
+        // Openraft drops the call at the hard limit; giving up before would lose the answers of peers that are far away.
+        let timeout = option.hard_ttl().max(self.answer);
+        let result = call(&*self.link, &append_to_wire(rpc), timeout).await.and_then(|reply| match reply {
             Reply::Append(reply) => Ok(append_reply_from_wire(reply)),
             other => Err(unexpected(&other)),
         });

@@ -187,7 +187,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
 
     /// Asks `leader` over the kept connection; gives up when another one leads.
     pub(super) async fn ask_leader(&self, leader: u64, request: &Request, deadline: R::Instant) -> Option<Reply> {
-        let link = self.inner.forward.to(self.target(leader)?);
+        let link = self.inner.links.forward.to(self.target(leader)?);
         let frame = match encode(request) {
             Ok(frame) => frame,
             Err(error) => {

@@ -2,23 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use messagebase_protocol::json::{LogPosition, MemberInfo};
-use messagebase_protocol::peer::Purpose;
 use openraft::async_runtime::{Instant, Select2, WatchReceiver};
 use openraft::{AsyncRuntime, Config, Raft, ServerState, SnapshotPolicy};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::api::{Target, View, Wire};
-use super::links::Links;
+use super::links::PeerLinks;
 use super::log_store::LogStore;
 use super::network::Network;
 use super::serve::Incoming;
 use super::state_machine::{Prebuilt, StateMachine};
-use super::types::{Node, RaftLogId, Types, node_of};
+use super::types::{Node, RaftLogId, Types, Vote, node_of};
 use crate::change::Settings;
 use crate::store::Store;
 
@@ -123,8 +122,8 @@ pub(super) struct Inner<R: AsyncRuntime, W: Wire> {
     pub(super) wire: W,
     pub(super) clock: Clock,
     pub(super) prebuilt: Prebuilt,
-    /// Connections for forwarded writes and barriers.
-    pub(super) forward: Links<W>,
+    /// Kept connections to all members.
+    pub(super) links: Arc<PeerLinks<W>>,
     /// The snapshot that is being received; taken out while a piece is written, so never locked across an await.
     pub(super) incoming: Mutex<Option<Incoming>>,
     /// Files that were begun for received snapshots; numbers their names.
@@ -136,6 +135,12 @@ pub(super) struct Inner<R: AsyncRuntime, W: Wire> {
     heard: AtomicU64,
     /// Counts broken connections with the leader.
     pub(super) lost: watch::Sender<u64>,
+    /// The leader that this node has found dead with own eyes, and when. Locked for a copy only.
+    pub(super) found_dead: Mutex<Option<(Vote, R::Instant)>>,
+    /// The vote under which this node leads or led last, and since when. Locked for a copy only.
+    pub(super) led: Mutex<Option<(Vote, R::Instant)>>,
+    /// Whether this node is seeing to an election: one at a time, a second would only void the first.
+    pub(super) electing: AtomicBool,
     /// Feeds the barrier task.
     pub(super) barriers: mpsc::Sender<oneshot::Sender<()>>,
     /// True from shutdown on; all tasks and waits end.
@@ -153,14 +158,14 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     pub async fn start(store: Store, config: ReplicaConfig, wire: W, clock: Clock) -> Result<Self, ReplicaError> {
         let raft_config = Arc::new(raft_config(&config)?);
         let prebuilt = Prebuilt::default();
-        let network = Network::<R, W>::new(config.raft_id, wire.clone());
+        let links = Arc::new(PeerLinks::new(&wire));
+        let network = Network::<R, W>::new(config.raft_id, wire.clone(), links.clone());
         let log = LogStore::<R>::new(store.clone());
         let machine = StateMachine::<R>::new(store.clone(), prebuilt.clone());
         let raft = Core::<R>::new(config.raft_id, raft_config, network, log, machine)
             .await
             .map_err(|e| ReplicaError(format!("failed to start replication: {e}")))?;
         let (barriers, barrier_queue) = mpsc::channel(BARRIER_QUEUE);
-        let forward = Links::new(wire.clone(), Purpose::Forward);
         let replica = Replica {
             inner: Arc::new(Inner {
                 raft,
@@ -169,13 +174,16 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 wire,
                 clock,
                 prebuilt,
-                forward,
+                links,
                 incoming: Mutex::default(),
                 received: AtomicU64::new(0),
                 changes: Arc::default(),
                 started: R::Instant::now(),
                 heard: AtomicU64::new(0),
                 lost: watch::Sender::new(0),
+                found_dead: Mutex::default(),
+                led: Mutex::default(),
+                electing: AtomicBool::new(false),
                 barriers,
                 stop: watch::Sender::new(false),
                 view: watch::Sender::new(blank_view()),
@@ -188,6 +196,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         replica.spawn(replica.clone().housekeeping_loop());
         replica.spawn(replica.clone().log_loop());
         replica.spawn(replica.clone().suspicion_loop());
+        replica.spawn(replica.clone().warm_loop());
         Ok(replica)
     }
 
@@ -346,10 +355,10 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         Some(Target { raft_id, node: node.node, peer: node.peer.clone() })
     }
 
-    /// An append of the current leader arrived.
-    pub(super) fn heard_of_leader(&self) {
-        let micros = self.inner.started.elapsed().as_micros();
-        self.inner.heard.store(u64::try_from(micros).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+    /// An append of the current leader arrived at `when`; later news than that stay.
+    pub(super) fn heard_of_leader(&self, when: R::Instant) {
+        let micros = when.saturating_duration_since(self.inner.started).as_micros();
+        self.inner.heard.fetch_max(u64::try_from(micros).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
     }
 
     /// When the leader was last heard of; before that, when this replica started.
@@ -381,6 +390,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     async fn view_loop(self) {
         let mut metrics = self.inner.raft.server_metrics();
         loop {
+            self.note_leading();
             self.inner.view.send_replace(self.view());
             match self.unless_stopped(metrics.changed()).await {
                 Some(Ok(())) => {}

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use messagebase_protocol::limits::WRITE_DEADLINE;
 use openraft::AsyncRuntime;
-use openraft::async_runtime::{Instant, WatchReceiver};
+use openraft::async_runtime::Instant;
 use openraft::raft::{AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest};
 
 use super::api::Wire;
@@ -58,13 +58,15 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         Ok(match request {
             Request::Append { vote, prev, entries, commit } => {
                 let rpc = append_from_wire::<R>(vote, prev, entries, commit)?;
+                // The leader lived when this came, whenever our disk is done with it: our stall is no silence of the
+                // leader's, and what it sent before it died is no sign of life afterwards.
+                let came = R::Instant::now();
                 if from_wire_vote(vote) == self.vote() {
-                    // Now, not when our disk is done: its stall is no silence of the leader's.
-                    self.heard_of_leader();
+                    self.heard_of_leader(came);
                 }
                 let reply = raft.append_entries(rpc).await.map_err(|e| e.to_string())?;
                 if !matches!(reply, AppendEntriesResponse::HigherVote(_)) {
-                    self.heard_of_leader();
+                    self.heard_of_leader(came);
                 }
                 Reply::Append(append_reply_to_wire(reply))
             }
@@ -105,12 +107,16 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 Reply::ReadIndex(self.unless_stopped(self.read_index_here(deadline)).await.ok_or("stopping")?)
             }
             Request::Alive => {
-                let vote = to_wire_vote(&raft.metrics().borrow_watched().vote);
-                Reply::Alive { vote, leads: self.leads_with_quorum() }
+                let (vote, leads) = self.leadership();
+                Reply::Alive { vote: to_wire_vote(&vote), leads }
             }
             Request::Suspect { vote, last: _ } => self.handle_suspect(vote).await,
             Request::Drop { vote } => {
-                self.drop_lease(vote).await?;
+                self.drop_lease(from_wire_vote(vote)).await?;
+                Reply::Done
+            }
+            Request::Stand { vote } => {
+                self.stand(from_wire_vote(vote));
                 Reply::Done
             }
         })
@@ -220,10 +226,11 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         };
         tracing::info!(from, index = file.last.index, bytes, "installing a snapshot of the leader");
         let snapshot = snapshot_of(file).map_err(|e| e.to_string())?;
+        let came = R::Instant::now();
         let reply = self.inner.raft.install_full_snapshot(from_wire_vote(vote), snapshot).await;
         // After an error an install may still read it.
         let reply = reply.map_err(|e| e.to_string())?;
-        self.heard_of_leader();
+        self.heard_of_leader(came);
         // Installed, it has another name now; this is about one that was not needed.
         self.remove_file(path).await;
         Ok(to_wire_vote(&reply.vote))

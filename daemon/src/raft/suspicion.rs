@@ -2,32 +2,46 @@
 //!
 //! A leader's lease protects it for up to an election timeout after it was last heard of. When it is dead that is time
 //! lost, but a lease that was dropped can't be taken back before the next vote. So a suspicion (a lost connection,
-//! silence, a client's campaign) only makes a node ask the leader afresh; when that fails it asks the other voters, each
-//! of which asks the leader for itself; with a quorum of one opinion, those who agreed drop the lease and one of them
-//! stands for election. Raft's own timers are the backstop for all of this, and its safety depends on none of it.
+//! silence, a client's campaign) only makes a node look at the leader afresh; when that fails it asks the other voters,
+//! each of which looks for itself; with a quorum of one opinion, those who agreed drop the lease and one of them stands
+//! for election. Raft's own timers are the backstop for all of this, and its safety depends on none of it.
+//!
+//! How the winner is found is in `election`.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use messagebase_protocol::peer::Purpose;
 use openraft::AsyncRuntime;
-use openraft::async_runtime::{Instant, Select2};
+use openraft::async_runtime::{Instant, Select2, WatchReceiver};
 use openraft::raft::TransferLeaderRequest;
 
-use super::api::{Link, Wire};
+use super::api::{Link, Wire, WireError};
 use super::frame::{Reply, Request, WireVote, decode, encode, from_wire_vote, to_wire_vote};
 use super::replica::Replica;
 use super::types::{Vote, node_of, to_log_id};
 use crate::store::LogId;
 
-/// A leader that does not answer a fresh call in this time is taken for dead by the node that asks.
-const ALIVE_WAIT: Duration = Duration::from_millis(100);
-/// Asking the others what they think of the leader; each of them asks it too.
+/// How long one look at the leader takes at most.
+const LOOK_MOST: Duration = Duration::from_millis(100);
+/// Between two dials of one look, when the first was broken off: a process that is gone refuses the next one.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Dials of one look that must have been broken off to make a difference.
+const BREAKS: u32 = 3;
+/// Asking the others what they think of the leader; each of them looks at it too.
 const SUSPECT_WAIT: Duration = Duration::from_millis(250);
+/// Telling those who agreed to drop the lease, or one of them to stand.
+const DROP_WAIT: Duration = Duration::from_millis(100);
 /// So many heartbeats may fail to come before the leader is asked whether it lives.
 const SILENT_HEARTBEATS: u32 = 5;
-/// Who is not the most up to date lets the other stand first.
-const STAND_BY: Duration = Duration::from_millis(15);
+/// What a node found by looking counts so long without looking again: whoever is asked right after its own look, as all
+/// are when a leader hangs, answers at once.
+const LOOK_COUNTS: Duration = Duration::from_millis(100);
+/// What a node found counts so long when it is told to drop the lease: a frame that was under way for longer is about
+/// a leader that may have come back.
+const FOUND_COUNTS: Duration = Duration::from_secs(1);
 /// An election that nobody won in this time is left to Raft's timers.
 const ELECT_MOST: Duration = Duration::from_secs(1);
 /// Id that no node has: a transfer addressed to it drops the lease and elects nobody.
@@ -38,16 +52,56 @@ const NO_NODE: u64 = 0;
 pub(super) enum Agreement {
     /// No quorum thinks that the leader is dead; every lease stands.
     Disagreed,
-    /// The leases of those who agreed are dropped.
+    /// The leases of those who agreed are dropped, and one of them is the most up to date.
     Dropped {
-        /// Whether another of them holds a longer log, or an equal one under a greater id.
-        another_first: bool,
+        /// Whether that is another node, which was told to stand.
+        another_stands: bool,
     },
+}
+
+/// What a node saw when it dialed the leader of a vote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    /// It leads under this very vote, and a quorum follows it.
+    Leads,
+    /// It answers that it does not.
+    Denies,
+    /// Nobody listens there: the process is gone.
+    Gone,
+    /// The connection broke before the answer, every time. A dying process does that, and so does a bad network.
+    Broken,
+    /// No answer in time. A hung process does that, and so does a busy machine.
+    Silent,
+}
+
+impl Sight {
+    /// Whether it is evidence that the leader is dead. `heard_since`: a heartbeat came while looking. `quiet`: no
+    /// heartbeat has come for as long as calls for a look.
+    fn is_evidence(self, heard_since: bool, quiet: bool) -> bool {
+        match self {
+            Sight::Leads => false,
+            Sight::Denies | Sight::Gone => true,
+            Sight::Broken => !heard_since,
+            Sight::Silent => quiet,
+        }
+    }
+}
+
+/// Whether those are a majority of each set of voters; while a membership change is under way there are two.
+fn is_quorum(configs: &[BTreeSet<u64>], agreed: &BTreeSet<u64>) -> bool {
+    !configs.is_empty() && configs.iter().all(|voters| voters.intersection(agreed).count() > voters.len() / 2)
+}
+
+/// A voter that finds the leader dead too.
+struct Agreed<L> {
+    id: u64,
+    last: Option<LogId>,
+    link: Arc<L>,
 }
 
 impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// The peer door tells that a connection from or to this peer broke. Of a follower nothing follows; the leader is
-    /// asked whether it lives.
+    /// looked at.
     pub fn peer_lost(&self, raft_id: u64) {
         if self.leader() == Some(raft_id) && raft_id != self.raft_id() {
             self.inner.lost.send_modify(|count| *count = count.wrapping_add(1));
@@ -56,7 +110,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
 
     /// Notices that the leader is gone.
     pub(super) async fn suspicion_loop(self) {
-        let silence = self.inner.config.heartbeat * SILENT_HEARTBEATS;
+        let silence = self.silence();
         let mut lost = self.inner.lost.subscribe();
         // Asked before this, the leader is not asked again.
         let mut quiet_until = R::Instant::now() + silence;
@@ -67,9 +121,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 None | Some(Select2::First(Err(_))) => return,
                 Some(Select2::First(Ok(()))) => {}
                 // Heard of it while asleep.
-                Some(Select2::Second(())) if self.heard_at() + silence > R::Instant::now() => {
-                    continue;
-                }
+                Some(Select2::Second(())) if !self.is_quiet() => continue,
                 Some(Select2::Second(())) => {}
             }
             if self.unless_stopped(self.suspect_leader()).await.is_none() {
@@ -84,30 +136,72 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         if !vote.committed || self.leader().is_none_or(|leader| leader == self.raft_id()) {
             return;
         }
-        if self.leader_answers(vote).await {
+        if !self.finds_dead(vote).await {
             return;
         }
-        tracing::warn!(leader = node_of(vote.leader_id.node_id), "the leader does not answer");
-        if let Agreement::Dropped { another_first } = self.agree_to_drop(vote).await {
-            if another_first && R::timeout(STAND_BY, self.new_leader(vote)).await.is_ok() {
-                return;
-            }
+        if let Agreement::Dropped { another_stands } = self.agree_to_drop(vote).await {
+            tracing::warn!(leader = node_of(vote.leader_id.node_id), "the leader is dead, a majority agrees");
             // The winner is logged where the view changes.
-            let _ = R::timeout(ELECT_MOST, self.elect_somebody(vote)).await;
+            let _ = R::timeout(ELECT_MOST, self.elect_somebody(vote, another_stands)).await;
         }
     }
 
-    /// Asks the leader of `vote` over a connection of its own: an old one may be dead without knowing it.
-    pub(super) async fn leader_answers(&self, vote: Vote) -> bool {
+    fn silence(&self) -> Duration {
+        self.inner.config.heartbeat * SILENT_HEARTBEATS
+    }
+
+    /// Whether the leader's heartbeats have failed to come for so long that it is to be looked at.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.heard_at() + self.silence() <= R::Instant::now()
+    }
+
+    /// Looks at the leader of `vote` with own eyes; whether there is evidence that it is dead. Remembered, because
+    /// [`Replica::drop_lease`] believes nobody else.
+    pub(super) async fn finds_dead(&self, vote: Vote) -> bool {
+        let began = R::Instant::now();
+        let sight = self.look_at_leader(vote).await;
+        let dead = sight.is_evidence(self.heard_at() > began, self.is_quiet());
+        if dead {
+            tracing::info!(leader = node_of(vote.leader_id.node_id), ?sight, "the leader may be dead");
+            *self.inner.found_dead.lock().unwrap_or_else(PoisonError::into_inner) = Some((vote, R::Instant::now()));
+        }
+        dead
+    }
+
+    /// Whether this node has found the leader of `vote` dead in the last `within`, and heard nothing of it since.
+    fn found_dead(&self, vote: Vote, within: Duration) -> bool {
+        let found = *self.inner.found_dead.lock().unwrap_or_else(PoisonError::into_inner);
+        found.is_some_and(|(of, at)| of == vote && at + within >= R::Instant::now() && self.heard_at() <= at)
+    }
+
+    /// Asks the leader of `vote` over connections of their own: an old one may be dead without knowing it.
+    async fn look_at_leader(&self, vote: Vote) -> Sight {
         let leader = vote.leader_id.node_id;
         if leader == self.raft_id() {
-            return self.leads_with_quorum();
+            let (mine, leads) = self.leadership();
+            return if leads && mine == vote { Sight::Leads } else { Sight::Denies };
         }
-        let Some(target) = self.target(leader) else { return false };
-        let link = self.inner.wire.link(target, Purpose::Raft);
-        match self.ask(&link, &Request::Alive, ALIVE_WAIT).await {
-            Some(Reply::Alive { vote: theirs, leads }) => leads && from_wire_vote(theirs).leader_id == vote.leader_id,
-            Some(_) | None => false,
+        let (Some(target), Ok(frame)) = (self.target(leader), encode(&Request::Alive)) else { return Sight::Denies };
+        let until = R::Instant::now() + LOOK_MOST;
+        let mut breaks = 0;
+        loop {
+            let link = self.inner.wire.link(target.clone(), Purpose::Raft);
+            // Longer than the whole look, so that the link's own limit does not pass for a broken connection.
+            match R::timeout_at(until, link.call(frame.clone(), LOOK_MOST * 2)).await {
+                Ok(Ok(answer)) => {
+                    return match decode(&answer) {
+                        Ok(Reply::Alive { vote: theirs, leads: true }) if from_wire_vote(theirs) == vote => {
+                            Sight::Leads
+                        }
+                        Ok(_) | Err(_) => Sight::Denies,
+                    };
+                }
+                Ok(Err(WireError::Refused(_))) => return Sight::Gone,
+                Ok(Err(WireError::Unreachable(_) | WireError::Lost(_))) => breaks += 1,
+                Err(_) if breaks >= BREAKS => return Sight::Broken,
+                Err(_) => return Sight::Silent,
+            }
+            R::sleep(LOOK_AGAIN).await;
         }
     }
 
@@ -118,62 +212,160 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         decode(&answer).ok()
     }
 
-    /// Asks the other voters whether they find the leader of `vote` dead too; with a quorum of them, all that agreed
-    /// drop their lease, and an election need not wait for it to run out.
+    /// Asks the other voters whether they find the leader of `vote` dead too, as this node does; with a quorum of them,
+    /// all that agreed drop their lease, and an election need not wait for it to run out.
     pub(super) async fn agree_to_drop(&self, vote: Vote) -> Agreement {
-        let voters = self.voters();
-        if !voters.contains(&self.raft_id()) {
+        let configs = self.voter_sets();
+        let me = self.raft_id();
+        if !configs.iter().any(|voters| voters.contains(&me)) {
             return Agreement::Disagreed;
         }
-        let mine = self.last_log().map(to_log_id);
-        let request = Request::Suspect { vote: to_wire_vote(&vote), last: mine };
-        let others = voters.iter().filter(|id| **id != self.raft_id() && **id != vote.leader_id.node_id);
-        let links = others.filter_map(|id| Some((*id, self.inner.wire.link(self.target(*id)?, Purpose::Raft))));
-        let asked: Vec<(u64, W::Link)> = links.collect();
-        let mut answers: FuturesUnordered<_> =
-            asked.iter().map(|(id, link)| self.suspect(*id, link, &request)).collect();
-        let mut agreed: Vec<(u64, &W::Link, Option<LogId>)> = Vec::new();
-        let quorum = voters.len() / 2 + 1;
-        // This node agrees with itself.
-        while agreed.len() + 1 < quorum {
-            match answers.next().await {
-                Some((id, link, Some(Reply::Suspect { agrees: true, last }))) => agreed.push((id, link, last)),
-                Some(_) => {}
-                None => return Agreement::Disagreed,
-            }
+        let Some(agreed) = self.ask_the_others(vote, &configs).await else { return Agreement::Disagreed };
+        let mine = (self.last_log().map(to_log_id), me);
+        // A leader that finds itself without a quorum can't stand: it leads.
+        let mine = (me != vote.leader_id.node_id).then_some(mine);
+        if !self.drop_all(vote, &configs, &agreed).await {
+            return Agreement::Disagreed;
         }
-        drop(answers);
-        let another_first = agreed.iter().any(|(id, _, last)| (*last, *id) > (mine, self.raft_id()));
-        let request = Request::Drop { vote: to_wire_vote(&vote) };
-        let drops: FuturesUnordered<_> =
-            agreed.into_iter().map(|(_, link, _)| self.ask(link, &request, ALIVE_WAIT)).collect();
-        drops.count().await;
-        if let Err(error) = self.drop_lease(to_wire_vote(&vote)).await {
-            tracing::debug!(%error, "can't drop the leader's lease");
-        }
-        Agreement::Dropped { another_first }
+        let best = agreed.iter().max_by_key(|voter| (voter.last, voter.id));
+        let Some(best) = best.filter(|voter| mine.is_none_or(|mine| (voter.last, voter.id) > mine)) else {
+            return Agreement::Dropped { another_stands: false };
+        };
+        self.ask(&best.link, &Request::Stand { vote: to_wire_vote(&vote) }, DROP_WAIT).await;
+        Agreement::Dropped { another_stands: true }
     }
 
-    async fn suspect<'l>(&self, id: u64, link: &'l W::Link, request: &Request) -> (u64, &'l W::Link, Option<Reply>) {
-        (id, link, self.ask(link, request, SUSPECT_WAIT).await)
+    /// Those who find the leader of `vote` dead, once they are a quorum with this node.
+    async fn ask_the_others(&self, vote: Vote, configs: &[BTreeSet<u64>]) -> Option<Vec<Agreed<W::Link>>> {
+        let me = self.raft_id();
+        let request = Request::Suspect { vote: to_wire_vote(&vote), last: self.last_log().map(to_log_id) };
+        let voters: BTreeSet<u64> = configs.iter().flatten().copied().collect();
+        let others = voters.into_iter().filter(|id| *id != me && *id != vote.leader_id.node_id);
+        let asked: Vec<(u64, Arc<W::Link>)> =
+            others.filter_map(|id| Some((id, self.inner.links.control.to(self.target(id)?)))).collect();
+        let mut answers: FuturesUnordered<_> = asked
+            .into_iter()
+            .map(async |(id, link)| {
+                let reply = self.ask(&link, &request, SUSPECT_WAIT).await;
+                (id, link, reply)
+            })
+            .collect();
+        let mut agreed = Vec::new();
+        let mut quorum = BTreeSet::from([me]);
+        while !is_quorum(configs, &quorum) {
+            if let (id, link, Some(Reply::Suspect { agrees: true, last })) = answers.next().await? {
+                quorum.insert(id);
+                agreed.push(Agreed { id, last, link });
+            }
+        }
+        Some(agreed)
+    }
+
+    /// Drops the leases, this node's last; whether a quorum of them is gone.
+    async fn drop_all(&self, vote: Vote, configs: &[BTreeSet<u64>], agreed: &[Agreed<W::Link>]) -> bool {
+        // The others may have taken their time, and the leader may have said something meanwhile.
+        let leads = vote.leader_id.node_id == self.raft_id();
+        if !leads && !self.found_dead(vote, FOUND_COUNTS) {
+            return false;
+        }
+        let request = Request::Drop { vote: to_wire_vote(&vote) };
+        let mut drops: FuturesUnordered<_> =
+            agreed.iter().map(async |voter| (voter.id, self.ask(&voter.link, &request, DROP_WAIT).await)).collect();
+        let mut dropped = BTreeSet::from([self.raft_id()]);
+        while !is_quorum(configs, &dropped) {
+            match drops.next().await {
+                Some((id, Some(Reply::Done))) => drop(dropped.insert(id)),
+                Some(_) => {}
+                None => return false,
+            }
+        }
+        match self.drop_lease(vote).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!(%error, "can't drop the leader's lease");
+                false
+            }
+        }
     }
 
     /// Looks at the leader of `vote` with own eyes.
     pub(super) async fn handle_suspect(&self, vote: WireVote) -> Reply {
         let vote = from_wire_vote(vote);
-        let agrees = self.vote() == vote && vote.committed && !self.leader_answers(vote).await;
-        Reply::Suspect { agrees, last: self.last_log().map(to_log_id) }
+        let follows = || vote.committed && self.vote() == vote;
+        let found = follows() && (self.found_dead(vote, LOOK_COUNTS) || self.finds_dead(vote).await);
+        // Who has heard of a newer vote while looking has nothing to agree to.
+        Reply::Suspect { agrees: found && follows(), last: self.last_log().map(to_log_id) }
     }
 
     /// Drops this node's lease of the leader of `vote`; only after a quorum agreed that it is dead. Of another vote, or
     /// when this node leads: nothing.
-    pub(super) async fn drop_lease(&self, vote: WireVote) -> Result<(), String> {
-        let vote = from_wire_vote(vote);
+    ///
+    /// # Errors
+    /// When this node does not find that leader dead (any more), or is stopping.
+    pub(super) async fn drop_lease(&self, vote: Vote) -> Result<(), String> {
         if vote.leader_id.node_id == self.raft_id() {
             // Forged to itself a transfer would depose a healthy leader.
             return Ok(());
         }
+        if !self.found_dead(vote, FOUND_COUNTS) {
+            return Err("this node does not find that leader dead".into());
+        }
         let request = TransferLeaderRequest::new(vote, NO_NODE, None);
         self.inner.raft.handle_transfer_leader(request).await.map(|_| ()).map_err(|e| e.to_string())
+    }
+
+    /// The leases are dropped, and this node is the most up to date of those who agreed. Returns at once.
+    pub(super) fn stand(&self, vote: Vote) {
+        if self.vote() != vote || !self.found_dead(vote, FOUND_COUNTS) {
+            return;
+        }
+        let replica = self.clone();
+        let election = async move {
+            let _ = replica.unless_stopped(R::timeout(ELECT_MOST, replica.elect_somebody(vote, false))).await;
+        };
+        // It ends by itself.
+        drop(R::spawn(election));
+    }
+
+    fn voter_sets(&self) -> Vec<BTreeSet<u64>> {
+        let metrics = self.inner.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().get_joint_config().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_evidence_and_what_is_not() {
+        for (heard_since, quiet) in [(false, false), (false, true), (true, false), (true, true)] {
+            assert!(!Sight::Leads.is_evidence(heard_since, quiet));
+            assert!(Sight::Denies.is_evidence(heard_since, quiet));
+            assert!(Sight::Gone.is_evidence(heard_since, quiet));
+            // A reset network breaks every dial; a heartbeat that came through tells that the leader lives.
+            assert_eq!(Sight::Broken.is_evidence(heard_since, quiet), !heard_since);
+            // 100 ms without an answer are nothing on a busy machine, unless the heartbeats have failed to come too.
+            assert_eq!(Sight::Silent.is_evidence(heard_since, quiet), quiet);
+        }
+    }
+
+    #[test]
+    fn a_quorum_is_a_majority_of_each_set_of_voters() {
+        let set = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();
+        let quorum = |configs: &[&[u64]], agreed: &[u64]| {
+            is_quorum(&configs.iter().map(|ids| set(ids)).collect::<Vec<_>>(), &set(agreed))
+        };
+        assert!(quorum(&[&[1, 2, 3]], &[2, 3]));
+        assert!(!quorum(&[&[1, 2, 3]], &[3]));
+        assert!(!quorum(&[&[1, 2, 3, 4]], &[1, 2]));
+        // Half way from 1, 2, 3 to 3, 4, 5: three of the five together are not enough.
+        assert!(!quorum(&[&[1, 2, 3], &[3, 4, 5]], &[1, 2, 4]));
+        assert!(!quorum(&[&[1, 2, 3], &[3, 4, 5]], &[4, 5]));
+        assert!(quorum(&[&[1, 2, 3], &[3, 4, 5]], &[2, 3, 4]));
+        // Learners count for nothing, nor does a membership that is not there.
+        assert!(!quorum(&[&[1, 2, 3]], &[3, 7, 8]));
+        assert!(!quorum(&[], &[1, 2, 3]));
     }
 }

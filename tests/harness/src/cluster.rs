@@ -291,6 +291,18 @@ impl Cluster {
         self.links_between(group, others).for_each(Proxy::cut);
     }
 
+    /// Cuts what `from` dials to `to`; what comes the other way stays.
+    #[track_caller]
+    pub fn cut_dialed(&self, from: u16, to: u16) {
+        self.links.get(&(from, to)).unwrap_or_else(|| panic!("no proxy from node {from} to node {to}")).cut();
+    }
+
+    /// Ends every connection between the two groups; new ones can be made at once.
+    #[track_caller]
+    pub fn reset(&self, group: &[u16], others: &[u16]) {
+        self.links_between(group, others).for_each(Proxy::sever);
+    }
+
     /// Mends every link.
     pub fn heal(&self) {
         self.links.values().for_each(Proxy::heal);
