@@ -401,7 +401,7 @@ mod tests {
         assert!(connection.shared.waiters().is_empty());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_node_is_silent_when_it_owes_an_answer_and_says_nothing() {
         const WITHIN: Duration = Duration::from_millis(200);
         let (connection, _events, mut node) = pair();

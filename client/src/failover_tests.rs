@@ -67,6 +67,39 @@ async fn a_dead_leader_is_replaced_and_the_user_told() {
 }
 
 #[tokio::test]
+async fn a_hung_node_is_left_long_before_its_answer_is_overdue() {
+    for hung in [1, 2] {
+        let cluster = Cluster::start(3).await;
+        let health_every = std::time::Duration::from_secs(3_600);
+        let (client, mut events) = cluster.client_with(Options { node: Some(hung), health_every, ..Options::default() });
+        client.login("alice", PASSWORD).await.unwrap();
+        cluster.hang(hung);
+        client.send("bob", "after").await.unwrap();
+        let (lost, won, _) = next(&mut events, "the failover", failover).await;
+        assert!(lost == hung && won != hung, "{lost} was lost, {won} won");
+        // A call on the connection that was left is asked again, too.
+        client.inbox(0, 1).await.unwrap();
+        assert_eq!(cluster.bodies(), ["after"]);
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_busy_but_well_is_not_left() {
+    let cluster = Cluster::start(3).await;
+    let (client, mut events) = cluster.client(false);
+    client.login("alice", PASSWORD).await.unwrap();
+    let before = client.connected().await.unwrap();
+    cluster.slow(true);
+    let mut pending = client.enqueue("bob", "slowly").await.unwrap();
+    let asked = cluster.statuses();
+    let waited = tokio::time::timeout(std::time::Duration::from_millis(1_500), pending.answer()).await;
+    assert!(waited.is_err(), "sends are not answered");
+    assert_eq!(cluster.statuses(), asked, "its pings were answered: nobody else was asked");
+    assert_eq!(client.connected().await.unwrap().generation, before.generation);
+    assert!(events.try_recv().is_err(), "nothing happened that a person must know");
+}
+
+#[tokio::test]
 async fn what_was_applied_but_not_answered_is_not_sent_twice() {
     let cluster = Cluster::start(3).await;
     let (client, _events) = cluster.client(false);

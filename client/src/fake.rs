@@ -39,7 +39,12 @@ struct State {
     messages: Vec<MessageRecord>,
     /// Applies the next send and dies before answering it.
     die_before_answer: Option<u16>,
+    /// Takes every line and answers none.
+    hung: Option<u16>,
+    /// Answers sends only when this is taken back, all else at once.
+    slow: bool,
     sessions: Vec<(String, u16, mpsc::Sender<String>)>,
+    statuses: u64,
 }
 
 /// The cluster; clones are handles.
@@ -110,6 +115,22 @@ impl Cluster {
         state.keys.clear();
     }
 
+    /// The node hangs as if stopped: its connections stay, nothing is answered. A hung leader is replaced by whoever is
+    /// asked to campaign.
+    pub fn hang(&self, node: u16) {
+        self.state().hung = Some(node);
+    }
+
+    /// Sends are answered no more (true), or again.
+    pub fn slow(&self, slow: bool) {
+        self.state().slow = slow;
+    }
+
+    /// How often a node was asked for its status.
+    pub fn statuses(&self) -> u64 {
+        self.state().statuses
+    }
+
     /// The next send on this node is applied, and the node dies before it answers.
     pub fn die_before_answer(&self, node: u16) {
         self.state().die_before_answer = Some(node);
@@ -138,15 +159,19 @@ impl Cluster {
     }
 
     pub fn client(&self, receive: bool) -> (Client, Events) {
+        let health_every = Duration::from_millis(100);
+        let no_node_patience = Duration::from_millis(500);
+        self.client_with(Options { receive, health_every, no_node_patience, ..Options::default() })
+    }
+
+    pub fn client_with(&self, options: Options) -> (Client, Events) {
         let ports = self.state().ports.clone();
         let endpoints = ports
             .iter()
             .map(|(node, port)| Endpoint { node: *node, address: Address { host: "127.0.0.1".into(), port: *port } })
             .collect();
         let finder = Finder { transport: Transport::Plain, directory: Directory::from_endpoints(endpoints) };
-        let health_every = Duration::from_millis(100);
-        let no_node_patience = Duration::from_millis(500);
-        Client::start_with(finder, Options { receive, health_every, no_node_patience, ..Options::default() })
+        Client::start_with(finder, options)
     }
 
     async fn serve(&self, node: u16, stream: TcpStream, mut dead: watch::Receiver<bool>) {
@@ -159,6 +184,9 @@ impl Cluster {
                 line = lines.next_line() => {
                     let Ok(Some(line)) = line else { return };
                     let request = Request::parse(&line).unwrap();
+                    if self.swallows(node, &request.op) {
+                        continue;
+                    }
                     let Some(reply) = self.answer(node, request, &mut user, &events) else { return };
                     if write.write_all(reply.as_bytes()).await.is_err() {
                         return;
@@ -174,6 +202,11 @@ impl Cluster {
         }
     }
 
+    fn swallows(&self, node: u16, op: &Op) -> bool {
+        let state = self.state();
+        state.hung == Some(node) || (state.slow && matches!(op, Op::Send { .. }))
+    }
+
     /// `None`: the node dies instead of answering.
     fn answer(
         &self,
@@ -184,11 +217,16 @@ impl Cluster {
     ) -> Option<String> {
         let id = request.id;
         let mut state = self.state();
-        let quorum = state.alive.len() > usize::from(state.voters) / 2;
-        let led = quorum && state.leader.is_some_and(|leader| state.alive.contains_key(&leader));
+        let hung = state.hung;
+        let well = |node: u16| state.alive.contains_key(&node) && hung != Some(node);
+        let quorum = state.alive.keys().filter(|node| well(**node)).count() > usize::from(state.voters) / 2;
+        let led = quorum && state.leader.is_some_and(well);
         let refuse = |code| Some(encode_failure(Some(id), &Failure::not_done(code, "fake")));
         match request.op {
-            Op::Status {} => return Some(encode_ok(id, &state.status(node, led))),
+            Op::Status {} => {
+                state.statuses += 1;
+                return Some(encode_ok(id, &state.status(node, led)));
+            }
             Op::Ping {} => return Some(encode_ok(id, &Ping { ready: led, applied: Some(state.index) })),
             Op::Campaign {} if !quorum => return refuse(Code::NoQuorum),
             Op::Campaign {} => {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use messagebase_harness::{Cluster, Load, Received, SHORT, programs};
+use messagebase_harness::{Attempt, Cluster, History, Load, Received, SHORT, programs};
 use serde_json::{Value, json};
 
 /// Alarms of each kind.
@@ -29,14 +29,22 @@ fn changes_nothing(cluster: &Cluster, mut alarm: impl FnMut(&Cluster, usize)) {
     ["anna", "carl", "ben"].iter().for_each(|user| client.register(user));
     cluster.wait_ready(&cluster.numbers());
     let before = leadership(cluster);
-    let load = Load::start(cluster, &[("anna", leader), ("carl", others[0])], "ben");
+    // Each sender has to get on: one whose node is not touched would outrun the other.
+    let loads = [("anna", leader), ("carl", others[0])].map(|sender| Load::start(cluster, &[sender], "ben"));
     for round in 0..ROUNDS {
-        let so_far = load.acknowledged();
+        let so_far = loads.each_ref().map(Load::acknowledged);
         alarm(cluster, round);
-        cluster.wait("more acknowledged sends", || (load.acknowledged() >= so_far + SENDS_BETWEEN).then_some(()));
+        cluster.wait("more acknowledged sends of each sender", || {
+            let gets_on = |(load, so_far): (&Load, usize)| load.acknowledged() >= so_far + SENDS_BETWEEN;
+            loads.iter().zip(so_far).all(gets_on).then_some(())
+        });
     }
     cluster.heal();
-    let history = load.finish();
+    let mut history = History::default();
+    for (connection, load) in loads.into_iter().enumerate() {
+        let attempts = load.finish().attempts.into_iter();
+        history.attempts.extend(attempts.map(|attempt| Attempt { connection, ..attempt }));
+    }
     cluster.wait_ready(&cluster.numbers());
     assert_eq!(leadership(cluster), before, "leader and term as (node, term, leader)");
     assert_eq!(history.acknowledged(), history.attempts.len(), "a send was not acknowledged");
