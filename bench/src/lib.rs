@@ -3,5 +3,7 @@
 //! - [`failover`] - the time from a fault to the next acknowledged send.
 //! - [`load`] - throughput and latency of sends, closed loop and pipelined.
 
+#![deny(missing_docs)]
+
 pub mod failover;
 pub mod load;
