@@ -4,6 +4,7 @@ mod chat;
 mod crash;
 mod false_alarms;
 mod files;
+mod handing_over;
 mod keys;
 mod pipe;
 mod quorum;

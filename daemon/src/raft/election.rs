@@ -22,8 +22,10 @@ const ELECT_PAUSES: [Duration; 5] = [
     Duration::from_millis(160),
     Duration::from_millis(250),
 ];
-/// Who has a reason to let another stand first waits so long.
+/// The head start of a node that was told to stand.
 const STAND_BY: Duration = Duration::from_millis(20);
+/// An election of another node, for which this one has voted, is waited for so long in all.
+const ASIDE_MOST: Duration = Duration::from_millis(150);
 /// What a transfer may take until whoever asked for it is told that it did not succeed.
 const TRANSFER_WAIT: Duration = Duration::from_secs(3);
 /// What is waited for the heir's next sign of life before a transfer to it is refused; heartbeats are much more frequent.
@@ -50,7 +52,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 // Without an agreement the leases run out by themselves, within an election timeout.
                 another_stands = self.agree_to_drop(vote).await == Agreement::Dropped { another_stands: true };
             }
-            Ok(self.elect_somebody(vote, another_stands).await)
+            self.elect_somebody(vote, another_stands).await.map_err(CampaignError::LeaderAlive)
         };
         match self.unless_stopped(R::timeout_at(deadline, campaign)).await {
             Some(Ok(result)) => result,
@@ -60,24 +62,31 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
 
     /// Elects until a leader under another vote than `old` is known. `another_stands`: a node with a longer log was told
     /// to; it gets a head start.
-    pub(super) async fn elect_somebody(&self, old: Vote, another_stands: bool) -> u16 {
-        let Some(_one) = Electing::begin(&self.inner.electing) else {
-            // Another task of this node sees to it; a second round would only void the first.
-            return node_of(self.new_leader(old).await);
-        };
-        // Whoever has voted for somebody since then waits for that election first.
-        if another_stands || self.is_for_another(old) {
-            if let Ok(leader) = R::timeout(STAND_BY, self.new_leader(old)).await {
-                return node_of(leader);
-            }
+    ///
+    /// # Errors
+    /// The number of the leader of `old`, when that is heard of again.
+    pub(super) async fn elect_somebody(&self, old: Vote, another_stands: bool) -> Result<u16, u16> {
+        if another_stands && let Ok(leader) = R::timeout(STAND_BY, self.new_leader(old)).await {
+            return Ok(node_of(leader));
         }
+        let mut aside = Duration::ZERO;
         let last = ELECT_PAUSES[ELECT_PAUSES.len() - 1];
         for pause in ELECT_PAUSES.into_iter().chain(std::iter::repeat(last)) {
-            if let Err(error) = self.inner.raft.trigger().elect(true).await {
+            if self.is_back(old) {
+                return Err(node_of(old.leader_id.node_id));
+            }
+            // One task of a node at a time, and nobody while the election of a node that this one has voted for is under
+            // way: another round would only void that one.
+            let one = Electing::begin(&self.inner.electing);
+            if aside < ASIDE_MOST && self.is_for_another(old) {
+                aside += pause;
+            } else if one.is_some()
+                && let Err(error) = self.inner.raft.trigger().elect(true).await
+            {
                 tracing::debug!(%error, "can't campaign");
             }
             if let Ok(leader) = R::timeout(pause, self.new_leader(old)).await {
-                return node_of(leader);
+                return Ok(node_of(leader));
             }
         }
         // The pauses never end.

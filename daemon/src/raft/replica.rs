@@ -17,6 +17,7 @@ use super::log_store::LogStore;
 use super::network::Network;
 use super::serve::Incoming;
 use super::state_machine::{Prebuilt, StateMachine};
+use super::suspicion::FoundDead;
 use super::types::{Node, RaftLogId, Types, Vote, node_of};
 use crate::change::Settings;
 use crate::store::Store;
@@ -135,8 +136,8 @@ pub(super) struct Inner<R: AsyncRuntime, W: Wire> {
     heard: AtomicU64,
     /// Counts broken connections with the leader.
     pub(super) lost: watch::Sender<u64>,
-    /// The leader that this node has found dead with own eyes, and when. Locked for a copy only.
-    pub(super) found_dead: Mutex<Option<(Vote, R::Instant)>>,
+    /// The leader that this node has found dead with own eyes. Locked for a copy only.
+    pub(super) found_dead: Mutex<Option<FoundDead<R::Instant>>>,
     /// The vote under which this node leads or led last, and since when. Locked for a copy only.
     pub(super) led: Mutex<Option<(Vote, R::Instant)>>,
     /// Whether this node is seeing to an election: one at a time, a second would only void the first.

@@ -18,20 +18,21 @@ use openraft::AsyncRuntime;
 use openraft::async_runtime::{Instant, Select2, WatchReceiver};
 use openraft::raft::TransferLeaderRequest;
 
-use super::api::{Link, Wire, WireError};
+use super::api::{Link, Target, Wire, WireError};
 use super::frame::{Reply, Request, WireVote, decode, encode, from_wire_vote, to_wire_vote};
 use super::replica::Replica;
 use super::types::{Vote, node_of, to_log_id};
 use crate::store::LogId;
 
-/// How long one look at the leader takes at most.
-const LOOK_MOST: Duration = Duration::from_millis(100);
+/// How long one look at the leader takes at most. Handshakes of a well leader on a machine with a load of 15 took more
+/// than half of it; a hung leader is replaced this much later.
+const LOOK_MOST: Duration = Duration::from_millis(200);
 /// Between two dials of one look, when the first was broken off: a process that is gone refuses the next one.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Dials of one look that must have been broken off to make a difference.
 const BREAKS: u32 = 3;
 /// Asking the others what they think of the leader; each of them looks at it too.
-const SUSPECT_WAIT: Duration = Duration::from_millis(250);
+const SUSPECT_WAIT: Duration = Duration::from_millis(350);
 /// Telling those who agreed to drop the lease, or one of them to stand.
 const DROP_WAIT: Duration = Duration::from_millis(100);
 /// So many heartbeats may fail to come before the leader is asked whether it lives.
@@ -42,6 +43,10 @@ const LOOK_COUNTS: Duration = Duration::from_millis(100);
 /// What a node found counts so long when it is told to drop the lease: a frame that was under way for longer is about
 /// a leader that may have come back.
 const FOUND_COUNTS: Duration = Duration::from_secs(1);
+/// A leader that is gone for sure is looked at again after this long, when no majority has agreed.
+const AGAIN_AFTER: Duration = Duration::from_millis(30);
+/// So many times in a row; then as after any look.
+const AGAIN_MOST: u32 = 6;
 /// An election that nobody won in this time is left to Raft's timers.
 const ELECT_MOST: Duration = Duration::from_secs(1);
 /// Id that no node has: a transfer addressed to it drops the lease and elects nobody.
@@ -85,6 +90,20 @@ impl Sight {
             Sight::Silent => quiet,
         }
     }
+
+    /// Whether it stays true: what is heard afterwards was sent before, and a process that starts again does not lead
+    /// under an old vote.
+    fn is_proof(self) -> bool {
+        self == Sight::Gone
+    }
+}
+
+/// A leader that was found dead.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FoundDead<I> {
+    vote: Vote,
+    at: I,
+    proven: bool,
 }
 
 /// Whether those are a majority of each set of voters; while a membership change is under way there are two.
@@ -114,35 +133,41 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let mut lost = self.inner.lost.subscribe();
         // Asked before this, the leader is not asked again.
         let mut quiet_until = R::Instant::now() + silence;
+        let mut again = 0;
         loop {
-            let wake = quiet_until.max(self.heard_at() + silence);
+            let heard_until = if again > 0 { quiet_until } else { self.heard_at() + silence };
+            let wake = quiet_until.max(heard_until);
             let wait = R::select2(lost.changed(), R::sleep_until(wake));
             match self.unless_stopped(wait).await {
                 None | Some(Select2::First(Err(_))) => return,
                 Some(Select2::First(Ok(()))) => {}
                 // Heard of it while asleep.
-                Some(Select2::Second(())) if !self.is_quiet() => continue,
+                Some(Select2::Second(())) if again == 0 && !self.is_quiet() => continue,
                 Some(Select2::Second(())) => {}
             }
-            if self.unless_stopped(self.suspect_leader()).await.is_none() {
-                return;
-            }
-            quiet_until = R::Instant::now() + silence;
+            let Some(settled) = self.unless_stopped(self.suspect_leader()).await else { return };
+            again = if settled { 0 } else { (again + 1) % AGAIN_MOST };
+            quiet_until = R::Instant::now() + if again > 0 { AGAIN_AFTER } else { silence };
         }
     }
 
-    async fn suspect_leader(&self) {
+    /// False: the leader is gone for sure, but no majority has agreed yet. It may not have noticed.
+    async fn suspect_leader(&self) -> bool {
         let vote = self.vote();
         if !vote.committed || self.leader().is_none_or(|leader| leader == self.raft_id()) {
-            return;
+            return true;
         }
         if !self.finds_dead(vote).await {
-            return;
+            return true;
         }
-        if let Agreement::Dropped { another_stands } = self.agree_to_drop(vote).await {
-            tracing::warn!(leader = node_of(vote.leader_id.node_id), "the leader is dead, a majority agrees");
-            // The winner is logged where the view changes.
-            let _ = R::timeout(ELECT_MOST, self.elect_somebody(vote, another_stands)).await;
+        match self.agree_to_drop(vote).await {
+            Agreement::Dropped { another_stands } => {
+                tracing::warn!(leader = node_of(vote.leader_id.node_id), "the leader is dead, a majority agrees");
+                // The winner is logged where the view changes.
+                let _ = R::timeout(ELECT_MOST, self.elect_somebody(vote, another_stands)).await;
+                true
+            }
+            Agreement::Disagreed => !self.found(vote, FOUND_COUNTS).is_some_and(|found| found.proven),
         }
     }
 
@@ -163,15 +188,26 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let dead = sight.is_evidence(self.heard_at() > began, self.is_quiet());
         if dead {
             tracing::info!(leader = node_of(vote.leader_id.node_id), ?sight, "the leader may be dead");
-            *self.inner.found_dead.lock().unwrap_or_else(PoisonError::into_inner) = Some((vote, R::Instant::now()));
+            let found = FoundDead { vote, at: R::Instant::now(), proven: sight.is_proof() };
+            *self.inner.found_dead.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
         }
         dead
     }
 
     /// Whether this node has found the leader of `vote` dead in the last `within`, and heard nothing of it since.
     fn found_dead(&self, vote: Vote, within: Duration) -> bool {
+        self.found(vote, within).is_some_and(|found| found.proven || self.heard_at() <= found.at)
+    }
+
+    /// Whether the leader of `vote`, which this node found dead and still follows, was heard of since.
+    pub(super) fn is_back(&self, vote: Vote) -> bool {
         let found = *self.inner.found_dead.lock().unwrap_or_else(PoisonError::into_inner);
-        found.is_some_and(|(of, at)| of == vote && at + within >= R::Instant::now() && self.heard_at() <= at)
+        self.vote() == vote && found.is_some_and(|f| f.vote == vote && !f.proven && self.heard_at() > f.at)
+    }
+
+    fn found(&self, vote: Vote, within: Duration) -> Option<FoundDead<R::Instant>> {
+        let found = *self.inner.found_dead.lock().unwrap_or_else(PoisonError::into_inner);
+        found.filter(|found| found.vote == vote && found.at + within >= R::Instant::now())
     }
 
     /// Asks the leader of `vote` over connections of their own: an old one may be dead without knowing it.
@@ -182,6 +218,20 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             return if leads && mine == vote { Sight::Leads } else { Sight::Denies };
         }
         let (Some(target), Ok(frame)) = (self.target(leader), encode(&Request::Alive)) else { return Sight::Denies };
+        // The kept connection needs no handshake, but it may be dead without knowing it; the new one settles that.
+        let kept = async {
+            match self.ask(&self.inner.links.control.to(target.clone()), &Request::Alive, LOOK_MOST * 2).await {
+                Some(Reply::Alive { vote: theirs, leads: true }) if from_wire_vote(theirs) == vote => {}
+                Some(_) | None => std::future::pending().await,
+            }
+        };
+        match R::select2(kept, self.look_anew(vote, &target, frame)).await {
+            Select2::First(()) => Sight::Leads,
+            Select2::Second(sight) => sight,
+        }
+    }
+
+    async fn look_anew(&self, vote: Vote, target: &Target, frame: Vec<u8>) -> Sight {
         let until = R::Instant::now() + LOOK_MOST;
         let mut breaks = 0;
         loop {
@@ -343,7 +393,7 @@ mod tests {
         for (heard_since, quiet) in [(false, false), (false, true), (true, false), (true, true)] {
             assert!(!Sight::Leads.is_evidence(heard_since, quiet));
             assert!(Sight::Denies.is_evidence(heard_since, quiet));
-            assert!(Sight::Gone.is_evidence(heard_since, quiet));
+            assert!(Sight::Gone.is_evidence(heard_since, quiet) && Sight::Gone.is_proof());
             // A reset network breaks every dial; a heartbeat that came through tells that the leader lives.
             assert_eq!(Sight::Broken.is_evidence(heard_since, quiet), !heard_since);
             // 100 ms without an answer are nothing on a busy machine, unless the heartbeats have failed to come too.
