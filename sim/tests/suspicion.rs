@@ -10,7 +10,7 @@ use openraft_rt_sim::SimRuntime;
 
 const ALL: [u16; 3] = [1, 2, 3];
 /// Seeds of each story: other delays, other interleavings.
-const SEEDS: std::ops::Range<u64> = 100..110;
+const SEEDS: std::ops::Range<u64> = 100..106;
 /// Silence, a look, the question to the other one, an election; Raft's own timers need 900 ms and more.
 const HUNG_AT_MOST: Duration = Duration::from_millis(600);
 /// Long enough for every timer to go off several times.

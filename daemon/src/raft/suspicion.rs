@@ -396,7 +396,7 @@ mod tests {
             assert!(Sight::Gone.is_evidence(heard_since, quiet) && Sight::Gone.is_proof());
             // A reset network breaks every dial; a heartbeat that came through tells that the leader lives.
             assert_eq!(Sight::Broken.is_evidence(heard_since, quiet), !heard_since);
-            // 100 ms without an answer are nothing on a busy machine, unless the heartbeats have failed to come too.
+            // A look without an answer is nothing on a busy machine, unless the heartbeats have failed to come too.
             assert_eq!(Sight::Silent.is_evidence(heard_since, quiet), quiet);
         }
     }
