@@ -9,13 +9,14 @@
 //! How the winner is found is in `election`.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use messagebase_protocol::peer::Purpose;
 use openraft::AsyncRuntime;
-use openraft::async_runtime::{Instant, Select2, WatchReceiver};
+use openraft::async_runtime::{Instant, Select2, Select3, WatchReceiver};
 use openraft::raft::TransferLeaderRequest;
 
 use super::api::{Link, Target, Wire, WireError};
@@ -24,15 +25,19 @@ use super::replica::Replica;
 use super::types::{Vote, node_of, to_log_id};
 use crate::store::LogId;
 
-/// How long one look at the leader takes at most. Handshakes of a well leader on a machine with a load of 15 took more
-/// than half of it; a hung leader is replaced this much later.
+/// How long one look at the leader takes at most, on a machine that has time for us: [`PATIENCE_TICKS`] ticks.
 const LOOK_MOST: Duration = Duration::from_millis(200);
+/// A look's patience is counted in short sleeps. On a machine that is too busy each of them takes longer, so a look there
+/// takes longer too: the leader may be as late as we are. (With a load of 25 on two cores a handshake took over 200 ms.)
+const PATIENCE_TICKS: u32 = 20;
+/// A look's answer is waited for so long whatever the machine does.
+const LOOK_EVER: Duration = Duration::from_secs(1);
 /// Between two dials of one look, when the first was broken off: a process that is gone refuses the next one.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Dials of one look that must have been broken off to make a difference.
 const BREAKS: u32 = 3;
 /// Asking the others what they think of the leader; each of them looks at it too.
-const SUSPECT_WAIT: Duration = Duration::from_millis(350);
+const SUSPECT_WAIT: Duration = Duration::from_millis(500);
 /// Telling those who agreed to drop the lease, or one of them to stand.
 const DROP_WAIT: Duration = Duration::from_millis(100);
 /// So many heartbeats may fail to come before the leader is asked whether it lives.
@@ -109,6 +114,12 @@ pub(super) struct FoundDead<I> {
 /// Whether those are a majority of each set of voters; while a membership change is under way there are two.
 fn is_quorum(configs: &[BTreeSet<u64>], agreed: &BTreeSet<u64>) -> bool {
     !configs.is_empty() && configs.iter().all(|voters| voters.intersection(agreed).count() > voters.len() / 2)
+}
+
+async fn patience<R: AsyncRuntime>() {
+    for _ in 0..PATIENCE_TICKS {
+        R::sleep(LOOK_MOST / PATIENCE_TICKS).await;
+    }
 }
 
 /// A voter that finds the leader dead too.
@@ -220,25 +231,26 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let (Some(target), Ok(frame)) = (self.target(leader), encode(&Request::Alive)) else { return Sight::Denies };
         // The kept connection needs no handshake, but it may be dead without knowing it; the new one settles that.
         let kept = async {
-            match self.ask(&self.inner.links.control.to(target.clone()), &Request::Alive, LOOK_MOST * 2).await {
+            match self.ask(&self.inner.links.control.to(target.clone()), &Request::Alive, LOOK_EVER).await {
                 Some(Reply::Alive { vote: theirs, leads: true }) if from_wire_vote(theirs) == vote => {}
                 Some(_) | None => std::future::pending().await,
             }
         };
-        match R::select2(kept, self.look_anew(vote, &target, frame)).await {
-            Select2::First(()) => Sight::Leads,
-            Select2::Second(sight) => sight,
+        let breaks = AtomicU32::new(0);
+        let anew = self.look_anew(vote, &target, frame, &breaks);
+        match R::select3(kept, anew, patience::<R>()).await {
+            Select3::First(()) => Sight::Leads,
+            Select3::Second(sight) => sight,
+            Select3::Third(()) if breaks.load(Ordering::Relaxed) >= BREAKS => Sight::Broken,
+            Select3::Third(()) => Sight::Silent,
         }
     }
 
-    async fn look_anew(&self, vote: Vote, target: &Target, frame: Vec<u8>) -> Sight {
-        let until = R::Instant::now() + LOOK_MOST;
-        let mut breaks = 0;
+    async fn look_anew(&self, vote: Vote, target: &Target, frame: Vec<u8>, breaks: &AtomicU32) -> Sight {
         loop {
             let link = self.inner.wire.link(target.clone(), Purpose::Raft);
-            // Longer than the whole look, so that the link's own limit does not pass for a broken connection.
-            match R::timeout_at(until, link.call(frame.clone(), LOOK_MOST * 2)).await {
-                Ok(Ok(answer)) => {
+            match link.call(frame.clone(), LOOK_EVER).await {
+                Ok(answer) => {
                     return match decode(&answer) {
                         Ok(Reply::Alive { vote: theirs, leads: true }) if from_wire_vote(theirs) == vote => {
                             Sight::Leads
@@ -246,11 +258,9 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                         Ok(_) | Err(_) => Sight::Denies,
                     };
                 }
-                Ok(Err(WireError::Refused(_))) => return Sight::Gone,
-                Ok(Err(WireError::Unreachable(_) | WireError::Lost(_))) => breaks += 1,
-                Err(_) if breaks >= BREAKS => return Sight::Broken,
-                Err(_) => return Sight::Silent,
-            }
+                Err(WireError::Refused(_)) => return Sight::Gone,
+                Err(WireError::Unreachable(_) | WireError::Lost(_)) => breaks.fetch_add(1, Ordering::Relaxed),
+            };
             R::sleep(LOOK_AGAIN).await;
         }
     }
