@@ -90,7 +90,8 @@ impl Finder {
             self.directory.endpoints().iter().enumerate().filter(|(_, e)| e.node == node).map(|(at, _)| at).collect();
         // The others wait for that one, as long as for any straggler: it is to have its say.
         let heard = |slots: &[Slot]| {
-            own.iter().any(|at| slots[*at].reached().is_some()) && !matches!(decide(&statuses(slots)), Decision::NoQuorum { .. })
+            own.iter().any(|at| slots[*at].reached().is_some())
+                && !matches!(decide(&statuses(slots)), Decision::NoQuorum { .. })
         };
         is_better_elsewhere(node, &statuses(&probe_all(&self.transport, &self.directory, heard).await))
     }

@@ -71,7 +71,8 @@ async fn a_hung_node_is_left_long_before_its_answer_is_overdue() {
     for hung in [1, 2] {
         let cluster = Cluster::start(3).await;
         let health_every = std::time::Duration::from_secs(3_600);
-        let (client, mut events) = cluster.client_with(Options { node: Some(hung), health_every, ..Options::default() });
+        let (client, mut events) =
+            cluster.client_with(Options { node: Some(hung), health_every, ..Options::default() });
         client.login("alice", PASSWORD).await.unwrap();
         cluster.hang(hung);
         client.send("bob", "after").await.unwrap();

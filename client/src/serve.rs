@@ -59,9 +59,7 @@ enum Done {
     Page(Result<Page, CallError>),
     Acknowledged { through: u64, answer: Result<Ack, CallError> },
     Pinged(Result<Ping, CallError>),
-    Doubted {
-        better_elsewhere: bool,
-    },
+    Doubted { better_elsewhere: bool },
 }
 
 /// What the loop woke up for.

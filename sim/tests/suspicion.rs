@@ -85,7 +85,11 @@ fn campaigns_and_lost_connections_spare_a_leader_from_its_first_moment() {
         let other = rest.into_iter().find(|n| *n != winner).expect("two are left");
         // It has not heard of a quorum yet.
         for _ in 0..20 {
-            assert_eq!(cluster.replica(winner).campaign().await, Err(CampaignError::LeaderAlive(winner)), "seed {seed}");
+            assert_eq!(
+                cluster.replica(winner).campaign().await,
+                Err(CampaignError::LeaderAlive(winner)),
+                "seed {seed}"
+            );
             cluster.replica(other).peer_lost(messagebase_daemon::raft::raft_id(1, winner));
             SimRuntime::sleep(Duration::from_millis(5)).await;
         }

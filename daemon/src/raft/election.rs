@@ -233,9 +233,8 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     fn heirs(&self, first: Option<u64>) -> Vec<u64> {
         let me = self.raft_id();
         // A dead voter may hold as much as the living ones; waiting for it to take over would cost the whole wait.
-        let wanted = |m: &Membership| {
-            m.voter && m.raft_id != me && (Some(m.raft_id) == first || self.heard_of(m.raft_id))
-        };
+        let wanted =
+            |m: &Membership| m.voter && m.raft_id != me && (Some(m.raft_id) == first || self.heard_of(m.raft_id));
         let mut heirs: Vec<Membership> = self.members().into_iter().filter(wanted).collect();
         heirs.sort_by_key(|m| std::cmp::Reverse((Some(m.raft_id) == first, m.matched, m.raft_id)));
         heirs.into_iter().map(|m| m.raft_id).collect()
