@@ -14,7 +14,7 @@
 
 use std::error::Error;
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use messagebase_client::ClientError;
 use messagebase_config::Config;
@@ -226,6 +226,8 @@ impl Report {
 pub struct Detail {
     /// The node that was struck.
     pub struck: u16,
+    /// When, in Unix milliseconds, to find it in the nodes' logs.
+    pub struck_at: u64,
     /// Who led afterwards.
     pub leader: u16,
     /// Terms that it took.
@@ -275,6 +277,7 @@ fn report(plan: &Plan, rounds: &[Round], sendings: &[Sending], found: &[mailbox:
     let calm: Vec<Duration> = sendings.iter().filter(|sending| sending.calm).map(Sending::took).collect();
     let detail = |round: &Round| Detail {
         struck: round.struck,
+        struck_at: round.struck_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
         leader: round.leader,
         terms: round.terms,
         time_ms: ms(round.time),

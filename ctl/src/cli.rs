@@ -230,10 +230,12 @@ pub enum BenchCommand {
 
 /// Arguments of `bench failover`.
 #[derive(Debug, Args)]
-#[command(after_long_help = "\
-kill and hang are measured from just before the signal to the first acknowledgement that the struck leader can't have
-given; stop and transfer by the longest send from the order to two seconds after it. After the rounds the recipient's
-whole mailbox is read: exit 1 if an acknowledged message is missing, doubled or out of order, or if a send failed.")]
+#[command(
+    after_long_help = "kill and hang are measured from just before the signal to the first acknowledgement that \
+    the struck leader can't have given; stop and transfer by the longest send from the order to two seconds after it. \
+    After the rounds the recipient's whole mailbox is read: exit 1 if an acknowledged message is missing, doubled or \
+    out of order, or if a send failed."
+)]
 pub struct FailoverArgs {
     /// What happens to the leader
     #[arg(long, value_enum, default_value_t = FaultKind::Kill)]

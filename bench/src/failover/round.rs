@@ -1,7 +1,7 @@
 //! One round: sends, one after another, before, during and after a fault; and which of their times counts.
 
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use messagebase_client::ClientError;
 use messagebase_protocol::code::Certainty;
@@ -67,6 +67,8 @@ pub struct Round {
     pub terms: u64,
     /// What is measured.
     pub time: Duration,
+    /// The time of day of the fault, to find it in the nodes' logs.
+    pub struck_at: SystemTime,
     /// What the client told its user: how long each failover took it.
     pub failovers: Vec<Duration>,
 }
@@ -89,7 +91,7 @@ pub(super) async fn play<S: Stage>(
         tokio::time::sleep(WARM_UP).await;
         stage.strike(plan.fault, standing).await
     });
-    let time = loop {
+    let timed = loop {
         let message = sendings.len() as u64;
         let text = body(message, plan.body_bytes);
         let began = Instant::now();
@@ -104,7 +106,7 @@ pub(super) async fn play<S: Stage>(
         sendings.push(Sending { number: message, began, ended, node, answer, calm: strike.is_none() });
         let Some(strike) = strike else { continue };
         match time_of(plan, strike, standing.leader, &sendings[first..]) {
-            Some(time) => break time,
+            Some(time) => break (time, strike),
             None if strike.at.elapsed() > RECOVERY_LIMIT => {
                 let last = sendings[first..].iter().rev().find_map(|sending| sending.answer.as_ref().err());
                 let last = last.map_or_else(|| "none".into(), ToString::to_string);
@@ -113,8 +115,10 @@ pub(super) async fn play<S: Stage>(
             None => {}
         }
     };
-    let failovers = users.failovers();
-    Ok(Round { number, struck: standing.leader, leader: standing.leader, terms: 0, time, failovers })
+    let (time, strike) = timed;
+    let struck_at = SystemTime::now() - strike.at.elapsed();
+    let (struck, failovers) = (standing.leader, users.failovers());
+    Ok(Round { number, struck, leader: struck, terms: 0, time, struck_at, failovers })
 }
 
 /// The time that counts, once enough was sent to know it.
