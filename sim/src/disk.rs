@@ -58,6 +58,8 @@ pub async fn write(world: World, id: u64, readers: Readers, mut writer: Writer, 
                     if writer.accept(observed(&world, id, job)).is_err() {
                         return;
                     }
+                    // Perhaps of a kind whose turn in this round is over.
+                    worked = true;
                 }
                 let busy = if chance.hits(BUSY_PER_MILLE) {
                     chance.millis(BUSY_MS.0, BUSY_MS.1)
@@ -66,14 +68,17 @@ pub async fn write(world: World, id: u64, readers: Readers, mut writer: Writer, 
                 };
                 SimRuntime::sleep(busy.max(mood.stall_left(world.elapsed()))).await;
                 match writer.piece(piece) {
-                    Ok(did) => worked |= did,
+                    Ok(false) => {}
+                    Ok(true) => {
+                        worked = true;
+                        if piece == Piece::State {
+                            look(&world, id, &readers);
+                        }
+                    }
                     Err(error) => {
                         world.violated(format!("node {id:#x}: its store failed: {error}"));
                         return;
                     }
-                }
-                if piece == Piece::State && worked {
-                    look(&world, id, &readers);
                 }
             }
             writer.checkpoint(!worked);
