@@ -4,8 +4,8 @@
 //!
 //! [`run`] takes a seed from its beginning to its verdict. [`plan`] draws the faults, [`net`] carries frames, [`life`]
 //! ends a node between any two steps, [`disk`] carries out its writes; [`cluster`] builds nodes and waits for
-//! conditions. [`checks`] are the invariants, [`trace`] is what makes two runs comparable. [`traffic`] is a simple
-//! workload.
+//! conditions. [`checks`] are the invariants, [`trace`] is what makes two runs comparable. [`workload`] is clients whose
+//! history the checker judges, [`traffic`] a simple one.
 
 pub mod chance;
 pub mod checks;
@@ -17,4 +17,5 @@ pub mod plan;
 pub mod run;
 pub mod trace;
 pub mod traffic;
+pub mod workload;
 pub mod world;

@@ -251,8 +251,7 @@ impl Storm {
     fn noise(&mut self, cluster: &Cluster, nodes: &[u16]) {
         cluster.net.world.count("noise");
         let chance = &mut self.chance;
-        let noise =
-            Noise { lost: chance.between(0, 200), twice: chance.between(0, 300), slow: chance.between(0, 300) };
+        let noise = Noise { lost: chance.between(0, 200), twice: chance.between(0, 300), slow: chance.between(0, 300) };
         for from in nodes {
             for to in nodes {
                 if from != to && self.chance.hits(600) {

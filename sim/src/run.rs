@@ -148,7 +148,8 @@ async fn story(
 fn agreed(cluster: &Cluster) -> Option<()> {
     let leader = cluster.leader()?;
     let members = cluster.replica(leader).members();
-    let up = members.iter().all(|m| m.voter && cluster.nodes.get(&m.node.node).is_some_and(|n| n.raft_id() == m.raft_id));
+    let up =
+        members.iter().all(|m| m.voter && cluster.nodes.get(&m.node.node).is_some_and(|n| n.raft_id() == m.raft_id));
     let last = cluster.replica(leader).view().last_log?.index;
     let applied = cluster.nodes.values().all(|node| node.replica.view().applied == Some(last));
     (up && applied && members.len() == cluster.nodes.len()).then_some(())

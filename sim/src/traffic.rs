@@ -123,12 +123,14 @@ impl Client {
 
     async fn live(mut self) {
         let name = self.name.clone();
-        let secrets = Secrets { password_hash: Some("$argon2id$v=19$m=8,t=1,p=1$c2FsdA$aGFzaA".into()), token_hash: None };
+        let secrets =
+            Secrets { password_hash: Some("$argon2id$v=19$m=8,t=1,p=1$c2FsdA$aGFzaA".into()), token_hash: None };
         let body = Change::Register { name: name.clone(), key: format!("register-{name}"), by_operator: true };
         let register = Draft { actor: None, body, secrets: Some(secrets) };
         let Some(Outcome::Registered { user, .. }) = self.until_told(register).await else { return };
         let token = self.chance.draw().to_be_bytes();
-        let secrets = Secrets { password_hash: None, token_hash: Some([token; 4].concat().try_into().unwrap_or([0; 32])) };
+        let secrets =
+            Secrets { password_hash: None, token_hash: Some([token; 4].concat().try_into().unwrap_or([0; 32])) };
         let login = Draft { actor: None, body: Change::Login { user, credential_version: 1 }, secrets: Some(secrets) };
         let Some(Outcome::LoggedIn { session, .. }) = self.until_told(login).await else { return };
         let mut sequence = 0;
@@ -185,7 +187,10 @@ impl Client {
         let Some(Station { life, replica, store, raft_id, .. }) = self.station() else { return };
         let seen = life.run(async move {
             replica.linear().await.ok()?;
-            store.readers().with(|conn| conn.query_row("SELECT ifnull(max(id), 0) FROM messages", [], |r| r.get::<_, i64>(0))).ok()
+            store
+                .readers()
+                .with(|conn| conn.query_row("SELECT ifnull(max(id), 0) FROM messages", [], |r| r.get::<_, i64>(0)))
+                .ok()
         });
         let Some(Some(seen)) = seen.await else { return };
         self.net.world.count("linear reads");
@@ -195,4 +200,3 @@ impl Client {
         }
     }
 }
-
