@@ -9,7 +9,7 @@ use std::time::Duration;
 use messagebase_protocol::json::{LogPosition, MemberInfo};
 use openraft::async_runtime::{Instant, Select2, WatchReceiver};
 use openraft::{AsyncRuntime, Config, Raft, ServerState, SnapshotPolicy};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::api::{Target, View, Wire};
 use super::links::PeerLinks;
@@ -21,6 +21,7 @@ use super::suspicion::FoundDead;
 use super::types::{Node, RaftLogId, Types, Vote, node_of};
 use crate::change::Settings;
 use crate::store::Store;
+use crate::watch;
 
 /// Wall clock, Unix ms; read on the leader alone, to stamp changes.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -146,7 +147,7 @@ pub(super) struct Inner<R: AsyncRuntime, W: Wire> {
     pub(super) barriers: mpsc::Sender<oneshot::Sender<()>>,
     /// True from shutdown on; all tasks and waits end.
     stop: watch::Sender<bool>,
-    view: watch::Sender<View>,
+    view: tokio::sync::watch::Sender<View>,
     /// Our tasks, joined at shutdown.
     tasks: Mutex<Vec<R::JoinHandle<()>>>,
 }
@@ -187,7 +188,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 electing: AtomicBool::new(false),
                 barriers,
                 stop: watch::Sender::new(false),
-                view: watch::Sender::new(blank_view()),
+                view: tokio::sync::watch::Sender::new(blank_view()),
                 tasks: Mutex::default(),
             }),
         };
@@ -244,7 +245,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     }
 
     /// Changes when role, term, leader or membership change (not with every entry).
-    pub fn watch_view(&self) -> watch::Receiver<View> {
+    pub fn watch_view(&self) -> tokio::sync::watch::Receiver<View> {
         self.inner.view.subscribe()
     }
 
