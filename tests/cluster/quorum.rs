@@ -10,8 +10,8 @@ use crate::cluster;
 /// The protocol's 3 s and what a busy machine may add.
 const NO_QUORUM_WITHIN: Duration = Duration::from_secs(6);
 
-fn bodies(messages: &[Value]) -> Vec<String> {
-    messages(messages).into_iter().map(|message| message.body).collect()
+fn bodies(values: &[Value]) -> Vec<String> {
+    messages(values).into_iter().map(|message| message.body).collect()
 }
 
 #[test]

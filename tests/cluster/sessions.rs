@@ -51,8 +51,8 @@ fn pages_are_in_order_and_say_whether_more_follow() {
     }
     let page = |client: &mut messagebase_harness::Client, op: &str, fields| {
         let ok = client.ok(op, fields);
-        let messages = ok["messages"].as_array().cloned().unwrap_or_default();
-        let bodies: Vec<String> = messages(&messages).into_iter().map(|m| m.body).collect();
+        let values = ok["messages"].as_array().cloned().unwrap_or_default();
+        let bodies: Vec<String> = messages(&values).into_iter().map(|m| m.body).collect();
         (bodies.join(""), ok["more"] == true, messages.first().map(|m| m["id"].clone()))
     };
     let (bodies, more, _) = page(&mut ben, "inbox", json!({"limit": 3}));
