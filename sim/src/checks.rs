@@ -280,3 +280,153 @@ fn chained(before: u64, row: &LogRow) -> u64 {
     hash.write(format!("{row:?}").as_bytes());
     hash.finish()
 }
+
+/// Every invariant can fail: each is told the opposite once.
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use messagebase_daemon::store::LogPayload;
+
+    use super::*;
+
+    const A: u64 = 0x10001;
+    const B: u64 = 0x10002;
+
+    fn id(term: u64, index: u64) -> LogId {
+        LogId { term, leader: A, index }
+    }
+
+    fn row(term: u64, index: u64, what: &str) -> LogRow {
+        LogRow { id: id(term, index), payload: LogPayload::Membership(Arc::from(what)) }
+    }
+
+    fn glance(term: u64, leads: bool, committed: Option<LogId>, applied: Option<LogId>) -> Glance {
+        Glance { term, vote_for: A, vote_committed: true, leads, committed, applied }
+    }
+
+    fn broken(checks: &Checks) -> &str {
+        checks.violations().first().expect("a violation")
+    }
+
+    #[test]
+    fn what_is_well_breaks_nothing() {
+        let mut checks = Checks::default();
+        for node in [A, B] {
+            checks.voted(node, r#"{"term":1,"leader":65537,"committed":true}"#);
+            checks.appended(node, &[row(1, 0, "x"), row(1, 1, "y")]);
+            checks.glanced(node, 1, glance(1, node == A, Some(id(1, 1)), Some(id(1, 0))));
+            checks.applying(node, &[id(1, 0), id(1, 1)]);
+            checks.applied(node, Some(id(1, 1)), 5);
+            checks.digested(node, 1, "same".into());
+        }
+        assert_eq!(checks.violations(), [] as [&str; 0]);
+        assert_eq!((checks.leaderships(), checks.committed()), (1, Some(1)));
+    }
+
+    #[test]
+    fn a_vote_that_goes_back() {
+        let mut checks = Checks::default();
+        checks.voted(A, r#"{"term":2,"leader":65537,"committed":false}"#);
+        checks.voted(A, r#"{"term":1,"leader":65538,"committed":true}"#);
+        assert!(broken(&checks).contains("vote went back"));
+    }
+
+    #[test]
+    fn a_vote_forgotten_in_a_crash() {
+        let mut checks = Checks::default();
+        checks.voted(A, r#"{"term":2,"leader":65537,"committed":false}"#);
+        checks.reopened(A, &RaftState::default(), &[]);
+        assert!(broken(&checks).contains("forgot its vote"));
+    }
+
+    #[test]
+    fn an_entry_lost_in_a_crash() {
+        let mut checks = Checks::default();
+        checks.appended(A, &[row(1, 0, "x"), row(1, 1, "y")]);
+        checks.reopened(A, &RaftState::default(), &[row(1, 0, "x")]);
+        assert!(broken(&checks).contains("lost"));
+    }
+
+    #[test]
+    fn equal_ids_over_unequal_prefixes() {
+        let mut checks = Checks::default();
+        checks.appended(A, &[row(1, 0, "x"), row(1, 1, "y")]);
+        checks.appended(B, &[row(1, 0, "z")]);
+        assert!(broken(&checks).contains("differs from another node's"));
+    }
+
+    #[test]
+    fn a_hole() {
+        let mut checks = Checks::default();
+        checks.appended(A, &[row(1, 1, "x")]);
+        assert!(broken(&checks).contains("hole"));
+    }
+
+    #[test]
+    fn two_leaders_under_one_id() {
+        let mut checks = Checks::default();
+        checks.glanced(A, 1, glance(1, true, None, None));
+        checks.glanced(A, 2, glance(1, true, None, Some(id(1, 0))));
+        assert!(checks.violations().iter().any(|broken| broken.contains("second life")));
+
+        let mut checks = Checks::default();
+        checks.glanced(B, 1, glance(1, true, None, None));
+        assert!(broken(&checks).contains("another's vote"));
+    }
+
+    #[test]
+    fn committed_entries_that_differ_or_are_cut() {
+        let mut checks = Checks::default();
+        checks.glanced(A, 1, glance(1, false, Some(id(1, 3)), None));
+        checks.glanced(B, 2, glance(2, false, Some(id(2, 3)), None));
+        assert!(broken(&checks).contains("as committed"));
+
+        let mut checks = Checks::default();
+        checks.appended(A, &[row(1, 0, "x")]);
+        checks.applying(A, &[id(1, 0)]);
+        checks.truncated(A, None);
+        assert!(broken(&checks).contains("cut the committed entry"));
+    }
+
+    #[test]
+    fn a_new_leader_is_asked_for_what_was_committed_before() {
+        let mut checks = Checks::default();
+        checks.glanced(B, 1, glance(1, false, Some(id(1, 3)), None));
+        assert_eq!(checks.glanced(A, 2, glance(2, true, None, None)), Some(id(1, 3)));
+        // Of what a later leader committed it need not know.
+        let mut checks = Checks::default();
+        checks.glanced(B, 1, glance(3, false, Some(id(1, 3)), None));
+        assert_eq!(checks.glanced(A, 2, glance(2, true, None, None)), None);
+    }
+
+    #[test]
+    fn applied_beyond_committed_or_backwards() {
+        let mut checks = Checks::default();
+        checks.glanced(A, 1, glance(1, false, Some(id(1, 3)), Some(id(1, 4))));
+        assert!(broken(&checks).contains("more than is committed"));
+
+        let mut checks = Checks::default();
+        checks.applied(A, Some(id(1, 4)), 1);
+        assert!(broken(&checks).contains("not committed"));
+
+        let mut checks = Checks::default();
+        checks.applying(A, &[id(1, 3), id(1, 4)]);
+        checks.applied(A, Some(id(1, 4)), 1);
+        checks.applied(A, Some(id(1, 3)), 1);
+        assert!(broken(&checks).contains("applied went back"));
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_and_rows_that_differ() {
+        let mut checks = Checks::default();
+        checks.applied(A, None, 7);
+        checks.applied(A, None, 6);
+        assert!(broken(&checks).contains("clock went back"));
+
+        let mut checks = Checks::default();
+        checks.digested(A, 16, "one".into());
+        checks.digested(B, 16, "another".into());
+        assert!(broken(&checks).contains("differ"));
+    }
+}

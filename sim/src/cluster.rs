@@ -333,6 +333,7 @@ fn new_life(net: &Net, raft_id: u64, end: Arc<End>) -> Arc<Life> {
     Life::begin(
         Box::new(move || {
             at_end.world.event(format_args!("dead {raft_id:#x}"));
+            at_end.world.count("deaths");
             if !end.disk.load(Ordering::SeqCst)
                 && let Err(error) = disk::copy_dir(&end.dir, &end.heritage)
             {

@@ -5,7 +5,7 @@
 //! [`run`] takes a seed from its beginning to its verdict. [`plan`] draws the faults, [`net`] carries frames, [`life`]
 //! ends a node between any two steps, [`disk`] carries out its writes; [`cluster`] builds nodes and waits for
 //! conditions. [`checks`] are the invariants, [`trace`] is what makes two runs comparable. [`workload`] is clients whose
-//! history the checker judges, [`traffic`] a simple one.
+//! history the checker judges.
 
 pub mod chance;
 pub mod checks;
@@ -16,6 +16,5 @@ pub mod net;
 pub mod plan;
 pub mod run;
 pub mod trace;
-pub mod traffic;
 pub mod workload;
 pub mod world;

@@ -283,3 +283,69 @@ impl AsyncRuntime for NodeRuntime {
         Sim::spawn_blocking(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+
+    fn life(ends: &Arc<AtomicU32>) -> Arc<Life> {
+        let ends = ends.clone();
+        Life::begin(
+            Box::new(move || {
+                ends.fetch_add(1, Ordering::SeqCst);
+            }),
+            Box::new(|message| panic!("a task panicked: {message}")),
+        )
+    }
+
+    /// A task of the life that counts, and spawns another one that does.
+    async fn count(counter: Arc<AtomicU32>) {
+        let other = counter.clone();
+        NodeRuntime::spawn(async move {
+            loop {
+                NodeRuntime::sleep(Duration::from_millis(1)).await;
+                other.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        loop {
+            NodeRuntime::sleep(Duration::from_millis(1)).await;
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_kill_ends_all_tasks_of_a_life_and_those_that_they_spawned() {
+        SimRuntime::with_seed(1).block_on(async {
+            let (ends, counter) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+            let life = life(&ends);
+            let running = life.run(count(counter.clone()));
+            SimRuntime::sleep(Duration::from_millis(10)).await;
+            let before = counter.load(Ordering::SeqCst);
+            assert!(before >= 18, "both count: {before}");
+            life.kill();
+            assert_eq!(running.await, None, "whoever waits is told");
+            SimRuntime::sleep(Duration::from_millis(10)).await;
+            assert_eq!(counter.load(Ordering::SeqCst), before);
+            // Nothing of the tasks is left.
+            assert_eq!(Arc::strong_count(&counter), 1);
+            assert_eq!(ends.load(Ordering::SeqCst), 1);
+            assert_eq!(life.run(async { 7 }).await, None, "nothing begins in a dead life");
+        });
+    }
+
+    #[test]
+    fn a_life_ends_at_the_step_that_was_chosen() {
+        for steps in 0..20 {
+            SimRuntime::with_seed(1).block_on(async {
+                let (ends, counter) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+                let life = life(&ends);
+                life.end_after(steps);
+                assert_eq!(life.run(count(counter)).await, None);
+                assert!(!life.lives());
+                assert_eq!(life.steps(), steps + 1, "the step that was the end is counted and not made");
+            });
+        }
+    }
+}

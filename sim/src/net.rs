@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use messagebase_daemon::raft::api::{Link, Target, Wire, WireError};
-use messagebase_daemon::raft::{Replica, node_of};
+use messagebase_daemon::raft::{Replica, frame_kind, node_of};
 use messagebase_daemon::store::Store;
 use messagebase_protocol::peer::Purpose;
 use openraft_rt::AsyncRuntime;
@@ -251,7 +251,15 @@ impl Journey {
         let Some(station) = net.at(*to) else {
             return self.back(Err(WireError::Unreachable("refused".into())));
         };
-        net.world.event(format_args!("frame {from:#x} {to:#x} {:016x} {}", digest(&frame), frame.len()));
+        let kind = frame_kind(&frame);
+        net.world.event(format_args!("{kind} {from:#x} {to:#x} {:016x} {}", digest(&frame), frame.len()));
+        match kind {
+            "suspect" => net.world.count("suspicions"),
+            "drop-lease" => net.world.count("leases dropped"),
+            "transfer" => net.world.count("leaderships handed over"),
+            "snapshot-chunk" => net.world.count("pieces of snapshots"),
+            _ => {}
+        }
         let (replica, from) = (station.replica.clone(), *from);
         let handled = station.life.run(serve(replica, from, frame));
         drop(station);

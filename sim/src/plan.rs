@@ -15,7 +15,7 @@ use crate::life::lock;
 use crate::net::{Noise, Station};
 
 /// Between two faults, ms.
-const PAUSE_MS: (u64, u64) = (10, 350);
+const PAUSE_MS: (u64, u64) = (5, 220);
 /// Steps until a crash; most seconds of a leader have a few thousand.
 const STEPS: (u64, u64) = (0, 1_500);
 /// A node stays down so long, ms.
@@ -46,7 +46,7 @@ impl Plan {
         Plan {
             nodes: chance.pick(&[3, 3, 3, 4, 5]).unwrap_or(3),
             change_log_bytes: chance.pick(&[6 * 1024, 16 * 1024, 1024 * 1024]).unwrap_or(16 * 1024),
-            chaos: chance.millis(2_500, 4_000),
+            chaos: chance.millis(1_500, 3_000),
             surgery: chance.hits(400),
         }
     }
@@ -185,12 +185,12 @@ impl Storm {
         let world = cluster.net.world.clone();
         match fault {
             Fault::Crash => {
-                world.count("crashes");
+                world.count("crashes aimed");
                 let (steps, host) = (self.chance.between(STEPS.0, STEPS.1), self.chance.hits(300));
                 cluster.kill_after(node, steps, host);
             }
             Fault::CrashAll => {
-                world.count("crashes of all");
+                world.count("crashes aimed at all");
                 for node in nodes {
                     cluster.kill_after(node, self.chance.between(STEPS.0, STEPS.1), false);
                 }
@@ -244,7 +244,7 @@ impl Storm {
                 // Nobody waits for it.
                 drop(life.run(async move { world.event(format_args!("campaign {:?}", replica.campaign().await)) }));
             }
-            Fault::Surgery => self.begin_surgery(cluster, node).await,
+            Fault::Surgery => self.begin_surgery(cluster, &nodes).await,
         }
     }
 
@@ -274,7 +274,7 @@ impl Storm {
         }));
     }
 
-    async fn begin_surgery(&mut self, cluster: &mut Cluster, node: u16) {
+    async fn begin_surgery(&mut self, cluster: &mut Cluster, nodes: &[u16]) {
         if !self.plan.surgery || self.surgery.is_some() || !cluster.down().is_empty() {
             return;
         }
@@ -282,9 +282,8 @@ impl Storm {
         let Some(leader) = cluster.leader() else { return };
         let members = cluster.replica(leader).members();
         let settled = members.len() == usize::from(self.plan.nodes) && members.iter().all(|member| member.voter);
-        if !settled || node == leader {
-            return;
-        }
+        let others: Vec<u16> = nodes.iter().copied().filter(|node| *node != leader).collect();
+        let Some(node) = self.chance.pick(&others).filter(|_| settled) else { return };
         self.surgery = Some(if self.chance.hits(600) {
             cluster.net.world.count("disks lost");
             cluster.lose(node).await;
