@@ -53,7 +53,7 @@ fn pages_are_in_order_and_say_whether_more_follow() {
         let ok = client.ok(op, fields);
         let values = ok["messages"].as_array().cloned().unwrap_or_default();
         let bodies: Vec<String> = messages(&values).into_iter().map(|m| m.body).collect();
-        (bodies.join(""), ok["more"] == true, messages.first().map(|m| m["id"].clone()))
+        (bodies.join(""), ok["more"] == true, values.first().map(|m| m["id"].clone()))
     };
     let (bodies, more, _) = page(&mut ben, "inbox", json!({"limit": 3}));
     assert_eq!((bodies.as_str(), more), ("012", true));
