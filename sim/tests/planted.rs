@@ -20,6 +20,8 @@ const SEEDS: u64 = 40;
 const ALL: [u16; 3] = [1, 2, 3];
 /// A disk that ends no transaction before everything is over.
 const STALL: Duration = Duration::from_secs(60);
+/// Longer than any transaction that began before its disk stopped, in virtual time.
+const SETTLED: Duration = Duration::from_millis(200);
 
 fn find(defect: Defect) {
     for seed in 0..SEEDS {
@@ -50,6 +52,8 @@ async fn all_die_with_slow_disks(seed: u64) -> Vec<String> {
     let others: Vec<u16> = ALL.into_iter().filter(|node| *node != leader).collect();
     let stalled = cluster.elapsed() + STALL;
     others.iter().for_each(|node| cluster.nodes[node].mood.stall_until(stalled));
+    // What was under way when the disks stopped is done.
+    SimRuntime::sleep(SETTLED).await;
 
     let (user, password, key) = ("anna".to_owned(), "password".to_owned(), "k".to_owned());
     let secrets = Secrets { password_hash: Some("$argon2id$x".into()), token_hash: None };
