@@ -107,6 +107,7 @@ pub fn kind(frame: &[u8]) -> &'static str {
         Ok(Request::Alive) => "alive",
         Ok(Request::Suspect { .. }) => "suspect",
         Ok(Request::Drop { .. }) => "drop-lease",
+        Ok(Request::Stand { .. }) => "stand",
         Err(_) => "unreadable",
     }
 }

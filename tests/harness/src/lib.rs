@@ -5,7 +5,7 @@
 //! daemon, so a test can't pass by sharing its mistakes. Map: [`Place`] is a directory with a configuration and keys,
 //! [`Cluster`] runs daemons in one, [`Client`] and [`Connection`] speak to them, [`Command`] and [`Talk`] run the
 //! command-line tools, [`Terminal`] gives one of them a terminal, [`Rows`] reads the files, [`Proxy`] breaks the
-//! network, [`History`] judges what clients saw, [`wait_for`] is the only place that polls.
+//! network, [`Load`] takes down for the checker what it does, [`judge`] asks for its verdict, [`wait_for`] is the only place that polls.
 
 #![deny(missing_docs)]
 #![allow(
@@ -13,11 +13,11 @@
     reason = "the test runner shows it when a test fails, which is the only time it is written"
 )]
 
-mod checker;
 mod client;
 mod cluster;
 mod command;
 mod connection;
+mod judge;
 mod load;
 mod node;
 mod place;
@@ -27,11 +27,11 @@ mod rows;
 mod terminal;
 mod wait;
 
-pub use checker::{Attempt, History, Received};
 pub use client::{Answer, Client, PASSWORD, Refusal};
 pub use cluster::{Cluster, ClusterBuilder};
 pub use command::{Command, Ran, Talk, signal};
 pub use connection::{Connection, Heard};
+pub use judge::{judge, messages};
 pub use load::Load;
 pub use nix::sys::signal::Signal;
 pub use node::Node;
