@@ -182,6 +182,12 @@ impl Cluster {
         }
     }
 
+    /// SIGKILL to these nodes, as close together as can be.
+    #[track_caller]
+    pub fn kill_these(&self, numbers: &[u16]) {
+        numbers.iter().for_each(|n| self.node(*n).kill());
+    }
+
     /// What a node says of itself, or `None` if it does not answer soon.
     pub fn status(&self, number: u16) -> Option<Value> {
         if !self.node(number).is_running() {

@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use messagebase_checker::Recorder;
+
 use crate::cluster::Cluster;
 use crate::command::Ran;
 use crate::proxy::{Way, Weather};
 use crate::storm::plan::{Fault, Plan, Slot, Trouble};
-use crate::wait::wait_for;
 
 /// A node that was asked to stop has ended by then (CONTRACT: 5 s, and a busy machine).
 const STOP_WITHIN: Duration = Duration::from_secs(20);
@@ -46,6 +47,7 @@ type Troubles = BTreeMap<usize, (Trouble, Vec<u16>, Vec<u16>, Option<u16>)>;
 /// Does what the plan says.
 pub struct Conductor<'a> {
     cluster: &'a Cluster,
+    recorder: &'a Recorder,
     began: Instant,
     /// The node at each place, from place 1.
     places: Vec<u16>,
@@ -59,13 +61,14 @@ pub struct Conductor<'a> {
 
 impl<'a> Conductor<'a> {
     /// Begins with a cluster that is whole.
-    pub fn new(cluster: &'a Cluster) -> Self {
+    pub fn new(cluster: &'a Cluster, recorder: &'a Recorder) -> Self {
         let (began, places) = (Instant::now(), cluster.numbers());
         let health = vec![Health { from: began, well: places.iter().copied().collect() }];
         let diary = Diary { health, ..Diary::default() };
         let (troubles, operators) = (Troubles::new(), Vec::new());
         Conductor {
             cluster,
+            recorder,
             began,
             places,
             troubles,
@@ -139,6 +142,7 @@ impl<'a> Conductor<'a> {
 
     fn note(&mut self, what: &str) {
         let now = Instant::now();
+        self.recorder.fault(what);
         self.diary.lines.push(format!("{:6} ms: {what}", (now - self.began).as_millis()));
         self.diary.health.push(Health { from: now, well: self.well() });
     }

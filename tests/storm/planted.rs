@@ -1,0 +1,1 @@
+//! Defects on purpose over real processes.
