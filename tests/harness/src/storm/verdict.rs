@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use messagebase_checker::{Answer, Call, History, Message, Recorder, Reply};
+use messagebase_checker::{Answer, Call, History, Message, Recorder, Reply, Violation};
 
 use crate::cluster::Cluster;
 use crate::rows::{Rows, TABLES_THAT_MUST_AGREE};
@@ -19,7 +19,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 pub struct Findings {
     /// Everything that clients saw, and what is there in the end.
     pub history: History,
-    /// For people.
+    /// What the checker says.
+    pub violations: Vec<Violation>,
+    /// All that is wrong, the violations included, for people.
     pub wrong: Vec<String>,
 }
 
@@ -48,7 +50,7 @@ pub fn examine(cluster: &Cluster, recorder: &Recorder, accounts: &[(String, Vec<
     if !violations.is_empty() {
         wrong.push(messagebase_checker::report(&violations));
     }
-    Findings { history, wrong }
+    Findings { history, violations, wrong }
 }
 
 /// All pages of `sync`. An account that nobody can log in to was never made, unless its registration was answered.
