@@ -12,7 +12,8 @@ mod storm;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo demo [ARGUMENTS OF mbctl demo] | cargo xtask arrows | cargo xtask storm --seeds 1-100";
+const USAGE: &str =
+    "usage: cargo demo [ARGUMENTS OF mbctl demo] | cargo xtask arrows | cargo xtask storm --seeds 1-100";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);

@@ -114,6 +114,11 @@ impl Node {
         self.signal(Signal::SIGCONT);
     }
 
+    /// SIGTERM; does not wait for anything.
+    pub fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
     /// SIGTERM; returns the exit code, which must come soon.
     #[track_caller]
     pub fn stop(&self) -> i32 {

@@ -209,23 +209,32 @@ impl<'a> Conductor<'a> {
 
     /// Starts a node that was killed, or that was asked to stop and must have ended by now.
     fn start(&mut self, node: u16) {
-        let it = self.cluster.node(node);
-        let began = Instant::now();
-        let mut code = None;
-        while it.is_running() && began.elapsed() < STOP_WITHIN {
-            pause_until(Instant::now() + Duration::from_millis(10));
-        }
-        if it.is_running() {
-            self.diary.wrong.push(format!("node {node} still ran {STOP_WITHIN:?} after it was asked to stop"));
-            it.kill();
-        } else {
-            code = it.ended();
-        }
-        if let Some(code) = code.filter(|code| *code != 0) {
+        if let Some(code) = self.wait_for_end(node).filter(|code| *code != 0) {
             self.diary.wrong.push(format!("node {node} was asked to stop and ended with exit {code}"));
         }
-        it.start();
+        self.cluster.node(node).start();
         self.down.remove(&node);
+    }
+
+    /// The exit code of a node that was asked to stop; `None` if it was killed.
+    fn wait_for_end(&mut self, node: u16) -> Option<i32> {
+        let (it, began) = (self.cluster.node(node), Instant::now());
+        let mut asked = false;
+        while it.is_running() {
+            if began.elapsed() > STOP_WITHIN {
+                self.diary.wrong.push(format!("node {node} still ran {STOP_WITHIN:?} after it was asked to stop"));
+                it.kill();
+            }
+            let stop = format!("stop {node}");
+            let over = self.operators.iter().all(|(what, operator)| *what != stop || operator.is_finished());
+            if over && !asked {
+                // The tool may have come before the node's door was open; the signal does not need the door.
+                asked = true;
+                it.terminate();
+            }
+            pause_until(Instant::now() + Duration::from_millis(10));
+        }
+        it.ended()
     }
 
     fn thaw(&mut self, node: u16) {
