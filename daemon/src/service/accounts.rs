@@ -12,6 +12,7 @@ use messagebase_protocol::name::{check_key, check_name, check_password, fold_nam
 
 use super::{Budget, Connection, Service, Session, reads, token, verdict};
 use crate::change::{Change, Outcome, Secrets};
+use crate::planted::{Defect, planted};
 use crate::raft::api::Draft;
 use crate::state::read::{self, Account, AccountKey, SessionRow};
 
@@ -117,6 +118,10 @@ impl Service {
             return Err(if linear { verdict::bad_credentials() } else { verdict::no_quorum() });
         }
         conn.begin_session(Session::new(found.session, found.user, &found.name, linear, attachment));
+        if planted(Defect::TokenResume) {
+            let newest = self.read(move |db| read::newest_message(db, found.user)).await?;
+            conn.outbox.open_gate(newest);
+        }
         Ok(Resumed { user: found.name, queued, linear })
     }
 

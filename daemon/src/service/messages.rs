@@ -9,6 +9,7 @@ use messagebase_protocol::name::{check_body, check_key, check_name, fold_name};
 use super::directory::page_limit;
 use super::{Budget, Connection, Service, Session, meter, token, verdict};
 use crate::change::{Change, Outcome};
+use crate::planted::{Defect, planted};
 use crate::raft::api::{Draft, Verdict};
 use crate::state::read::{self, Page};
 
@@ -115,6 +116,10 @@ impl Service {
         if drafts.is_empty() {
             return answers;
         }
+        if planted(Defect::Order) {
+            drafts.reverse();
+            proposed.reverse();
+        }
         let Ok(within) = budget.for_proposal() else { return answers };
         let verdicts = self.replication.propose(drafts, within).await;
         let mut sent = 0;
@@ -170,7 +175,7 @@ impl Service {
         conn.session()?;
         let limit = page_limit(limit)?;
         let session = self.reader(conn, consistency).await?;
-        let (user, after) = (session.user, after.unwrap_or(0));
+        let (user, after) = (session.user, missing(conn, after.unwrap_or(0)));
         let page = self.read(move |db| read::inbox_page(db, user, row_id(after), limit)).await?;
         let page = keep_first(page, message_bytes);
         Ok(Inbox { messages: page.items, more: page.more })
@@ -187,6 +192,7 @@ impl Service {
         conn.session()?;
         let limit = page_limit(limit)?;
         let user = self.reader(conn, consistency).await?.user;
+        let after = missing(conn, after);
         let page = self.read(move |db| read::sync_page(db, user, row_id(after), limit)).await?;
         let page = keep_first(page, record_bytes);
         Ok(Records { messages: page.items, more: page.more })
@@ -211,6 +217,11 @@ impl Service {
         let page = keep_last(page, record_bytes);
         Ok(Records { messages: page.items, more: page.more })
     }
+}
+
+/// After which id a page begins: `after`, unless the session is to miss what came before it was resumed.
+fn missing(conn: &Connection, after: u64) -> u64 {
+    if planted(Defect::TokenResume) { after.max(conn.outbox.seen_through()) } else { after }
 }
 
 /// Ids come from clients; rows have none above `i64::MAX`.

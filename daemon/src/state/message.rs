@@ -9,12 +9,20 @@ use super::ctx::{Ctx, Stop, UserRecord};
 use super::effect::Effect;
 use super::sql::{int, uint};
 use crate::change::{Outcome, Refusal};
+use crate::planted::{Defect, planted};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// Sends a message, unless the sender's key was used before.
 pub(super) fn send(ctx: &mut Ctx<'_>, user: u64, to: &str, body: &str, key: &str) -> Result<Outcome, Stop> {
     let to_folded = fold_name(to);
+    let unlike;
+    let key = if planted(Defect::KeyUniqueness) {
+        unlike = format!("{key} {}", ctx.state.next_message_id);
+        &unlike
+    } else {
+        key
+    };
     if let Some(first) = first_answer(ctx, user, &to_folded, body, key)? {
         return Ok(first);
     }
