@@ -19,10 +19,10 @@ fn storm(wish: &Wish) -> Report {
     eprintln!("{report}");
     if !report.wrong.is_empty() {
         eprintln!("{}", report.wrong.join("\n"));
-        if let Some(kept) = &report.kept {
-            eprintln!("history, logs and data are in {}", kept.display());
-        }
         eprintln!("replay: {}", replay(wish));
+    }
+    if let Some(kept) = &report.kept {
+        eprintln!("history, logs and data are in {}", kept.display());
     }
     report
 }
@@ -34,7 +34,7 @@ fn replay(wish: &Wish) -> String {
 
 #[track_caller]
 fn short(seed: u64, nodes: u16) {
-    let report = storm(&Wish { seed, lasts: SHORT_STORM, nodes: Some(nodes) });
+    let report = storm(&Wish { seed, lasts: SHORT_STORM, nodes: Some(nodes), keep: false });
     assert!(report.wrong.is_empty(), "{}", report.wrong.join("\n"));
 }
 
@@ -74,6 +74,7 @@ fn seeds_from_the_environment() {
     let seeds = seeds(&option("SEEDS").unwrap_or_else(|| "1-4".into()));
     let lasts = option("SECONDS").map_or(SHORT_STORM, |seconds| Duration::from_secs(number(seconds)));
     let nodes = option("NODES").map(|nodes| u16::try_from(number(nodes)).expect("a few nodes"));
+    let keep = option("KEEP").is_some();
     let jobs = option("JOBS").map_or(1, number);
 
     let next = AtomicU64::new(*seeds.start());
@@ -86,7 +87,7 @@ fn seeds_from_the_environment() {
                     if seed > *seeds.end() {
                         return;
                     }
-                    let report = storm(&Wish { seed, lasts, nodes });
+                    let report = storm(&Wish { seed, lasts, nodes, keep });
                     sum.lock().expect("a storm does not panic").add(&report);
                 }
             });

@@ -3,7 +3,7 @@
 //! What it does with that is in [`crate::storm::habits`].
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,7 @@ pub struct World {
     /// Whom messages are sent to.
     pub names: Vec<String>,
     over: AtomicBool,
+    there: AtomicUsize,
     give_up: Mutex<Option<Instant>>,
     accounts: Mutex<Accounts>,
     wrong: Mutex<Vec<String>>,
@@ -54,6 +55,7 @@ impl World {
             recorder,
             names,
             over: AtomicBool::new(false),
+            there: AtomicUsize::new(0),
             give_up: Mutex::new(None),
             accounts: Mutex::default(),
             wrong: Mutex::default(),
@@ -64,6 +66,16 @@ impl World {
     pub fn end(&self, until: Instant) {
         *lock(&self.give_up) = Some(until);
         self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// How many clients have been served once.
+    pub fn there(&self) -> usize {
+        self.there.load(Ordering::Relaxed)
+    }
+
+    /// One more client was served.
+    pub(super) fn has_come(&self) {
+        self.there.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -394,11 +406,22 @@ impl Guest {
     /// good. What is not answered is repeated in order before anything else.
     pub(super) fn insist(&mut self, calls: Vec<Call>) -> Result<Vec<Answer>, GaveUp> {
         let mut answers: Vec<Option<Answer>> = vec![None; calls.len()];
+        let mut pause = BACKOFF_FIRST;
         loop {
             self.come_up()?;
             self.post_open(&calls, &mut answers);
             if let Some(done) = answers.iter().cloned().collect() {
                 return Ok(done);
+            }
+            if self.world.out_of_patience() {
+                return Err(GaveUp);
+            }
+            // Without a quorum a node may say so at once: whoever repeats at once would do nothing else.
+            self.listen(pause);
+            pause = (pause * 2).min(BACKOFF_MAX);
+            if self.chance.bool() && self.habit == Habit::Roaming {
+                self.hang_up();
+                self.move_on();
             }
         }
     }

@@ -25,6 +25,12 @@ const PAGE_MAX: u32 = 100;
 impl Guest {
     /// Works until the storm is over, and ends what is under way then.
     pub fn visit(&mut self, habit: Habit) {
+        // Accounts are made before the storm begins: hashing passwords would be most of what a short one sees.
+        let served = self.come_up();
+        self.world.has_come();
+        if served.is_err() {
+            return self.world.wrong(format!("a client of {} was not served before the storm", self.user));
+        }
         let mut rounds = 0_u64;
         while !self.world.is_over() {
             rounds += 1;

@@ -33,6 +33,8 @@ pub struct Wish {
     pub lasts: Duration,
     /// Three or five; the seed's choice when `None`.
     pub nodes: Option<u16>,
+    /// Whether to keep the evidence of a good run too.
+    pub keep: bool,
 }
 
 /// How a client behaves.
@@ -341,7 +343,7 @@ mod tests {
     use super::{Fault, Habit, Plan, Slot, Wish};
 
     fn plan(seed: u64, nodes: Option<u16>) -> Plan {
-        Plan::of(&Wish { seed, lasts: Duration::from_secs(20), nodes })
+        Plan::of(&Wish { seed, lasts: Duration::from_secs(20), nodes, keep: false })
     }
 
     #[test]

@@ -69,6 +69,7 @@ pub fn run(programs: Programs, wish: &Wish) -> Report {
             })
         })
         .collect();
+    wait_for_guests(&world, visits.len(), &mut report.wrong);
     let mut diary = Conductor::new(&cluster, &recorder).conduct(&plan);
     let end_us = clock();
     world.end(Instant::now() + PATIENCE);
@@ -83,10 +84,21 @@ pub fn run(programs: Programs, wish: &Wish) -> Report {
     report.worst_recovery = worst_recovery(&acknowledged_writes(&history), &spells);
     report.failovers = failovers(&cluster);
     report.faults.clone_from(&diary.counts);
-    if !report.wrong.is_empty() {
+    if wish.keep || !report.wrong.is_empty() {
         report.kept = keep(&cluster, &plan, &diary, &history, &report.wrong);
     }
     report
+}
+
+/// Waits until every client was served once.
+fn wait_for_guests(world: &World, expected: usize, wrong: &mut Vec<String>) {
+    let until = Instant::now() + PATIENCE;
+    while world.there() < expected {
+        if Instant::now() >= until {
+            return wrong.push(format!("only {} of {expected} clients were served before the storm", world.there()));
+        }
+        pause_until(Instant::now() + Duration::from_millis(10));
+    }
 }
 
 /// Waits for the clients to end; those that don't are left behind and told.
