@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use messagebase_checker::{Answer, Call, Event, Recorder, Reply, Violation};
-use messagebase_harness::storm::{Caller, examine};
-use messagebase_harness::{Cluster, PASSWORD, Way, Weather, programs};
+use messagebase_harness::storm::{Caller, Heard, examine, take_mailbox};
+use messagebase_harness::{Cluster, Lock, PASSWORD, Rows, Way, Weather, programs};
 
 /// A whole cluster answers in milliseconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
@@ -105,7 +105,6 @@ fn writes_of_one_connection_that_overtake_each_other_are_found() {
 
 #[track_caller]
 fn await_all(caller: &mut Caller, posted: &[u64]) {
-    use messagebase_harness::storm::Heard;
     let mut left: Vec<u64> = posted.to_vec();
     while !left.is_empty() {
         match caller.hear(ANSWER_WITHIN) {
@@ -140,7 +139,6 @@ fn a_resumed_session_that_misses_what_arrived_in_between_is_found() {
 
 #[track_caller]
 fn await_message(caller: &mut Caller) {
-    use messagebase_harness::storm::Heard;
     loop {
         match caller.hear(ANSWER_WITHIN) {
             Heard::Event(Event::Message(_)) => return,
@@ -166,9 +164,38 @@ fn a_linear_read_that_does_not_wait_is_found() {
         let asked = ben.post(Call::Inbox { after: 0, limit: None, linear: true });
         let early = ben.hear(Duration::from_secs(1));
         stage.cluster.heal();
-        if !matches!(early, messagebase_harness::storm::Heard::Answer(..)) {
+        if !matches!(early, Heard::Answer(..)) {
             await_all(&mut ben, &[asked]);
         }
         stage.violations()
+    });
+}
+
+/// Within this time a defective cluster acknowledges what an honest one can't.
+const TEMPTED_FOR: Duration = Duration::from_secs(2);
+
+#[test]
+fn an_acknowledgement_before_the_disk_has_it_is_found() {
+    is_found("sync-before-ack", &["nothing lost"], |defect| {
+        let mut stage = Stage::of(3, defect);
+        let leader = stage.cluster.leader();
+        let followers = stage.cluster.others(&[leader]);
+        stage.sign_up("ben", leader);
+        let (mut anna, _) = stage.sign_up("anna", leader);
+        stage.cluster.wait_same(&stage.cluster.numbers());
+        // The followers can't write: a majority must not have it on disk before the locks go.
+        let locks: Vec<Lock> = followers.iter().map(|n| Rows::lock(&stage.cluster.database(*n))).collect();
+        anna.post(send("ben", "k"));
+        let _ = anna.hear(TEMPTED_FOR);
+        stage.cluster.kill_all();
+        drop(locks);
+        // A majority is enough to go on, and the leader's disk is not in it.
+        followers.iter().for_each(|n| stage.cluster.node(*n).start());
+        stage.cluster.wait_ready(&followers);
+        for (user, passwords) in &stage.users {
+            let taken = take_mailbox(&stage.cluster, &stage.recorder, followers[0], user, passwords);
+            taken.unwrap_or_else(|problem| panic!("{problem}"));
+        }
+        messagebase_checker::check(&stage.recorder.finish())
     });
 }

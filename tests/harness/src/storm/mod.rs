@@ -18,4 +18,4 @@ pub use caller::{Caller, Heard};
 pub use plan::{Fault, Guest, Habit, Plan, Scheduled, Slot, Trouble, Wish};
 pub use report::{Report, Sum};
 pub use run::run;
-pub use verdict::{Findings, examine};
+pub use verdict::{Findings, examine, take_mailbox};

@@ -35,7 +35,7 @@ pub fn examine(cluster: &Cluster, recorder: &Recorder, accounts: &[(String, Vec<
     let mut wrong = Vec::new();
     cluster.wait_ready(&cluster.numbers());
     for (user, passwords) in accounts {
-        if let Err(problem) = take_mailbox(cluster, recorder, user, passwords) {
+        if let Err(problem) = take_mailbox(cluster, recorder, cluster.numbers()[0], user, passwords) {
             wrong.push(problem);
         }
     }
@@ -53,9 +53,18 @@ pub fn examine(cluster: &Cluster, recorder: &Recorder, accounts: &[(String, Vec<
     Findings { history, violations, wrong }
 }
 
-/// All pages of `sync`. An account that nobody can log in to was never made, unless its registration was answered.
-fn take_mailbox(cluster: &Cluster, recorder: &Recorder, user: &str, passwords: &[String]) -> Result<(), String> {
-    let node = cluster.numbers()[0];
+/// Takes all pages of `sync` on a node into the history as what is there in the end. An account that nobody can log in to
+/// was never made, unless its registration was answered.
+///
+/// # Errors
+/// For people, when the mailbox could not be read.
+pub fn take_mailbox(
+    cluster: &Cluster,
+    recorder: &Recorder,
+    node: u16,
+    user: &str,
+    passwords: &[String],
+) -> Result<(), String> {
     let failed = |what: &str| format!("the mailbox of {user} could not be read on node {node}: {what}");
     let client = recorder.client();
     let mut caller = Caller::dial(cluster, node, false, &client).ok_or_else(|| failed("no connection"))?;
