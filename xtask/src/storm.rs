@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-const USAGE: &str = "usage: cargo xtask storm --seeds FIRST-LAST [--seconds N] [--nodes 3|5] [--jobs N]";
+const USAGE: &str = "usage: cargo xtask storm --seeds FIRST-LAST [--seconds N] [--nodes 3|5] [--jobs N] [--release]";
 /// Option, the variable that the test reads, and the default.
 const OPTIONS: [(&str, &str, Option<&str>); 4] = [
     ("--seeds", "MESSAGEBASE_STORM_SEEDS", None),
@@ -15,14 +15,20 @@ const OPTIONS: [(&str, &str, Option<&str>); 4] = [
 ];
 
 pub fn run(root: &Path, arguments: Vec<OsString>) -> ExitCode {
+    // Optimized programs see other interleavings, and more of them in the same time; building them takes longer.
+    let release = arguments.iter().any(|word| word == "--release");
+    let arguments: Vec<OsString> = arguments.into_iter().filter(|word| word != "--release").collect();
     let Some(variables) = variables(&arguments) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut test = Command::new(cargo);
-    test.args(["test", "--locked", "--package", "messagebase", "--test", "storm", "--"]);
-    test.args(["--ignored", "--exact", "--nocapture", "seeds::seeds_from_the_environment"]);
+    test.args(["test", "--locked", "--package", "messagebase", "--test", "storm"]);
+    if release {
+        test.arg("--release");
+    }
+    test.args(["--", "--ignored", "--exact", "--nocapture", "seeds::seeds_from_the_environment"]);
     test.current_dir(root).envs(variables);
     crate::demo::forget_this_package(&mut test);
     match test.status() {

@@ -374,9 +374,9 @@ mod tests {
         for scheduled in &plan.faults {
             match &scheduled.fault {
                 Fault::Kill(slots) => down.extend(slots),
-                Fault::Start(slots) => slots.iter().for_each(|slot| drop(down.remove(slot))),
-                Fault::Freeze(slot) | Fault::Stop(slot) => drop(down.insert(*slot)),
-                Fault::Thaw(slot) => drop(down.remove(slot)),
+                Fault::Start(slots) => down.retain(|slot| !slots.contains(slot)),
+                Fault::Freeze(slot) | Fault::Stop(slot) => down.extend([*slot]),
+                Fault::Thaw(gone) => down.retain(|slot| slot != gone),
                 Fault::Links { id, unwell: Some(slot), .. } => cut.push((*id, *slot)),
                 Fault::Heal(id) => cut.retain(|(other, _)| other != id),
                 _ => {}
