@@ -34,7 +34,7 @@ fn replay(wish: &Wish) -> String {
 
 #[track_caller]
 fn short(seed: u64, nodes: u16) {
-    let report = storm(&Wish { seed, lasts: SHORT_STORM, nodes: Some(nodes), keep: false });
+    let report = storm(&Wish { seed, lasts: SHORT_STORM, nodes: Some(nodes), ..Wish::default() });
     assert!(report.wrong.is_empty(), "{}", report.wrong.join("\n"));
 }
 
@@ -75,6 +75,7 @@ fn seeds_from_the_environment() {
     let lasts = option("SECONDS").map_or(SHORT_STORM, |seconds| Duration::from_secs(number(seconds)));
     let nodes = option("NODES").map(|nodes| u16::try_from(number(nodes)).expect("a few nodes"));
     let keep = option("KEEP").is_some();
+    let defect = option("PLANTED");
     let jobs = option("JOBS").map_or(1, number);
 
     let next = AtomicU64::new(*seeds.start());
@@ -87,7 +88,7 @@ fn seeds_from_the_environment() {
                     if seed > *seeds.end() {
                         return;
                     }
-                    let report = storm(&Wish { seed, lasts, nodes, keep });
+                    let report = storm(&Wish { seed, lasts, nodes, keep, defect: defect.clone() });
                     sum.lock().expect("a storm does not panic").add(&report);
                 }
             });

@@ -25,7 +25,7 @@ const ROAMING: std::ops::RangeInclusive<usize> = 4..=8;
 pub type Slot = u16;
 
 /// What the environment or a test asks for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Wish {
     /// Determines the plan.
     pub seed: u64,
@@ -35,6 +35,8 @@ pub struct Wish {
     pub nodes: Option<u16>,
     /// Whether to keep the evidence of a good run too.
     pub keep: bool,
+    /// A defect to plant in every daemon (`MESSAGEBASE_PLANTED`), to see the storm find it.
+    pub defect: Option<String>,
 }
 
 /// How a client behaves.
@@ -343,7 +345,7 @@ mod tests {
     use super::{Fault, Habit, Plan, Slot, Wish};
 
     fn plan(seed: u64, nodes: Option<u16>) -> Plan {
-        Plan::of(&Wish { seed, lasts: Duration::from_secs(20), nodes, keep: false })
+        Plan::of(&Wish { seed, lasts: Duration::from_secs(20), nodes, keep: false, defect: None })
     }
 
     #[test]

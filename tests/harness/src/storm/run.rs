@@ -44,6 +44,9 @@ pub fn run(programs: Programs, wish: &Wish) -> Report {
     if plan.seed.is_multiple_of(3) {
         builder = builder.limit("change_log_bytes", SHORT_CHANGE_LOG_BYTES);
     }
+    if let Some(defect) = &wish.defect {
+        builder = builder.env("MESSAGEBASE_PLANTED", defect);
+    }
     // In threads of their own: a panic in there becomes part of the report.
     let started = std::thread::spawn(move || builder.start()).join();
     let Ok(cluster) = started.map(Arc::new) else {
