@@ -2,7 +2,7 @@
 //! (outcome → reply, events); nothing reaches around a layer.
 //!
 //! `door` → `service` → `raft` → `store`; `state` sees a transaction and `change` alone; `peer` carries `raft`'s
-//! bytes and operators' requests; `node` builds one node of all of them.
+//! bytes and operators' requests; `node` builds one node of all of them. `watch` is a channel.
 
 pub mod admin;
 pub mod change;
@@ -18,3 +18,4 @@ pub mod raft;
 pub mod service;
 pub mod state;
 pub mod store;
+pub mod watch;

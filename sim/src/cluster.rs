@@ -1,31 +1,37 @@
-//! Nodes under simulation.
+//! Nodes under simulation: started, killed, started again from what they had on disk.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use messagebase_daemon::change::Settings;
 use messagebase_daemon::raft::{Node, ReplicaConfig, node_of, raft_id};
 use messagebase_daemon::state::effect::Effect;
-use messagebase_daemon::store::{
-    EffectSink, Identity, Job, Store, StoreError, StoreOptions, TableDigest, Writer, digest,
-};
+use messagebase_daemon::store::{EffectSink, Identity, Job, Store, StoreError, StoreOptions, TableDigest, digest};
 use openraft_rt::{AsyncRuntime, Instant};
 use openraft_rt_sim::{SimInstant, SimRuntime};
 use tempfile::TempDir;
 
-use crate::net::{Net, SimReplica};
+use crate::chance::Chance;
+use crate::disk::{self, DiskMood};
+use crate::life::{Life, NodeRuntime, lock};
+use crate::net::{Net, SimReplica, Station};
+use crate::world::World;
 
 /// Unix ms at which every simulation begins.
 const EPOCH_MS: u64 = 1_700_000_000_000;
-/// Longest fsync, µs.
-const FSYNC_US: u64 = 4_000;
 /// Between two looks of [`Cluster::wait`], in virtual time.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Most that a condition is waited for, in virtual time.
 const WAIT_MOST: Duration = Duration::from_secs(30);
 /// The cluster's id.
 const CLUSTER_ID: &str = "00000000000000000000000000000051";
+/// Change log of a cluster that is to need no snapshot.
+const PLENTY: u64 = 64 * 1024 * 1024;
+/// Clocks of the nodes differ by at most this, ms.
+const SKEW_MS: u64 = 2_000;
 
 struct Nobody;
 
@@ -34,14 +40,29 @@ impl EffectSink for Nobody {
     fn resync(&self) {}
 }
 
-/// One node: its replica and its files.
+/// One node that was started.
 pub struct SimNode {
     /// The replica.
     pub replica: SimReplica,
     /// The store.
     pub store: Store,
+    /// Its life.
+    pub life: Arc<Life>,
+    /// How its disk behaves.
+    pub mood: DiskMood,
     raft_id: u64,
-    _dir: TempDir,
+    end: Arc<End>,
+}
+
+/// What becomes of a life's directory, and of its connections.
+struct End {
+    dir: PathBuf,
+    /// Where the copy goes that the next life begins with.
+    heritage: PathBuf,
+    /// The whole host goes, so that nobody is told.
+    host: AtomicBool,
+    /// Nothing is kept.
+    disk: AtomicBool,
 }
 
 impl SimNode {
@@ -49,55 +70,178 @@ impl SimNode {
     pub fn digest(&self) -> Vec<TableDigest> {
         self.store.readers().with(digest).expect("the file is readable")
     }
+
+    /// Its Raft id.
+    pub fn raft_id(&self) -> u64 {
+        self.raft_id
+    }
+}
+
+/// A node that is down and can come back.
+#[derive(Debug, Clone)]
+struct Down {
+    raft_id: u64,
+    dir: PathBuf,
 }
 
 /// Some nodes and the network between them.
 pub struct Cluster {
     /// The network.
     pub net: Net,
-    /// By number.
+    /// Those that run, by number; one whose life just ended by itself is here until [`Cluster::bury`].
     pub nodes: BTreeMap<u16, SimNode>,
-    began: SimInstant,
+    down: BTreeMap<u16, Down>,
     seed: u64,
     change_log_bytes: u64,
+    chance: Chance,
+    /// Counts lives, over all nodes.
+    lives: AtomicU64,
+    root: TempDir,
 }
 
 impl Cluster {
     /// Starts nodes 1 to `count` and forms the cluster.
     pub async fn start(seed: u64, count: u16) -> Cluster {
-        Cluster::start_with(seed, count, 64 * 1024 * 1024).await
+        Cluster::start_with(seed, count, PLENTY).await
     }
 
     /// The same, keeping only so many bytes of change log.
     pub async fn start_with(seed: u64, count: u16, change_log_bytes: u64) -> Cluster {
-        let net = Net::new(seed);
-        let began = SimInstant::now();
-        let mut nodes = BTreeMap::new();
-        for node in 1..=count {
-            nodes.insert(node, start_node(&net, began, raft_id(1, node), change_log_bytes).await);
-        }
-        let member = |node: u16| {
-            let address = format!("node-{node}");
-            (raft_id(1, node), Node { node, client: address.clone(), peer: address, promote: false })
+        let mut chance = Chance::new(seed);
+        let net = Net::new(World::new(), chance.fork(1));
+        let root = temporary();
+        let mut cluster = Cluster {
+            net,
+            nodes: BTreeMap::new(),
+            down: BTreeMap::new(),
+            seed,
+            change_log_bytes,
+            chance,
+            lives: AtomicU64::new(0),
+            root,
         };
-        let members: BTreeMap<u64, Node> = (1..=count).map(member).collect();
-        nodes[&1].replica.initialize(members).await.expect("a blank node forms the cluster");
-        Cluster { net, nodes, began, seed, change_log_bytes }
+        for node in 1..=count {
+            cluster.start_blank(raft_id(1, node)).await;
+        }
+        let members: BTreeMap<u64, Node> = (1..=count).map(|node| (raft_id(1, node), member(node))).collect();
+        let first = cluster.nodes[&1].replica.clone();
+        let formed = cluster.nodes[&1].life.run(async move { first.initialize(members).await });
+        formed.await.expect("nothing ends the node").expect("a blank node forms the cluster");
+        cluster
     }
 
-    /// A blank node in the place of one that lost its disk, under the Raft id it was given.
+    /// A blank node, in the place of one that lost its disk or for one that was added, under the Raft id it was given.
     pub async fn start_blank(&mut self, raft_id: u64) {
+        let dir = self.new_dir(node_of(raft_id));
+        self.begin(raft_id, dir).await;
+    }
+
+    /// Starts a node again from its files. False if its life ended before it was up; then it is down again.
+    pub async fn restart(&mut self, node: u16) -> bool {
+        let Some(Down { raft_id, dir }) = self.down.remove(&node) else { return false };
+        self.begin(raft_id, dir).await
+    }
+
+    async fn begin(&mut self, raft_id: u64, dir: PathBuf) -> bool {
         let node = node_of(raft_id);
-        let blank = start_node(&self.net, self.began, raft_id, self.change_log_bytes).await;
-        self.nodes.insert(node, blank);
+        let number = self.lives.fetch_add(1, Ordering::SeqCst);
+        self.net.world.event(format_args!("start {raft_id:#x} life {number}"));
+        let heritage = self.new_dir(node);
+        let end = End { dir, heritage, host: AtomicBool::new(false), disk: AtomicBool::new(false) };
+        let end = Arc::new(end);
+        let start = Start {
+            net: self.net.clone(),
+            raft_id,
+            number,
+            dir: end.dir.clone(),
+            change_log_bytes: self.change_log_bytes,
+            skew_ms: self.chance.between(0, SKEW_MS),
+            chance: self.chance.fork(number),
+            mood: DiskMood::default(),
+        };
+        let mood = start.mood.clone();
+        let life = new_life(&self.net, raft_id, end.clone());
+        let started = life.run(start.run(life.clone())).await;
+        match started {
+            Some((replica, store)) => {
+                self.nodes.insert(node, SimNode { replica, store, life, mood, raft_id, end });
+                true
+            }
+            None => {
+                life.kill();
+                self.down.insert(node, Down { raft_id, dir: end.heritage.clone() });
+                false
+            }
+        }
+    }
+
+    fn new_dir(&mut self, node: u16) -> PathBuf {
+        let number = self.lives.fetch_add(1, Ordering::SeqCst);
+        self.root.path().join(format!("node-{node}-{number}"))
+    }
+
+    /// The node's process ends at once, or with `host` all of its host; its files stay as they are.
+    pub fn kill(&mut self, node: u16, host: bool) {
+        if let Some(sim) = self.nodes.get(&node) {
+            sim.end.host.store(host, Ordering::SeqCst);
+            sim.life.kill();
+        }
+        self.bury();
+    }
+
+    /// The same after so many more of the node's steps.
+    pub fn kill_after(&mut self, node: u16, steps: u64, host: bool) {
+        if let Some(sim) = self.nodes.get(&node) {
+            sim.end.host.store(host, Ordering::SeqCst);
+            sim.life.end_after(steps);
+        }
+    }
+
+    /// Those whose life ended count as down from now on. Returns who they were.
+    pub fn bury(&mut self) -> Vec<u16> {
+        let ended: Vec<u16> = self.nodes.iter().filter(|(_, sim)| !sim.life.lives()).map(|(node, _)| *node).collect();
+        for node in &ended {
+            if let Some(SimNode { raft_id, end, .. }) = self.nodes.remove(node)
+                && !end.disk.load(Ordering::SeqCst)
+            {
+                self.down.insert(*node, Down { raft_id, dir: end.heritage.clone() });
+            }
+        }
+        ended
+    }
+
+    /// Those that are down and can come back.
+    pub fn down(&self) -> BTreeSet<u16> {
+        self.down.keys().copied().collect()
     }
 
     /// The node is gone at once, its files with it.
     pub async fn lose(&mut self, node: u16) {
-        if let Some(lost) = self.nodes.remove(&node) {
-            self.net.leave(lost.raft_id);
-            lost.replica.shutdown().await;
+        let raft_id = match (self.nodes.get(&node), self.down.remove(&node)) {
+            (Some(sim), _) => {
+                sim.end.disk.store(true, Ordering::SeqCst);
+                sim.raft_id
+            }
+            (None, Some(down)) => down.raft_id,
+            (None, None) => return,
+        };
+        self.kill(node, false);
+        self.net.world.event(format_args!("lost {raft_id:#x} with its disk"));
+        self.net.world.checks().lost(raft_id);
+    }
+
+    /// Stops the node as SIGTERM does; its files stay.
+    pub async fn stop(&mut self, node: u16) {
+        if let Some(sim) = self.nodes.get(&node) {
+            let replica = sim.replica.clone();
+            let stopped = sim.life.run(async move {
+                replica.step_down_for_stop().await;
+                replica.shutdown().await;
+            });
+            // It may be killed on the way.
+            let _ = stopped.await;
         }
+        self.kill(node, false);
     }
 
     /// The replica of a node.
@@ -107,7 +251,7 @@ impl Cluster {
 
     /// Virtual time since the start.
     pub fn elapsed(&self) -> Duration {
-        self.began.elapsed()
+        self.net.world.elapsed()
     }
 
     /// Parts `node` from all others.
@@ -123,52 +267,158 @@ impl Cluster {
         (agreed && among.contains(&leader) && self.replica(leader).view().role == "leader").then_some(leader)
     }
 
-    /// Waits in virtual time until `condition` gives something; panics with the reason and the seed.
-    pub async fn wait<T>(&self, reason: &str, condition: impl Fn(&Cluster) -> Option<T>) -> T {
-        let deadline = SimInstant::now() + WAIT_MOST;
+    /// Who leads, as the node with the greatest term says.
+    pub fn leader(&self) -> Option<u16> {
+        let alive = self.nodes.iter().filter(|(_, sim)| sim.life.lives());
+        let leading = alive.map(|(node, sim)| (sim.replica.glance(), *node)).filter(|(glance, _)| glance.leads);
+        leading.max_by_key(|(glance, node)| (glance.term, *node)).map(|(_, node)| node)
+    }
+
+    /// Waits in virtual time until `condition` gives something.
+    ///
+    /// # Errors
+    /// At the end of `most`, or when an invariant is broken; says why.
+    pub async fn try_wait<T>(
+        &self,
+        reason: &str,
+        most: Duration,
+        condition: impl Fn(&Cluster) -> Option<T>,
+    ) -> Result<T, String> {
+        let deadline = SimInstant::now() + most;
         loop {
+            if let Some(broken) = self.net.world.checks().violations().first() {
+                return Err(broken.clone());
+            }
             if let Some(value) = condition(self) {
-                return value;
+                return Ok(value);
             }
             if SimInstant::now() >= deadline {
                 let views: Vec<_> = self.nodes.iter().map(|(n, node)| (n, node.replica.view())).collect();
-                panic!("seed {}: waited in vain for {reason}; {views:#?}", self.seed);
+                return Err(format!("waited in vain for {reason}; down: {:?}; {views:#?}", self.down));
             }
             SimRuntime::sleep(LOOK_EVERY).await;
         }
     }
 
-    /// Stops everything.
-    pub async fn shutdown(self) {
-        for sim in self.nodes.into_values() {
-            self.net.leave(sim.raft_id);
-            sim.replica.shutdown().await;
+    /// The same; panics with the reason and the seed.
+    pub async fn wait<T>(&self, reason: &str, condition: impl Fn(&Cluster) -> Option<T>) -> T {
+        match self.try_wait(reason, WAIT_MOST, condition).await {
+            Ok(value) => value,
+            Err(why) => panic!("seed {}: {why}", self.seed),
+        }
+    }
+
+    /// Ends everything; nothing is kept.
+    pub async fn shutdown(mut self) {
+        for node in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.lose(node).await;
         }
     }
 }
 
-async fn start_node(net: &Net, began: SimInstant, id: u64, change_log_bytes: u64) -> SimNode {
-    let node = node_of(id);
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let options = StoreOptions { dir: dir.path().to_owned(), node, readers: 2, effects: Arc::new(Nobody) };
-    let (store, writer) = Store::open(options).expect("a blank store opens");
-    SimRuntime::spawn(write(net.clone(), writer));
-    let identity = Identity { cluster_id: CLUSTER_ID.into(), raft_id: id, founders: Vec::new() };
-    let done = Box::new(|result: Result<(), StoreError>| result.expect("the identity is saved"));
-    store.submit(Job::SaveIdentity { identity, done }).await.expect("the writer runs");
-    let clock = Arc::new(move || EPOCH_MS + u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
-    let config = ReplicaConfig::new(id, CLUSTER_ID.into(), change_log_bytes, Settings::default());
-    let replica = SimReplica::start(store.clone(), config, net.wire(id), clock).await.expect("the replica starts");
-    net.join(id, replica.clone());
-    SimNode { replica, store, raft_id: id, _dir: dir }
+fn member(node: u16) -> Node {
+    let address = format!("node-{node}");
+    Node { node, client: address.clone(), peer: address, promote: false }
 }
 
-/// The writer's thread, as a task whose disk takes virtual time.
-async fn write(net: Net, mut writer: Writer) {
-    while let Some(job) = writer.recv().await {
-        SimRuntime::sleep(net.delay(FSYNC_US)).await;
-        if writer.step(job).is_err() {
+/// In memory where the system has such a place: the simulated disk's time is virtual.
+fn temporary() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.or_else(|_| tempfile::tempdir()).expect("a temporary directory")
+}
+
+fn new_life(net: &Net, raft_id: u64, end: Arc<End>) -> Arc<Life> {
+    let (at_end, at_panic) = (net.clone(), net.world.clone());
+    Life::begin(
+        Box::new(move || {
+            at_end.world.event(format_args!("dead {raft_id:#x}"));
+            at_end.world.count("deaths");
+            if !end.disk.load(Ordering::SeqCst)
+                && let Err(error) = disk::copy_dir(&end.dir, &end.heritage)
+            {
+                at_end.world.violated(format!("the simulation failed to keep the files of {raft_id:#x}: {error}"));
+            }
+            if end.host.load(Ordering::SeqCst) {
+                at_end.fall_silent(raft_id);
+            } else {
+                at_end.leave(raft_id);
+            }
+        }),
+        Box::new(move |message| at_panic.violated(format!("node {raft_id:#x}: a task panicked: {message}"))),
+    )
+}
+
+/// A node's start, all of it within its life: it may end anywhere in it.
+struct Start {
+    net: Net,
+    raft_id: u64,
+    number: u64,
+    dir: PathBuf,
+    change_log_bytes: u64,
+    skew_ms: u64,
+    chance: Chance,
+    mood: DiskMood,
+}
+
+impl Start {
+    async fn run(self, life: Arc<Life>) -> (SimReplica, Store) {
+        let Start { net, raft_id: id, number, dir, change_log_bytes, skew_ms, chance, mood } = self;
+        let world = net.world.clone();
+        let options = StoreOptions { dir, node: node_of(id), readers: 1, effects: Arc::new(Nobody) };
+        let (store, writer) = Store::open(options).expect("its own store opens");
+        disk::reopened(&world, id, &store).expect("its own store can be read");
+        NodeRuntime::spawn(disk::write(world.clone(), id, store.readers().clone(), writer, mood, chance));
+        if store.identity().is_none() {
+            save_identity(&store, id).await;
+        }
+        let began = world.clone();
+        let clock = move || EPOCH_MS + skew_ms + u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let config = ReplicaConfig::new(id, CLUSTER_ID.into(), change_log_bytes, Settings::default());
+        let replica = SimReplica::start(store.clone(), config, net.wire(id), Arc::new(clock)).await;
+        let replica = replica.expect("the replica starts");
+        life.set_probe(probe(world.clone(), id, number, replica.clone(), store.clone()));
+        let failing = replica.clone();
+        NodeRuntime::spawn(async move {
+            let why = failing.failed().await;
+            world.violated(format!("node {id:#x}: replication failed: {why}"));
+        });
+        net.join(Station { raft_id: id, life, replica: replica.clone(), store: store.clone() });
+        (replica, store)
+    }
+}
+
+async fn save_identity(store: &Store, raft_id: u64) {
+    let (saved, durable) = tokio::sync::oneshot::channel();
+    let identity = Identity { cluster_id: CLUSTER_ID.into(), raft_id, founders: Vec::new() };
+    let done = Box::new(move |result: Result<(), StoreError>| {
+        // A node that was killed meanwhile waits for nothing.
+        let _ = saved.send(result);
+    });
+    store.submit(Job::SaveIdentity { identity, done }).await.expect("the writer runs");
+    durable.await.expect("the writer answers").expect("the identity is saved");
+}
+
+/// Looks at a node after each of its steps.
+fn probe(world: World, id: u64, life: u64, replica: SimReplica, store: Store) -> Arc<dyn Fn() + Send + Sync> {
+    let last = Mutex::new(None);
+    Arc::new(move || {
+        let glance = replica.glance();
+        let before = lock(&last).replace(glance);
+        if before == Some(glance) {
             return;
         }
-    }
+        let led = before.is_some_and(|before| before.leads && before.term == glance.term);
+        if glance.leads && !led {
+            world.event(format_args!("leads {id:#x} in {}", glance.term));
+            world.count("elections won");
+        }
+        let due = world.checks().glanced(id, life, glance);
+        let Some(due) = due.filter(|due| due.index >= store.log_begin()) else { return };
+        let found = store.read_log(due.index..due.index + 1, usize::MAX);
+        if found.as_ref().ok().and_then(|rows| rows.first()).is_none_or(|row| row.id != due) {
+            let has = found.map(|rows| rows.first().map(|row| row.id));
+            world.violated(format!("node {id:#x}: leads in {} without {due:?}; there: {has:?}", glance.term));
+        }
+    })
 }

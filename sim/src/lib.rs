@@ -1,7 +1,20 @@
-//! The simulation: several nodes in one thread and virtual time, on real SQLite files, with a network that obeys.
-//! The same seed gives the same run. It runs `raft/` and `store/` of the daemon, no door, no TLS, no process.
+//! The simulation: several nodes in one thread and virtual time, on real SQLite files, with a network, disks and crashes
+//! that follow from a seed. The same seed gives the same run. It runs `raft/`, `store/` and `state/` of the daemon; no
+//! door, no TLS, no process.
 //!
-//! [`net`] carries frames; [`cluster`] builds nodes and waits for conditions.
+//! [`run`] takes a seed from its beginning to its verdict. [`plan`] draws the faults, [`net`] carries frames, [`life`]
+//! ends a node between any two steps, [`disk`] carries out its writes; [`cluster`] builds nodes and waits for
+//! conditions. [`checks`] are the invariants, [`trace`] is what makes two runs comparable. [`workload`] is clients whose
+//! history the checker judges.
 
+pub mod chance;
+pub mod checks;
 pub mod cluster;
+pub mod disk;
+pub mod life;
 pub mod net;
+pub mod plan;
+pub mod run;
+pub mod trace;
+pub mod workload;
+pub mod world;

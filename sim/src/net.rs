@@ -1,43 +1,86 @@
-//! The network: frames arrive after a seeded delay, or not at all.
+//! The network between nodes. Each frame and each answer travels for itself: it takes its time (so frames overtake each
+//! other), may be lost, may arrive twice, and does not arrive over a link that is cut, one way or both. A frame that
+//! arrives twice is handled twice.
+//!
+//! Who dials a dead process is refused; who waits for its answer is told that the connection broke, and all others
+//! notice the loss of their connections as the peer door would. Of a dead host, or over a cut, nobody hears anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::hash::Hasher;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use messagebase_daemon::raft::Replica;
 use messagebase_daemon::raft::api::{Link, Target, Wire, WireError};
+use messagebase_daemon::raft::{Replica, frame_kind, node_of};
+use messagebase_daemon::store::Store;
 use messagebase_protocol::peer::Purpose;
 use openraft_rt::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
+use tokio::sync::oneshot;
+
+use crate::chance::Chance;
+use crate::life::{Life, NodeRuntime, lock};
+use crate::world::World;
 
 /// A replica in the simulation.
-pub type SimReplica = Replica<SimRuntime, SimWire>;
+pub type SimReplica = Replica<NodeRuntime, SimWire>;
 
-/// Longest way of a frame, µs; the shortest is a tenth.
-const DELAY_US: u64 = 2_000;
+/// The way of a frame on a quiet network, µs.
+const DELAY_US: (u64, u64) = (50, 1_500);
+/// The way of a frame that was held up, µs.
+const SLOW_US: (u64, u64) = (2_000, 120_000);
+/// Until the other side notices that a connection broke, µs.
+const BROKEN_US: (u64, u64) = (50, 2_000);
+
+/// What happens to the frames on a link, per mille.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Noise {
+    /// Lost.
+    pub lost: u64,
+    /// Arriving twice.
+    pub twice: u64,
+    /// Held up.
+    pub slow: u64,
+}
+
+/// A node that runs.
+#[derive(Clone)]
+pub struct Station {
+    /// Its Raft id.
+    pub raft_id: u64,
+    /// Its life.
+    pub life: Arc<Life>,
+    /// Its replica. Work on it belongs into its life.
+    pub replica: SimReplica,
+    /// Its store.
+    pub store: Store,
+}
 
 #[derive(Default)]
 struct State {
-    nodes: BTreeMap<u64, SimReplica>,
-    /// Pairs of numbers that hear nothing of each other.
+    stations: BTreeMap<u64, Station>,
+    /// Hosts that answer nothing, not even a refusal.
+    silent: BTreeSet<u64>,
+    /// (from, to) by number: frames that way are lost.
     cut: BTreeSet<(u16, u16)>,
-    chance: u64,
+    noise: BTreeMap<(u16, u16), Noise>,
 }
 
 /// What all nodes share. Locked for a look only, never across an await.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Net {
+    /// The run.
+    pub world: World,
     state: Arc<Mutex<State>>,
+    chance: Arc<Mutex<Chance>>,
 }
 
 impl Net {
-    /// A network whose delays follow from `seed`.
-    pub fn new(seed: u64) -> Net {
-        let net = Net::default();
-        net.lock().chance = seed.wrapping_mul(2).wrapping_add(1);
-        net
+    /// A quiet network.
+    pub fn new(world: World, chance: Chance) -> Net {
+        Net { world, state: Arc::default(), chance: Arc::new(Mutex::new(chance)) }
     }
 
     /// The wire of one node.
@@ -46,57 +89,207 @@ impl Net {
     }
 
     /// From now on the node answers.
-    pub fn join(&self, raft_id: u64, replica: SimReplica) {
-        self.lock().nodes.insert(raft_id, replica);
+    pub fn join(&self, station: Station) {
+        let mut state = lock(&self.state);
+        state.silent.remove(&station.raft_id);
+        state.stations.insert(station.raft_id, station);
     }
 
-    /// Nobody is there any more: calls are refused.
+    /// The node's process is gone: its connections break, calls to it are refused.
     pub fn leave(&self, raft_id: u64) {
-        self.lock().nodes.remove(&raft_id);
+        let gone = lock(&self.state).stations.remove(&raft_id);
+        // Dropped out of the lock.
+        drop(gone);
+        for peer in self.stations() {
+            self.break_connection(raft_id, peer);
+        }
     }
 
-    /// Parts the node from all others: frames are lost, nobody is told.
+    /// The node's host is gone: silence.
+    pub fn fall_silent(&self, raft_id: u64) {
+        let mut state = lock(&self.state);
+        state.silent.insert(raft_id);
+        let gone = state.stations.remove(&raft_id);
+        drop(state);
+        drop(gone);
+    }
+
+    /// The connections between two nodes break though both are well.
+    pub fn reset(&self, a: u64, b: u64) {
+        for (from, to) in [(a, b), (b, a)] {
+            if let Some(station) = self.at(to) {
+                self.break_connection(from, station);
+            }
+        }
+    }
+
+    fn break_connection(&self, gone: u64, peer: Station) {
+        let net = self.clone();
+        let after = self.draw(BROKEN_US);
+        SimRuntime::spawn(async move {
+            SimRuntime::sleep(after).await;
+            if peer.life.lives() && !net.is_cut(gone, peer.raft_id) {
+                net.world.event(format_args!("broken {gone:#x} {:#x}", peer.raft_id));
+                peer.replica.peer_lost(gone);
+            }
+        });
+    }
+
+    /// The node that runs under that id.
+    pub fn at(&self, raft_id: u64) -> Option<Station> {
+        lock(&self.state).stations.get(&raft_id).filter(|station| station.life.lives()).cloned()
+    }
+
+    /// The nodes that run, by Raft id.
+    pub fn stations(&self) -> Vec<Station> {
+        lock(&self.state).stations.values().filter(|station| station.life.lives()).cloned().collect()
+    }
+
+    /// The node of that number, if it runs.
+    pub fn station(&self, node: u16) -> Option<Station> {
+        self.stations().into_iter().rev().find(|station| node_of(station.raft_id) == node)
+    }
+
+    /// Frames from `from` to `to` are lost, nobody is told.
+    pub fn cut_one_way(&self, from: u16, to: u16) {
+        lock(&self.state).cut.insert((from, to));
+    }
+
+    /// Parts the node from the others, both ways.
     pub fn cut(&self, node: u16, others: impl IntoIterator<Item = u16>) {
-        let mut state = self.lock();
         for other in others {
-            state.cut.insert((node, other));
-            state.cut.insert((other, node));
+            self.cut_one_way(node, other);
+            self.cut_one_way(other, node);
         }
     }
 
-    /// Mends all cuts.
+    /// Sets what happens to the frames of a link, one way.
+    pub fn disturb(&self, from: u16, to: u16, noise: Noise) {
+        lock(&self.state).noise.insert((from, to), noise);
+    }
+
+    /// Mends all cuts and quiets all links.
     pub fn heal(&self) {
-        self.lock().cut.clear();
+        let mut state = lock(&self.state);
+        state.cut.clear();
+        state.noise.clear();
     }
 
-    /// The next seeded delay between a tenth of `most` and `most` µs.
-    pub fn delay(&self, most_us: u64) -> Duration {
-        let mut state = self.lock();
-        // xorshift64: small, and the same on every machine.
-        state.chance ^= state.chance << 13;
-        state.chance ^= state.chance >> 7;
-        state.chance ^= state.chance << 17;
-        Duration::from_micros(most_us / 10 + state.chance % most_us)
+    fn is_cut(&self, from: u64, to: u64) -> bool {
+        lock(&self.state).cut.contains(&(node_of(from), node_of(to)))
     }
 
-    fn path(&self, from: u64, to: u64) -> Path {
-        let state = self.lock();
-        let number = messagebase_daemon::raft::node_of;
-        if state.cut.contains(&(number(from), number(to))) {
-            return Path::Cut;
+    fn is_silent(&self, raft_id: u64) -> bool {
+        lock(&self.state).silent.contains(&raft_id)
+    }
+
+    fn draw(&self, (least, most): (u64, u64)) -> Duration {
+        lock(&self.chance).micros(least, most)
+    }
+
+    /// When the copies of a frame arrive; none if it is lost.
+    fn ways(&self, from: u64, to: u64) -> Vec<Duration> {
+        let noise = lock(&self.state).noise.get(&(node_of(from), node_of(to))).copied().unwrap_or_default();
+        let mut chance = lock(&self.chance);
+        if chance.hits(noise.lost) {
+            self.world.count("frames lost");
+            return Vec::new();
         }
-        state.nodes.get(&to).cloned().map_or(Path::Refused, Path::Open)
+        let copies = if chance.hits(noise.twice) {
+            self.world.count("frames twice");
+            2
+        } else {
+            1
+        };
+        let mut way = || {
+            if chance.hits(noise.slow) {
+                self.world.count("frames held up");
+                chance.micros(SLOW_US.0, SLOW_US.1)
+            } else {
+                chance.micros(DELAY_US.0, DELAY_US.1)
+            }
+        };
+        (0..copies).map(|_| way()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn send(&self, from: u64, to: u64, frame: Vec<u8>) -> oneshot::Receiver<Result<Vec<u8>, WireError>> {
+        let (answer, answered) = oneshot::channel();
+        let answer = Arc::new(Mutex::new(Some(answer)));
+        self.world.count("frames");
+        for way in self.ways(from, to) {
+            let journey = Journey { net: self.clone(), from, to, answer: answer.clone() };
+            SimRuntime::spawn(journey.forth(way, frame.clone()));
+        }
+        answered
     }
 }
 
-enum Path {
-    Open(SimReplica),
-    Cut,
-    Refused,
+type Answer = Arc<Mutex<Option<oneshot::Sender<Result<Vec<u8>, WireError>>>>>;
+
+/// Boxed, because serving may call back: a future can't hold itself.
+fn serve(replica: SimReplica, from: u64, frame: Vec<u8>) -> Pin<Box<dyn Future<Output = Vec<u8>> + Send>> {
+    Box::pin(async move { replica.serve(from, frame).await })
+}
+
+/// One copy of a frame, and its answer. Goes on when its sender is dead: what was sent was sent.
+struct Journey {
+    net: Net,
+    from: u64,
+    to: u64,
+    /// Of the first answer to arrive; shared by all copies.
+    answer: Answer,
+}
+
+impl Journey {
+    async fn forth(self, way: Duration, frame: Vec<u8>) {
+        SimRuntime::sleep(way).await;
+        let Journey { net, from, to, .. } = &self;
+        if net.is_cut(*from, *to) || net.is_silent(*to) {
+            net.world.count("frames cut off");
+            return;
+        }
+        let Some(station) = net.at(*to) else {
+            return self.back(Err(WireError::Unreachable("refused".into())));
+        };
+        let kind = frame_kind(&frame);
+        net.world.event(format_args!("{kind} {from:#x} {to:#x} {:016x} {}", digest(&frame), frame.len()));
+        match kind {
+            "suspect" => net.world.count("suspicions"),
+            "drop-lease" => net.world.count("leases dropped"),
+            "transfer" => net.world.count("leaderships handed over"),
+            "snapshot-chunk" => net.world.count("pieces of snapshots"),
+            _ => {}
+        }
+        let (replica, from) = (station.replica.clone(), *from);
+        let handled = station.life.run(serve(replica, from, frame));
+        drop(station);
+        let answer = handled.await.ok_or_else(|| WireError::Lost("the connection broke".into()));
+        self.back(answer);
+    }
+
+    fn back(self, answer: Result<Vec<u8>, WireError>) {
+        for way in self.net.ways(self.to, self.from) {
+            let (net, from, to, slot) = (self.net.clone(), self.from, self.to, self.answer.clone());
+            let answer = answer.clone();
+            SimRuntime::spawn(async move {
+                SimRuntime::sleep(way).await;
+                if net.is_cut(to, from) || (answer.is_err() && net.is_silent(to)) {
+                    return net.world.count("frames cut off");
+                }
+                let Some(asker) = lock(&slot).take() else { return };
+                let hash = answer.as_ref().map(|bytes| digest(bytes));
+                net.world.event(format_args!("answer {to:#x} {from:#x} {hash:x?}"));
+                // Whoever asked may have given up.
+                let _ = asker.send(answer);
+            });
+        }
+    }
+}
+
+fn digest(frame: &[u8]) -> u64 {
+    let mut hash = std::hash::DefaultHasher::new();
+    hash.write(frame);
+    hash.finish()
 }
 
 /// One node's end of the network.
@@ -121,31 +314,18 @@ pub struct SimLink {
     to: u64,
 }
 
-fn serve(replica: SimReplica, from: u64, frame: Vec<u8>) -> Pin<Box<dyn Future<Output = Vec<u8>> + Send>> {
-    Box::pin(async move { replica.serve(from, frame).await })
-}
-
-impl SimLink {
-    async fn carry(&self, frame: Vec<u8>) -> Result<Vec<u8>, WireError> {
-        SimRuntime::sleep(self.net.delay(DELAY_US)).await;
-        let answer = match self.net.path(self.from, self.to) {
-            // Boxed, because serving may call back: a future can't hold itself.
-            Path::Open(replica) => serve(replica, self.from, frame).await,
-            Path::Refused => return Err(WireError::Unreachable("refused".into())),
-            Path::Cut => return std::future::pending().await,
-        };
-        SimRuntime::sleep(self.net.delay(DELAY_US)).await;
-        match self.net.path(self.to, self.from) {
-            Path::Cut => std::future::pending().await,
-            Path::Open(_) | Path::Refused => Ok(answer),
-        }
-    }
-}
-
 impl Link for SimLink {
     async fn call(&self, frame: Vec<u8>, timeout: Duration) -> Result<Vec<u8>, WireError> {
-        match SimRuntime::timeout(timeout, self.carry(frame)).await {
-            Ok(result) => result,
+        let answered = self.net.send(self.from, self.to, frame);
+        let answer = async {
+            match answered.await {
+                Ok(answer) => answer,
+                // All copies are lost, of which nobody is told.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        match NodeRuntime::timeout(timeout, answer).await {
+            Ok(answer) => answer,
             Err(_) => Err(WireError::Lost("no answer in time".into())),
         }
     }

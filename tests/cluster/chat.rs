@@ -1,6 +1,6 @@
 //! Two people on different nodes, one of which dies in the middle: nothing is lost, doubled or reordered.
 
-use messagebase_harness::{Cluster, Received, Talk};
+use messagebase_harness::{Cluster, Talk, messages};
 use serde_json::{Value, json};
 
 use crate::cluster;
@@ -73,7 +73,7 @@ fn a_conversation_survives_the_sigkill_of_the_senders_node() {
 
     let mut b = cluster.tls_client(third);
     b.login("ben");
-    let inbox = Received::all(&b.inbox());
+    let inbox = messages(&b.inbox());
     let bodies: Vec<&str> = inbox.iter().map(|message| message.body.as_str()).collect();
     assert_eq!(bodies, (0..ALL).map(number).collect::<Vec<_>>());
     assert!(inbox.windows(2).all(|pair| pair[0].id < pair[1].id), "{inbox:?}");
@@ -95,7 +95,7 @@ fn what_was_answered_at_login_and_what_comes_later_make_up_everything_once() {
         .collect();
     let mut ben = cluster.client(3);
     ben.login("ben");
-    let mut ids: Vec<u64> = Received::all(&ben.inbox()).iter().map(|message| message.id).collect();
+    let mut ids: Vec<u64> = messages(&ben.inbox()).iter().map(|message| message.id).collect();
     let sent: Vec<u64> = requests
         .into_iter()
         .map(|id| anna.answer(id, messagebase_harness::SHORT).expect("sent")["id"].as_u64().expect("an id"))

@@ -1,7 +1,7 @@
 //! Keys: repeating a write on any node, after any failover, answers as the first time. Order: one connection's writes
 //! take effect in the order sent, also through a leader change.
 
-use messagebase_harness::{Client, Cluster, PASSWORD, Received, SHORT};
+use messagebase_harness::{Client, Cluster, PASSWORD, SHORT, messages};
 use serde_json::{Value, json};
 
 use crate::cluster;
@@ -126,7 +126,7 @@ fn pipelined(cluster: &Cluster, sender_on: u16, change: impl FnOnce()) {
     assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "ids in the order sent: {ids:?}");
     let mut ben = cluster.client(sender_on);
     ben.login("ben");
-    let bodies: Vec<String> = Received::all(&ben.inbox()).into_iter().map(|message| message.body).collect();
+    let bodies: Vec<String> = messages(&ben.inbox()).into_iter().map(|message| message.body).collect();
     assert_eq!(bodies, (0..PIPELINED).map(|n| n.to_string()).collect::<Vec<_>>());
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use messagebase_harness::{Load, Received, SHORT};
+use messagebase_harness::{Load, SHORT, judge, messages};
 use serde_json::{Value, json};
 
 use crate::cluster;
@@ -10,8 +10,8 @@ use crate::cluster;
 /// The protocol's 3 s and what a busy machine may add.
 const NO_QUORUM_WITHIN: Duration = Duration::from_secs(6);
 
-fn bodies(messages: &[Value]) -> Vec<String> {
-    Received::all(messages).into_iter().map(|message| message.body).collect()
+fn bodies(values: &[Value]) -> Vec<String> {
+    messages(values).into_iter().map(|message| message.body).collect()
 }
 
 #[test]
@@ -32,9 +32,7 @@ fn five_nodes_go_on_with_two_dead() {
     cluster.node(leader).kill();
     let so_far = load.acknowledged();
     cluster.wait("more acknowledged sends", || (load.acknowledged() >= so_far + 100).then_some(()));
-    let history = load.finish();
-    let mailbox = Received::all(&ben.sync(0));
-    history.check("ben", &mailbox).unwrap_or_else(|wrong| panic!("{wrong:#?}"));
+    judge(&load.finish(), "ben", &ben.sync(0));
     client.register("eve");
     client.login("eve");
 

@@ -1,6 +1,6 @@
 //! Sessions are everywhere: tokens, events, presence and the end of a session hold on every node.
 
-use messagebase_harness::{PASSWORD, Received};
+use messagebase_harness::{PASSWORD, messages};
 use serde_json::json;
 
 use crate::cluster;
@@ -51,9 +51,9 @@ fn pages_are_in_order_and_say_whether_more_follow() {
     }
     let page = |client: &mut messagebase_harness::Client, op: &str, fields| {
         let ok = client.ok(op, fields);
-        let messages = ok["messages"].as_array().cloned().unwrap_or_default();
-        let bodies: Vec<String> = Received::all(&messages).into_iter().map(|m| m.body).collect();
-        (bodies.join(""), ok["more"] == true, messages.first().map(|m| m["id"].clone()))
+        let values = ok["messages"].as_array().cloned().unwrap_or_default();
+        let bodies: Vec<String> = messages(&values).into_iter().map(|m| m.body).collect();
+        (bodies.join(""), ok["more"] == true, values.first().map(|m| m["id"].clone()))
     };
     let (bodies, more, _) = page(&mut ben, "inbox", json!({"limit": 3}));
     assert_eq!((bodies.as_str(), more), ("012", true));

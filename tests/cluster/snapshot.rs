@@ -1,6 +1,6 @@
 //! A follower that slept through more changes than the log keeps catches up by snapshot; its sessions miss nothing.
 
-use messagebase_harness::{Client, Cluster, Received, Rows, programs};
+use messagebase_harness::{Client, Cluster, Rows, messages, programs};
 use serde_json::json;
 
 /// Little enough that a few hundred long messages push it out of the log.
@@ -63,7 +63,7 @@ fn a_session_on_a_follower_that_caught_up_by_snapshot_is_told_to_sync_and_misses
     cluster.wait_ready(&[sleeper]);
     let mut ben = cluster.client(sleeper);
     ben.login("ben");
-    let bodies: Vec<String> = Received::all(&ben.sync(0)).into_iter().map(|message| message.body).collect();
+    let bodies: Vec<String> = messages(&ben.sync(0)).into_iter().map(|message| message.body).collect();
     assert_eq!(bodies.len(), expected.len());
     assert!(bodies == expected, "`sync` has every message in order");
     cluster.wait_same(&cluster.numbers());

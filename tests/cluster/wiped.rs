@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use messagebase_harness::{Cluster, LONG, Received};
+use messagebase_harness::{Cluster, LONG, messages};
 use serde_json::json;
 
 use crate::cluster;
@@ -52,7 +52,7 @@ fn a_wiped_node_does_not_vote_until_it_is_replaced() {
     let mut ben = cluster.client(WIPED);
     ben.login("ben");
     anna.send("ben", "three", "3");
-    let bodies: Vec<String> = Received::all(&ben.sync(0)).into_iter().map(|message| message.body).collect();
+    let bodies: Vec<String> = messages(&ben.sync(0)).into_iter().map(|message| message.body).collect();
     assert_eq!(bodies, ["one", "two", "three"]);
     cluster.node(2).restart();
     cluster.wait_ready(&cluster.numbers());

@@ -29,7 +29,8 @@ fn storm(wish: &Wish) -> Report {
 
 fn replay(wish: &Wish) -> String {
     let nodes = wish.nodes.map_or_else(String::new, |nodes| format!(" --nodes {nodes}"));
-    format!("cargo xtask storm --seeds {} --seconds {}{nodes}", wish.seed, wish.lasts.as_secs())
+    let release = if cfg!(debug_assertions) { "" } else { " --release" };
+    format!("cargo xtask storm --seeds {} --seconds {}{nodes}{release}", wish.seed, wish.lasts.as_secs())
 }
 
 #[track_caller]

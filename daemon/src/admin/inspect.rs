@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use messagebase_protocol::peer::{AdminError, AdminOk, AdminReply};
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::{internal, refused};
 use crate::node::Shared;
 use crate::state::read::change_rows;
 use crate::store::LogId;
+use crate::watch;
 
 /// Rows of one SQL answer.
 const SQL_ROWS_MAX: u32 = 10_000;

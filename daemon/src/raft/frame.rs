@@ -88,6 +88,25 @@ pub(crate) enum Request {
     },
 }
 
+/// What a frame asks, for people who follow frames (the simulation's trace).
+pub fn kind(frame: &[u8]) -> &'static str {
+    match decode::<Request>(frame) {
+        Ok(Request::Append { entries, .. }) if entries.is_empty() => "heartbeat",
+        Ok(Request::Append { .. }) => "append",
+        Ok(Request::Vote { .. }) => "vote",
+        Ok(Request::PreVote { .. }) => "pre-vote",
+        Ok(Request::TransferLeader { .. }) => "transfer",
+        Ok(Request::SnapshotChunk { .. }) => "snapshot-chunk",
+        Ok(Request::SnapshotEnd { .. }) => "snapshot-end",
+        Ok(Request::Forward { .. }) => "forward",
+        Ok(Request::ReadIndex { .. }) => "read-index",
+        Ok(Request::Alive) => "alive",
+        Ok(Request::Suspect { .. }) => "suspect",
+        Ok(Request::Drop { .. }) => "drop-lease",
+        Err(_) => "unreadable",
+    }
+}
+
 /// The answer to a [`Request`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Reply {

@@ -15,6 +15,7 @@ mod blocking;
 mod due;
 mod election;
 mod frame;
+mod glance;
 mod links;
 mod log_store;
 mod member;
@@ -29,6 +30,8 @@ mod suspicion;
 mod types;
 mod upkeep;
 
+pub use frame::kind as frame_kind;
+pub use glance::Glance;
 pub use replica::{Clock, MemberError, Membership, Replica, ReplicaConfig, ReplicaError};
 pub use types::{Node, RAFT_ID_GENERATION, node_of, raft_id};
 

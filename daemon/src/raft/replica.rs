@@ -10,7 +10,7 @@ use messagebase_protocol::json::{LogPosition, MemberInfo};
 use messagebase_protocol::peer::Purpose;
 use openraft::async_runtime::{Instant, Select2, WatchReceiver};
 use openraft::{AsyncRuntime, Config, Raft, ServerState, SnapshotPolicy};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::api::{Target, View, Wire};
 use super::links::Links;
@@ -21,6 +21,7 @@ use super::state_machine::{Prebuilt, StateMachine};
 use super::types::{Node, RaftLogId, Types, node_of};
 use crate::change::Settings;
 use crate::store::Store;
+use crate::watch;
 
 /// Wall clock, Unix ms; read on the leader alone, to stamp changes.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -140,7 +141,7 @@ pub(super) struct Inner<R: AsyncRuntime, W: Wire> {
     pub(super) barriers: mpsc::Sender<oneshot::Sender<()>>,
     /// True from shutdown on; all tasks and waits end.
     stop: watch::Sender<bool>,
-    view: watch::Sender<View>,
+    view: tokio::sync::watch::Sender<View>,
     /// Our tasks, joined at shutdown.
     tasks: Mutex<Vec<R::JoinHandle<()>>>,
 }
@@ -178,7 +179,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 lost: watch::Sender::new(0),
                 barriers,
                 stop: watch::Sender::new(false),
-                view: watch::Sender::new(blank_view()),
+                view: tokio::sync::watch::Sender::new(blank_view()),
                 tasks: Mutex::default(),
             }),
         };
@@ -234,7 +235,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     }
 
     /// Changes when role, term, leader or membership change (not with every entry).
-    pub fn watch_view(&self) -> watch::Receiver<View> {
+    pub fn watch_view(&self) -> tokio::sync::watch::Receiver<View> {
         self.inner.view.subscribe()
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::shared::{Shared, fatal, lock};
 use super::tail::Plan;
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::state::Counters;
 use crate::state::sql::int;
+use crate::watch;
 
 /// How often a log read starts again because the log was cut meanwhile. Cuts follow elections: one is rare.
 const READ_ATTEMPTS: u32 = 16;

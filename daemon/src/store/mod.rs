@@ -32,4 +32,4 @@ pub use api::{
 pub use digest::{TableDigest, digest};
 pub use handle::Store;
 pub use readers::{ReadError, Readers};
-pub use writer::{Writer, spawn_writer};
+pub use writer::{Piece, Writer, spawn_writer};

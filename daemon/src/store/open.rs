@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rusqlite::{Connection, OptionalExtension};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::files::{DirLock, LockError, make_private_dir, open_private_file, sync_dir};
 use super::readers::open_read_only;
@@ -18,6 +18,7 @@ use super::writer::{Db, LogBounds};
 use super::{Identity, LogId, OpenError, Readers, Store, StoreOptions, Writer, rows, snapshot};
 use crate::state::Counters;
 use crate::state::sql::{int, opt_uint, uint};
+use crate::watch;
 
 /// Jobs that may wait for the writer. Submitters wait beyond it.
 const JOBS_MAX: usize = 1_024;

@@ -5,11 +5,11 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rusqlite::Connection;
-use tokio::sync::watch;
 
 use super::files::DirLock;
 use super::tail::Tail;
 use super::{Identity, LogId, Readers, SnapshotFile, StoreError};
+use crate::watch;
 
 pub(super) struct Shared {
     /// messagebase.db.

@@ -5,8 +5,8 @@
 //! daemon, so a test can't pass by sharing its mistakes. Map: [`Place`] is a directory with a configuration and keys,
 //! [`Cluster`] runs daemons in one, [`Client`] and [`Connection`] speak to them, [`Command`] and [`Talk`] run the
 //! command-line tools, [`Terminal`] gives one of them a terminal, [`Rows`] reads the files, [`Proxy`] breaks the
-//! network, [`History`] judges what clients saw, [`storm`] lets a seed choose faults and what clients do meanwhile,
-//! [`wait_for`] is the only place that polls.
+//! network, [`Load`] takes down for the checker what it does, [`judge`] asks for its verdict, [`storm`] lets a seed choose
+//! faults and what clients do meanwhile, [`wait_for`] is the only place that polls.
 
 #![deny(missing_docs)]
 #![allow(
@@ -14,11 +14,11 @@
     reason = "the test runner shows it when a test fails, which is the only time it is written"
 )]
 
-mod checker;
 mod client;
 mod cluster;
 mod command;
 mod connection;
+mod judge;
 mod load;
 mod node;
 mod place;
@@ -29,11 +29,11 @@ pub mod storm;
 mod terminal;
 mod wait;
 
-pub use checker::{Attempt, History, Received};
 pub use client::{Answer, Client, PASSWORD, Refusal};
 pub use cluster::{Cluster, ClusterBuilder};
 pub use command::{Command, Ran, Talk, signal};
 pub use connection::{Connection, Heard};
+pub use judge::{judge, messages};
 pub use load::Load;
 pub use nix::sys::signal::Signal;
 pub use node::Node;

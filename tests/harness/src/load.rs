@@ -1,14 +1,14 @@
 //! Senders in the background that keep a window of sends under way until their connection ends or they are stopped.
+//! What they ask and are answered is taken down for the checker.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use serde_json::json;
+use messagebase_checker::{Answer, Call, Open, Recorder, RecordingConnection, Reply};
 
-use crate::checker::{Attempt, History};
 use crate::client::Client;
 use crate::cluster::Cluster;
 
@@ -21,8 +21,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
-    acknowledged: Arc<AtomicUsize>,
-    senders: Vec<JoinHandle<Vec<Attempt>>>,
+    recorder: Recorder,
+    senders: Vec<JoinHandle<()>>,
 }
 
 impl Load {
@@ -30,36 +30,32 @@ impl Load {
     #[track_caller]
     pub fn start(cluster: &Cluster, senders: &[(&str, u16)], to: &str) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
-        let acknowledged = Arc::new(AtomicUsize::new(0));
-        let start = |(connection, (from, node)): (usize, &(&str, u16))| {
+        let recorder = Recorder::new();
+        let start = |(from, node): &(&str, u16)| {
             let mut client = cluster.client(*node);
             client.login(from);
-            let sender = Sender {
-                client,
-                from: (*from).to_owned(),
-                to: to.to_owned(),
-                connection,
-                stop: Arc::clone(&stop),
-                acknowledged: Arc::clone(&acknowledged),
-            };
+            let recording = recorder.client().connect(*node);
+            let (from, to, stop) = ((*from).to_owned(), to.to_owned(), Arc::clone(&stop));
+            let sender = Sender { client, recording, from, to, stop };
             std::thread::spawn(move || sender.run())
         };
-        let senders = senders.iter().enumerate().map(start).collect();
-        Load { stop, acknowledged, senders }
+        let senders = senders.iter().map(start).collect();
+        Load { stop, recorder, senders }
     }
 
     /// How many sends were acknowledged so far.
     pub fn acknowledged(&self) -> usize {
-        self.acknowledged.load(Ordering::Relaxed)
+        self.recorder.acknowledged()
     }
 
-    /// Ends the senders and returns what they tried.
+    /// Ends the senders and returns what was taken down.
     #[track_caller]
-    pub fn finish(mut self) -> History {
+    pub fn finish(mut self) -> Recorder {
         self.stop.store(true, Ordering::Relaxed);
-        let senders = std::mem::take(&mut self.senders);
-        let attempts = senders.into_iter().flat_map(|sender| sender.join().expect("a sender failed")).collect();
-        History { attempts }
+        for sender in std::mem::take(&mut self.senders) {
+            sender.join().expect("a sender failed");
+        }
+        self.recorder.clone()
     }
 }
 
@@ -71,47 +67,43 @@ impl Drop for Load {
 
 struct Sender {
     client: Client,
+    recording: RecordingConnection,
     from: String,
     to: String,
-    connection: usize,
     stop: Arc<AtomicBool>,
-    acknowledged: Arc<AtomicUsize>,
 }
 
 impl Sender {
-    fn run(mut self) -> Vec<Attempt> {
-        let mut attempts: Vec<Attempt> = Vec::new();
-        let mut open: VecDeque<(u64, usize)> = VecDeque::new();
+    fn run(mut self) {
+        let mut open: VecDeque<(u64, Open, Call)> = VecDeque::new();
+        let mut sequence = 0;
         loop {
             while open.len() < WINDOW && !self.stop.load(Ordering::Relaxed) {
-                let attempt = self.attempt(attempts.len());
-                let fields = json!({"to": attempt.to, "body": attempt.body, "key": attempt.key});
-                open.push_back((self.client.post("send", fields), attempts.len()));
-                attempts.push(attempt);
+                let call = self.message(sequence);
+                sequence += 1;
+                let (op, fields) = call.request();
+                let begun = self.recording.invoke(Some(&self.from), call.clone());
+                open.push_back((self.client.post(op, fields), begun, call));
             }
-            let Some((request, at)) = open.pop_front() else { return attempts };
+            let Some((request, begun, call)) = open.pop_front() else { return };
             match self.client.answer(request, ANSWER_WITHIN) {
                 Ok(sent) => {
-                    attempts[at].acknowledged = sent["id"].as_u64();
-                    self.acknowledged.fetch_add(1, Ordering::Relaxed);
+                    let reply = Reply::read(&call, sent).expect("a reply to send");
+                    self.recording.complete(begun, Answer::Ok(reply));
                 }
-                // Whatever else was under way on a lost connection stays unacknowledged.
-                Err(refusal) if refusal.code == "lost" => return attempts,
-                Err(refusal) => assert_eq!(refusal.outcome, "unknown", "{refusal:?}"),
+                // Whatever else was under way on a lost connection stays unanswered.
+                Err(refusal) if refusal.code == "lost" => return,
+                Err(refusal) => {
+                    self.recording.complete(begun, Answer::refused(&refusal.code, &refusal.outcome));
+                    assert_eq!(refusal.outcome, "unknown", "{refusal:?}");
+                }
             }
         }
     }
 
-    fn attempt(&self, sequence: usize) -> Attempt {
-        let name = format!("{} over connection {}, number {sequence}", self.from, self.connection);
-        Attempt {
-            from: self.from.clone(),
-            to: self.to.clone(),
-            connection: self.connection,
-            sequence: sequence as u64,
-            key: format!("{}-{sequence}", self.connection),
-            body: name,
-            acknowledged: None,
-        }
+    fn message(&self, sequence: u64) -> Call {
+        let connection = self.recording.number();
+        let body = format!("{} over connection {connection}, number {sequence}", self.from);
+        Call::Send { to: self.to.clone(), body, key: format!("{connection}-{sequence}") }
     }
 }

@@ -44,6 +44,22 @@ pub(super) struct LogBounds {
     pub garbage: bool,
 }
 
+/// The kinds of work, in the order in which the writer comes by them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece {
+    /// All log jobs that may go, in one durable transaction.
+    Log,
+    /// Some applies, or a chunk of a snapshot install.
+    State,
+    /// A chunk of what nobody waits for.
+    Cleanup,
+}
+
+impl Piece {
+    /// One round.
+    pub const ALL: [Piece; 3] = [Piece::Log, Piece::State, Piece::Cleanup];
+}
+
 /// Work on the state, carried out in order.
 enum StateJob {
     Apply { items: VecDeque<ApplyItem>, done: BoxedDone<()> },
@@ -87,19 +103,50 @@ impl Writer {
         }
     }
 
-    /// Waits for the next job; `None` once all handles are gone. For the simulation, which then calls [`Writer::step`].
+    /// Waits for the next job; `None` once all handles are gone. For the simulation, which then does in pieces what
+    /// [`Writer::step`] does at once: [`Writer::accept`], [`Writer::piece`] and [`Writer::checkpoint`].
     pub async fn recv(&mut self) -> Option<Job> {
         self.jobs.recv().await
     }
 
-    /// Carries out `first` and everything that waits behind it. After an error nothing more is done or acknowledged.
-    pub fn step(&mut self, first: Job) -> Result<(), StoreError> {
+    /// The next job if one waits and may be taken over now.
+    pub fn try_recv(&mut self) -> Option<Job> {
+        if self.log.len() + self.state.len() < TAKEN_MAX { self.jobs.try_recv().ok() } else { None }
+    }
+
+    /// Takes a job over, without beginning it.
+    ///
+    /// # Errors
+    /// After a final error; the job is told.
+    pub fn accept(&mut self, job: Job) -> Result<(), StoreError> {
         if let Some(error) = self.shared.fatal.get().cloned() {
-            first.fail(&error);
+            job.fail(&error);
             return Err(error);
         }
-        self.take(first);
-        self.work().inspect_err(|error| self.die(error))
+        self.take(job);
+        Ok(())
+    }
+
+    /// Carries out one piece of what was taken over, at most one transaction; false if there is none of its kind.
+    /// After an error nothing more is done or acknowledged.
+    pub fn piece(&mut self, piece: Piece) -> Result<bool, StoreError> {
+        let worked = match piece {
+            Piece::Log => self.log_piece(),
+            Piece::State => self.state_piece(),
+            Piece::Cleanup => self.cleanup_piece(),
+        };
+        worked.inspect_err(|error| self.die(error))
+    }
+
+    /// Copies the WAL into the database if it is time to; `idle`: nothing waits.
+    pub fn checkpoint(&mut self, idle: bool) {
+        self.db.checkpoint(idle);
+    }
+
+    /// Carries out `first` and everything that waits behind it. After an error nothing more is done or acknowledged.
+    pub fn step(&mut self, first: Job) -> Result<(), StoreError> {
+        self.accept(first)?;
+        self.work()
     }
 
     /// Steps until all handles are gone (`Ok`) or a final error.
@@ -113,23 +160,17 @@ impl Writer {
 
     fn work(&mut self) -> Result<(), StoreError> {
         loop {
-            self.drain();
-            let logged = self.log_piece()?;
-            let moved = self.state_piece()?;
-            let cleaned = self.cleanup_piece()?;
-            let worked = logged || moved || cleaned;
-            self.db.checkpoint(!worked);
+            while let Some(job) = self.try_recv() {
+                self.take(job);
+            }
+            let mut worked = false;
+            for piece in Piece::ALL {
+                worked |= self.piece(piece)?;
+            }
+            self.checkpoint(!worked);
             if !worked {
                 return Ok(());
             }
-        }
-    }
-
-    fn drain(&mut self) {
-        while self.log.len() + self.state.len() < TAKEN_MAX
-            && let Ok(job) = self.jobs.try_recv()
-        {
-            self.take(job);
         }
     }
 

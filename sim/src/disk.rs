@@ -1,0 +1,209 @@
+//! A node's disk: the writer's thread as a task, a piece of work at a time, with virtual time before each. A crash can
+//! fall between any two pieces, between taking a job and beginning it, and between a COMMIT and whoever hears of it:
+//! acknowledgements only wake tasks, and the crash comes before they run.
+//!
+//! What is kept of a crashed node is its directory as it was at that instant. That is also the place for disk faults
+//! to come (writes that were not synced and are lost): they would change the copy.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use messagebase_daemon::store::{Job, LogId, LogRow, Piece, Readers, Store, StoreError, Writer, digest};
+use openraft_rt::AsyncRuntime;
+use openraft_rt_sim::SimRuntime;
+
+use crate::chance::Chance;
+use crate::life::lock;
+use crate::world::World;
+
+/// A transaction, µs.
+const PIECE_US: (u64, u64) = (30, 800);
+/// One of so many (per mille) transactions waits for a busy disk, ms.
+const BUSY_PER_MILLE: u64 = 4;
+const BUSY_MS: (u64, u64) = (5, 60);
+/// The rows are compared after applying an index that this divides.
+const DIGEST_EVERY: u64 = 16;
+/// Bytes of log read at once when a node comes back; its whole log, in a simulation.
+const ALL_BYTES: usize = usize::MAX;
+
+/// How a node's disk behaves, changed by faults.
+#[derive(Debug, Clone, Default)]
+pub struct DiskMood {
+    /// Until then, in virtual time, no transaction ends.
+    stalled_until: Arc<Mutex<Duration>>,
+}
+
+impl DiskMood {
+    /// No transaction ends before then.
+    pub fn stall_until(&self, until: Duration) {
+        *lock(&self.stalled_until) = until;
+    }
+
+    fn stall_left(&self, now: Duration) -> Duration {
+        lock(&self.stalled_until).saturating_sub(now)
+    }
+}
+
+/// Carries out a node's jobs until its store is gone.
+pub async fn write(world: World, id: u64, readers: Readers, mut writer: Writer, mood: DiskMood, mut chance: Chance) {
+    while let Some(job) = writer.recv().await {
+        if writer.accept(observed(&world, id, job)).is_err() {
+            return;
+        }
+        loop {
+            let mut worked = false;
+            for piece in Piece::ALL {
+                while let Some(job) = writer.try_recv() {
+                    if writer.accept(observed(&world, id, job)).is_err() {
+                        return;
+                    }
+                    // Perhaps of a kind whose turn in this round is over.
+                    worked = true;
+                }
+                let busy = if chance.hits(BUSY_PER_MILLE) {
+                    chance.millis(BUSY_MS.0, BUSY_MS.1)
+                } else {
+                    chance.micros(PIECE_US.0, PIECE_US.1)
+                };
+                SimRuntime::sleep(busy.max(mood.stall_left(world.elapsed()))).await;
+                match writer.piece(piece) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        worked = true;
+                        if piece == Piece::State {
+                            look(&world, id, &readers);
+                        }
+                    }
+                    Err(error) => {
+                        world.violated(format!("node {id:#x}: its store failed: {error}"));
+                        return;
+                    }
+                }
+            }
+            writer.checkpoint(!worked);
+            if !worked {
+                break;
+            }
+        }
+    }
+}
+
+/// The state after applying: its clock, and now and then all of its rows.
+fn look(world: &World, id: u64, readers: &Readers) {
+    let seen = readers.with(|conn| {
+        let (term, leader, index, clock): (Option<i64>, Option<i64>, Option<i64>, i64) = conn.query_row(
+            "SELECT applied_term, applied_leader, applied_index, clock FROM replicated_state",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+        )?;
+        let applied = term.zip(leader).zip(index).map(|((term, leader), index)| LogId {
+            term: term.unsigned_abs(),
+            leader: leader.unsigned_abs(),
+            index: index.unsigned_abs(),
+        });
+        let sampled = applied.filter(|id| id.index.is_multiple_of(DIGEST_EVERY));
+        let rows = sampled.map(|id| digest(conn).map(|rows| (id.index, format!("{rows:?}")))).transpose()?;
+        Ok((applied, clock.unsigned_abs(), rows))
+    });
+    match seen {
+        Ok((applied, clock, rows)) => {
+            let mut checks = world.checks();
+            checks.applied(id, applied, clock);
+            if let Some((index, rows)) = rows {
+                checks.digested(id, index, rows);
+            }
+        }
+        Err(error) => world.violated(format!("node {id:#x}: its file can't be read: {error}")),
+    }
+}
+
+type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// The job, whose acknowledgement is heard by the invariants first.
+fn observed(world: &World, id: u64, job: Job) -> Job {
+    let then = |done: Done, tell: Box<dyn FnOnce(&mut crate::checks::Checks) + Send>| -> Done {
+        let world = world.clone();
+        Box::new(move |result: Result<(), StoreError>| {
+            if result.is_ok() {
+                tell(&mut world.checks());
+            }
+            done(result);
+        })
+    };
+    match job {
+        Job::SaveVote { vote, done } => {
+            world.event(format_args!("disk {id:#x} vote {vote}"));
+            let copy = vote.clone();
+            Job::SaveVote { vote, done: then(done, Box::new(move |checks| checks.voted(id, &copy))) }
+        }
+        Job::Append { rows, done } => {
+            world.event(format_args!("disk {id:#x} append {:?}", ends(&rows)));
+            let copy = rows.clone();
+            Job::Append { rows, done: then(done, Box::new(move |checks| checks.appended(id, &copy))) }
+        }
+        Job::Truncate { keep_through, done } => {
+            world.event(format_args!("disk {id:#x} truncate {keep_through:?}"));
+            world.count("logs cut");
+            Job::Truncate { keep_through, done: then(done, Box::new(move |checks| checks.truncated(id, keep_through))) }
+        }
+        Job::Purge { through, done } => {
+            world.event(format_args!("disk {id:#x} purge {through:?}"));
+            world.count("logs purged");
+            Job::Purge { through, done: then(done, Box::new(move |checks| checks.purged(id, through))) }
+        }
+        Job::Apply { items, done } => {
+            let entries: Vec<LogId> = items.iter().map(|item| item.row.id).collect();
+            let ends = entries.first().copied().zip(entries.last().copied());
+            world.event(format_args!("disk {id:#x} apply {ends:?}"));
+            world.checks().applying(id, &entries);
+            Job::Apply { items, done }
+        }
+        Job::InstallSnapshot { file, done } => {
+            let last = file.last;
+            world.event(format_args!("disk {id:#x} install {last:?}"));
+            world.count("snapshots installed");
+            Job::InstallSnapshot { file, done: then(done, Box::new(move |checks| checks.installed(id, last))) }
+        }
+        other @ (Job::Local { .. } | Job::SaveIdentity { .. }) => other,
+    }
+}
+
+fn ends(rows: &[LogRow]) -> Option<(LogId, LogId)> {
+    Some((rows.first()?.id, rows.last()?.id))
+}
+
+/// Tells the invariants what a node that comes back has on its disk.
+///
+/// # Errors
+/// When the file can't be read.
+pub fn reopened(world: &World, id: u64, store: &Store) -> Result<(), StoreError> {
+    let state = store.raft_state()?;
+    let begin = store.log_begin();
+    let end = state.last.map_or(begin, |last| last.index + 1);
+    let rows = if begin < end { store.read_log(begin..end, ALL_BYTES)? } else { Vec::new() };
+    if rows.last().map_or(begin, |last| last.id.index + 1) < end {
+        world.violated(format!("node {id:#x}: its log has a hole between {begin} and {end}"));
+    }
+    world.checks().reopened(id, &state, &rows);
+    Ok(())
+}
+
+/// Copies a node's directory as it is: what a kill leaves.
+///
+/// # Errors
+/// When something can't be read or written.
+pub fn copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_dir(&entry.path(), &target)?;
+        } else if !entry.file_name().to_string_lossy().ends_with("-shm") {
+            // The shared memory of a WAL is made anew from the WAL after a crash.
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}

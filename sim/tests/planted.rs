@@ -1,0 +1,102 @@
+//! Defects planted on purpose are found by simulation alone, by the checker or an invariant; without them the same seeds
+//! are green. The acknowledgement before the disk needs two slow disks and the death of all nodes at the right moment,
+//! which is a scenario of its own.
+
+use std::time::Duration;
+
+use messagebase_checker::{Answer, Call, Recorder, Reply, check};
+use messagebase_daemon::change::{Change, Secrets};
+use messagebase_daemon::planted::{Defect, plant};
+use messagebase_daemon::raft::api::{Draft, Verdict};
+use messagebase_daemon::state::read;
+use messagebase_sim::cluster::Cluster;
+use messagebase_sim::run::run;
+use messagebase_sim::workload::Clients;
+use openraft_rt::AsyncRuntime;
+use openraft_rt_sim::SimRuntime;
+
+/// Seeds that are tried for each defect; the first one that finds it is printed.
+const SEEDS: u64 = 40;
+const ALL: [u16; 3] = [1, 2, 3];
+/// A disk that ends no transaction before everything is over.
+const STALL: Duration = Duration::from_secs(60);
+
+fn find(defect: Defect) {
+    for seed in 0..SEEDS {
+        let planted = plant(defect);
+        let found = run(seed, &mut Clients::default());
+        drop(planted);
+        if let Err(failure) = found {
+            let first = failure.broken.first().map_or("", String::as_str);
+            println!("{} is found by seed {seed}: {first}", defect.name());
+            run(seed, &mut Clients::default()).unwrap_or_else(|failure| panic!("without the defect: {failure}"));
+            return;
+        }
+    }
+    panic!("{} is not found by {SEEDS} seeds", defect.name());
+}
+
+#[test]
+fn a_key_that_is_not_unique_is_found() {
+    find(Defect::KeyUniqueness);
+}
+
+/// Ends all nodes while two disks stand still, and starts those two again: what the checker says then.
+async fn all_die_with_slow_disks(seed: u64) -> Vec<String> {
+    let recorder = Recorder::new();
+    let mut connection = recorder.client().connect(1);
+    let mut cluster = Cluster::start(seed, 3).await;
+    let leader = cluster.wait("a leader of all", |c| c.leader_among(&ALL)).await;
+    let others: Vec<u16> = ALL.into_iter().filter(|node| *node != leader).collect();
+    let stalled = cluster.elapsed() + STALL;
+    others.iter().for_each(|node| cluster.nodes[node].mood.stall_until(stalled));
+
+    let (user, password, key) = ("anna".to_owned(), "password".to_owned(), "k".to_owned());
+    let secrets = Secrets { password_hash: Some("$argon2id$x".into()), token_hash: None };
+    let body = Change::Register { name: user.clone(), key: key.clone(), by_operator: false };
+    let open = connection.invoke(None, Call::Register { user: user.clone(), password, key });
+    let draft = Draft { actor: None, body, secrets: Some(secrets) };
+    let node = &cluster.nodes[&leader];
+    let replica = node.replica.clone();
+    let verdicts = node.life.run(async move { replica.propose(vec![draft]).await }).await;
+    let answer = match verdicts.as_deref() {
+        Some([Verdict::Applied { .. }]) => Answer::Ok(Reply::Registered { user }),
+        _ => Answer::refused("no_quorum", "unknown"),
+    };
+    connection.complete(open, answer);
+
+    ALL.into_iter().for_each(|node| cluster.kill(node, false));
+    cluster.bury();
+    for node in &others {
+        assert!(cluster.restart(*node).await, "node {node} starts from its files");
+    }
+    let second = cluster.wait("a leader of the two", |c| c.leader_among(&others)).await;
+    let node = &cluster.nodes[&second];
+    let (replica, store) = (node.replica.clone(), node.store.clone());
+    let call = Call::Users { pattern: None, after: None, limit: None, linear: true };
+    let open = connection.invoke(Some("somebody"), call);
+    let names = node.life.run(async move {
+        replica.linear().await.expect("two of three read");
+        let page = store.readers().with(|conn| read::users_page(conn, None, None, 100)).expect("the file is readable");
+        page.items.into_iter().map(|row| row.name).collect()
+    });
+    let names = names.await.expect("the node lives");
+    connection.complete(open, Answer::Ok(Reply::Users { names, more: false }));
+    cluster.shutdown().await;
+    check(&recorder.finish()).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn an_acknowledgement_before_the_disk_is_found() {
+    let run = || SimRuntime::with_seed(5).block_on(all_die_with_slow_disks(5));
+    let planted = plant(Defect::SyncBeforeAck);
+    let found = run();
+    drop(planted);
+    assert!(found.iter().any(|violation| violation.contains("misses anna")), "{found:?}");
+    assert_eq!(run(), Vec::<String>::new(), "without the defect");
+}
+
+#[test]
+fn a_stale_read_is_found() {
+    find(Defect::StaleRead);
+}
