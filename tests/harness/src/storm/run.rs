@@ -13,10 +13,11 @@ use messagebase_checker::{History, Recorder};
 use crate::cluster::Cluster;
 use crate::place::Programs;
 use crate::storm::faults::{Conductor, Diary, pause_until};
-use crate::storm::guest::{Guest, World};
+use crate::storm::guest::Guest;
 use crate::storm::plan::{Plan, Wish};
 use crate::storm::report::{Report, Spell, acknowledged_writes, count, worst_recovery};
 use crate::storm::verdict::{self, examine};
+use crate::storm::world::World;
 
 /// What is under way when everything is healed is done by then, or the cluster does not serve.
 const PATIENCE: Duration = Duration::from_secs(60);
