@@ -52,7 +52,7 @@ fn release_directory() -> std::io::Result<PathBuf> {
 
 /// `cargo run` describes this package in the environment. Left in, the build scripts that watch those variables (ring's)
 /// run again on every start: 8.7 s instead of 0.06 s.
-fn forget_this_package(command: &mut Command) {
+pub fn forget_this_package(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if is_package_variable(&name) {
             command.env_remove(name);

@@ -1,4 +1,4 @@
-//! `cargo demo` and `cargo xtask arrows`: the two things that cargo itself can't do for this workspace.
+//! `cargo demo`, `cargo xtask arrows` and `cargo xtask storm`: what cargo itself can't do for this workspace.
 //!
 //! Depends on nothing, so that it is built in a second before the long build that it announces. Everything that a
 //! person meets at run time is in `mbctl`; this only gets them there.
@@ -7,11 +7,13 @@
 
 mod arrows;
 mod demo;
+mod storm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo demo [ARGUMENTS OF mbctl demo] | cargo xtask arrows";
+const USAGE: &str =
+    "usage: cargo demo [ARGUMENTS OF mbctl demo] | cargo xtask arrows | cargo xtask storm --seeds 1-100";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
@@ -19,6 +21,7 @@ fn main() -> ExitCode {
     match command.to_str() {
         Some("demo") => demo::run(&workspace_root(), arguments.collect()),
         Some("arrows") => arrows::run(&workspace_root()),
+        Some("storm") => storm::run(&workspace_root(), arguments.collect()),
         _ => {
             eprintln!("{USAGE}");
             ExitCode::from(2)

@@ -10,7 +10,7 @@ use crate::client::Client;
 use crate::connection::Connection;
 use crate::node::Node;
 use crate::place::{Place, PlaceBuilder, Programs};
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, Weather};
 use crate::rows::{Rows, TABLES_THAT_MUST_AGREE};
 use crate::wait::{LONG, wait_for};
 
@@ -22,9 +22,17 @@ const STATUS_WITHIN: Duration = Duration::from_millis(1_500);
 pub struct ClusterBuilder {
     place: PlaceBuilder,
     proxied: bool,
+    environment: Vec<(String, String)>,
 }
 
 impl ClusterBuilder {
+    /// A variable in the environment of every daemon.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// A line of TOML for the top of the configuration.
     #[must_use]
     pub fn setting(mut self, line: &str) -> Self {
@@ -58,7 +66,7 @@ impl ClusterBuilder {
     /// Makes the place and starts nothing.
     #[track_caller]
     pub fn make(self) -> Cluster {
-        let ClusterBuilder { place: builder, proxied } = self;
+        let ClusterBuilder { place: builder, proxied, environment } = self;
         let toml = |place: &Place, links: &Links, from: u16| builder_toml(place, links, from);
         let place = builder.make();
         let numbers = place.numbers();
@@ -77,7 +85,8 @@ impl ClusterBuilder {
                 place.config()
             };
             let mbd = place.mbd(&[]).program().to_owned();
-            Node::new(n, place.ports(n), mbd, config, place.path().to_owned(), place.data(n))
+            let directory = place.path().to_owned();
+            Node::new(n, place.ports(n), mbd, config, directory, place.data(n), environment.clone())
         };
         let nodes = numbers.iter().map(|n| node(*n)).collect();
         Cluster { nodes, links, place }
@@ -114,7 +123,7 @@ impl Deref for Cluster {
 impl Cluster {
     /// Begins to describe a cluster.
     pub fn with(programs: Programs, nodes: u16) -> ClusterBuilder {
-        ClusterBuilder { place: Place::with(programs, nodes), proxied: false }
+        ClusterBuilder { place: Place::with(programs, nodes), proxied: false, environment: Vec::new() }
     }
 
     /// A cluster of so many nodes that is ready to serve.
@@ -171,6 +180,12 @@ impl Cluster {
             let shown = self.status(n).map_or_else(|| "no answer".to_owned(), |status| status.to_string());
             eprintln!("  node {n}: {shown}");
         }
+    }
+
+    /// SIGKILL to these nodes, as close together as can be.
+    #[track_caller]
+    pub fn kill_these(&self, numbers: &[u16]) {
+        numbers.iter().for_each(|n| self.node(*n).kill());
     }
 
     /// What a node says of itself, or `None` if it does not answer soon.
@@ -312,6 +327,19 @@ impl Cluster {
     #[track_caller]
     pub fn delay(&self, group: &[u16], others: &[u16], by: Duration) {
         self.links_between(group, others).for_each(|proxy| proxy.delay(by));
+    }
+
+    /// Sets the link that `from` dials `to` over.
+    #[track_caller]
+    pub fn set_link(&self, from: u16, to: u16, weather: Weather) {
+        let link = self.links.get(&(from, to));
+        link.unwrap_or_else(|| panic!("this cluster has no proxy from node {from} to node {to}")).set(weather);
+    }
+
+    /// Resets what is open between the two groups; new connections are accepted.
+    #[track_caller]
+    pub fn sever(&self, group: &[u16], others: &[u16]) {
+        self.links_between(group, others).for_each(Proxy::sever);
     }
 
     #[track_caller]

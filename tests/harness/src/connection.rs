@@ -62,7 +62,19 @@ impl Connection {
     /// # Errors
     /// When nobody listens there.
     pub fn plain(port: u16) -> std::io::Result<Connection> {
-        Ok(Connection::on(Box::new(tcp(port)?)))
+        Ok(Connection::on(Box::new(tcp(port, CONNECT_WITHIN)?)))
+    }
+
+    /// To a node of this machine, over TLS with the keys of this `pki/` or plain, in limited time: a node that is stopped
+    /// accepts connections and says nothing.
+    ///
+    /// # Errors
+    /// When nobody listens there, the handshake fails, or it takes too long.
+    pub fn dial(port: u16, pki: Option<&Path>, within: Duration) -> std::io::Result<Connection> {
+        match pki {
+            Some(pki) => Connection::handshake(port, pki, "127.0.0.1", within),
+            None => Ok(Connection::on(Box::new(tcp(port, within)?))),
+        }
     }
 
     /// Over TLS, trusting `ca.pem` of this `pki/`, to the server that calls itself `name`.
@@ -70,11 +82,15 @@ impl Connection {
     /// # Errors
     /// When nobody listens there or the handshake fails.
     pub fn tls(port: u16, pki: &Path, name: &str) -> std::io::Result<Connection> {
+        Connection::handshake(port, pki, name, SHORT)
+    }
+
+    fn handshake(port: u16, pki: &Path, name: &str, within: Duration) -> std::io::Result<Connection> {
         let config = messagebase_config::pki::client_tls(pki).map_err(|e| std::io::Error::other(e.to_string()))?;
         let name = ServerName::try_from(name.to_owned()).map_err(std::io::Error::other)?;
         let session = ClientConnection::new(config, name).map_err(std::io::Error::other)?;
-        let mut stream = StreamOwned::new(session, tcp(port)?);
-        stream.sock.set_read_timeout(Some(SHORT))?;
+        let mut stream = StreamOwned::new(session, tcp(port, CONNECT_WITHIN)?);
+        stream.sock.set_read_timeout(Some(within))?;
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
         }
@@ -167,8 +183,8 @@ impl Connection {
     }
 }
 
-fn tcp(port: u16) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), CONNECT_WITHIN)?;
+fn tcp(port: u16, within: Duration) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), within)?;
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(SHORT))?;
     Ok(stream)

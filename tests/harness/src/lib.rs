@@ -5,7 +5,8 @@
 //! daemon, so a test can't pass by sharing its mistakes. Map: [`Place`] is a directory with a configuration and keys,
 //! [`Cluster`] runs daemons in one, [`Client`] and [`Connection`] speak to them, [`Command`] and [`Talk`] run the
 //! command-line tools, [`Terminal`] gives one of them a terminal, [`Rows`] reads the files, [`Proxy`] breaks the
-//! network, [`Load`] takes down for the checker what it does, [`judge`] asks for its verdict, [`wait_for`] is the only place that polls.
+//! network, [`Load`] takes down for the checker what it does, [`judge`] asks for its verdict, [`storm`] lets a seed choose
+//! faults and what clients do meanwhile, [`wait_for`] is the only place that polls.
 
 #![deny(missing_docs)]
 #![allow(
@@ -24,6 +25,7 @@ mod place;
 mod ports;
 mod proxy;
 mod rows;
+pub mod storm;
 mod terminal;
 mod wait;
 
@@ -37,7 +39,7 @@ pub use nix::sys::signal::Signal;
 pub use node::Node;
 pub use place::{Place, PlaceBuilder, Programs};
 pub use ports::NodePorts;
-pub use proxy::Proxy;
+pub use proxy::{Proxy, Way, Weather};
 pub use rows::{Lock, Rows, TABLES_THAT_MUST_AGREE};
 pub use terminal::Terminal;
 pub use wait::{LONG, SHORT, wait_for};

@@ -25,6 +25,7 @@ pub struct Node {
     config: PathBuf,
     directory: PathBuf,
     data: PathBuf,
+    environment: Vec<(String, String)>,
     child: Mutex<Option<Child>>,
 }
 
@@ -36,8 +37,9 @@ impl Node {
         config: PathBuf,
         directory: PathBuf,
         data: PathBuf,
+        environment: Vec<(String, String)>,
     ) -> Node {
-        Node { number, ports, mbd, config, directory, data, child: Mutex::new(None) }
+        Node { number, ports, mbd, config, directory, data, environment, child: Mutex::new(None) }
     }
 
     /// Its number.
@@ -78,6 +80,7 @@ impl Node {
             .env("RUST_LOG", filter)
             .env("RUST_BACKTRACE", "1")
             .env("NO_COLOR", "1")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(&self.directory)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle of the log"))
@@ -111,6 +114,11 @@ impl Node {
         self.signal(Signal::SIGCONT);
     }
 
+    /// SIGTERM; does not wait for anything.
+    pub fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
     /// SIGTERM; returns the exit code, which must come soon.
     #[track_caller]
     pub fn stop(&self) -> i32 {
@@ -127,6 +135,15 @@ impl Node {
         let status = wait_for(&what, within, || running.try_wait().expect("it is our child"));
         *child = None;
         code_of(status)
+    }
+
+    /// The exit code of a process that has ended by itself and was not asked for it yet; `None` while it runs or when
+    /// none was started.
+    pub fn ended(&self) -> Option<i32> {
+        let mut child = self.child.lock().expect("not poisoned");
+        let status = child.as_mut()?.try_wait().ok()??;
+        *child = None;
+        Some(code_of(status))
     }
 
     /// Whether the process runs.

@@ -1,0 +1,161 @@
+//! A connection whose requests, answers and events are taken down in the checker's history. Never panics over what a node
+//! does: a line that can't be read is told as wrong, and a connection that says nothing is the caller's to drop.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use messagebase_checker::{Answer, Call, Event, Open, RecordingClient, RecordingConnection, Reply};
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::connection::{self, Connection};
+
+/// Connecting to a process of this machine takes less, unless it is stopped.
+const DIAL_WITHIN: Duration = Duration::from_millis(1_500);
+
+/// What came over the connection.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Heard {
+    /// The answer to request number so-and-so.
+    Answer(u64, Answer),
+    /// An event that the checker judges.
+    Event(Event),
+    /// The answer to something that it does not judge ([`Caller::post_aside`]); `None`: refused.
+    Aside(u64, Option<Value>),
+    /// The other side closed, in order or not.
+    Lost,
+    /// Nothing in the given time.
+    Nothing,
+}
+
+/// The connection.
+#[derive(Debug)]
+pub struct Caller {
+    connection: Connection,
+    recording: RecordingConnection,
+    node: u16,
+    user: Option<String>,
+    next: u64,
+    open: BTreeMap<u64, (Open, Call)>,
+    wrong: Option<String>,
+}
+
+impl Caller {
+    /// Connects a client of the history to a node; `None` when that fails or takes too long.
+    pub fn dial(cluster: &Cluster, node: u16, tls: bool, client: &RecordingClient) -> Option<Caller> {
+        let ports = cluster.ports(node);
+        let (port, pki) = if tls { (ports.client, Some(cluster.pki())) } else { (ports.plain, None) };
+        let connection = Connection::dial(port, pki.as_deref(), DIAL_WITHIN).ok()?;
+        let recording = client.connect(node);
+        Some(Caller { connection, recording, node, user: None, next: 1, open: BTreeMap::new(), wrong: None })
+    }
+
+    /// The node at the other end.
+    pub fn node(&self) -> u16 {
+        self.node
+    }
+
+    /// The line that was none, if there was one; the connection counts as lost then.
+    pub fn wrong(&self) -> Option<&str> {
+        self.wrong.as_deref()
+    }
+
+    fn is_wrong(&mut self, line: &str) -> Heard {
+        self.wrong = Some(format!("node {} said what is no answer and no event: {line}", self.node));
+        Heard::Lost
+    }
+
+    /// Whose session the connection has from now on.
+    pub fn logged_in(&mut self, user: &str) {
+        self.user = Some(user.to_owned());
+    }
+
+    /// Writes a request. Its number is in [`Heard::Answer`].
+    pub fn post(&mut self, call: Call) -> u64 {
+        let user = self.user.clone();
+        self.post_for(user.as_deref(), call)
+    }
+
+    /// [`Caller::post`] in the name of a user that this connection has no session of: the repetition of a deletion.
+    pub fn post_for(&mut self, user: Option<&str>, call: Call) -> u64 {
+        let (op, mut fields) = call.request();
+        if let (Call::Delete { .. }, Some(user)) = (&call, user) {
+            // So that it can be repeated when the account, and the session with it, is gone.
+            fields["user"] = json!(user);
+        }
+        let open = self.recording.invoke(user, call.clone());
+        let id = self.write(op, fields);
+        self.open.insert(id, (open, call));
+        id
+    }
+
+    /// Writes a request that the history does not hold, e.g. `campaign`.
+    pub fn post_aside(&mut self, op: &str) -> u64 {
+        self.write(op, json!({}))
+    }
+
+    fn write(&mut self, op: &str, mut fields: Value) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        fields["id"] = json!(id);
+        fields["op"] = json!(op);
+        self.connection.say(&fields.to_string());
+        id
+    }
+
+    /// Waits for the next line.
+    pub fn hear(&mut self, within: Duration) -> Heard {
+        let line = match self.connection.hear(within) {
+            connection::Heard::Line(line) => line,
+            connection::Heard::Closed => return Heard::Lost,
+            connection::Heard::Nothing => return Heard::Nothing,
+        };
+        let Ok(mut value) = serde_json::from_str::<Value>(&line) else { return self.is_wrong(&line) };
+        if value.get("event").is_some() {
+            return match Event::read(value) {
+                Ok(Some(event)) => {
+                    self.recording.shown(event.clone());
+                    Heard::Event(event)
+                }
+                Ok(None) => Heard::Nothing,
+                Err(e) => self.is_wrong(&format!("{line}: {e}")),
+            };
+        }
+        let Some(id) = value["id"].as_u64() else { return self.is_wrong(&line) };
+        let ok = value.get_mut("ok").map(Value::take);
+        let Some((open, call)) = self.open.remove(&id) else { return Heard::Aside(id, ok) };
+        let answer = match ok {
+            Some(ok) => match Reply::read(&call, ok) {
+                Ok(reply) => Answer::Ok(reply),
+                Err(e) => return self.is_wrong(&format!("{line}: {e}")),
+            },
+            None => {
+                let text = |key: &str| value["error"][key].as_str().unwrap_or_default().to_owned();
+                Answer::refused(&text("code"), &text("outcome"))
+            }
+        };
+        self.recording.complete(open, answer.clone());
+        Heard::Answer(id, answer)
+    }
+
+    /// Writes a request and waits for its answer; events that come before it go to `seen`. `None`: the connection is lost
+    /// or says nothing in time, and is of no more use.
+    pub fn ask(&mut self, call: Call, within: Duration, seen: &mut dyn FnMut(Event)) -> Option<Answer> {
+        let id = self.post(call);
+        let until = Instant::now() + within;
+        loop {
+            match self.hear(until.saturating_duration_since(Instant::now())) {
+                Heard::Answer(answered, answer) if answered == id => return Some(answer),
+                Heard::Event(event) => seen(event),
+                Heard::Lost => return None,
+                Heard::Answer(..) | Heard::Aside(..) | Heard::Nothing if Instant::now() >= until => return None,
+                Heard::Answer(..) | Heard::Aside(..) | Heard::Nothing => {}
+            }
+        }
+    }
+
+    /// Claims for the client of this connection that it was shown all messages to a user after an id.
+    pub fn kept_up(&self, user: &str, after: u64) {
+        self.recording.kept_up(user, after);
+    }
+}

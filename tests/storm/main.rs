@@ -1,0 +1,4 @@
+//! Faults and load from seeds over real processes; see docs/TESTING.md, "Storm".
+
+mod planted;
+mod seeds;
