@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use messagebase_harness::{Attempt, Cluster, History, Load, Received, SHORT, programs};
+use messagebase_checker::{Attempt, Recorder};
+use messagebase_harness::{Cluster, Load, SHORT, judge, programs};
 use serde_json::{Value, json};
 
 /// Alarms of each kind.
@@ -20,6 +21,15 @@ fn leadership(cluster: &Cluster) -> Vec<(u16, Value, Value)> {
     cluster.numbers().into_iter().map(said).collect()
 }
 
+fn is_acknowledged(attempt: &Attempt) -> bool {
+    attempt.answer.ok().is_some()
+}
+
+fn acknowledged(recorder: &Recorder, user: &str) -> usize {
+    let sends = recorder.finish().attempts.into_iter();
+    sends.filter(|attempt| attempt.user.as_deref() == Some(user) && is_acknowledged(attempt)).count()
+}
+
 /// Runs `alarm` again and again under load. It may not cost the leader its place, nor a sender an answer.
 #[track_caller]
 fn changes_nothing(cluster: &Cluster, mut alarm: impl FnMut(&Cluster, usize)) {
@@ -30,27 +40,28 @@ fn changes_nothing(cluster: &Cluster, mut alarm: impl FnMut(&Cluster, usize)) {
     cluster.wait_ready(&cluster.numbers());
     let before = leadership(cluster);
     // Each sender has to get on: one whose node is not touched would outrun the other.
-    let loads = [("anna", leader), ("carl", others[0])].map(|sender| Load::start(cluster, &[sender], "ben"));
+    let recorder = Recorder::new();
+    let senders = [("anna", leader), ("carl", others[0])];
+    let loads = senders.map(|sender| Load::start_beside(&recorder, cluster, &[sender], "ben"));
+    let progress = || ["anna", "carl"].map(|user| acknowledged(&recorder, user));
     for round in 0..ROUNDS {
-        let so_far = loads.each_ref().map(Load::acknowledged);
+        let so_far = progress();
         alarm(cluster, round);
         cluster.wait("more acknowledged sends of each sender", || {
-            let gets_on = |(load, so_far): (&Load, usize)| load.acknowledged() >= so_far + SENDS_BETWEEN;
-            loads.iter().zip(so_far).all(gets_on).then_some(())
+            let gets_on = |(now, so_far): (usize, usize)| now >= so_far + SENDS_BETWEEN;
+            progress().into_iter().zip(so_far).all(gets_on).then_some(())
         });
     }
     cluster.heal();
-    let mut history = History::default();
-    for (connection, load) in loads.into_iter().enumerate() {
-        let attempts = load.finish().attempts.into_iter();
-        history.attempts.extend(attempts.map(|attempt| Attempt { connection, ..attempt }));
+    for load in loads {
+        load.finish();
     }
     cluster.wait_ready(&cluster.numbers());
     assert_eq!(leadership(cluster), before, "leader and term as (node, term, leader)");
-    assert_eq!(history.acknowledged(), history.attempts.len(), "a send was not acknowledged");
+    assert!(recorder.finish().attempts.iter().all(is_acknowledged), "a send was not acknowledged");
     let mut ben = cluster.client(others[1]);
     ben.login("ben");
-    history.check("ben", &Received::all(&ben.sync(0))).unwrap_or_else(|wrong| panic!("{wrong:#?}"));
+    judge(&recorder, "ben", &ben.sync(0));
 }
 
 /// A client asks every node to campaign.

@@ -1,6 +1,7 @@
 //! Leadership is handed over without a client seeing an error: by `mbctl transfer`, and before a graceful stop.
 
-use messagebase_harness::{Attempt, Cluster, History, Load, Received};
+use messagebase_checker::{Attempt, Recorder};
+use messagebase_harness::{Cluster, Load, judge};
 
 use crate::cluster;
 
@@ -20,10 +21,22 @@ fn more(cluster: &Cluster, load: &Load) {
 }
 
 #[track_caller]
-fn check(cluster: &Cluster, node: u16, history: &History) {
+fn check(cluster: &Cluster, node: u16, recorder: &Recorder) {
     let mut ben = cluster.client(node);
     ben.login("ben");
-    history.check("ben", &Received::all(&ben.sync(0))).unwrap_or_else(|wrong| panic!("{wrong:#?}"));
+    judge(recorder, "ben", &ben.sync(0));
+}
+
+/// A user's sends in the order sent.
+fn attempts_of(recorder: &Recorder, user: &str) -> Vec<Attempt> {
+    let all = recorder.finish().attempts.into_iter();
+    let mut attempts: Vec<Attempt> = all.filter(|attempt| attempt.user.as_deref() == Some(user)).collect();
+    attempts.sort_by_key(|attempt| attempt.sequence);
+    attempts
+}
+
+fn is_acknowledged(attempt: &Attempt) -> bool {
+    attempt.answer.ok().is_some()
 }
 
 #[test]
@@ -38,9 +51,9 @@ fn a_transfer_under_load_refuses_nothing() {
         cluster.lead(next);
     }
     more(&cluster, &load);
-    let history = load.finish();
-    assert_eq!(history.acknowledged(), history.attempts.len(), "a send was refused");
-    check(&cluster, leader, &history);
+    let recorder = load.finish();
+    assert!(recorder.finish().attempts.iter().all(is_acknowledged), "a send was refused");
+    check(&cluster, leader, &recorder);
 }
 
 #[test]
@@ -49,22 +62,26 @@ fn a_leader_that_stops_answers_what_it_accepted_and_others_notice_nothing() {
     register(&cluster);
     let leader = cluster.leader();
     let others = cluster.others(&[leader]);
-    let here = Load::start(&cluster, &[("anna", leader)], "ben");
-    let there = Load::start(&cluster, &[("carl", others[0])], "ben");
+    let recorder = Recorder::new();
+    let here = Load::start_beside(&recorder, &cluster, &[("anna", leader)], "ben");
+    let there = Load::start_beside(&recorder, &cluster, &[("carl", others[0])], "ben");
     more(&cluster, &here);
-    more(&cluster, &there);
+    let so_far = attempts_of(&recorder, "carl").iter().filter(|attempt| is_acknowledged(attempt)).count();
+    cluster.wait("acknowledged sends of the other client", || {
+        let now = attempts_of(&recorder, "carl").iter().filter(|attempt| is_acknowledged(attempt)).count();
+        (now >= so_far + ACKNOWLEDGED_BEFORE).then_some(())
+    });
     assert_eq!(cluster.node(leader).stop(), 0);
     more(&cluster, &there);
-    let there = there.finish();
-    assert_eq!(there.acknowledged(), there.attempts.len(), "a client of another node saw the stop");
-    let here = here.finish();
-    let first_lost = here.attempts.iter().position(|attempt| attempt.acknowledged.is_none());
-    if let Some(first_lost) = first_lost {
-        let after = &here.attempts[first_lost..];
-        assert!(after.iter().all(|a| a.acknowledged.is_none()), "answered later ones, but not number {first_lost}");
+    there.finish();
+    here.finish();
+    let carls = attempts_of(&recorder, "carl");
+    assert!(carls.iter().all(is_acknowledged), "a client of another node saw the stop");
+    let annas = attempts_of(&recorder, "anna");
+    if let Some(first_lost) = annas.iter().position(|attempt| !is_acknowledged(attempt)) {
+        let after = &annas[first_lost..];
+        assert!(!after.iter().any(is_acknowledged), "answered later ones, but not number {first_lost}");
         assert!(after.len() <= WINDOW, "{} were not answered", after.len());
     }
-    let mut history = there;
-    history.attempts.extend(here.attempts.into_iter().map(|attempt| Attempt { connection: 1, ..attempt }));
-    check(&cluster, others[1], &history);
+    check(&cluster, others[1], &recorder);
 }

@@ -29,8 +29,14 @@ impl Load {
     /// Logs each user in on a node and begins to send to `to`. The users must exist.
     #[track_caller]
     pub fn start(cluster: &Cluster, senders: &[(&str, u16)], to: &str) -> Load {
+        Load::start_beside(&Recorder::new(), cluster, senders, to)
+    }
+
+    /// The same, into a history that others take part in.
+    #[track_caller]
+    pub fn start_beside(recorder: &Recorder, cluster: &Cluster, senders: &[(&str, u16)], to: &str) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
-        let recorder = Recorder::new();
+        let recorder = recorder.clone();
         let start = |(from, node): &(&str, u16)| {
             let mut client = cluster.client(*node);
             client.login(from);
