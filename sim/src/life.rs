@@ -121,7 +121,8 @@ impl Life {
 
     fn confine<F: Future + Send + 'static>(self: &Arc<Life>, future: F) -> Confined<F> {
         let task = self.next_task.fetch_add(1, Ordering::SeqCst);
-        let body = Arc::new(Mutex::new(Some(Box::pin(future))));
+        // In a dead life nothing begins: dropped, so that whoever waits for it is told.
+        let body = Arc::new(Mutex::new(self.lives().then(|| Box::pin(future))));
         if self.lives() {
             lock(&self.tasks).insert(task, body.clone());
         }

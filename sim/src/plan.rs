@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use messagebase_daemon::raft::raft_id;
+use messagebase_daemon::raft::{node_of, raft_id};
 use openraft_rt::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 
@@ -309,7 +309,7 @@ impl Storm {
             }
         }
         let leader = cluster.leader().and_then(|leader| cluster.net.station(leader));
-        let Some(Station { life, replica, .. }) = leader else { return };
+        let Some(Station { raft_id: leader_id, life, replica, .. }) = leader else { return };
         let slot = CallSlot::default();
         self.call = Some((now, slot.clone()));
         let world = cluster.net.world.clone();
@@ -319,6 +319,14 @@ impl Storm {
             let done = match surgery {
                 Surgery::Replace(node) => replica.replace(node).await.ok(),
                 Surgery::Remove(node) if member(node).is_none() => Some(raft_id(0, node)),
+                // A leader does not remove itself. Once another one leads it is asked again.
+                Surgery::Remove(node) if node_of(leader_id) == node => {
+                    let other = replica.members().into_iter().find(|m| m.voter && m.node.node != node);
+                    if let Some(other) = other {
+                        world.event(format_args!("before {surgery:?}: {:?}", replica.transfer(other.node.node).await));
+                    }
+                    None
+                }
                 Surgery::Remove(node) => replica.remove(node).await.ok().map(|()| raft_id(0, node)),
                 Surgery::Add(node) => match member(node) {
                     Some(id) => Some(id),

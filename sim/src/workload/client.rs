@@ -2,7 +2,7 @@
 //! repeats in order under the same keys, over the next connection, before anything new.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use messagebase_checker::{Answer, Call, Recorder, RecordingClient, RecordingConnection, Reply};
 use openraft_rt::AsyncRuntime;
@@ -32,6 +32,8 @@ pub(super) struct Client {
     net: Net,
     chance: Chance,
     over: Arc<AtomicBool>,
+    /// Clients that may still send.
+    writing: Arc<AtomicUsize>,
     recording: RecordingClient,
     /// Connection, its node, and its session.
     at: Option<(RecordingConnection, u16, Session)>,
@@ -53,6 +55,7 @@ impl Client {
         net: Net,
         chance: Chance,
         over: Arc<AtomicBool>,
+        writing: Arc<AtomicUsize>,
     ) -> Client {
         Client {
             number,
@@ -61,6 +64,7 @@ impl Client {
             net,
             chance,
             over,
+            writing,
             recording: recorder.client(),
             at: None,
             token: None,
@@ -100,6 +104,17 @@ impl Client {
                 continue;
             }
             self.act().await;
+        }
+        for _ in 0..LAST_ATTEMPTS {
+            if self.have_session().await {
+                break;
+            }
+            self.pause(AGAIN_MS).await;
+        }
+        // Who hears everything has to listen after the last message was sent.
+        self.writing.fetch_sub(1, Ordering::SeqCst);
+        while self.writing.load(Ordering::SeqCst) > 0 {
+            self.pause(AGAIN_MS).await;
         }
         for _ in 0..LAST_ATTEMPTS {
             if self.have_session().await && self.catch_up(true).await {

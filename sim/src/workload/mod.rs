@@ -6,7 +6,7 @@ mod client;
 mod door;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use messagebase_checker::{History, Message, Recorder, check};
 use messagebase_daemon::state::read;
@@ -59,9 +59,11 @@ impl Workload for Clients {
     fn begin(&mut self, net: Net, mut chance: Chance) {
         let world = net.world.clone();
         let recorder = Recorder::with_clock(move || u64::try_from(world.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let writing = Arc::new(AtomicUsize::new(CLIENTS));
         for number in 0..CLIENTS {
             let chance = chance.fork(number as u64);
-            let client = Client::new(&recorder, number, user(number), net.clone(), chance, self.over.clone());
+            let (over, writing) = (self.over.clone(), writing.clone());
+            let client = Client::new(&recorder, number, user(number), net.clone(), chance, over, writing);
             self.running.push(SimRuntime::spawn(client.live()));
         }
         self.recorder = Some(recorder);
