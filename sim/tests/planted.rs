@@ -2,6 +2,8 @@
 //! are green. The acknowledgement before the disk needs two slow disks and the death of all nodes at the right moment,
 //! which is a scenario of its own.
 
+#![allow(clippy::print_stdout, reason = "which seed found it is shown with --nocapture")]
+
 use std::time::Duration;
 
 use messagebase_checker::{Answer, Call, Recorder, Reply, check};
