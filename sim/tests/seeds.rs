@@ -2,6 +2,8 @@
 //!
 //! `MESSAGEBASE_SIM_SEEDS=a..b` (or `a..=b`) runs others than the usual ones.
 
+#![allow(clippy::print_stdout, reason = "the coverage and the command that runs a seed again, for people")]
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Mutex;
