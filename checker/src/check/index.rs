@@ -156,6 +156,9 @@ pub(super) struct Index<'h> {
     /// To a user.
     pub to: HashMap<String, Ids>,
     pub acks: HashMap<String, Acks>,
+    /// When a user's registration was first acknowledged, or [`NEVER`]; users that nobody registered in this history
+    /// are not here, they were there before it.
+    registered: HashMap<String, u64>,
     /// Deletions of a user that may have had an effect.
     pub deletions: HashMap<String, Vec<Write<'h>>>,
     /// By connection, in order.
@@ -172,6 +175,7 @@ impl<'h> Index<'h> {
             of: HashMap::new(),
             to: HashMap::new(),
             acks: acks(history),
+            registered: registered(history),
             deletions: deletions(history),
             sessions: sessions(history),
             contents: HashMap::new(),
@@ -190,6 +194,11 @@ impl<'h> Index<'h> {
     pub fn by_content(&self, known: &Known) -> &[usize] {
         let between = self.contents.get(&(known.from.clone(), known.to.clone()));
         between.and_then(|bodies| bodies.get(known.message.body.as_str())).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a send asked at `tick` surely met its recipient's account, if that was not deleted.
+    pub fn is_registered_before(&self, user: &str, tick: u64) -> bool {
+        self.registered.get(user).is_none_or(|at| *at < tick)
     }
 
     /// The session that a connection had at a tick; `None` before its login was answered.
@@ -347,6 +356,17 @@ fn acks(history: &History) -> HashMap<String, Acks> {
         }
     }
     all
+}
+
+fn registered(history: &History) -> HashMap<String, u64> {
+    let mut registered = HashMap::new();
+    for attempt in &history.attempts {
+        if let Call::Register { user, .. } = &attempt.call {
+            let done = attempt.completed.filter(|_| attempt.answer.ok().is_some()).map_or(NEVER, |at| at.tick);
+            registered.entry(fold(user)).and_modify(|at: &mut u64| *at = done.min(*at)).or_insert(done);
+        }
+    }
+    registered
 }
 
 fn deletions(history: &History) -> HashMap<String, Vec<Write<'_>>> {

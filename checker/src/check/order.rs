@@ -54,13 +54,18 @@ fn connections(index: &Index<'_>, found: &mut Vec<Violation>) {
     }
 }
 
-/// Whether every attempt at `later` that may count was made behind one at `earlier`, over the same connection.
+/// Whether every attempt at `later` that may count was made behind one at `earlier`, over the same connection. An
+/// unanswered one whose recipient may not have been registered yet does not bind: it may have been refused, which
+/// leaves its key to the repetition.
 fn is_bound(index: &Index<'_>, earlier: &Placed<'_>, later: &Placed<'_>) -> bool {
-    let before = &index.sends[earlier.send].write.attempts;
+    let send = &index.sends[earlier.send];
+    let counts = |b: &Attempt| {
+        b.answer.ok().is_some()
+            || b.answer.not_done().is_none() && index.is_registered_before(&send.to, b.invoked.tick)
+    };
+    let before: Vec<&&Attempt> = send.write.attempts.iter().filter(|b| counts(b)).collect();
     let behind = |attempt: &&Attempt| {
-        before.iter().any(|b| {
-            b.connection == attempt.connection && b.sequence < attempt.sequence && b.answer.not_done().is_none()
-        })
+        before.iter().any(|b| b.connection == attempt.connection && b.sequence < attempt.sequence)
     };
     let all = &index.sends[later.send].write.attempts;
     all.iter().filter(|a| a.answer.not_done().is_none()).all(behind)

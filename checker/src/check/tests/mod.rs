@@ -213,6 +213,23 @@ fn one_connections_sends_keep_their_order_also_without_answers() {
         recorder.mailbox("ben", recorder.moment(), held(ids));
         verdict(&recorder, promises);
     }
+    // The first may have been refused, because nobody of that name was registered yet, and was done by a repetition.
+    for known_before in [true, false] {
+        let (recorder, mut anna, mut other) = two();
+        let register = Call::Register { user: "eve".into(), password: "secret-eve".into(), key: "e".into() };
+        let registered = ok(Reply::Registered { user: "eve".into() });
+        if known_before {
+            ask(&mut other, "nobody", register.clone(), registered.clone());
+        }
+        let _first = anna.invoke(Some("anna"), send_call("eve", "x"));
+        let _second = anna.invoke(Some("anna"), send_call("ben", "y"));
+        if !known_before {
+            ask(&mut other, "nobody", register, registered);
+        }
+        recorder.mailbox("eve", recorder.moment(), vec![message(2, "anna", "eve", "x")]);
+        recorder.mailbox("ben", recorder.moment(), vec![message(1, "anna", "ben", "y")]);
+        verdict(&recorder, if known_before { &["connection order"] } else { &[] });
+    }
     // The second one went first over another connection: nobody promised anything.
     let (recorder, mut anna, _) = two();
     let mut other = recorder.client().connect(3);
