@@ -1,9 +1,7 @@
 //! Measures a running cluster through the real client library: what `mbctl bench` prints.
 //!
 //! - [`failover`] - the time from a fault to the next acknowledged send.
-//! - [`load`] - throughput and latency of sends, closed loop and pipelined.
 
 #![deny(missing_docs)]
 
 pub mod failover;
-pub mod load;

@@ -52,7 +52,8 @@ struct Shared {
     next_id: AtomicU64,
     /// An event was dropped because the owner did not keep up.
     gap: AtomicBool,
-    /// Since when the node owes an answer and has said nothing at all. Locked for a look or a store only.
+    /// Since when the node owes an answer and has said nothing at all. Locked for a look or a store only; behind
+    /// `waiters`, where both are.
     owed_since: Mutex<Option<Instant>>,
     /// Wakes when something is owed after a time in which nothing was.
     asked: Notify,
@@ -74,8 +75,13 @@ impl Shared {
 
     /// A line came, or a caller gave up.
     fn settle(&self) {
-        let nothing_owed = self.waiters().is_empty();
-        *self.owed_since() = if nothing_owed { None } else { Some(Instant::now()) };
+        // Held throughout: what is asked meanwhile is seen here, or sees what was done here.
+        let waiters = self.waiters();
+        let owed = (!waiters.is_empty()).then(Instant::now);
+        let before = std::mem::replace(&mut *self.owed_since(), owed);
+        if before.is_none() && owed.is_some() {
+            self.asked.notify_one();
+        }
     }
 
     fn waiters(&self) -> MutexGuard<'_, HashMap<u64, Waiter>> {
@@ -115,8 +121,9 @@ struct Registration<'a> {
 
 impl Drop for Registration<'_> {
     fn drop(&mut self) {
-        let gave_up = self.shared.waiters().remove(&self.id).is_some();
-        if gave_up && self.shared.waiters().is_empty() {
+        let mut waiters = self.shared.waiters();
+        let gave_up = waiters.remove(&self.id).is_some();
+        if gave_up && waiters.is_empty() {
             *self.shared.owed_since() = None;
         }
     }

@@ -95,6 +95,8 @@ pub(crate) struct Serving {
     next_ping: Instant,
     unready_since: Option<Instant>,
     doubting: bool,
+    /// When it was found unfounded last.
+    doubted: Option<Instant>,
     doubt_after: Duration,
 }
 
@@ -111,6 +113,7 @@ impl Serving {
             next_ping: Instant::now(),
             unready_since: None,
             doubting: false,
+            doubted: None,
             doubt_after: DOUBT_AFTER,
         }
     }
@@ -132,12 +135,13 @@ impl Driver {
             let stalled = self.stalled;
             let next_ping = serving.next_ping;
             let (pinging, doubting, doubt_after) = (serving.pinging, serving.doubting, serving.doubt_after);
+            let doubted = serving.doubted;
             let woken = tokio::select! {
                 event = serving.events.recv() => Woken::Event(event),
                 Some(done) = serving.jobs.join_next() => Woken::Done(done.ok()),
                 order = self.orders.recv() => Woken::Order(order),
                 () = tokio::time::sleep_until(next_ping), if !pinging => Woken::PingDue,
-                () = serving.connection.silent(doubt_after), if !doubting => Woken::Silent,
+                () = silent(&serving.connection, doubt_after, doubted), if !doubting => Woken::Silent,
                 wanted = async { self.events.reserve().await.is_ok() }, if stalled => Woken::Room { wanted },
             };
             if let Some(end) = self.step(woken, serving) {
@@ -259,6 +263,7 @@ impl Driver {
             Done::Doubted { better_elsewhere: true } => Some(End::Lost),
             Done::Doubted { better_elsewhere: false } => {
                 serving.doubting = false;
+                serving.doubted = Some(Instant::now());
                 serving.doubt_after = (serving.doubt_after * 2).min(DOUBT_MOST);
                 None
             }
@@ -282,7 +287,8 @@ impl Driver {
     fn take_sent(&mut self, ticket: u64, answer: Result<Sent, CallError>, serving: &mut Serving) -> Option<End> {
         let result = match verdict(answer) {
             Verdict::Done(sent) => {
-                serving.doubt_after = DOUBT_AFTER;
+                // By half: one late answer after the other would have the whole cluster asked each time.
+                serving.doubt_after = (serving.doubt_after / 2).max(DOUBT_AFTER);
                 Ok(sent)
             }
             Verdict::End(end) => return Some(end),
@@ -375,6 +381,16 @@ enum Verdict<T> {
     /// Ask again after this long.
     Busy(Duration),
     End(End),
+}
+
+/// Waits until the node has owed an answer for `within` and said nothing, and was not doubted for as long.
+async fn silent(connection: &Connection, within: Duration, doubted: Option<Instant>) {
+    connection.silent(within).await;
+    if let Some(doubted) = doubted {
+        tokio::time::sleep_until(doubted + within).await;
+        // What came meanwhile counts.
+        connection.silent(within).await;
+    }
 }
 
 fn verdict<T>(answer: Result<T, CallError>) -> Verdict<T> {

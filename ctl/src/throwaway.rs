@@ -45,6 +45,10 @@ impl Throwaway {
         let parent = within.map_or_else(std::env::temp_dir, Path::to_owned);
         let failed =
             |e| CtlError::failed("io", format!("failed to make a directory in {}", parent.display())).because(e);
+        if !parent.is_dir() {
+            return Err(CtlError::failed("io", format!("{} is no directory", parent.display()))
+                .hint("make it first, or leave `--dir` out"));
+        }
         // Absolute, because daemons take its paths too.
         let parent = std::path::absolute(&parent).map_err(failed)?;
         let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&parent).map_err(failed)?;

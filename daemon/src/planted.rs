@@ -1,5 +1,6 @@
 //! Defects on purpose, so that tests can prove that the checker finds them. The feature `planted`, which only
-//! dev-dependencies turn on, compiles them in; in every other build [`planted`] is `false` and they are not there.
+//! dev-dependencies turn on, compiles them in: the mbd that `cargo test` leaves in its target directory has them, one that
+//! `cargo build` or `cargo install` makes has not, and there [`planted`] is `false`.
 //!
 //! A process takes the one named by `MESSAGEBASE_PLANTED`; a simulation plants one on its own thread with
 //! [`plant`].

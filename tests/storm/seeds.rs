@@ -30,7 +30,8 @@ fn storm(wish: &Wish) -> Report {
 fn replay(wish: &Wish) -> String {
     let nodes = wish.nodes.map_or_else(String::new, |nodes| format!(" --nodes {nodes}"));
     let release = if cfg!(debug_assertions) { "" } else { " --release" };
-    format!("cargo xtask storm --seeds {} --seconds {}{nodes}{release}", wish.seed, wish.lasts.as_secs())
+    let planted = wish.defect.as_ref().map_or_else(String::new, |name| format!("MESSAGEBASE_STORM_PLANTED={name} "));
+    format!("{planted}cargo xtask storm --seeds {} --seconds {}{nodes}{release}", wish.seed, wish.lasts.as_secs())
 }
 
 #[track_caller]
@@ -97,5 +98,6 @@ fn seeds_from_the_environment() {
     });
     let sum = sum.into_inner().expect("a storm does not panic");
     eprintln!("\n{sum}");
+    assert!(!seeds.is_empty(), "{seeds:?} is no seed");
     assert!(sum.failed.is_empty(), "seeds that failed: {:?}", sum.failed);
 }

@@ -19,14 +19,15 @@ pub fn run(root: &Path, arguments: Vec<OsString>) -> ExitCode {
     let release = arguments.iter().any(|word| word == "--release");
     let arguments: Vec<OsString> = arguments.into_iter().filter(|word| word != "--release").collect();
     let Some(variables) = variables(&arguments) else {
-        eprintln!("{USAGE}");
+        eprintln!("{USAGE}\nHint: cargo xtask storm --seeds 1-4");
         return ExitCode::from(2);
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut test = Command::new(cargo);
     test.args(["test", "--locked", "--package", "messagebase", "--test", "storm"]);
     if release {
-        test.arg("--release");
+        // Not `--release`: tests turn on the planted defects, and such a mbd must not lie where a shipped one does.
+        test.args(["--profile", "storm"]);
     }
     test.args(["--", "--ignored", "--exact", "--nocapture", "seeds::seeds_from_the_environment"]);
     test.current_dir(root).envs(variables);
@@ -49,8 +50,15 @@ fn variables(arguments: &[OsString]) -> Option<Vec<(&'static str, String)>> {
     while let Some(word) = words.next() {
         let (_, variable, _) = OPTIONS.iter().find(|(option, ..)| Some(*option) == word)?;
         let value = words.next()??;
-        let numbers = value.split('-').all(|number| number.parse::<u64>().is_ok());
-        if !numbers || (value.contains('-') && *variable != OPTIONS[0].1) {
+        let numbers = value.split('-').map(|number| number.parse().ok()).collect::<Option<Vec<u64>>>()?;
+        let makes_sense = match (*variable, numbers.as_slice()) {
+            ("MESSAGEBASE_STORM_SEEDS", [first, last]) => first <= last,
+            ("MESSAGEBASE_STORM_NODES", [nodes]) => [3, 5].contains(nodes),
+            ("MESSAGEBASE_STORM_SECONDS" | "MESSAGEBASE_STORM_JOBS", [number]) => *number > 0,
+            (variable, [_]) => variable == "MESSAGEBASE_STORM_SEEDS",
+            _ => false,
+        };
+        if !makes_sense {
             return None;
         }
         variables.retain(|(other, _)| other != variable);
@@ -74,7 +82,17 @@ mod tests {
         assert_eq!(read("--seeds 1-9"), Some(expected));
         let read_all = read("--seeds 7 --seconds 5 --nodes 5 --jobs 2").expect("valid");
         assert_eq!(read_all.len(), 4);
-        for line in ["", "--seconds 5", "--seeds", "--seeds x", "--seeds 1-9 --nodes 3-5", "--seed 1"] {
+        for line in [
+            "",
+            "--seconds 5",
+            "--seeds",
+            "--seeds x",
+            "--seeds 1-9 --nodes 3-5",
+            "--seed 1",
+            "--seeds 9-1",
+            "--seeds 1 --nodes 4",
+            "--seeds 1 --jobs 0",
+        ] {
             assert_eq!(read(line), None, "{line}");
         }
     }

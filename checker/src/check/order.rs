@@ -3,8 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::Violation;
 use super::index::{Index, NEVER};
-use super::{Violation, describe};
 use crate::history::Attempt;
 
 pub(super) fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
@@ -48,35 +48,33 @@ fn connections(index: &Index<'_>, found: &mut Vec<Violation>) {
                 placed[..later].iter().find(|p| p.id > placed[later].id && is_bound(index, p, &placed[later]));
             let Some(earlier) = swapped else { continue };
             if told.insert((earlier.send, placed[later].send)) {
-                found.push(swap(earlier, &placed[later]));
+                found.push(swap(index, earlier, &placed[later]));
             }
         }
     }
 }
 
-/// Whether every attempt at `later` that may count was made behind one at `earlier`, over the same connection. An
-/// unanswered one whose recipient may not have been registered yet does not bind: it may have been refused, which
-/// leaves its key to the repetition.
+/// Whether every attempt at `later` that may count was made behind one at `earlier`, over the same connection. One whose
+/// recipient may not have been registered yet does not bind: it may have been refused, which leaves its key to a
+/// repetition, by the client or inside the cluster.
 fn is_bound(index: &Index<'_>, earlier: &Placed<'_>, later: &Placed<'_>) -> bool {
     let send = &index.sends[earlier.send];
-    let counts = |b: &Attempt| {
-        b.answer.ok().is_some()
-            || b.answer.not_done().is_none() && index.is_registered_before(&send.to, b.invoked.tick)
-    };
+    let counts = |b: &Attempt| b.answer.not_done().is_none() && index.is_registered_before(&send.to, b.invoked.tick);
     let before: Vec<&&Attempt> = send.write.attempts.iter().filter(|b| counts(b)).collect();
-    let behind = |attempt: &&Attempt| {
-        before.iter().any(|b| b.connection == attempt.connection && b.sequence < attempt.sequence)
-    };
+    let behind =
+        |attempt: &&Attempt| before.iter().any(|b| b.connection == attempt.connection && b.sequence < attempt.sequence);
     let all = &index.sends[later.send].write.attempts;
     all.iter().filter(|a| a.answer.not_done().is_none()).all(behind)
 }
 
-fn swap(earlier: &Placed<'_>, later: &Placed<'_>) -> Violation {
+fn swap(index: &Index<'_>, earlier: &Placed<'_>, later: &Placed<'_>) -> Violation {
     let what = format!(
         "connection {} sent request {} before {}, but they took effect as messages {} and {}",
         later.attempt.connection, earlier.attempt.sequence, later.attempt.sequence, earlier.id, later.id
     );
-    Violation::new("connection order", what, vec![describe::attempt(earlier.attempt), describe::attempt(later.attempt)])
+    let mut evidence = index.sends[earlier.send].write.evidence();
+    evidence.extend(index.sends[later.send].write.evidence());
+    Violation::new("connection order", what, evidence)
 }
 
 /// The unanswered send that a message must be by its content, if there is but one.

@@ -28,7 +28,10 @@ pub async fn run(flag: Option<&Path>, command: &BenchCommand, output: &Output) -
     tokio::select! {
         ended = benchmark => ended,
         // The benchmark is dropped, and with it what it started.
-        which = interruption.came() => Err(CtlError::failed("interrupted", format!("{which}; there is no result"))),
+        which = interruption.came() => {
+            Err(CtlError::failed("interrupted", format!("{which}; there is no result"))
+                .hint("fewer `--rounds` end sooner"))
+        }
     }
 }
 
@@ -37,6 +40,7 @@ struct Interruption {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    quit: Signal,
 }
 
 impl Interruption {
@@ -45,6 +49,7 @@ impl Interruption {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
         })
     }
 
@@ -52,6 +57,7 @@ impl Interruption {
         tokio::select! {
             _ = self.interrupt.recv() => "interrupted",
             _ = self.terminate.recv() => "interrupted by SIGTERM",
+            _ = self.quit.recv() => "interrupted by SIGQUIT",
             _ = self.hangup.recv() => "interrupted, because the terminal is gone",
         }
     }

@@ -244,6 +244,10 @@ async fn wait_for_the_end(shared: &Arc<Shared>, mut signals: Signals) {
 
 async fn stop(shared: &Arc<Shared>, doors: TaskTracker, peers: &CancellationToken) {
     shared.closing.store(true, Ordering::Relaxed);
+    if shared.failure().is_some() {
+        // It leads no more, whatever it says: the others see that at once when its connections break.
+        peers.cancel();
+    }
     if shared.failure().is_none()
         && let Some(replica) = shared.replica()
     {

@@ -170,12 +170,12 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         if target.raft_id == self.raft_id() {
             return Ok(());
         }
+        let old = self.vote();
         if R::timeout(HEARD_WAIT, self.wait_heard_of(target.raft_id)).await.is_err() {
             return Err(MemberError::Refused(format!(
                 "node {to_node} does not answer the leader. Hint: mbctl status shows who does"
             )));
         }
-        let old = self.vote();
         self.hand_over(old, self.heirs(Some(target.raft_id)));
         match R::timeout(TRANSFER_WAIT, self.new_leader(old)).await {
             Ok(leader) if leader == target.raft_id => Ok(()),
@@ -209,7 +209,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let replica = self.clone();
         let task = async move {
             for heir in heirs.iter().copied().cycle() {
-                if replica.vote() != old {
+                if replica.vote() != old || old.leader_id.node_id != replica.raft_id() {
                     return;
                 }
                 if let Err(error) = replica.inner.raft.trigger().transfer_leader(heir).await {

@@ -228,7 +228,8 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             let (mine, leads) = self.leadership();
             return if leads && mine == vote { Sight::Leads } else { Sight::Denies };
         }
-        let (Some(target), Ok(frame)) = (self.target(leader), encode(&Request::Alive)) else { return Sight::Denies };
+        // A leader whose address is not known here yet can't be looked at: no evidence but its silence.
+        let (Some(target), Ok(frame)) = (self.target(leader), encode(&Request::Alive)) else { return Sight::Silent };
         // The kept connection needs no handshake, but it may be dead without knowing it; the new one settles that.
         let kept = async {
             match self.ask(&self.inner.links.control.to(target.clone()), &Request::Alive, LOOK_EVER).await {
@@ -321,11 +322,12 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         Some(agreed)
     }
 
-    /// Drops the leases, this node's last; whether a quorum of them is gone.
+    /// Drops the leases, this node's first: a leader that was heard of meanwhile costs nobody's then. Whether a quorum of
+    /// them is gone.
     async fn drop_all(&self, vote: Vote, configs: &[BTreeSet<u64>], agreed: &[Agreed<W::Link>]) -> bool {
         // The others may have taken their time, and the leader may have said something meanwhile.
-        let leads = vote.leader_id.node_id == self.raft_id();
-        if !leads && !self.found_dead(vote, FOUND_COUNTS) {
+        if let Err(error) = self.drop_lease(vote).await {
+            tracing::debug!(%error, "can't drop the leader's lease");
             return false;
         }
         let request = Request::Drop { vote: to_wire_vote(&vote) };
@@ -339,13 +341,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 None => return false,
             }
         }
-        match self.drop_lease(vote).await {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::debug!(%error, "can't drop the leader's lease");
-                false
-            }
-        }
+        true
     }
 
     /// Looks at the leader of `vote` with own eyes.

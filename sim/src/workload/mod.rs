@@ -25,7 +25,7 @@ const CLIENTS: usize = 4;
 const USERS: usize = CLIENTS - 1;
 /// More than a run's mailbox holds.
 const ALL: u32 = 1_000_000;
-/// Tables that must agree (CONTRACT 2), as one line of text a row.
+/// Tables that must agree as one line of text a row.
 const TABLES: [(&str, &str); 3] = [
     ("users", "SELECT concat_ws('|', id, name, password_hash, created_at, ifnull(locked_at, '-')) FROM users"),
     (

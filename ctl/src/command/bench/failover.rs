@@ -151,7 +151,10 @@ impl Stage for Machine<'_> {
                 .hint("all voters must be up before and between the rounds; see `mbctl status`")
         })?;
         if standing.followers.len() + 1 < VOTERS_MIN {
-            return Err(CtlError::failed("too_few", "with fewer than three voters there is no failover to measure"));
+            return Err(CtlError::failed("too_few", "with fewer than three voters there is no failover to measure")
+                .hint(
+                    "`mbctl member add N` makes more; without `--existing` the benchmark makes its own three nodes",
+                ));
         }
         Ok(standing)
     }

@@ -14,7 +14,7 @@ use crate::command::Ran;
 use crate::proxy::{Way, Weather};
 use crate::storm::plan::{Fault, Plan, Slot, Trouble};
 
-/// A node that was asked to stop has ended by then (CONTRACT: 5 s, and a busy machine).
+/// A node that was asked to stop has ended by then (it promises 5 s, and the machine may be busy).
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// `mbctl stop` and `transfer` answer in less, if only that they failed.
 const OPERATOR_WITHIN: Duration = Duration::from_secs(40);

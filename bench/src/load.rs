@@ -1,1 +1,0 @@
-//! Throughput and latency of sends, closed loop and pipelined.
