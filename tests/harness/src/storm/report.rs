@@ -32,7 +32,7 @@ pub struct Report {
     pub faults: Counts,
     /// How many times another (term, leader) led.
     pub failovers: u64,
-    /// The longest time without an acknowledged write while a majority was well; see [`worst_recovery`].
+    /// The longest time without an acknowledged write while a majority was well; see `worst_recovery`.
     pub worst_recovery: Duration,
     /// What must not be, for people; empty when all promises held.
     pub wrong: Vec<String>,
