@@ -3,7 +3,7 @@
 //! `cargo build` or `cargo install` makes has not, and there [`planted`] is `false`.
 //!
 //! A process takes the one named by `MESSAGEBASE_PLANTED`; a simulation plants one on its own thread with
-//! [`plant`].
+//! `plant`.
 
 /// A promise to break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
