@@ -1,5 +1,5 @@
 //! Clients as the contract describes them, on the real replication and state, judged by the checker over histories.
-//! [`client`] is what a client does, [`door`] what a node does for it: a door and a service without sockets, fan-out and
+//! `client` is what a client does, `door` what a node does for it: a door and a service without sockets, fan-out and
 //! argon2, made of `Replica::propose`, the read barrier and `state::read`.
 
 mod client;
