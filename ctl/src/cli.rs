@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 /// Make, run, watch and change a MessageBase cluster.
@@ -54,6 +54,9 @@ pub enum Command {
     Logs(LogsArgs),
     /// Compare the nodes' states at one applied index
     Verify,
+    /// Measure a cluster through the client library
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Shell completions, to standard output
     Completions {
         /// For which shell.
@@ -216,6 +219,74 @@ pub struct LogsArgs {
     /// Go on with what comes, until interrupted
     #[arg(long)]
     pub follow: bool,
+}
+
+/// `bench …`
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// From a fault of the leader to the next acknowledged send; proves that nothing was lost or doubled
+    Failover(FailoverArgs),
+}
+
+/// Arguments of `bench failover`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+kill and hang are measured from just before the signal to the first acknowledgement that the struck leader can't have
+given; stop and transfer by the longest send from the order to two seconds after it. After the rounds the recipient's
+whole mailbox is read: exit 1 if an acknowledged message is missing, doubled or out of order, or if a send failed.")]
+pub struct FailoverArgs {
+    /// What happens to the leader
+    #[arg(long, value_enum, default_value_t = FaultKind::Kill)]
+    pub fault: FaultKind,
+    /// How often
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rounds: u32,
+    /// Where the sender is connected when the fault comes
+    #[arg(long, value_enum, value_name = "ROLE", default_value_t = SenderOn::Leader)]
+    pub client_on: SenderOn,
+    /// Bytes of a message's body
+    #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u16).range(20..=16_384))]
+    pub body_bytes: u16,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub place: BenchPlace,
+}
+
+/// Where a benchmark's cluster comes from.
+#[derive(Debug, Args)]
+pub struct BenchPlace {
+    /// Use the configured cluster, which must be up, instead of a new one that is removed afterwards
+    #[arg(long, conflicts_with_all = ["dir", "keep"])]
+    pub existing: bool,
+    /// Where the new cluster's directory is made; its disk is part of what is measured [default: the system's
+    /// directory for temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Keep the new cluster's directory, for its logs
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// What `bench failover` does to the leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FaultKind {
+    /// SIGKILL
+    Kill,
+    /// SIGSTOP, and SIGCONT once the others go on without it
+    Hang,
+    /// A graceful stop, as by `mbctl stop`
+    Stop,
+    /// Leadership is handed over, as by `mbctl transfer`
+    Transfer,
+}
+
+/// Where `bench failover` connects its sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SenderOn {
+    /// The node that is struck
+    Leader,
+    /// The follower with the lowest number
+    Follower,
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A file for each command. Each takes its arguments and the output and says how it ended.
 
+pub mod bench;
 pub mod changes;
 pub mod demo;
 pub mod down;
@@ -46,6 +47,7 @@ pub async fn run(cli: Cli, output: &Output) -> Result<Exit, CtlError> {
         Command::User(command) => user::run(&Cluster::open(flag)?, &command, output).await,
         Command::Sql(arguments) => sql::run(&Cluster::open(flag)?, arguments, output).await,
         Command::Changes(arguments) => changes::run(&Cluster::open(flag)?, &arguments, output).await,
+        Command::Bench(command) => bench::run(flag, &command, output).await,
         Command::Verify => verify::run(&Cluster::open(flag)?, output).await,
     }
 }

@@ -6,6 +6,7 @@
 //! - [`cluster`] asks all nodes, one node or the leader, through [`door`] (one connection); [`judge`] decides in pure
 //!   code what their answers mean together.
 //! - [`keys`] and [`publish`] make what is in `pki/`; [`machine`] and [`process`] know which nodes run here.
+//! - [`throwaway`] is a cluster for one command, gone with it.
 //! - [`output`] is the only place that prints; [`table`] lays out; [`error`] and [`exit`] say how it ended.
 
 #![deny(missing_docs)]
@@ -25,6 +26,7 @@ pub mod poll;
 pub mod process;
 pub mod publish;
 pub mod table;
+pub mod throwaway;
 
 use std::process::ExitCode;
 

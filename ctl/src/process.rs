@@ -136,6 +136,13 @@ impl Started {
         self.child.try_wait().ok().flatten()
     }
 
+    /// Kills it, if it still runs, and waits until it is gone; a stopped or hung one as well.
+    pub fn kill(&mut self) {
+        // An error means that it is gone already, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// The last lines it wrote.
     pub fn last_lines(&self) -> String {
         tail(&self.log, self.log_start).unwrap_or_else(|e| format!("(failed to read {}: {e})", self.log.display()))

@@ -109,7 +109,11 @@ async fn by_door(cluster: &Cluster, node: u16) -> Result<(), Stays> {
     }
 }
 
-async fn gone(cluster: &Cluster, node: u16, pid: Pid, output: &Output) -> Result<(), CtlError> {
+/// Waits until a process is gone.
+///
+/// # Errors
+/// It is still there after 5 s (exit 1).
+pub async fn gone(cluster: &Cluster, node: u16, pid: Pid, output: &Output) -> Result<(), CtlError> {
     let waited = until(output, GONE_PATIENCE, || async {
         if process::running(&cluster.config, node) == Some(pid) {
             return Ok::<_, CtlError>(Look::Missing(format!("process {pid} of node {node} to end")));

@@ -15,10 +15,13 @@ use crate::poll::{Look, Patience, until};
 const ARRIVE_PATIENCE: Patience =
     Patience { limit: Duration::from_secs(5), every: Duration::from_millis(100), speak: Duration::from_secs(2) };
 
-#[derive(Serialize)]
-struct Transferred {
-    leader: u16,
-    term: u64,
+/// What was done.
+#[derive(Debug, Serialize)]
+pub struct Transferred {
+    /// Who leads now.
+    pub leader: u16,
+    /// In which term.
+    pub term: u64,
 }
 
 /// Runs the command.
@@ -26,6 +29,16 @@ struct Transferred {
 /// # Errors
 /// Nobody leads (exit 3); the leader refuses, or leadership went elsewhere (exit 1).
 pub async fn run(cluster: &Cluster, to: u16, output: &Output) -> Result<Exit, CtlError> {
+    let done = hand_over(cluster, to, output).await?;
+    output.data(&done, |done| format!("Node {} leads in term {}.", done.leader, done.term));
+    Ok(Exit::Done)
+}
+
+/// Hands leadership over and waits until it arrived.
+///
+/// # Errors
+/// As [`run`].
+pub async fn hand_over(cluster: &Cluster, to: u16, output: &Output) -> Result<Transferred, CtlError> {
     let survey = cluster.survey().await;
     if !survey.rows.iter().any(|row| row.node == to) {
         return Err(unknown_node(&cluster.config, to));
@@ -43,6 +56,5 @@ pub async fn run(cluster: &Cluster, to: u16, output: &Output) -> Result<Exit, Ct
     let term = arrived.await?.map_err(|_| {
         CtlError::failed("not_transferred", format!("node {to} does not lead")).hint("`mbctl status` shows who does")
     })?;
-    output.data(&Transferred { leader: to, term }, |done| format!("Node {to} leads in term {}.", done.term));
-    Ok(Exit::Done)
+    Ok(Transferred { leader: to, term })
 }

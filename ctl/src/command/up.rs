@@ -103,7 +103,8 @@ async fn wait_until_served(
     })
 }
 
-fn ended_early(child: &Started, status: std::process::ExitStatus) -> CtlError {
+/// Why a daemon that was started is not there any more, in its own words.
+pub fn ended_early(child: &Started, status: std::process::ExitStatus) -> CtlError {
     let node = child.node;
     let lines = child.last_lines().replace('\n', "\n  ");
     let said = if lines.is_empty() { " and wrote nothing".into() } else { format!(". Its last lines:\n  {lines}") };

@@ -1,0 +1,58 @@
+//! `mbctl bench …`: measures a cluster through the client library. Each benchmark is a file of its own; here is what
+//! all of them need: an interruption ends them as an error does, so that what they started goes with them.
+
+use std::path::Path;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli::BenchCommand;
+use crate::error::CtlError;
+use crate::exit::Exit;
+use crate::output::Output;
+
+mod failover;
+
+/// Runs the command.
+///
+/// # Errors
+/// What the benchmark failed with, or that it was interrupted (exit 1).
+pub async fn run(flag: Option<&Path>, command: &BenchCommand, output: &Output) -> Result<Exit, CtlError> {
+    // Listened for before anything is started: by default they end the program on the spot.
+    let mut interruption =
+        Interruption::listen().map_err(|e| CtlError::failed("io", "failed to listen for signals").because(e))?;
+    let benchmark = async {
+        match command {
+            BenchCommand::Failover(arguments) => failover::run(flag, arguments, output).await,
+        }
+    };
+    tokio::select! {
+        ended = benchmark => ended,
+        // The benchmark is dropped, and with it what it started.
+        which = interruption.came() => Err(CtlError::failed("interrupted", format!("{which}; there is no result"))),
+    }
+}
+
+/// Somebody wants this program to end.
+struct Interruption {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Interruption {
+    fn listen() -> std::io::Result<Interruption> {
+        Ok(Interruption {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn came(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "interrupted",
+            _ = self.terminate.recv() => "interrupted by SIGTERM",
+            _ = self.hangup.recv() => "interrupted, because the terminal is gone",
+        }
+    }
+}
