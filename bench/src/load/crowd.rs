@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use messagebase_client::connection::{CallError, Connection};
-use messagebase_client::dial::{Endpoint, Transport};
+use messagebase_client::dial::{Directory, Endpoint, Transport};
 use messagebase_client::random;
+use messagebase_config::Config;
 use messagebase_protocol::code::Code;
 use messagebase_protocol::json::{Consistency, LoggedIn, Op, Registered, Resumed};
 use serde::de::DeserializeOwned;
@@ -157,6 +158,15 @@ async fn register_and_log_in(road: Road, at: usize, user: String, password: Stri
 }
 
 impl Road {
+    /// As the configuration says.
+    ///
+    /// # Errors
+    /// `ca.pem` can't be used.
+    pub fn from_config(config: &Config) -> Result<Road, LoadError> {
+        let transport = Transport::from_config(config).map_err(|e| LoadError::Refused(e.to_string()))?;
+        Ok(Road { transport, endpoints: Directory::from_config(config).endpoints().to_vec() })
+    }
+
     /// A connection to the node in that place, counted round.
     ///
     /// # Errors

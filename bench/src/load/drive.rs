@@ -13,6 +13,8 @@ use tokio::task::JoinSet;
 const LAST_ANSWERS: Duration = Duration::from_secs(15);
 /// Latencies are kept to three digits.
 const DIGITS: u8 = 3;
+/// Longer ones count as this, µs: a minute, and a send is given up long before.
+const LATENCY_MAX_US: u64 = 60_000_000;
 
 /// What was acknowledged: which of the link's sends, and under which number the server keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +59,16 @@ pub struct Worked {
 pub struct Latencies(Histogram<u64>);
 
 impl Latencies {
+    fn of(micros: impl Iterator<Item = u32>) -> Latencies {
+        // Proof for the expect: the bounds are in order and three digits are among those that the histogram knows.
+        #[allow(clippy::expect_used)]
+        let mut histogram = Histogram::new_with_bounds(1, LATENCY_MAX_US, DIGITS).expect("bounds that exist");
+        for micros in micros {
+            histogram.saturating_record(u64::from(micros));
+        }
+        Latencies(histogram)
+    }
+
     /// How many.
     pub fn len(&self) -> u64 {
         self.0.len()
@@ -154,14 +166,9 @@ impl Load {
         if late {
             failures.push(format!("no answer {} s after the end", LAST_ANSWERS.as_secs()));
         }
-        // Proof for the expect: three digits are among those that the histogram knows.
-        #[allow(clippy::expect_used)]
-        let mut latencies = Histogram::new(DIGITS).expect("a precision that exists");
-        for latency in worked.iter().flat_map(|one| &one.latencies) {
-            latencies.saturating_record(u64::from(*latency));
-        }
+        let latencies = Latencies::of(worked.iter().flat_map(|one| one.latencies.iter().copied()));
         let failed = failures.len();
-        Done { worked, latencies: Latencies(latencies), failed, first_failure: failures.into_iter().next() }
+        Done { worked, latencies, failed, first_failure: failures.into_iter().next() }
     }
 }
 
@@ -206,6 +213,14 @@ mod tests {
 
     fn fakes(fails_at: u64) -> Vec<Arc<Fake>> {
         (0..3).map(|_| Arc::new(Fake { next: AtomicU64::new(0), fails_at })).collect()
+    }
+
+    #[test]
+    fn a_latency_comes_back_in_milliseconds() {
+        let latencies = Latencies::of([1_000, 2_000, 3_000, u32::MAX].into_iter());
+        let near = |ms: f64, wanted: f64| (ms / wanted - 1.0).abs() < 0.002;
+        assert!(near(latencies.ms_at(0.5), 2.0), "{}", latencies.ms_at(0.5));
+        assert!(near(latencies.ms_at(1.0), 60_000.0), "longer than the bound is the bound");
     }
 
     #[tokio::test]
