@@ -20,6 +20,8 @@ use super::{LoadError, Say};
 /// Accounts that receive. Each may have `queued_messages_per_user` messages waiting; with the default of 10,000 that
 /// is room for 2.5 million sends.
 pub const RECIPIENTS: usize = 256;
+/// Random characters in all names of a crowd.
+const MARK_CHARACTERS: usize = 6;
 /// Accounts made, or connections opened, at a time: password hashes are the nodes' work, and they refuse too many.
 const AT_A_TIME: usize = 8;
 /// One call of the preparation.
@@ -61,6 +63,8 @@ impl Person {
 pub struct Crowd {
     road: Road,
     password: String,
+    /// In all names: a cluster may have seen a crowd before.
+    mark: String,
     recipients: Arc<[String]>,
     people: Vec<Arc<Person>>,
 }
@@ -72,8 +76,9 @@ impl Crowd {
     /// No node takes them.
     pub async fn gather(road: Road, say: Say<'_>) -> Result<Crowd, LoadError> {
         let password = random::key();
-        let recipients: Vec<String> = (0..RECIPIENTS).map(|n| format!("inbox-{n:05}")).collect();
-        let mut crowd = Crowd { road, password, recipients: recipients.clone().into(), people: Vec::new() };
+        let mark: String = random::key().chars().take(MARK_CHARACTERS).collect();
+        let recipients: Vec<String> = (0..RECIPIENTS).map(|n| format!("inbox-{mark}-{n:05}")).collect();
+        let mut crowd = Crowd { road, password, mark, recipients: recipients.clone().into(), people: Vec::new() };
         crowd.each(recipients, "recipients made", say, register).await?;
         Ok(crowd)
     }
@@ -83,7 +88,7 @@ impl Crowd {
     /// # Errors
     /// No node takes them.
     pub async fn at_least(&mut self, count: usize, say: Say<'_>) -> Result<&[Arc<Person>], LoadError> {
-        let names: Vec<String> = (self.people.len()..count).map(|n| format!("sender-{n:05}")).collect();
+        let names: Vec<String> = (self.people.len()..count).map(|n| format!("sender-{}-{n:05}", self.mark)).collect();
         if !names.is_empty() {
             let mut made = self.each(names, "senders registered and logged in", say, register_and_log_in).await?;
             made.sort_by(|a, b| a.name.cmp(&b.name));
