@@ -1,7 +1,14 @@
-//! Measures a running cluster through the real client library: what `mbctl bench` prints.
+//! Measures a running cluster through the real client library: what `mbctl bench` prints. It starts and kills no
+//! node itself: whoever calls it does, and says how it went.
 //!
 //! - [`failover`] - the time from a fault to the next acknowledged send.
+//! - [`load`] - throughput and latency of sends, closed loop and pipelined, and the proof that none was lost.
+//! - [`etcd`] - an etcd cluster under the same load, to compare with.
+//! - [`measure`] - what the operating system and the nodes' counters say meanwhile.
 
 #![deny(missing_docs)]
 
+pub mod etcd;
 pub mod failover;
+pub mod load;
+pub mod measure;

@@ -226,6 +226,65 @@ pub struct LogsArgs {
 pub enum BenchCommand {
     /// From a fault of the leader to the next acknowledged send; proves that nothing was lost or doubled
     Failover(FailoverArgs),
+    /// Sends a second, their latency and what they cost; proves that none was lost or doubled by killing all nodes
+    Load(LoadArgs),
+    /// The same load on this cluster and on an etcd, in alternating rounds; needs the package etcd-server
+    Compare(CompareArgs),
+}
+
+/// Arguments of `bench load`.
+#[derive(Debug, Args)]
+pub struct LoadArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub shape: LoadShape,
+    /// Which layer of the client library sends
+    #[arg(long, value_enum, value_name = "LAYER", default_value_t = ClientLayer::Connection)]
+    pub through: ClientLayer,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub place: BenchPlace,
+}
+
+/// Arguments of `bench compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub shape: LoadShape,
+    /// Let etcd do without TLS, to clients and between its nodes
+    #[arg(long)]
+    pub etcd_without_tls: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub place: BenchPlace,
+}
+
+/// What load is like.
+#[derive(Debug, Args)]
+pub struct LoadShape {
+    /// Connections, a session each; several numbers are measured one after the other [default: 1,16,64,256,1024;
+    /// compare: 1,64,256]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub connections: Vec<u16>,
+    /// Sends that a connection has unanswered: 1 waits for each answer, more is pipelining
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub outstanding: u16,
+    /// Where the connections go
+    #[arg(long, value_enum, value_name = "NODES", default_value_t = SendersOn::Leader)]
+    pub clients_on: SendersOn,
+    /// Bytes of a message's body
+    #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u16).range(20..=16_384))]
+    pub body_bytes: u16,
+    /// Rounds of each shape; medians are shown [default: 3; compare: 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub rounds: Option<u32>,
+    /// Seconds of load before each round that are not measured
+    #[arg(long, value_name = "S", default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=3_600))]
+    pub warm_up: u32,
+    /// Seconds that each round measures
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub seconds: u32,
 }
 
 /// Arguments of `bench failover`.
@@ -280,6 +339,24 @@ pub enum FaultKind {
     Stop,
     /// Leadership is handed over, as by `mbctl transfer`
     Transfer,
+}
+
+/// Where `bench load` connects its senders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SendersOn {
+    /// All to the leader
+    Leader,
+    /// In turn to all nodes
+    All,
+}
+
+/// Which layer of the client library `bench load` measures through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ClientLayer {
+    /// A connection, as the whole client uses it
+    Connection,
+    /// The whole client: outbox, health checks, failover
+    Client,
 }
 
 /// Where `bench failover` connects its sender.

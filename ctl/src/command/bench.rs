@@ -10,7 +10,10 @@ use crate::error::CtlError;
 use crate::exit::Exit;
 use crate::output::Output;
 
+mod compare;
 mod failover;
+mod load;
+mod stand;
 
 /// Runs the command.
 ///
@@ -23,6 +26,8 @@ pub async fn run(flag: Option<&Path>, command: &BenchCommand, output: &Output) -
     let benchmark = async {
         match command {
             BenchCommand::Failover(arguments) => failover::run(flag, arguments, output).await,
+            BenchCommand::Load(arguments) => load::run(flag, arguments, output).await,
+            BenchCommand::Compare(arguments) => compare::run(flag, arguments, output).await,
         }
     };
     tokio::select! {

@@ -1,0 +1,229 @@
+//! The people behind the load: accounts with a session each, made once and used by every round, because a login costs
+//! a password hash and a resumption none. Recipients never log in, so that a send is measured and no delivery.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use messagebase_client::connection::{CallError, Connection};
+use messagebase_client::dial::{Directory, Endpoint, Transport};
+use messagebase_client::random;
+use messagebase_config::Config;
+use messagebase_protocol::code::Code;
+use messagebase_protocol::json::{Consistency, LoggedIn, Op, Registered, Resumed};
+use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
+
+use super::drive::Receipt;
+use super::{LoadError, Say};
+
+/// Accounts that receive. Each may have `queued_messages_per_user` messages waiting; with the default of 10,000 that
+/// is room for 2.5 million sends.
+pub const RECIPIENTS: usize = 256;
+/// Random characters in all names of a crowd.
+const MARK_CHARACTERS: usize = 6;
+/// Accounts made, or connections opened, at a time: password hashes are the nodes' work, and they refuse too many.
+const AT_A_TIME: usize = 8;
+/// One call of the preparation.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause before a node that is busy is asked again, when it doesn't say.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+/// Times that a busy node is asked.
+const BUSY_TRIES: usize = 100;
+
+/// Where and how the nodes are reached.
+#[derive(Clone)]
+pub struct Road {
+    /// TLS, as the client library speaks it.
+    pub transport: Transport,
+    /// The nodes.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One sender.
+pub struct Person {
+    /// Account name.
+    pub name: String,
+    /// Takes the session up on any connection.
+    pub token: String,
+    /// The number of the next send; they are never used twice.
+    pub next: AtomicU64,
+    /// What was acknowledged.
+    pub receipts: std::sync::Mutex<Vec<Receipt>>,
+}
+
+impl Person {
+    /// A number that was not used before.
+    pub fn next_serial(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// All accounts.
+pub struct Crowd {
+    road: Road,
+    password: String,
+    /// In all names: a cluster may have seen a crowd before.
+    mark: String,
+    recipients: Arc<[String]>,
+    people: Vec<Arc<Person>>,
+}
+
+impl Crowd {
+    /// Makes the recipients.
+    ///
+    /// # Errors
+    /// No node takes them.
+    pub async fn gather(road: Road, say: Say<'_>) -> Result<Crowd, LoadError> {
+        let password = random::key();
+        let mark: String = random::key().chars().take(MARK_CHARACTERS).collect();
+        let recipients: Vec<String> = (0..RECIPIENTS).map(|n| format!("inbox-{mark}-{n:05}")).collect();
+        let mut crowd = Crowd { road, password, mark, recipients: recipients.clone().into(), people: Vec::new() };
+        crowd.each(recipients, "recipients made", say, register).await?;
+        Ok(crowd)
+    }
+
+    /// At least `count` senders, each logged in once.
+    ///
+    /// # Errors
+    /// No node takes them.
+    pub async fn at_least(&mut self, count: usize, say: Say<'_>) -> Result<&[Arc<Person>], LoadError> {
+        let names: Vec<String> = (self.people.len()..count).map(|n| format!("sender-{}-{n:05}", self.mark)).collect();
+        if !names.is_empty() {
+            let mut made = self.each(names, "senders registered and logged in", say, register_and_log_in).await?;
+            made.sort_by(|a, b| a.name.cmp(&b.name));
+            self.people.extend(made.into_iter().map(Arc::new));
+        }
+        Ok(&self.people[..count])
+    }
+
+    /// All senders up to now.
+    pub fn people(&self) -> &[Arc<Person>] {
+        &self.people
+    }
+
+    /// Those who receive.
+    pub fn recipients(&self) -> Arc<[String]> {
+        self.recipients.clone()
+    }
+
+    /// Where the nodes are.
+    pub fn road(&self) -> &Road {
+        &self.road
+    }
+
+    /// Does the same for all names, a few at a time, in turn on all nodes.
+    async fn each<T, F>(
+        &mut self,
+        names: Vec<String>,
+        what: &str,
+        say: Say<'_>,
+        deed: fn(Road, usize, String, String) -> F,
+    ) -> Result<Vec<T>, LoadError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, LoadError>> + Send + 'static,
+    {
+        const TELL_EVERY: usize = 64;
+        let total = names.len();
+        let mut done = Vec::with_capacity(total);
+        let mut running = JoinSet::new();
+        let mut names = names.into_iter().enumerate();
+        loop {
+            while running.len() < AT_A_TIME
+                && let Some((at, name)) = names.next()
+            {
+                running.spawn(deed(self.road.clone(), at, name, self.password.clone()));
+            }
+            match running.join_next().await {
+                None => return Ok(done),
+                Some(Ok(result)) => done.push(result?),
+                Some(Err(panicked)) => return Err(LoadError::Refused(panicked.to_string())),
+            }
+            if done.len() % TELL_EVERY == 0 || done.len() == total {
+                say(&format!("{what}: {} of {total}", done.len()));
+            }
+        }
+    }
+}
+
+async fn register(road: Road, at: usize, user: String, password: String) -> Result<(), LoadError> {
+    let connection = road.connect(at).await?;
+    let op = Op::Register { user, password, key: random::key() };
+    ask::<Registered>(&connection, op).await.map(drop)
+}
+
+async fn register_and_log_in(road: Road, at: usize, user: String, password: String) -> Result<Person, LoadError> {
+    let connection = road.connect(at).await?;
+    let op = Op::Register { user: user.clone(), password: password.clone(), key: random::key() };
+    ask::<Registered>(&connection, op).await?;
+    let session: LoggedIn = ask(&connection, Op::Login { user, password }).await?;
+    let (name, token) = (session.user, session.token);
+    Ok(Person { name, token, next: AtomicU64::new(0), receipts: std::sync::Mutex::default() })
+}
+
+impl Road {
+    /// As the configuration says.
+    ///
+    /// # Errors
+    /// `ca.pem` can't be used.
+    pub fn from_config(config: &Config) -> Result<Road, LoadError> {
+        let transport = Transport::from_config(config).map_err(|e| LoadError::Refused(e.to_string()))?;
+        Ok(Road { transport, endpoints: Directory::from_config(config).endpoints().to_vec() })
+    }
+
+    /// A connection to the node in that place, counted round.
+    ///
+    /// # Errors
+    /// It can't be reached.
+    pub async fn connect(&self, at: usize) -> Result<Connection, LoadError> {
+        let endpoint = &self.endpoints[at % self.endpoints.len()];
+        let (connection, _events) =
+            self.transport.connect(&endpoint.address).await.map_err(|e| LoadError::Unreachable {
+                who: format!("node {} at {}", endpoint.node, endpoint.address),
+                why: e.to_string(),
+            })?;
+        Ok(connection)
+    }
+
+    /// A connection in that person's session.
+    ///
+    /// # Errors
+    /// It can't be reached, or the session is not taken up.
+    pub async fn resume(&self, at: usize, person: &Person) -> Result<Connection, LoadError> {
+        let connection = self.connect(at).await?;
+        let op = Op::Resume { token: person.token.clone(), consistency: Consistency::Linear };
+        ask::<Resumed>(&connection, op).await?;
+        Ok(connection)
+    }
+}
+
+/// Asks, again while the node is busy.
+///
+/// # Errors
+/// Refused, or the connection is lost.
+pub async fn ask<T: DeserializeOwned>(connection: &Connection, op: Op) -> Result<T, LoadError> {
+    let mut tries = 0;
+    loop {
+        match connection.call::<T>(op.clone(), CALL_TIMEOUT).await {
+            Ok(answer) => return Ok(answer),
+            Err(CallError::Refused(failure)) if failure.code == Code::Busy && tries < BUSY_TRIES => {
+                tries += 1;
+                let pause = failure.retry_after_ms.map_or(BUSY_PAUSE, Duration::from_millis);
+                tokio::time::sleep(pause + random::up_to(pause)).await;
+            }
+            Err(error) => return Err(LoadError::Refused(format!("`{}` failed: {}", op.name(), words(&error)))),
+        }
+    }
+}
+
+/// What went wrong, for people.
+pub fn words(error: &CallError) -> String {
+    match error {
+        CallError::Refused(failure) => format!("{:?}: {}", failure.code, failure.message),
+        CallError::Lost => "the connection was lost".into(),
+        CallError::TimedOut => "no answer in time".into(),
+        CallError::TooMany => "too many requests outstanding".into(),
+        CallError::Unreadable(what) => format!("the answer can't be read: {what}"),
+    }
+}

@@ -1,0 +1,209 @@
+//! A MessageBase cluster under load: sends over the real client library and TLS.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use messagebase_client::client::Client;
+use messagebase_client::connection::Connection;
+use messagebase_client::dial::{Directory, Endpoint};
+use messagebase_client::failover::Finder;
+use messagebase_client::{Options, random};
+use messagebase_protocol::json::{Op, Sent, Status};
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use super::crowd::{Crowd, Person, Road, ask, words};
+use super::drive::{Link, Receipt, Worked};
+use super::{LoadError, Place, Say, Server, Shape, Subject};
+
+/// An answer that takes longer is a failure of the measurement.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections opened at a time.
+const CONNECTING_AT_A_TIME: usize = 16;
+
+/// Which layer of the client library sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Through {
+    /// One connection, as the whole client uses it: TLS, JSON lines, replies matched by id. Costs least.
+    Connection,
+    /// The whole client: outbox, health checks, failover.
+    Client,
+}
+
+/// The cluster and its clients.
+pub struct Messagebase {
+    crowd: Crowd,
+    servers: Vec<Server>,
+    through: Through,
+    value_bytes: usize,
+}
+
+impl Messagebase {
+    /// For a crowd on running nodes. A message is `value_bytes` long, its label at least.
+    pub fn new(crowd: Crowd, servers: Vec<Server>, through: Through, value_bytes: usize) -> Messagebase {
+        Messagebase { crowd, servers, through, value_bytes }
+    }
+
+    /// The accounts, for the proof.
+    pub fn crowd(&self) -> &Crowd {
+        &self.crowd
+    }
+
+    /// Nodes were started anew: other processes.
+    pub fn restarted(&mut self, servers: Vec<Server>) {
+        self.servers = servers;
+    }
+}
+
+/// The place of the leader among the endpoints, as the first node that answers says.
+///
+/// # Errors
+/// No node knows one.
+pub async fn leader_at(road: &Road) -> Result<usize, LoadError> {
+    for at in 0..road.endpoints.len() {
+        let Ok(connection) = road.connect(at).await else { continue };
+        let status: Status = ask(&connection, Op::Status {}).await?;
+        if let Some(leader) = status.leader
+            && let Some(place) = road.endpoints.iter().position(|endpoint| endpoint.node == leader)
+        {
+            return Ok(place);
+        }
+    }
+    Err(LoadError::Unreachable { who: "the leader".into(), why: "no node knows one".into() })
+}
+
+/// A message that no other send has: its label, and filling up to the wanted length.
+pub fn body(person: &str, serial: u64, bytes: usize) -> String {
+    let mut body = label(person, serial);
+    body.extend(std::iter::repeat_n('.', bytes.saturating_sub(body.len())));
+    body
+}
+
+fn label(person: &str, serial: u64) -> String {
+    format!("{person}:{serial}:")
+}
+
+/// The serial number that a body of this person carries.
+pub fn serial_of(body: &str, person: &str) -> Option<u64> {
+    body.strip_prefix(person)?.strip_prefix(':')?.split_once(':')?.0.parse().ok()
+}
+
+/// A sender on its connection.
+pub struct Sender {
+    via: Via,
+    person: Arc<Person>,
+    recipients: Arc<[String]>,
+    first_recipient: usize,
+    value_bytes: usize,
+}
+
+enum Via {
+    Connection(Connection),
+    // Boxed: a client is several times as large as a connection.
+    Client(Box<Client>),
+}
+
+impl Link for Sender {
+    async fn send(&self) -> Result<Receipt, String> {
+        let serial = self.person.next_serial();
+        // The remainder is a place in the list, so it fits.
+        let to = (self.first_recipient as u64).wrapping_add(serial) % self.recipients.len() as u64;
+        let to = &self.recipients[usize::try_from(to).unwrap_or(0)];
+        let body = body(&self.person.name, serial, self.value_bytes);
+        let sent: Sent = match &self.via {
+            Via::Connection(connection) => {
+                let op = Op::Send { to: to.clone(), body, key: random::key() };
+                connection.call(op, SEND_TIMEOUT).await.map_err(|e| words(&e))?
+            }
+            Via::Client(client) => client.send(to, &body).await.map_err(|e| e.to_string())?,
+        };
+        Ok(Receipt { serial, id: sent.id })
+    }
+}
+
+impl Subject for Messagebase {
+    type Link = Sender;
+
+    fn name(&self) -> &'static str {
+        "messagebase"
+    }
+
+    fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    fn sync_counters(&self) -> &'static [&'static str] {
+        &["messagebase_synced_commits_total"]
+    }
+
+    async fn links(&mut self, shape: &Shape, say: Say<'_>) -> Result<Vec<Arc<Sender>>, LoadError> {
+        self.crowd.at_least(shape.connections, say).await?;
+        let road = self.crowd.road().clone();
+        let leader = leader_at(&road).await?;
+        let mut links: Vec<Option<Arc<Sender>>> = vec![None; shape.connections];
+        let mut opening = JoinSet::new();
+        let mut waiting = self.crowd.people()[..shape.connections].iter().enumerate();
+        loop {
+            while opening.len() < CONNECTING_AT_A_TIME
+                && let Some((at, person)) = waiting.next()
+            {
+                let node = match shape.place {
+                    Place::Leader => leader,
+                    Place::Spread => at % road.endpoints.len(),
+                };
+                let (road, person, through) = (road.clone(), person.clone(), self.through);
+                opening.spawn(async move { open(road, node, &person, through).await.map(|via| (at, person, via)) });
+            }
+            match opening.join_next().await {
+                None => break,
+                Some(Err(panicked)) => return Err(LoadError::Refused(panicked.to_string())),
+                Some(Ok(opened)) => {
+                    let (at, person, via) = opened?;
+                    let recipients = self.crowd.recipients();
+                    let value_bytes = self.value_bytes;
+                    links[at] = Some(Arc::new(Sender { via, person, recipients, first_recipient: at, value_bytes }));
+                }
+            }
+        }
+        Ok(links.into_iter().flatten().collect())
+    }
+
+    fn absorb(&mut self, worked: Vec<Worked>) {
+        for one in worked {
+            let mut receipts = self.crowd.people()[one.link].receipts.lock();
+            // A panic while the lock was held can't leave a list half changed.
+            let receipts = receipts.as_mut().map_or_else(|poisoned| &mut **poisoned.get_mut(), |list| &mut **list);
+            receipts.extend(one.receipts);
+        }
+    }
+}
+
+async fn open(road: Road, node: usize, person: &Person, through: Through) -> Result<Via, LoadError> {
+    match through {
+        Through::Connection => Ok(Via::Connection(road.resume(node, person).await?)),
+        Through::Client => {
+            let endpoints: Vec<Endpoint> = road.endpoints.clone();
+            let first = endpoints[node].node;
+            let finder = Finder { transport: road.transport, directory: Directory::from_endpoints(endpoints) };
+            let (client, _events) = Client::start_with(finder, Options { node: Some(first), ..Options::default() });
+            let refused = |e: messagebase_client::ClientError| LoadError::Refused(e.to_string());
+            client.resume(&person.name, &person.token, None).await.map_err(refused)?;
+            Ok(Via::Client(Box::new(client)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_has_its_length_and_gives_its_number_back() {
+        let body = body("sender-1", 12, 64);
+        assert_eq!(body.len(), 64);
+        assert_eq!(serial_of(&body, "sender-1"), Some(12));
+        assert_eq!(serial_of(&body, "sender-2"), None);
+        assert_eq!(serial_of(&body, "sender"), None);
+    }
+}

@@ -1,0 +1,138 @@
+//! Reads back, through the front door, what was acknowledged: each message is there, once, under the id that its
+//! sender was told.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use messagebase_protocol::json::{Consistency, MessageRecord, Op, Records};
+use messagebase_protocol::limits::PAGE_MAX;
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use super::crowd::{Crowd, Person, Road, ask};
+use super::drive::Receipt;
+use super::messagebase::serial_of;
+use super::{LoadError, Say};
+
+/// Mailboxes read at a time.
+const READERS: usize = 4;
+
+/// What was found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Proof {
+    /// Sends that were acknowledged, all of them found exactly once.
+    pub acknowledged: u64,
+    /// Messages that are there though their acknowledgement did not arrive before the kill: allowed, once each.
+    pub unanswered: u64,
+}
+
+/// Reads all senders' messages.
+///
+/// # Errors
+/// `Disproved`, or the nodes can't be read.
+pub async fn read_back(crowd: &Crowd, say: Say<'_>) -> Result<Proof, LoadError> {
+    let mut proof = Proof::default();
+    let mut reading = JoinSet::new();
+    let mut people = crowd.people().iter().enumerate();
+    let mut read = 0;
+    loop {
+        while reading.len() < READERS
+            && let Some((at, person)) = people.next()
+        {
+            reading.spawn(of_one(crowd.road().clone(), at, person.clone()));
+        }
+        match reading.join_next().await {
+            None => return Ok(proof),
+            Some(Err(panicked)) => return Err(LoadError::Refused(panicked.to_string())),
+            Some(Ok(one)) => {
+                let one = one?;
+                proof.acknowledged += one.acknowledged;
+                proof.unanswered += one.unanswered;
+                read += 1;
+                say(&format!("reading back: {} messages of {read} senders", proof.acknowledged + proof.unanswered));
+            }
+        }
+    }
+}
+
+async fn of_one(road: Road, at: usize, person: Arc<Person>) -> Result<Proof, LoadError> {
+    let connection = road.resume(at, &person).await?;
+    let mut records = Vec::new();
+    let mut after = 0;
+    loop {
+        let op = Op::Sync { after, limit: Some(PAGE_MAX), consistency: Consistency::Linear };
+        let page: Records = ask(&connection, op).await?;
+        let Some(last) = page.messages.last() else { break };
+        after = last.id;
+        let more = page.more;
+        records.extend(page.messages.into_iter().map(brief));
+        if !more {
+            break;
+        }
+    }
+    let receipts = match person.receipts.lock() {
+        Ok(receipts) => receipts.clone(),
+        Err(poisoned) => poisoned.into_inner().clone(),
+    };
+    judge(&person.name, &receipts, &records).map_err(LoadError::Disproved)
+}
+
+/// Id, sender and body; bodies can be long, their label is all that is looked at.
+fn brief(record: MessageRecord) -> (u64, String) {
+    const LABEL_MAX: usize = 64;
+    (record.id, record.body.chars().take(LABEL_MAX).collect())
+}
+
+fn judge(person: &str, receipts: &[Receipt], records: &[(u64, String)]) -> Result<Proof, String> {
+    let mut found: HashMap<u64, u64> = HashMap::with_capacity(records.len());
+    for (id, body) in records {
+        let serial = serial_of(body, person).ok_or_else(|| format!("message {id} of {person} was sent by nobody"))?;
+        match found.entry(serial) {
+            Entry::Vacant(place) => place.insert(*id),
+            Entry::Occupied(first) => {
+                return Err(format!("send {serial} of {person} is there twice: as {} and as {id}", first.get()));
+            }
+        };
+    }
+    for receipt in receipts {
+        match found.remove(&receipt.serial) {
+            Some(id) if id == receipt.id => {}
+            Some(id) => {
+                let (serial, told) = (receipt.serial, receipt.id);
+                return Err(format!("send {serial} of {person} was acknowledged as {told} and is there as {id}"));
+            }
+            None => return Err(format!("send {} of {person} was acknowledged and is not there", receipt.serial)),
+        }
+    }
+    Ok(Proof { acknowledged: receipts.len() as u64, unanswered: found.len() as u64 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::messagebase::body;
+    use super::*;
+
+    fn there(messages: &[(u64, u64)]) -> Vec<(u64, String)> {
+        messages.iter().map(|(id, serial)| (*id, body("ann", *serial, 32))).collect()
+    }
+
+    fn acknowledged(sends: &[(u64, u64)]) -> Vec<Receipt> {
+        sends.iter().map(|(id, serial)| Receipt { serial: *serial, id: *id }).collect()
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_there_once_and_more_may_be() {
+        let proof = judge("ann", &acknowledged(&[(10, 0), (12, 1)]), &there(&[(10, 0), (12, 1), (13, 2)]));
+        assert_eq!(proof, Ok(Proof { acknowledged: 2, unanswered: 1 }));
+    }
+
+    #[test]
+    fn a_lost_a_doubled_a_renamed_and_a_strange_message_disprove() {
+        let told = acknowledged(&[(10, 0)]);
+        assert!(judge("ann", &told, &there(&[])).unwrap_err().contains("not there"));
+        assert!(judge("ann", &told, &there(&[(10, 0), (11, 0)])).unwrap_err().contains("twice"));
+        assert!(judge("ann", &told, &there(&[(9, 0)])).unwrap_err().contains("there as 9"));
+        assert!(judge("ann", &[], &[(7, "hello".into())]).unwrap_err().contains("nobody"));
+    }
+}

@@ -1,0 +1,136 @@
+//! Processor time, writes and memory of processes, as `/proc` has them.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// Ticks a second of the times in `/proc/PID/stat`: part of Linux' interface to programs, whatever the kernel's own.
+const TICKS_A_SECOND: u64 = 100;
+/// Fields of `/proc/PID/stat` between the command's closing bracket and `utime`.
+const FIELDS_BEFORE_UTIME: usize = 11;
+
+/// What processes have used since they began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time, in user and kernel mode, all threads; in steps of 10 ms.
+    pub cpu: Duration,
+    /// System calls that write: to files and sockets alike.
+    pub write_calls: u64,
+    /// Bytes that they caused to be written to storage, page by page.
+    pub storage_bytes: u64,
+}
+
+impl Usage {
+    /// What was used between `earlier` and this.
+    pub fn since(self, earlier: Usage) -> Usage {
+        Usage {
+            cpu: self.cpu.saturating_sub(earlier.cpu),
+            write_calls: self.write_calls.saturating_sub(earlier.write_calls),
+            storage_bytes: self.storage_bytes.saturating_sub(earlier.storage_bytes),
+        }
+    }
+}
+
+/// Resident memory of one process, bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Now (`VmRSS`).
+    pub now: u64,
+    /// The most since it began (`VmHWM`).
+    pub peak: u64,
+}
+
+/// The sum over these processes.
+///
+/// # Errors
+/// One of them is gone, or belongs to somebody else.
+pub fn usage(pids: &[u32]) -> io::Result<Usage> {
+    let mut sum = Usage::default();
+    for pid in pids {
+        let one = usage_in(Path::new(&format!("/proc/{pid}")))?;
+        sum.cpu += one.cpu;
+        sum.write_calls += one.write_calls;
+        sum.storage_bytes += one.storage_bytes;
+    }
+    Ok(sum)
+}
+
+/// Of the process that measures: the clients' side.
+///
+/// # Errors
+/// There is no `/proc`.
+pub fn usage_of_this() -> io::Result<Usage> {
+    usage_in(Path::new("/proc/self"))
+}
+
+fn usage_in(dir: &Path) -> io::Result<Usage> {
+    let stat = std::fs::read_to_string(dir.join("stat"))?;
+    let cpu = cpu(&stat).ok_or_else(|| unreadable("stat"))?;
+    let io = std::fs::read_to_string(dir.join("io"))?;
+    let field = |name| number_after(&io, name).ok_or_else(|| unreadable("io"));
+    Ok(Usage { cpu, write_calls: field("syscw:")?, storage_bytes: field("write_bytes:")? })
+}
+
+fn cpu(stat: &str) -> Option<Duration> {
+    // The command may hold spaces and brackets; what follows its last closing bracket holds neither.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(FIELDS_BEFORE_UTIME);
+    let ticks: u64 = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
+    Some(Duration::from_millis(ticks * 1_000 / TICKS_A_SECOND))
+}
+
+fn number_after(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+fn unreadable(file: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("/proc/PID/{file} does not read as expected"))
+}
+
+/// Resident memory of a process.
+///
+/// # Errors
+/// It is gone.
+pub fn memory(pid: u32) -> io::Result<Memory> {
+    const KIB: u64 = 1_024;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let field = |name| number_after(&status, name).map(|kib| kib * KIB).ok_or_else(|| unreadable("status"));
+    Ok(Memory { now: field("VmRSS:")?, peak: field("VmHWM:")? })
+}
+
+/// Bytes that the files below a directory occupy on disk, holes not counted. Files that vanish meanwhile don't count.
+///
+/// # Errors
+/// The directory can't be read.
+pub fn directory_bytes(dir: &Path) -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    const BLOCK_BYTES: u64 = 512;
+    let mut sum = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let Ok(metadata) = entry.metadata() else { continue };
+        sum += if metadata.is_dir() { directory_bytes(&entry.path())? } else { metadata.blocks() * BLOCK_BYTES };
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_with_brackets_and_spaces_does_not_shift_the_fields() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 9 9 20 0 4 0 1 1 1";
+        assert_eq!(cpu(stat), Some(Duration::from_millis(2_000)));
+        assert_eq!(cpu("7 (cut"), None);
+    }
+
+    #[test]
+    fn this_process_can_be_measured() {
+        let (used, held) = (usage_of_this().unwrap(), memory(std::process::id()).unwrap());
+        assert_eq!(usage(&[std::process::id()]).unwrap().since(used).storage_bytes, 0);
+        assert!(held.now > 0 && held.peak >= held.now);
+    }
+}

@@ -1,0 +1,171 @@
+//! The cluster that load is put on: one of the command's own, or the configured one; and what is done to it for the
+//! proof.
+
+use std::path::Path;
+use std::time::Duration;
+
+use messagebase_bench::load::crowd::{Crowd, Road};
+use messagebase_bench::load::drive::Load;
+use messagebase_bench::load::messagebase::{Messagebase, Through};
+use messagebase_bench::load::proof::{Proof, read_back};
+use messagebase_bench::load::{LoadError, Say, Server, Shape, Subject};
+use nix::sys::signal::Signal;
+use serde::Serialize;
+
+use crate::cli::BenchPlace;
+use crate::cluster::Cluster;
+use crate::error::CtlError;
+use crate::output::Output;
+use crate::poll::{Look, Patience, until};
+use crate::process;
+use crate::throwaway::Throwaway;
+
+/// How long the nodes may take to serve.
+const SERVE_PATIENCE: Patience =
+    Patience { limit: Duration::from_secs(60), every: Duration::from_millis(100), speak: Duration::from_secs(5) };
+/// Load that the kill interrupts.
+const LAST_LOAD: Duration = Duration::from_secs(2);
+/// Longest silence during it.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// The cluster.
+pub struct Stand {
+    cluster: Cluster,
+    /// It is this command's own.
+    own: Option<Throwaway>,
+}
+
+/// What was read back, and after what.
+#[derive(Debug, Serialize)]
+pub struct Proven {
+    /// All nodes were killed under load and started again before the reading.
+    pub killed: bool,
+    /// What was found.
+    #[serde(flatten)]
+    pub proof: Proof,
+}
+
+impl Stand {
+    /// Makes and starts a cluster, or takes the one that runs, and waits until it serves.
+    ///
+    /// # Errors
+    /// It can't be made, or does not serve.
+    pub async fn put_up(flag: Option<&Path>, place: &BenchPlace, output: &Output) -> Result<Stand, CtlError> {
+        let stand = if place.existing {
+            Stand { cluster: Cluster::open(flag)?, own: None }
+        } else {
+            let mut own = Throwaway::make(place.dir.as_deref())?;
+            if place.keep {
+                own.keep();
+                output.note(format!("The cluster's directory is {}", own.directory().display()));
+            }
+            own.numbers().into_iter().try_for_each(|node| own.start(node))?;
+            Stand { cluster: Cluster::of(own.config().clone())?, own: Some(own) }
+        };
+        stand.served(output).await?;
+        Ok(stand)
+    }
+
+    /// Where everything of the cluster is, if it is this command's own.
+    pub fn directory(&self) -> Option<&Path> {
+        self.own.as_ref().map(Throwaway::directory)
+    }
+
+    /// Its certificates.
+    pub fn pki(&self) -> &Path {
+        &self.cluster.config.pki_dir
+    }
+
+    async fn served(&self, output: &Output) -> Result<(), CtlError> {
+        let nodes = self.cluster.config.nodes.len();
+        let served = until(output, SERVE_PATIENCE, || async {
+            self.own.as_ref().map_or(Ok(()), Throwaway::check)?;
+            let survey = self.cluster.survey().await;
+            let verdict = survey.verdict();
+            let all = verdict.leader.is_some() && survey.reports().iter().filter(|r| r.ready).count() == nodes;
+            let why = || format!("all {nodes} nodes to serve; {}", survey.why_no_leader());
+            Ok::<_, CtlError>(if all { Look::Found(()) } else { Look::Missing(why()) })
+        });
+        served.await?.map_err(|missing| {
+            let seconds = SERVE_PATIENCE.limit.as_secs();
+            CtlError::no_quorum(format!("the cluster does not serve after {seconds} s: {missing}"))
+                .hint("load is measured with all nodes up; see `mbctl status`")
+        })
+    }
+
+    /// The nodes' processes.
+    fn servers(&self) -> Result<Vec<Server>, CtlError> {
+        let config = &self.cluster.config;
+        let of = |node: &messagebase_config::NodeConfig| {
+            let pid = process::running(config, node.id).and_then(|pid| u32::try_from(pid.as_raw()).ok());
+            let pid = pid.ok_or_else(|| {
+                CtlError::failed("not_here", format!("node {} does not run on this machine", node.id))
+                    .hint("what nodes cost can be measured on their own machine alone")
+            })?;
+            let metrics = node.http.as_ref().map(ToString::to_string);
+            Ok(Server { node: node.id, pid, data_dir: config.node_dir(node.id), metrics })
+        };
+        config.nodes.iter().map(of).collect()
+    }
+
+    /// The cluster with its accounts, ready for load.
+    ///
+    /// # Errors
+    /// The accounts can't be made.
+    pub async fn subject(&self, through: Through, value_bytes: usize, say: Say<'_>) -> Result<Messagebase, CtlError> {
+        let road = Road::from_config(&self.cluster.config).map_err(failed)?;
+        let crowd = Crowd::gather(road, say).await.map_err(failed)?;
+        Ok(Messagebase::new(crowd, self.servers()?, through, value_bytes))
+    }
+
+    /// Reads back all that was acknowledged. On a cluster of the command's own, all nodes are killed before that, under
+    /// load, and started again.
+    ///
+    /// # Errors
+    /// Something is missing or doubled, or the nodes don't come back.
+    pub async fn prove(
+        &self,
+        subject: &mut Messagebase,
+        shape: &Shape,
+        say: Say<'_>,
+        output: &Output,
+    ) -> Result<Proven, CtlError> {
+        if let Some(own) = &self.own {
+            let links = subject.links(shape, say).await.map_err(failed)?;
+            let load = Load::start(&links, shape.outstanding);
+            load.pass(LAST_LOAD, TELL_EVERY, |_| say("load until all nodes are killed")).await;
+            for node in own.numbers() {
+                if let Some(pid) = process::running(own.config(), node) {
+                    process::signal(pid, Signal::SIGKILL)?;
+                }
+            }
+            // What was under way fails, as it should; what was acknowledged is kept.
+            subject.absorb(load.finish().await.worked);
+            drop(links);
+            gone(own, output).await?;
+            own.numbers().into_iter().try_for_each(|node| own.start(node))?;
+            self.served(output).await?;
+            subject.restarted(self.servers()?);
+        }
+        let proof = read_back(subject.crowd(), say).await.map_err(failed)?;
+        Ok(Proven { killed: self.own.is_some(), proof })
+    }
+}
+
+/// Waits until no killed node holds its directory any more: freeing a process's memory takes a moment.
+async fn gone(own: &Throwaway, output: &Output) -> Result<(), CtlError> {
+    let gone = until(output, SERVE_PATIENCE, || async {
+        let left = own.numbers().into_iter().find(|node| process::running(own.config(), *node).is_some());
+        let look = left.map_or(Look::Found(()), |node| Look::Missing(format!("node {node} to be gone")));
+        Ok::<_, CtlError>(look)
+    });
+    gone.await?.map_err(|missing| CtlError::failed("not_gone", format!("waited in vain for {missing}")))
+}
+
+/// What a measurement failed with.
+pub fn failed(error: LoadError) -> CtlError {
+    let code = if matches!(error, LoadError::Disproved(_)) { "disproved" } else { "bench" };
+    CtlError::failed(code, "the measurement failed")
+        .because(error)
+        .hint("`--keep` keeps the nodes' logs, RUST_LOG=debug makes them say more")
+}
