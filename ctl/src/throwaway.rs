@@ -82,6 +82,12 @@ impl Throwaway {
         Ok(())
     }
 
+    /// Kills the nodes that still run and waits until none holds its directory any more: a killed process gives that
+    /// back only when its memory is freed, which takes a moment. Blocks that long.
+    pub fn bury(&self) {
+        std::mem::take(&mut *self.nodes.borrow_mut()).into_values().for_each(|mut started| started.kill());
+    }
+
     /// Takes notice of a node that ended without having been told to.
     ///
     /// # Errors

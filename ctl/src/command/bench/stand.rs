@@ -142,7 +142,7 @@ impl Stand {
             // What was under way fails, as it should; what was acknowledged is kept.
             subject.absorb(load.finish().await.worked);
             drop(links);
-            gone(own, output).await?;
+            own.bury();
             own.numbers().into_iter().try_for_each(|node| own.start(node))?;
             self.served(output).await?;
             subject.restarted(self.servers()?);
@@ -150,16 +150,6 @@ impl Stand {
         let proof = read_back(subject.crowd(), say).await.map_err(failed)?;
         Ok(Proven { killed: self.own.is_some(), proof })
     }
-}
-
-/// Waits until no killed node holds its directory any more: freeing a process's memory takes a moment.
-async fn gone(own: &Throwaway, output: &Output) -> Result<(), CtlError> {
-    let gone = until(output, SERVE_PATIENCE, || async {
-        let left = own.numbers().into_iter().find(|node| process::running(own.config(), *node).is_some());
-        let look = left.map_or(Look::Found(()), |node| Look::Missing(format!("node {node} to be gone")));
-        Ok::<_, CtlError>(look)
-    });
-    gone.await?.map_err(|missing| CtlError::failed("not_gone", format!("waited in vain for {missing}")))
 }
 
 /// What a measurement failed with.
