@@ -1,7 +1,9 @@
 -- Schema 1. Add-only: a released migration is never edited, the next change is a new file.
--- Times are Unix ms. Tables of three kinds:
+-- Times are Unix ms. Tables of four kinds:
 --   replicated (in snapshots, backups and digests): users, retired_users, messages, send_keys, account_keys,
 --     sessions, mailboxes, replicated_state
+--   indexes of messages, each node's own work (in snapshots, not in digests): message_index, message_keys,
+--     message_boxes, message_pairs
 --   the change log: log
 --   this node's own: node, peer_boots
 
@@ -32,18 +34,14 @@ CREATE TABLE messages (
   id           INTEGER PRIMARY KEY,             -- from replicated_state.next_message_id; never reused
   sender_id    INTEGER NOT NULL,                -- in users or retired_users
   recipient_id INTEGER NOT NULL,
-  body         TEXT    NOT NULL,
   sent_at      INTEGER NOT NULL,
   delivered_at INTEGER,                         -- NULL while queued
-  key          TEXT    NOT NULL                 -- idempotency key, scoped to the sender
+  key          TEXT    NOT NULL,                -- idempotency key, scoped to the sender
+  body         TEXT    NOT NULL                 -- last, so that what is before it is read without its overflow pages
 ) STRICT;
-CREATE UNIQUE INDEX messages_sender_key ON messages (sender_id, key);
-CREATE INDEX messages_queued ON messages (recipient_id, id) WHERE delivered_at IS NULL;
--- What may be forgotten once it was delivered long enough ago.
+-- What may be forgotten once it was delivered long enough ago. Grows at its end, so it costs little; the indexes that
+-- would not are message_keys and its like.
 CREATE INDEX messages_delivered ON messages (delivered_at, id) WHERE delivered_at IS NOT NULL;
-CREATE INDEX messages_pair ON messages (sender_id, recipient_id, id);
-CREATE INDEX messages_recipient ON messages (recipient_id, id);
-CREATE INDEX messages_sender ON messages (sender_id, id);
 
 -- Keys of messages whose row is gone: a key is permanent, it outlives the message and its recipient.
 CREATE TABLE send_keys (
@@ -76,11 +74,15 @@ CREATE UNIQUE INDEX sessions_token_hash ON sessions (token_hash);
 CREATE INDEX sessions_user ON sessions (user_id, id);
 CREATE INDEX sessions_expiry ON sessions (expires_at);
 
--- What is queued to each user, so that the queue's limit costs one row to check, not a count.
+-- What each user has, so that the queue's limit costs one row to check, not a count. Delivered are exactly the user's
+-- messages up to delivered_through: an ack names the last of them.
 CREATE TABLE mailboxes (
-  user_id         INTEGER PRIMARY KEY,
-  queued_messages INTEGER NOT NULL,
-  queued_bytes    INTEGER NOT NULL
+  user_id           INTEGER PRIMARY KEY,
+  queued_messages   INTEGER NOT NULL DEFAULT 0,
+  queued_bytes      INTEGER NOT NULL DEFAULT 0,
+  delivered_through INTEGER NOT NULL DEFAULT 0,   -- a message's id
+  sent              INTEGER NOT NULL DEFAULT 0,   -- messages from the user whose rows are there
+  received          INTEGER NOT NULL DEFAULT 0    -- messages to the user whose rows are there
 ) STRICT;
 
 -- One row: counters, clock, what has been applied. Written in the same transaction as its effects.
@@ -101,6 +103,36 @@ CREATE TABLE replicated_state (
 ) STRICT;
 INSERT INTO replicated_state (one, clock, next_user_id, next_message_id, next_session_id, settings)
 VALUES (1, 0, 1, 1, 1, '{"registration_open":true,"session_days":30,"sessions_per_user":16,"queued_messages_per_user":10000,"queued_bytes_per_user":67108864,"delivered_days":0}');
+
+-- ── indexes of messages ─────────────────────────────────────────────────────────────────────────────────────────
+-- Not SQL indexes: their entries of the newest messages are in memory and written here thousands at a time, in order.
+-- What is said of messages up to merged_through is whole; behind it only `messages` is.
+CREATE TABLE message_index (
+  one            INTEGER PRIMARY KEY CHECK (one = 1),
+  merged_through INTEGER NOT NULL
+) STRICT;
+INSERT INTO message_index (one, merged_through) VALUES (1, 0);
+
+CREATE TABLE message_keys (
+  sender_id  INTEGER NOT NULL,
+  key        TEXT    NOT NULL,
+  message_id INTEGER NOT NULL,
+  PRIMARY KEY (sender_id, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE message_boxes (
+  user_id    INTEGER NOT NULL,
+  side       INTEGER NOT NULL,                  -- 0: to the user, 1: from the user
+  message_id INTEGER NOT NULL,
+  PRIMARY KEY (user_id, side, message_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE message_pairs (
+  low_id     INTEGER NOT NULL,                  -- the lesser user id of the two
+  high_id    INTEGER NOT NULL,
+  message_id INTEGER NOT NULL,
+  PRIMARY KEY (low_id, high_id, message_id)
+) STRICT, WITHOUT ROWID;
 
 -- ── the change log ──────────────────────────────────────────────────────────────────────────────────────────────
 CREATE TABLE log (
@@ -144,20 +176,29 @@ CREATE VIEW user_names (id, name) AS
 CREATE VIEW change_log (log_index, term, leader, change) AS
   SELECT log_index, term, leader_id & 65535, change FROM log;
 
+-- Most messages are not queued: what is merged is looked up by mailbox (CROSS JOIN keeps SQLite to that order), the
+-- newest as they are.
 CREATE VIEW queued_messages (id, sender, recipient, body, sent_at) AS
   SELECT m.id,
          coalesce((SELECT name FROM user_names WHERE id = m.sender_id), 'user ' || m.sender_id),
          coalesce((SELECT name FROM user_names WHERE id = m.recipient_id), 'user ' || m.recipient_id),
          m.body,
          strftime('%Y-%m-%dT%H:%M:%S', m.sent_at / 1000, 'unixepoch') || printf('.%03dZ', m.sent_at % 1000)
-    FROM messages m WHERE m.delivered_at IS NULL;
+    FROM (SELECT x.message_id AS id
+            FROM mailboxes b
+      CROSS JOIN message_boxes x ON x.user_id = b.user_id AND x.side = 0 AND x.message_id > b.delivered_through
+           WHERE b.queued_messages > 0 AND x.message_id <= (SELECT merged_through FROM message_index)
+          UNION ALL
+          SELECT id FROM messages WHERE id > (SELECT merged_through FROM message_index)) q
+    JOIN messages m ON m.id = q.id
+   WHERE m.delivered_at IS NULL;
 
 CREATE VIEW user_summary (name, created_at, queued, sent, received, locked) AS
   SELECT u.name,
          strftime('%Y-%m-%dT%H:%M:%S', u.created_at / 1000, 'unixepoch') || printf('.%03dZ', u.created_at % 1000),
          coalesce((SELECT queued_messages FROM mailboxes WHERE user_id = u.id), 0),
-         (SELECT count(*) FROM messages WHERE sender_id = u.id),
-         (SELECT count(*) FROM messages WHERE recipient_id = u.id),
+         coalesce((SELECT sent FROM mailboxes WHERE user_id = u.id), 0),
+         coalesce((SELECT received FROM mailboxes WHERE user_id = u.id), 0),
          u.locked_at IS NOT NULL
     FROM users u;
 

@@ -49,7 +49,7 @@ fn describe() {
     for (name, what) in [
         ("messagebase_refused_connections_total", "clients refused because [limits] connections was reached"),
         ("messagebase_dropped_slow_readers_total", "clients dropped because they did not read fast enough"),
-        ("messagebase_synced_commits_total", "commits synced to disk, over the life of this node's file"),
+        ("messagebase_synced_commits_total", "log commits synced to disk since this mbd started"),
     ] {
         describe_counter!(name, what);
         metrics::counter!(name).absolute(0);
@@ -140,9 +140,9 @@ async fn gauges(parts: &HttpParts) {
     for role in ROLES {
         gauge!("messagebase_role", "role" => role).set(if status.role == role { 1.0 } else { 0.0 });
     }
-    match parts.store.readers().run(|db| Ok((read::stats(db)?, read::durable_commits(db)?))).await {
-        Ok((stats, durable_commits)) => {
-            counter!("messagebase_synced_commits_total").absolute(durable_commits);
+    match parts.store.readers().run(read::stats).await {
+        Ok(stats) => {
+            counter!("messagebase_synced_commits_total").absolute(parts.store.synced_commits());
             set("messagebase_users", stats.users);
             set("messagebase_messages_queued", stats.queued);
             set("messagebase_sessions_stored", stats.sessions);

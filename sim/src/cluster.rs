@@ -32,6 +32,8 @@ const CLUSTER_ID: &str = "00000000000000000000000000000051";
 const PLENTY: u64 = 64 * 1024 * 1024;
 /// Clocks of the nodes differ by at most this, ms.
 const SKEW_MS: u64 = 2_000;
+/// Messages after which the index is merged: so few that every run merges many times, and dies while it does.
+const MERGED_EARLY: usize = 16;
 
 struct Nobody;
 
@@ -365,7 +367,8 @@ impl Start {
     async fn run(self, life: Arc<Life>) -> (SimReplica, Store) {
         let Start { net, raft_id: id, number, dir, change_log_bytes, skew_ms, chance, mood } = self;
         let world = net.world.clone();
-        let options = StoreOptions { dir, node: node_of(id), readers: 1, effects: Arc::new(Nobody) };
+        let options =
+            StoreOptions { dir, node: node_of(id), readers: 1, merge_at: MERGED_EARLY, effects: Arc::new(Nobody) };
         let (store, writer) = Store::open(options).expect("its own store opens");
         disk::reopened(&world, id, &store).expect("its own store can be read");
         NodeRuntime::spawn(disk::write(world.clone(), id, store.readers().clone(), writer, mood, chance));

@@ -71,7 +71,8 @@ pub async fn write(world: World, id: u64, readers: Readers, mut writer: Writer, 
                     Ok(false) => {}
                     Ok(true) => {
                         worked = true;
-                        if piece == Piece::State {
+                        // Applies ride in the log's transactions too.
+                        if matches!(piece, Piece::Log | Piece::State) {
                             look(&world, id, &readers);
                         }
                     }

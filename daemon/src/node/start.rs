@@ -32,7 +32,7 @@ use crate::peer::wire::TlsWire;
 use crate::peer::{gossip, server};
 use crate::presence::Presence;
 use crate::service::{Service, ServiceParts};
-use crate::store::{Store, StoreOptions, Writer, spawn_writer};
+use crate::store::{MERGE_AT, Store, StoreOptions, Writer, spawn_writer};
 
 /// Read-only connections: reads are short, and two cores can't run more at a time anyway.
 const READERS: u32 = 4;
@@ -62,8 +62,13 @@ pub async fn run(config: Arc<Config>, number: u16, tls: NodeTls) -> Result<(), S
     let metrics = http::install_metrics().map_err(|e| format!("failed to prepare metrics: {e}"))?;
     let presence = Arc::new(Presence::new());
     let fanout = Fanout::new(presence.clone());
-    let options =
-        StoreOptions { dir: config.node_dir(number), node: number, readers: READERS, effects: fanout.clone() };
+    let options = StoreOptions {
+        dir: config.node_dir(number),
+        node: number,
+        readers: READERS,
+        merge_at: MERGE_AT,
+        effects: fanout.clone(),
+    };
     let opened = tokio::task::spawn_blocking(move || Store::open(options)).await.map_err(|e| e.to_string())?;
     let (store, writer) = opened.map_err(|e| e.to_string())?;
     let listeners = bind(&node).await?;

@@ -10,7 +10,7 @@ use super::log_store::LogStore;
 use super::state_machine::{Prebuilt, StateMachine};
 use super::types::Types;
 use crate::state::effect::Effect;
-use crate::store::{EffectSink, Store, StoreOptions, spawn_writer};
+use crate::store::{EffectSink, MERGE_AT, Store, StoreOptions, spawn_writer};
 
 type C = Types<TokioRuntime>;
 
@@ -28,7 +28,13 @@ impl StoreBuilder<C, LogStore<TokioRuntime>, StateMachine<TokioRuntime>, tempfil
         &self,
     ) -> Result<(tempfile::TempDir, LogStore<TokioRuntime>, StateMachine<TokioRuntime>), StorageError<C>> {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let options = StoreOptions { dir: dir.path().join("node-1"), node: 1, readers: 2, effects: Arc::new(Nobody) };
+        let options = StoreOptions {
+            dir: dir.path().join("node-1"),
+            node: 1,
+            readers: 2,
+            merge_at: MERGE_AT,
+            effects: Arc::new(Nobody),
+        };
         let (store, writer) = Store::open(options).expect("a blank store opens");
         spawn_writer(writer, |error| panic!("the writer failed: {error}"));
         let machine = StateMachine::new(store.clone(), Prebuilt::default());

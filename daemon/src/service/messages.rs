@@ -176,7 +176,8 @@ impl Service {
         let limit = page_limit(limit)?;
         let session = self.reader(conn, consistency).await?;
         let (user, after) = (session.user, missing(conn, after.unwrap_or(0)));
-        let page = self.read(move |db| read::inbox_page(db, user, row_id(after), limit)).await?;
+        let memtable = self.readers.memtable().clone();
+        let page = self.read(move |db| read::inbox_page(db, &memtable, user, row_id(after), limit)).await?;
         let page = keep_first(page, message_bytes);
         Ok(Inbox { messages: page.items, more: page.more })
     }
@@ -193,7 +194,8 @@ impl Service {
         let limit = page_limit(limit)?;
         let user = self.reader(conn, consistency).await?.user;
         let after = missing(conn, after);
-        let page = self.read(move |db| read::sync_page(db, user, row_id(after), limit)).await?;
+        let memtable = self.readers.memtable().clone();
+        let page = self.read(move |db| read::sync_page(db, &memtable, user, row_id(after), limit)).await?;
         let page = keep_first(page, record_bytes);
         Ok(Records { messages: page.items, more: page.more })
     }
@@ -212,7 +214,8 @@ impl Service {
         let limit = page_limit(limit)?;
         let user = self.reader(conn, consistency).await?.user;
         let (folded, before) = (fold_name(&with), before.map(row_id));
-        let page = self.read(move |db| read::history_page(db, user, &folded, before, limit)).await?;
+        let memtable = self.readers.memtable().clone();
+        let page = self.read(move |db| read::history_page(db, &memtable, user, &folded, before, limit)).await?;
         let page = page.ok_or_else(|| verdict::refused(crate::change::Refusal::NoSuchUser))?;
         let page = keep_last(page, record_bytes);
         Ok(Records { messages: page.items, more: page.more })

@@ -14,7 +14,7 @@ use crate::change::{Change, Envelope, LOG_VERSION, Outcome};
 use crate::fanout::Fanout;
 use crate::presence::Presence;
 use crate::raft::api::{CampaignError, Draft, NoQuorum, Verdict, View};
-use crate::store::{ApplyItem, Job, LogId, LogPayload, LogRow, Store, StoreOptions, spawn_writer};
+use crate::store::{ApplyItem, Job, LogId, LogPayload, LogRow, MERGE_AT, Store, StoreOptions, spawn_writer};
 
 /// When the tests' clock begins, Unix ms.
 pub(crate) const CLOCK_START: u64 = 1_700_000_000_000;
@@ -143,7 +143,13 @@ impl TestNode {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let presence = Arc::new(Presence::new());
         let fanout = Fanout::new(presence.clone());
-        let options = StoreOptions { dir: dir.path().join("node-1"), node: 1, readers: 4, effects: fanout.clone() };
+        let options = StoreOptions {
+            dir: dir.path().join("node-1"),
+            node: 1,
+            readers: 4,
+            merge_at: MERGE_AT,
+            effects: fanout.clone(),
+        };
         let (store, writer) = Store::open(options).expect("a new store opens");
         spawn_writer(writer, |error| panic!("the store failed: {error}"));
         let cluster = Arc::new(FakeCluster {

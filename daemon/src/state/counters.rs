@@ -1,4 +1,4 @@
-//! The one row of `replicated_state`: what all aggregates share. Loaded once per transaction, saved once before its
+//! The one row of `replicated_state`: what all aggregates share. Loaded once by whoever applies, saved before every
 //! COMMIT.
 
 use std::sync::Arc;
@@ -62,7 +62,26 @@ impl Counters {
         })
     }
 
-    /// Writes the row back.
+    /// Writes back what every entry moves.
+    pub fn save_moved(&self, conn: &Connection) -> Result<()> {
+        let s = &self.scalars;
+        conn.prepare_cached(
+            "UPDATE replicated_state SET clock = ?1, next_user_id = ?2, next_message_id = ?3, next_session_id = ?4,
+                    applied_term = ?5, applied_leader = ?6, applied_index = ?7",
+        )?
+        .execute((
+            int(s.clock),
+            int(s.next_user_id),
+            int(s.next_message_id),
+            int(s.next_session_id),
+            self.applied.map(|id| int(id.term)),
+            self.applied.map(|id| int(id.leader)),
+            self.applied.map(|id| int(id.index)),
+        ))
+        .map(drop)
+    }
+
+    /// Writes the whole row back.
     pub fn save(&self, conn: &Connection) -> Result<()> {
         let s = &self.scalars;
         let settings =

@@ -1,14 +1,18 @@
 //! What the aggregates work with: the transaction, the counters, who asked, and the effects so far.
 
+use std::sync::Arc;
+
 use messagebase_protocol::json::ClosingReason;
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use super::counters::Scalars;
 use super::effect::Effect;
+use super::index::Memtable;
 use super::sql::{int, uint};
+use super::warm::Warm;
 use crate::change::Refusal;
 
-/// Why a change ends without an outcome of its own; its savepoint is rolled back.
+/// Why a change ends without an outcome of its own; whatever it wrote is taken back.
 pub(super) enum Stop {
     /// A user's error.
     Refused(Refusal),
@@ -33,6 +37,8 @@ impl From<rusqlite::Error> for Stop {
 /// One change on its way.
 pub(super) struct Ctx<'a> {
     pub tx: &'a Connection,
+    pub memtable: &'a Memtable,
+    pub warm: &'a mut Warm,
     pub state: &'a mut Scalars,
     pub actor: Option<u64>,
     pub effects: Vec<Effect>,
@@ -42,7 +48,7 @@ pub(super) struct Ctx<'a> {
 pub(super) struct Actor {
     pub session: u64,
     pub user: u64,
-    pub user_name: String,
+    pub user_name: Arc<str>,
 }
 
 /// An account's row.
@@ -85,7 +91,7 @@ impl Ctx<'_> {
     }
 
     /// The acting session, which must be alive and of `user`.
-    pub fn require_actor(&self, user: u64) -> Result<Actor, Stop> {
+    pub fn require_actor(&mut self, user: u64) -> Result<Actor, Stop> {
         let actor = self.find_actor()?.ok_or(Refusal::NotLoggedIn)?;
         if actor.user != user {
             return Err(Refusal::NotPermitted.into());
@@ -99,14 +105,10 @@ impl Ctx<'_> {
     }
 
     /// The acting session if it is alive: known, not expired by the state's clock, its user not locked.
-    pub fn find_actor(&self) -> Result<Option<Actor>, Stop> {
+    pub fn find_actor(&mut self) -> Result<Option<Actor>, Stop> {
         let Some(session) = self.actor else { return Ok(None) };
-        self.first(
-            "SELECT u.id, u.name FROM sessions s JOIN users u ON u.id = s.user_id
-              WHERE s.id = ?1 AND s.expires_at > ?2 AND u.locked_at IS NULL",
-            (int(session), int(self.state.clock)),
-            |row| Ok(Actor { session, user: uint(row, 0)?, user_name: row.get(1)? }),
-        )
+        let holder = self.warm.session(self.tx, session)?.filter(|holder| holder.expires_at > self.state.clock);
+        Ok(holder.map(|holder| Actor { session, user: holder.user, user_name: holder.name }))
     }
 
     /// The live account of that id.

@@ -1,5 +1,7 @@
 //! Messages: send, acknowledge, forget. A key is permanent: when a message's row goes, its key goes to `send_keys`.
 
+use std::collections::BTreeMap;
+
 use messagebase_protocol::json::Message;
 use messagebase_protocol::name::fold_name;
 use rusqlite::Row;
@@ -7,7 +9,9 @@ use sha2::{Digest, Sha256};
 
 use super::ctx::{Ctx, Stop, UserRecord};
 use super::effect::Effect;
+use super::index::{self, Entry, Index, Side};
 use super::sql::{int, uint};
+use super::warm::{Mailbox, Recipient};
 use crate::change::{Outcome, Refusal};
 use crate::planted::{Defect, planted};
 
@@ -27,38 +31,56 @@ pub(super) fn send(ctx: &mut Ctx<'_>, user: u64, to: &str, body: &str, key: &str
         return Ok(first);
     }
     let actor = ctx.require_actor(user)?;
-    let recipient = ctx.user_by_name(&to_folded)?.ok_or(Refusal::NoSuchUser)?;
-    take_room(ctx, recipient.id, body.len() as u64)?;
+    let Recipient { user: to, name: to_name } = ctx.warm.recipient(ctx.tx, &to_folded)?.ok_or(Refusal::NoSuchUser)?;
+    let received = take_room(ctx, to, body.len() as u64)?;
+    let sender = mailbox(ctx, user)?;
 
     let id = ctx.state.next_message_id;
     ctx.state.next_message_id += 1;
     let sent_at = ctx.state.clock;
     ctx.exec(
         "INSERT INTO messages (id, sender_id, recipient_id, body, sent_at, key) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        (int(id), int(user), int(recipient.id), body, int(sent_at), key),
+        (int(id), int(user), int(to), body, int(sent_at), key),
     )?;
+    // Only what is held in memory from here on: nothing that could fail, because nothing takes the row back.
+    if to == user {
+        ctx.warm.set_mailbox(user, Mailbox { sent: received.sent + 1, ..received });
+    } else {
+        ctx.warm.set_mailbox(to, received);
+        ctx.warm.set_mailbox(user, Mailbox { sent: sender.sent + 1, ..sender });
+    }
+    ctx.memtable.add(Entry { id, sender: user, recipient: to, key });
     ctx.effects.push(Effect::Message {
         sender: user,
-        recipient: recipient.id,
+        recipient: to,
         sending_session: Some(actor.session),
-        message: Message { id, from: actor.user_name, to: recipient.name, body: body.to_owned(), sent_at },
+        message: Message {
+            id,
+            from: actor.user_name.to_string(),
+            to: to_name.to_string(),
+            body: body.to_owned(),
+            sent_at,
+        },
     });
-    Ok(Outcome::Sent { id, sent_at, duplicate: false, recipient: Some(recipient.id) })
+    Ok(Outcome::Sent { id, sent_at, duplicate: false, recipient: Some(to) })
 }
 
 /// The first answer under the key, if there is one; `KeyReused` when it was for something else.
 fn first_answer(ctx: &Ctx<'_>, user: u64, to_folded: &str, body: &str, key: &str) -> Result<Option<Outcome>, Stop> {
-    let kept = ctx.first(
-        "SELECT m.id, m.sent_at, m.body = ?3, u.id,
-                coalesce(u.name_folded, (SELECT r.name_folded FROM retired_users r WHERE r.id = m.recipient_id)) = ?4
-           FROM messages m LEFT JOIN users u ON u.id = m.recipient_id
-          WHERE m.sender_id = ?1 AND m.key = ?2",
-        (int(user), key, body, to_folded),
-        |row| {
-            let same = row.get::<_, bool>(2)? && row.get::<_, Option<bool>>(4)?.unwrap_or(false);
-            Ok((uint(row, 0)?, uint(row, 1)?, same, super::sql::opt_uint(row, 3)?))
-        },
-    )?;
+    let indexed = index::by_key(ctx.tx, ctx.memtable, user, key)?;
+    let kept = match indexed {
+        None => None,
+        Some(id) => ctx.first(
+            "SELECT m.id, m.sent_at, m.body = ?2, u.id,
+                    coalesce(u.name_folded, (SELECT r.name_folded FROM retired_users r WHERE r.id = m.recipient_id)) = ?3
+               FROM messages m LEFT JOIN users u ON u.id = m.recipient_id WHERE m.id = ?1",
+            (int(id), body, to_folded),
+            |row| {
+                let same = row.get::<_, bool>(2)? && row.get::<_, Option<bool>>(4)?.unwrap_or(false);
+                Ok((uint(row, 0)?, uint(row, 1)?, same, super::sql::opt_uint(row, 3)?))
+            },
+        )?,
+    };
     if let Some((id, sent_at, same, recipient)) = kept {
         if !same {
             return Err(Refusal::KeyReused.into());
@@ -84,28 +106,23 @@ fn first_answer(ctx: &Ctx<'_>, user: u64, to_folded: &str, body: &str, key: &str
     Ok(Some(Outcome::Sent { id, sent_at, duplicate: true, recipient }))
 }
 
-/// Counts the message against its recipient's mailbox.
-fn take_room(ctx: &Ctx<'_>, recipient: u64, bytes: u64) -> Result<(), Stop> {
-    let (messages, queued_bytes) = ctx
-        .first("SELECT queued_messages, queued_bytes FROM mailboxes WHERE user_id = ?1", [int(recipient)], |row| {
-            Ok((uint(row, 0)?, uint(row, 1)?))
-        })?
-        .ok_or(Stop::Broken("an account without a mailbox"))?;
+/// The recipient's mailbox with one message more, if there is room.
+fn take_room(ctx: &mut Ctx<'_>, recipient: u64, bytes: u64) -> Result<Mailbox, Stop> {
+    let mut mailbox = mailbox(ctx, recipient)?;
+    mailbox.queued_messages += 1;
+    mailbox.queued_bytes += bytes;
+    mailbox.received += 1;
     let limits = &ctx.state.settings;
-    if messages + 1 > u64::from(limits.queued_messages_per_user) || queued_bytes + bytes > limits.queued_bytes_per_user
+    if mailbox.queued_messages > u64::from(limits.queued_messages_per_user)
+        || mailbox.queued_bytes > limits.queued_bytes_per_user
     {
         return Err(Refusal::QueueFull.into());
     }
-    change_mailbox(ctx, recipient, 1, i64::try_from(bytes).unwrap_or(i64::MAX))
+    Ok(mailbox)
 }
 
-fn change_mailbox(ctx: &Ctx<'_>, user: u64, messages: i64, bytes: i64) -> Result<(), Stop> {
-    ctx.exec(
-        "UPDATE mailboxes SET queued_messages = queued_messages + ?2, queued_bytes = queued_bytes + ?3
-          WHERE user_id = ?1",
-        (int(user), messages, bytes),
-    )
-    .map(drop)
+fn mailbox(ctx: &mut Ctx<'_>, user: u64) -> Result<Mailbox, Stop> {
+    ctx.warm.mailbox(ctx.tx, user)?.ok_or(Stop::Broken("an account without a mailbox"))
 }
 
 /// Messages to `user` up to `through` are delivered; their senders are told.
@@ -113,29 +130,44 @@ pub(super) fn ack(ctx: &mut Ctx<'_>, user: u64, through: u64) -> Result<Outcome,
     let actor = ctx.require_actor(user)?;
     ctx.first("SELECT 1 FROM messages WHERE id = ?1 AND recipient_id = ?2", (int(through), int(user)), |_| Ok(()))?
         .ok_or(Refusal::NoSuchMessage)?;
-    let by_sender = ctx.all(
-        "SELECT sender_id, max(id), count(*), sum(octet_length(body))
-           FROM messages
-          WHERE recipient_id = ?1 AND id <= ?2 AND delivered_at IS NULL GROUP BY sender_id ORDER BY sender_id",
-        (int(user), int(through)),
-        |row| Ok((uint(row, 0)?, uint(row, 1)?, row.get::<_, i64>(2)?, row.get::<_, i64>(3)?)),
-    )?;
+    let mut by_sender: BTreeMap<u64, u64> = BTreeMap::new();
+    let (mut messages, mut bytes) = (0, 0);
+    for id in queued(ctx, user, through)? {
+        let delivered = ctx.first(
+            "UPDATE messages SET delivered_at = ?2 WHERE id = ?1 AND delivered_at IS NULL
+             RETURNING sender_id, octet_length(body)",
+            (int(id), int(ctx.state.clock)),
+            |row| Ok((uint(row, 0)?, uint(row, 1)?)),
+        )?;
+        if let Some((sender, size)) = delivered {
+            by_sender.insert(sender, id);
+            messages += 1;
+            bytes += size;
+        }
+    }
     if by_sender.is_empty() {
         return Ok(Outcome::Done);
     }
-    ctx.exec(
-        "UPDATE messages SET delivered_at = ?3
-          WHERE recipient_id = ?1 AND id <= ?2 AND delivered_at IS NULL",
-        (int(user), int(through), int(ctx.state.clock)),
-    )?;
-    let (mut messages, mut bytes) = (0, 0);
-    for (sender, newest, count, size) in by_sender {
-        messages += count;
-        bytes += size;
-        ctx.effects.push(Effect::Delivered { sender, through: newest, by: actor.user_name.clone() });
+    let mailbox = mailbox(ctx, user)?;
+    ctx.warm.set_mailbox(
+        user,
+        Mailbox {
+            queued_messages: mailbox.queued_messages.saturating_sub(messages),
+            queued_bytes: mailbox.queued_bytes.saturating_sub(bytes),
+            delivered_through: through,
+            ..mailbox
+        },
+    );
+    for (sender, through) in by_sender {
+        ctx.effects.push(Effect::Delivered { sender, through, by: actor.user_name.to_string() });
     }
-    change_mailbox(ctx, user, -messages, -bytes)?;
     Ok(Outcome::Done)
+}
+
+/// Ids of what is queued to a user up to `through`, ascending: a mailbox is bounded.
+fn queued(ctx: &mut Ctx<'_>, user: u64, through: u64) -> Result<Vec<u64>, Stop> {
+    let delivered_through = mailbox(ctx, user)?.delivered_through;
+    Ok(Index::of(ctx.tx, ctx.memtable)?.list(user, Side::Received, delivered_through, through, usize::MAX)?)
 }
 
 /// Deletes messages delivered longer ago than the settings say, oldest delivery first.
@@ -147,32 +179,36 @@ pub(super) fn forget_delivered(ctx: &mut Ctx<'_>, at_most: u32) -> Result<Outcom
     }
     let before = ctx.state.clock.saturating_sub(days * DAY_MS);
     let forgotten = ctx.all(
-        "SELECT m.id, m.sender_id, m.key, m.sent_at, m.body,
+        "SELECT m.id, m.sender_id, m.key, m.sent_at, m.body, m.recipient_id,
                 coalesce((SELECT name_folded FROM users WHERE id = m.recipient_id),
                          (SELECT name_folded FROM retired_users WHERE id = m.recipient_id), '')
            FROM messages m WHERE m.delivered_at < ?1 ORDER BY m.delivered_at, m.id LIMIT ?2",
         (int(before), at_most),
-        |row| doomed(row, &row.get::<_, String>(5)?),
+        |row| doomed(row, &row.get::<_, String>(6)?),
     )?;
     bury(ctx, &forgotten)?;
     Ok(Outcome::Done)
 }
 
 /// Deletes what is queued to an account that is being deleted.
-pub(super) fn drop_queued(ctx: &Ctx<'_>, recipient: &UserRecord) -> Result<(), Stop> {
-    let dropped = ctx.all(
-        "SELECT id, sender_id, key, sent_at, body FROM messages
-          WHERE recipient_id = ?1 AND delivered_at IS NULL ORDER BY id",
-        [int(recipient.id)],
-        |row| doomed(row, &recipient.name_folded),
-    )?;
-    bury(ctx, &dropped)
+pub(super) fn drop_queued(ctx: &mut Ctx<'_>, recipient: &UserRecord) -> Result<(), Stop> {
+    for id in queued(ctx, recipient.id, u64::MAX)? {
+        let dropped = ctx.first(
+            "SELECT id, sender_id, key, sent_at, body, recipient_id FROM messages
+              WHERE id = ?1 AND delivered_at IS NULL",
+            [int(id)],
+            |row| doomed(row, &recipient.name_folded),
+        )?;
+        bury(ctx, dropped.as_slice())?;
+    }
+    Ok(())
 }
 
 /// What stays of a message whose row goes.
 struct Doomed {
     id: u64,
     sender: u64,
+    recipient: u64,
     key: String,
     sent_at: u64,
     digest: [u8; 32],
@@ -183,19 +219,29 @@ fn doomed(row: &Row<'_>, recipient_folded: &str) -> rusqlite::Result<Doomed> {
     Ok(Doomed {
         id: uint(row, 0)?,
         sender: uint(row, 1)?,
+        recipient: uint(row, 5)?,
         key: row.get(2)?,
         sent_at: uint(row, 3)?,
         digest: digest(recipient_folded, body),
     })
 }
 
-fn bury(ctx: &Ctx<'_>, messages: &[Doomed]) -> Result<(), Stop> {
+fn bury(ctx: &mut Ctx<'_>, messages: &[Doomed]) -> Result<(), Stop> {
     for m in messages {
         ctx.exec(
             "INSERT INTO send_keys (sender_id, key, digest, message_id, sent_at) VALUES (?1, ?2, ?3, ?4, ?5)",
             (int(m.sender), &m.key, &m.digest[..], int(m.id), int(m.sent_at)),
         )?;
         ctx.exec("DELETE FROM messages WHERE id = ?1", [int(m.id)])?;
+        let entry = Entry { id: m.id, sender: m.sender, recipient: m.recipient, key: &m.key };
+        index::remove(ctx.tx, ctx.memtable, entry)?;
+        // Whoever is deleted has no mailbox any more.
+        if let Some(mailbox) = ctx.warm.mailbox(ctx.tx, m.sender)? {
+            ctx.warm.set_mailbox(m.sender, Mailbox { sent: mailbox.sent.saturating_sub(1), ..mailbox });
+        }
+        if let Some(mailbox) = ctx.warm.mailbox(ctx.tx, m.recipient)? {
+            ctx.warm.set_mailbox(m.recipient, Mailbox { received: mailbox.received.saturating_sub(1), ..mailbox });
+        }
     }
     Ok(())
 }

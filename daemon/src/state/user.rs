@@ -37,7 +37,7 @@ pub(super) fn register(
          VALUES (?1, ?2, ?3, ?4, 1, ?5)",
         (int(user), name, &folded, hash, int(ctx.state.clock)),
     )?;
-    ctx.exec("INSERT INTO mailboxes (user_id, queued_messages, queued_bytes) VALUES (?1, 0, 0)", [int(user)])?;
+    ctx.exec("INSERT INTO mailboxes (user_id) VALUES (?1)", [int(user)])?;
     ctx.remember_key("register", &folded, key, user, name)?;
     Ok(Outcome::Registered { user, name: name.to_owned() })
 }
@@ -99,6 +99,7 @@ pub(super) fn delete(
 pub(super) fn erase(ctx: &mut Ctx<'_>, record: &UserRecord) -> Result<(), Stop> {
     ctx.end_sessions(record.id, None, ClosingReason::Deleted)?;
     message::drop_queued(ctx, record)?;
+    ctx.warm.drop_mailbox(record.id);
     ctx.exec("DELETE FROM mailboxes WHERE user_id = ?1", [int(record.id)])?;
     ctx.exec("DELETE FROM users WHERE id = ?1", [int(record.id)])?;
     ctx.exec(

@@ -169,6 +169,9 @@ pub struct StoreOptions {
     pub node: u16,
     /// Read-only connections in the pool.
     pub readers: u32,
+    /// Messages that come together in memory before their index entries are merged into the file
+    /// ([`MERGE_AT`](crate::state::index::MERGE_AT)).
+    pub merge_at: usize,
     /// Where effects go.
     pub effects: Arc<dyn EffectSink>,
 }

@@ -179,6 +179,11 @@ impl Store {
         self.shared.applied.subscribe()
     }
 
+    /// Log transactions that this process made durable, one sync of the disk each.
+    pub fn synced_commits(&self) -> u64 {
+        self.shared.synced_commits.load(Ordering::Relaxed)
+    }
+
     /// Roughly how many bytes of change log are kept; costs nothing.
     pub fn log_bytes(&self) -> u64 {
         self.shared.log_bytes.load(Ordering::Relaxed)

@@ -25,6 +25,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use crate::state::index::MERGE_AT;
 pub use api::{
     ApplyItem, BoxedDone, EffectSink, Identity, Job, LocalWrite, LogId, LogPayload, LogRow, OpenError, RaftState,
     SnapshotFile, StoreError, StoreOptions,

@@ -17,6 +17,7 @@ use super::tail::Tail;
 use super::writer::{Db, LogBounds};
 use super::{Identity, LogId, OpenError, Readers, Store, StoreOptions, Writer, rows, snapshot};
 use crate::state::Counters;
+use crate::state::index::Memtable;
 use crate::state::sql::{int, opt_uint, uint};
 use crate::watch;
 
@@ -62,7 +63,8 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
         snapshot::adopt_newest(&snapshots, disk.applied, disk.purged).map_err(|e| at(&snapshots, e.into()))?;
     // SQLite syncs what is in the files; the new names of a first start are ours to sync.
     sync_dir(dir).map_err(|e| at(dir, e.into()))?;
-    let readers = Readers::open(&file, options.readers).map_err(|e| at(&file, e.into()))?;
+    let memtable = Memtable::load(&db.conn, options.merge_at).map_err(|e| at(&file, e.into()))?;
+    let readers = Readers::open(&file, options.readers, memtable).map_err(|e| at(&file, e.into()))?;
     let log_reader = open_read_only(&file).map_err(|e| at(&file, e.into()))?;
 
     let starts = count_start(&mut db).map_err(|e| at(&file, e.into()))?;
@@ -77,6 +79,7 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
         applied: watch::Sender::new(disk.applied),
         starts,
         log_bytes: AtomicU64::new(disk.log_bytes),
+        synced_commits: AtomicU64::new(0),
         fatal: OnceLock::new(),
         readers,
         log_reader: Mutex::new(log_reader),

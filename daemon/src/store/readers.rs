@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use crate::state::index::Memtable;
+
 /// How long a caller waits for a connection.
 const POOL_WAIT: Duration = Duration::from_secs(2);
 /// How long one use of a connection may take.
@@ -21,8 +23,9 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 /// Why a read failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// All connections were busy for too long; nothing is broken.
-    #[error("all read connections are busy")]
+    /// All connections were busy for too long, or this one took so long that what it read has moved on; nothing is
+    /// broken.
+    #[error("reading takes too long at the moment")]
     Busy,
     /// The query ran into its time limit.
     #[error("the query took too long")]
@@ -36,10 +39,11 @@ pub enum ReadError {
 #[derive(Clone)]
 pub struct Readers {
     pool: r2d2::Pool<SqliteConnectionManager>,
+    memtable: Memtable,
 }
 
 impl Readers {
-    pub(super) fn open(file: &Path, connections: u32) -> Result<Readers, r2d2::Error> {
+    pub(super) fn open(file: &Path, connections: u32, memtable: Memtable) -> Result<Readers, r2d2::Error> {
         let manager = SqliteConnectionManager::file(file).with_flags(read_only()).with_init(|conn| prepare(conn));
         let pool = r2d2::Pool::builder()
             .max_size(connections.max(1))
@@ -49,7 +53,12 @@ impl Readers {
             .max_lifetime(None)
             .connection_timeout(POOL_WAIT)
             .build(manager)?;
-        Ok(Readers { pool })
+        Ok(Readers { pool, memtable })
+    }
+
+    /// What queries for messages need beside a connection.
+    pub fn memtable(&self) -> &Memtable {
+        &self.memtable
     }
 
     /// Runs `f` on a connection, in one read transaction: all its queries see the same state. Blocking: never call it

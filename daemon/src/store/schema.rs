@@ -24,8 +24,8 @@ pub(super) struct Table {
 /// The row of counters: replaced in place, never by renaming.
 pub(super) const STATE_TABLE: Table = Table { name: "replicated_state", key: "one" };
 
-/// Replicated tables with rows of users' making: what a snapshot install stages and switches.
-pub(super) const ROW_TABLES: [Table; 7] = [
+/// Tables with rows of users' making: what a snapshot install stages and switches. The replicated ones come first.
+pub(super) const ROW_TABLES: [Table; 11] = [
     Table { name: "users", key: "id" },
     Table { name: "retired_users", key: "id" },
     Table { name: "messages", key: "id" },
@@ -33,10 +33,21 @@ pub(super) const ROW_TABLES: [Table; 7] = [
     Table { name: "account_keys", key: "kind, scope, key" },
     Table { name: "sessions", key: "id" },
     Table { name: "mailboxes", key: "user_id" },
+    Table { name: "message_index", key: "one" },
+    Table { name: "message_keys", key: "sender_id, key" },
+    Table { name: "message_boxes", key: "user_id, side, message_id" },
+    Table { name: "message_pairs", key: "low_id, high_id, message_id" },
 ];
+/// How many of them are replicated. The rest follows from them, each node at its own pace: nothing to compare.
+const REPLICATED: usize = 7;
 
-/// All replicated tables: what snapshots, backups and digests hold.
+/// All replicated tables: what digests are made of.
 pub(super) fn replicated() -> impl Iterator<Item = &'static Table> {
+    ROW_TABLES[..REPLICATED].iter().chain(std::iter::once(&STATE_TABLE))
+}
+
+/// What snapshots and backups hold.
+pub(super) fn in_snapshots() -> impl Iterator<Item = &'static Table> {
     ROW_TABLES.iter().chain(std::iter::once(&STATE_TABLE))
 }
 

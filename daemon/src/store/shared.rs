@@ -23,6 +23,8 @@ pub(super) struct Shared {
     /// How often this directory was opened.
     pub starts: u64,
     pub log_bytes: AtomicU64,
+    /// Log transactions made durable since the start: each is one sync of the WAL.
+    pub synced_commits: AtomicU64,
     /// Set once, when the writer failed.
     pub fatal: OnceLock<StoreError>,
     pub readers: Readers,

@@ -1,5 +1,5 @@
-//! Building, checking and keeping snapshot files: SQLite databases with the replicated tables alone, without their
-//! indexes (an install makes them anew), and `snapshot_info`. Installing is the writer's.
+//! Building, checking and keeping snapshot files: SQLite databases with the replicated tables and the indexes of
+//! messages, without SQL's indexes (an install makes them anew), and `snapshot_info`. Installing is the writer's.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::files::{open_private_file, sync_dir};
 use super::readers::open_read_only;
-use super::schema::{SCHEMA_VERSION, replicated, table_ddl};
+use super::schema::{SCHEMA_VERSION, in_snapshots, table_ddl};
 use super::shared::{Shared, fatal, lock};
 use super::{LogId, SnapshotFile, StoreError};
 use crate::state::Counters;
@@ -76,7 +76,7 @@ pub(super) fn build(shared: &Shared) -> Result<SnapshotFile, StoreError> {
 
 type Contents = (LogId, Option<(LogId, std::sync::Arc<str>)>);
 
-/// Copies the replicated tables into a new file, inside one read transaction on the live database.
+/// Copies the tables into a new file, inside one read transaction on the live database.
 fn copy_out(shared: &Shared, to: &Path) -> Result<Contents, StoreError> {
     remove_if_there(to).and_then(|()| open_private_file(to).map(drop)).map_err(|e| fatal("make the snapshot", e))?;
     let copy = || -> rusqlite::Result<Counters> {
@@ -88,7 +88,7 @@ fn copy_out(shared: &Shared, to: &Path) -> Result<Contents, StoreError> {
         let tx = conn.unchecked_transaction()?;
         // The new file has no such table yet, so this reads the live one and begins the read transaction.
         let counters = Counters::load(&tx)?;
-        for table in replicated() {
+        for table in in_snapshots() {
             tx.execute_batch(&table_ddl(&tx, "live", table.name, &format!("main.{}", table.name))?)?;
             tx.execute_batch(&format!("INSERT INTO main.{0} SELECT * FROM live.{0}", table.name))?;
         }

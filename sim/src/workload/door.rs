@@ -6,6 +6,7 @@ use std::future::Future;
 use messagebase_checker::{Answer, Call, Message, Reply};
 use messagebase_daemon::change::{Change, Outcome, Refusal, Secrets};
 use messagebase_daemon::raft::api::{Draft, Verdict};
+use messagebase_daemon::state::index::Memtable;
 use messagebase_daemon::state::read;
 use messagebase_protocol::name::fold_name;
 
@@ -169,27 +170,29 @@ pub(super) async fn look(net: &Net, node: u16, session: Session, call: &Call) ->
             if linear && read::session_by_id(conn, session.id)?.is_none() {
                 return Ok(Answer::refused("not_logged_in", "not_done"));
             }
-            page(conn, session.user, &call)
+            page(conn, store.readers().memtable(), session.user, &call)
         });
         found.expect("the file is readable")
     })
     .await
 }
 
-fn page(conn: &rusqlite::Connection, user: u64, call: &Call) -> rusqlite::Result<Answer> {
+fn page(conn: &rusqlite::Connection, memtable: &Memtable, user: u64, call: &Call) -> rusqlite::Result<Answer> {
     let records = |page: read::Page<messagebase_protocol::json::MessageRecord>| {
         Answer::Ok(Reply::Page { messages: page.items.into_iter().map(record).collect(), more: page.more })
     };
     Ok(match call {
-        Call::Sync { after, limit, .. } => records(read::sync_page(conn, user, *after, limit.unwrap_or(LIMIT))?),
+        Call::Sync { after, limit, .. } => {
+            records(read::sync_page(conn, memtable, user, *after, limit.unwrap_or(LIMIT))?)
+        }
         Call::History { with, before, limit, .. } => {
-            match read::history_page(conn, user, &fold_name(with), *before, limit.unwrap_or(LIMIT))? {
+            match read::history_page(conn, memtable, user, &fold_name(with), *before, limit.unwrap_or(LIMIT))? {
                 Some(page) => records(page),
                 None => Answer::refused("no_such_user", "not_done"),
             }
         }
         Call::Inbox { after, limit, .. } => {
-            let page = read::inbox_page(conn, user, *after, limit.unwrap_or(LIMIT))?;
+            let page = read::inbox_page(conn, memtable, user, *after, limit.unwrap_or(LIMIT))?;
             let messages = page.items.into_iter().map(|m| Message {
                 id: m.id,
                 from: m.from,

@@ -98,9 +98,10 @@ fn take_down_the_end(recorder: &Recorder, cluster: &Cluster) {
     for number in 0..USERS {
         let (name, at) = (user(number), recorder.moment());
         let Some(node) = cluster.nodes.values().next() else { return };
-        let held = node.store.readers().with(|conn| {
+        let readers = node.store.readers();
+        let held = readers.with(|conn| {
             let Some(account) = read::user_by_name(conn, &name)? else { return Ok(None) };
-            read::sync_page(conn, account.id, 0, ALL).map(Some)
+            read::sync_page(conn, readers.memtable(), account.id, 0, ALL).map(Some)
         });
         if let Some(page) = held.expect("the file is readable") {
             recorder.mailbox(&name, at, page.items.into_iter().map(record).collect());

@@ -47,8 +47,8 @@ fn scan(
 
 const USER_ROW: &str = "SELECT u.name, u.created_at,
         coalesce((SELECT queued_messages FROM mailboxes WHERE user_id = u.id), 0),
-        (SELECT count(*) FROM messages WHERE sender_id = u.id),
-        (SELECT count(*) FROM messages WHERE recipient_id = u.id),
+        coalesce((SELECT sent FROM mailboxes WHERE user_id = u.id), 0),
+        coalesce((SELECT received FROM mailboxes WHERE user_id = u.id), 0),
         u.locked_at IS NOT NULL,
         (SELECT count(*) FROM sessions WHERE user_id = u.id)
    FROM users u";

@@ -1,9 +1,12 @@
 //! Pages of messages. Names are those of live or deleted accounts, never NULL.
 
+use std::collections::BTreeSet;
+
 use messagebase_protocol::json::{Message, MessageRecord};
 use rusqlite::{Connection, OptionalExtension, Result, Row};
 
 use super::Page;
+use crate::state::index::{Index, Memtable, Side};
 use crate::state::sql::{int, opt_uint, uint};
 
 /// Columns of a message `m` with both names.
@@ -30,83 +33,126 @@ pub fn newest_message(conn: &Connection, user: u64) -> Result<u64> {
 }
 
 /// Undelivered messages to the user with an id greater than `after`, oldest first.
-pub fn inbox_page(conn: &Connection, user: u64, after: u64, limit: u32) -> Result<Page<Message>> {
-    let mut statement = conn.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM messages m
-          WHERE m.recipient_id = ?1 AND m.id > ?2 AND m.delivered_at IS NULL ORDER BY m.id LIMIT ?3"
-    ))?;
-    let rows = statement.query_map((int(user), int(after), i64::from(limit) + 1), |row| {
-        let record = record(row)?;
-        Ok(Message { id: record.id, from: record.from, to: record.to, body: record.body, sent_at: record.sent_at })
-    })?;
-    Ok(Page::cut(rows.collect::<Result<_>>()?, limit))
+pub fn inbox_page(conn: &Connection, memtable: &Memtable, user: u64, after: u64, limit: u32) -> Result<Page<Message>> {
+    let delivered_through = conn
+        .prepare_cached("SELECT delivered_through FROM mailboxes WHERE user_id = ?1")?
+        .query_row([int(user)], |row| uint(row, 0))
+        .optional()?;
+    // No mailbox: the account is gone, and what was queued to it.
+    let Some(delivered_through) = delivered_through else { return Ok(Page::cut(Vec::new(), limit)) };
+    let index = Index::of(conn, memtable)?;
+    let next = |after, at_most| index.list(user, Side::Received, after, u64::MAX, at_most);
+    let records = visible(conn, after.max(delivered_through), limit as usize + 1, next)?;
+    let message = |m: MessageRecord| Message { id: m.id, from: m.from, to: m.to, body: m.body, sent_at: m.sent_at };
+    Ok(Page::cut(records.into_iter().map(message).collect(), limit))
 }
 
 /// Messages to or from the user with an id greater than `after`, oldest first.
-pub fn sync_page(conn: &Connection, user: u64, after: u64, limit: u32) -> Result<Page<MessageRecord>> {
-    // Each side by its own index; UNION keeps a message to oneself single.
-    let mut statement = conn.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM (
-           SELECT id AS wanted FROM (SELECT id FROM messages WHERE sender_id = ?1 AND id > ?2 ORDER BY id LIMIT ?3)
-           UNION
-           SELECT id FROM (SELECT id FROM messages WHERE recipient_id = ?1 AND id > ?2 ORDER BY id LIMIT ?3)
-           ORDER BY 1 LIMIT ?3
-         ) JOIN messages m ON m.id = wanted ORDER BY m.id"
-    ))?;
-    let rows = statement.query_map((int(user), int(after), i64::from(limit) + 1), record)?;
-    Ok(Page::cut(rows.collect::<Result<_>>()?, limit))
+pub fn sync_page(
+    conn: &Connection,
+    memtable: &Memtable,
+    user: u64,
+    after: u64,
+    limit: u32,
+) -> Result<Page<MessageRecord>> {
+    let index = Index::of(conn, memtable)?;
+    let next = |after, at_most| {
+        // A message to oneself is in both lists.
+        let mut ids: BTreeSet<u64> = index.list(user, Side::Received, after, u64::MAX, at_most)?.into_iter().collect();
+        ids.extend(index.list(user, Side::Sent, after, u64::MAX, at_most)?);
+        Ok(ids.into_iter().take(at_most).collect())
+    };
+    Ok(Page::cut(visible(conn, after, limit as usize + 1, next)?, limit))
+}
+
+/// The first `wanted` of the messages that `next` lists, given the id before and how many. The index may name some
+/// that this transaction does not see.
+fn visible(
+    conn: &Connection,
+    mut last: u64,
+    wanted: usize,
+    next: impl Fn(u64, usize) -> Result<Vec<u64>>,
+) -> Result<Vec<MessageRecord>> {
+    let mut found = Vec::new();
+    while found.len() < wanted {
+        let at_most = wanted - found.len();
+        let ids = next(last, at_most)?;
+        let Some(newest) = ids.last().copied() else { break };
+        found.extend(by_ids(conn, &ids)?);
+        last = newest;
+    }
+    Ok(found)
+}
+
+fn by_ids(conn: &Connection, ids: &[u64]) -> Result<Vec<MessageRecord>> {
+    let mut statement = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM messages m WHERE m.id = ?1"))?;
+    let mut found = Vec::with_capacity(ids.len());
+    for id in ids {
+        found.extend(statement.query_row([int(*id)], record).optional()?);
+    }
+    Ok(found)
 }
 
 /// The newest `limit` messages before id `before` between the user and whoever has or had the name `with_folded`,
 /// oldest first. `None`: no live account has that name and no deleted one of that name was ever talked to.
 pub fn history_page(
     conn: &Connection,
+    memtable: &Memtable,
     user: u64,
     with_folded: &str,
     before: Option<u64>,
     limit: u32,
 ) -> Result<Option<Page<MessageRecord>>> {
-    let others = partners(conn, user, with_folded)?;
+    let index = Index::of(conn, memtable)?;
+    let others = partners(conn, &index, user, with_folded)?;
     if others.is_empty() {
         return Ok(None);
     }
-    let before = int(before.unwrap_or(u64::MAX));
-    let mut one_way = conn.prepare_cached(
-        "SELECT id FROM messages WHERE sender_id = ?1 AND recipient_id = ?2 AND id < ?3 ORDER BY id DESC LIMIT ?4",
-    )?;
-    let mut ids: Vec<u64> = Vec::new();
-    for other in others {
-        let mut ways = vec![(user, other)];
-        if other != user {
-            ways.push((other, user));
+    let wanted = limit as usize + 1;
+    let mut before = before.unwrap_or(u64::MAX);
+    // Newest first.
+    let mut found = Vec::new();
+    while found.len() < wanted {
+        let mut ids = BTreeSet::new();
+        for other in &others {
+            ids.extend(index.between(user, *other, before, wanted - found.len())?);
         }
-        for (sender, recipient) in ways {
-            let found =
-                one_way.query_map((int(sender), int(recipient), before, i64::from(limit) + 1), |row| uint(row, 0))?;
-            for id in found {
-                ids.push(id?);
-            }
-        }
+        let ids: Vec<u64> = ids.into_iter().rev().take(wanted - found.len()).collect();
+        let Some(oldest) = ids.last().copied() else { break };
+        found.extend(by_ids(conn, &ids)?);
+        before = oldest;
     }
-    ids.sort_unstable_by(|a, b| b.cmp(a));
-    let mut page = Page::cut(ids, limit);
+    let mut page = Page::cut(found, limit);
     page.items.reverse();
-    let mut by_id = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM messages m WHERE m.id = ?1"))?;
-    let items = page.items.into_iter().map(|id| by_id.query_row([int(id)], record)).collect::<Result<_>>()?;
-    Ok(Some(Page { items, more: page.more }))
+    Ok(Some(page))
 }
 
 /// The live account of that name, and the deleted ones of that name with which the user has messages.
-fn partners(conn: &Connection, user: u64, folded: &str) -> Result<Vec<u64>> {
-    let mut statement = conn.prepare_cached(
-        "SELECT id FROM users WHERE name_folded = ?2
-         UNION ALL
-         SELECT id FROM retired_users r WHERE name_folded = ?2 AND (
-           EXISTS (SELECT 1 FROM messages WHERE sender_id = ?1 AND recipient_id = r.id)
-           OR EXISTS (SELECT 1 FROM messages WHERE sender_id = r.id AND recipient_id = ?1))",
-    )?;
-    let rows = statement.query_map((int(user), folded), |row| uint(row, 0))?;
-    rows.collect()
+fn partners(conn: &Connection, index: &Index<'_>, user: u64, folded: &str) -> Result<Vec<u64>> {
+    let ids = |sql: &str| -> Result<Vec<u64>> {
+        conn.prepare_cached(sql)?.query_map([folded], |row| uint(row, 0))?.collect()
+    };
+    let mut partners = ids("SELECT id FROM users WHERE name_folded = ?1")?;
+    for id in ids("SELECT id FROM retired_users WHERE name_folded = ?1")? {
+        if talked(conn, index, user, id)? {
+            partners.push(id);
+        }
+    }
+    Ok(partners)
+}
+
+/// Whether there is a message between the two: the index may name some that are gone, on one node longer than on another.
+fn talked(conn: &Connection, index: &Index<'_>, user: u64, other: u64) -> Result<bool> {
+    const AT_A_TIME: usize = 16;
+    let mut before = u64::MAX;
+    loop {
+        let ids = index.between(user, other, before, AT_A_TIME)?;
+        let Some(oldest) = ids.last() else { return Ok(false) };
+        if !by_ids(conn, &ids)?.is_empty() {
+            return Ok(true);
+        }
+        before = *oldest;
+    }
 }
 
 fn record(row: &Row<'_>) -> Result<MessageRecord> {

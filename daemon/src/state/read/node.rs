@@ -28,11 +28,6 @@ pub fn stats(conn: &Connection) -> Result<Stats> {
     .query_row([], |row| Ok(Stats { users: uint(row, 0)?, queued: uint(row, 1)?, sessions: uint(row, 2)? }))
 }
 
-/// Durable commits of this file's whole life, one sync to disk each: of votes, log entries, identities.
-pub fn durable_commits(conn: &Connection) -> Result<u64> {
-    conn.prepare_cached("SELECT syncs FROM node")?.query_row([], |row| uint(row, 0))
-}
-
 /// The replicated settings.
 pub fn settings(conn: &Connection) -> Result<Settings> {
     Counters::load(conn).map(|counters| counters.scalars.settings)

@@ -92,7 +92,7 @@ fn a_deleted_account_keeps_its_name_and_its_past_and_loses_its_queue() {
     assert_eq!(w.count("SELECT count(*) FROM users WHERE name = 'Bob'"), 0);
     assert_eq!(w.count("SELECT count(*) FROM messages"), 1);
     assert_eq!(w.count("SELECT count(*) FROM mailboxes"), 1);
-    assert_eq!(read::inbox_page(&w.conn, ann.0, 0, 9).unwrap().items[0].from, "Bob");
+    assert_eq!(read::inbox_page(&w.conn, &w.memtable, ann.0, 0, 9).unwrap().items[0].from, "Bob");
     assert_eq!(w.register_as("bob", "new", false), refused(Refusal::NameTaken));
     assert_eq!(w.send(ann, "Bob", "hi", "a2").outcome, refused(Refusal::NoSuchUser));
     assert!(matches!(w.register_as("Bob", "key of Bob", false), Outcome::Registered { user: 2, .. }));

@@ -135,12 +135,12 @@ fn queries_of_apply_use_the_index_made_for_them() {
         let rows = statement.query_map([], |row| row.get::<_, String>(3)).unwrap();
         rows.map(Result::unwrap).collect::<Vec<_>>().join("; ")
     };
-    let queued = "FROM messages WHERE recipient_id = 1 AND id <= 9 AND delivered_at IS NULL";
-    assert!(plan(&format!("SELECT id {queued}")).contains("messages_queued"));
     assert!(
         plan("SELECT id FROM messages WHERE delivered_at < 9 ORDER BY delivered_at, id LIMIT 5")
             .contains("messages_delivered")
     );
     let view = plan("SELECT * FROM queued_messages WHERE id > 5 LIMIT 3");
-    assert!(!view.contains("SCAN users") && !view.contains("SCAN retired_users"), "{view}");
+    for table in ["users", "retired_users", "messages", "x", "m"] {
+        assert!(!view.split("; ").any(|step| step == format!("SCAN {table}")), "{table} is read whole: {view}");
+    }
 }

@@ -4,18 +4,26 @@ mod accounts;
 mod messages;
 mod reads;
 mod sessions;
+mod warm;
 
 use std::sync::Arc;
 
 use rusqlite::Connection;
 
+use super::index::{Memtable, Merge};
 use super::*;
-use crate::change::{Refusal, Secrets, Settings};
-use crate::store::LogId;
+use crate::change::{Change, Envelope, Refusal, Secrets, Settings};
+use crate::store::{LogId, LogPayload, LogRow};
+
+/// So few messages that a test may merge them.
+const MERGED_EARLY: usize = 3;
 
 /// A database with the schema, and the log's next index.
 pub(super) struct World {
     pub conn: Connection,
+    pub memtable: Memtable,
+    machine: Machine,
+    merge: Option<Merge>,
     index: u64,
     /// The leader's stamp of the next change.
     pub at: u64,
@@ -29,7 +37,8 @@ impl World {
     pub fn new() -> World {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch(include_str!("../../../../migrations/0001_first.sql")).unwrap();
-        World { conn, index: 0, at: 1_000_000 }
+        let memtable = Memtable::new(MERGED_EARLY);
+        World { conn, machine: Machine::new(memtable.clone()), merge: None, memtable, index: 0, at: 1_000_000 }
     }
 
     pub fn row(&mut self, payload: LogPayload) -> LogRow {
@@ -41,9 +50,8 @@ impl World {
     pub fn try_apply(&mut self, payload: LogPayload) -> Result<Applied, ApplyError> {
         let row = self.row(payload);
         let tx = self.conn.unchecked_transaction().unwrap();
-        let mut counters = Counters::load(&tx).unwrap();
-        let applied = apply(&tx, &mut counters, &row)?;
-        counters.save(&tx).unwrap();
+        let applied = self.machine.apply(&tx, &row)?;
+        self.machine.save(&tx).unwrap();
         tx.commit().unwrap();
         Ok(applied)
     }

@@ -14,15 +14,15 @@ fn pages_of_messages_say_whether_more_follow() {
     let ids = |page: read::Page<messagebase_protocol::json::Message>| {
         (page.items.iter().map(|m| m.id).collect::<Vec<_>>(), page.more)
     };
-    assert_eq!(ids(read::inbox_page(&w.conn, bob.0, 0, 2).unwrap()), (vec![1, 2], true));
-    assert_eq!(ids(read::inbox_page(&w.conn, bob.0, 4, 9).unwrap()), (vec![5, 6], false));
-    assert_eq!(ids(read::inbox_page(&w.conn, bob.0, u64::MAX, 9).unwrap()), (vec![], false));
+    assert_eq!(ids(read::inbox_page(&w.conn, &w.memtable, bob.0, 0, 2).unwrap()), (vec![1, 2], true));
+    assert_eq!(ids(read::inbox_page(&w.conn, &w.memtable, bob.0, 4, 9).unwrap()), (vec![5, 6], false));
+    assert_eq!(ids(read::inbox_page(&w.conn, &w.memtable, bob.0, u64::MAX, 9).unwrap()), (vec![], false));
 
     w.by(bob.1, Change::Ack { user: bob.0, through: 2 });
-    let sync = read::sync_page(&w.conn, bob.0, 1, 5).unwrap();
+    let sync = read::sync_page(&w.conn, &w.memtable, bob.0, 1, 5).unwrap();
     assert_eq!(sync.items.iter().map(|m| m.id).collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
     assert!(sync.more && sync.items[0].delivered_at.is_some() && sync.items[1].delivered_at.is_none());
-    let rest = read::sync_page(&w.conn, bob.0, 6, 5).unwrap();
+    let rest = read::sync_page(&w.conn, &w.memtable, bob.0, 6, 5).unwrap();
     assert_eq!((rest.items.len(), rest.more), (1, false));
     assert_eq!((rest.items[0].from.as_str(), rest.items[0].to.as_str()), ("Bob", "Ann"));
 }
@@ -37,7 +37,7 @@ fn history_is_both_ways_and_reaches_behind_a_deletion() {
     w.send(ann, "Ann", "3", "3");
     w.send(ann, "Bob", "4", "4");
     let history = |w: &World, user, with: &str, before, limit| {
-        read::history_page(&w.conn, user, with, before, limit)
+        read::history_page(&w.conn, &w.memtable, user, with, before, limit)
             .unwrap()
             .map(|page| (page.items.iter().map(|m| m.id).collect::<Vec<_>>(), page.more))
     };
@@ -92,4 +92,24 @@ fn operators_see_counts_and_views_show_names() {
     assert_eq!(w.count("SELECT count(*) FROM queued_messages WHERE sender = 'Ann' AND recipient = 'Bob'"), 1);
     assert_eq!(w.count("SELECT count(*) FROM user_summary WHERE name = 'Bob' AND queued = 1 AND received = 2"), 1);
     assert!(!format!("{:?}", read::user_by_id(&w.conn, ann.0).unwrap()).contains("$first"));
+}
+
+#[test]
+fn whoever_is_gone_with_all_messages_is_nobody_on_every_node_at_any_time() {
+    let mut w = World::new();
+    let (ann, bob) = w.ann_and_bob();
+    w.send(ann, "Bob", "never delivered", "1");
+    w.by(bob.1, Change::Delete { user: bob.0, credential_version: None, key: "gone".into() });
+    let mut answers = Vec::new();
+    for round in 0..4 {
+        answers.push(read::history_page(&w.conn, &w.memtable, ann.0, "bob", None, 9).unwrap().is_none());
+        for n in 0..3 {
+            w.send(ann, "Ann", "x", &format!("{round}-{n}"));
+        }
+        while let Some(mut merge) = Merge::begin(&w.memtable) {
+            assert!(merge.piece(&w.conn, &w.memtable, usize::MAX).unwrap());
+            merge.committed(&w.memtable);
+        }
+    }
+    assert_eq!(answers, [true; 4], "before and after merges");
 }

@@ -44,7 +44,13 @@ impl Fixture {
     }
 
     pub fn options(&self) -> StoreOptions {
-        StoreOptions { dir: self.dir.path().join("node-1"), node: 1, readers: 2, effects: self.heard.clone() }
+        StoreOptions {
+            dir: self.dir.path().join("node-1"),
+            node: 1,
+            readers: 2,
+            merge_at: 4,
+            effects: self.heard.clone(),
+        }
     }
 
     pub fn open(&self) -> Driven {

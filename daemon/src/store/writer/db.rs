@@ -82,12 +82,12 @@ impl Db {
     /// Begins a transaction; its COMMIT is synced if `durable`. A foreign lock is waited out, however long.
     pub fn begin(&mut self, durable: bool) -> Result<()> {
         self.set_durable(durable)?;
-        patiently(|| self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop))?;
-        if durable {
-            // A FULL commit that changes no page syncs nothing.
-            self.conn.prepare_cached("UPDATE node SET syncs = syncs + 1")?.execute([])?;
-        }
-        Ok(())
+        patiently(|| self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop))
+    }
+
+    /// Lets the open transaction change a page: a FULL commit that changes none syncs nothing.
+    pub fn touch(&self) -> Result<()> {
+        self.conn.prepare_cached("UPDATE node SET syncs = syncs + 1")?.execute([]).map(drop)
     }
 
     /// Makes the transaction permanent. An error is final: an fsync is never retried.

@@ -144,6 +144,9 @@ impl Writer {
             self.cut(file.last.index + 1)?;
         }
         self.purge(file.last)?;
+        self.shared.readers.memtable().reload(&self.db.conn)?;
+        self.merge = None;
+        self.machine.forget();
         self.db.commit()?;
         self.db.conn.execute_batch("PRAGMA writable_schema = RESET; PRAGMA legacy_alter_table = OFF")?;
         self.db.conn.flush_prepared_statement_cache();

@@ -32,8 +32,10 @@ impl Writer {
         let mut published = Published::default();
         let result = self.log_transaction(run, durable, &mut published);
         result.map_err(write_failed)?;
+        self.shared.synced_commits.fetch_add(u64::from(durable), Ordering::Relaxed);
         self.publish(published);
         self.acknowledge();
+        self.settle();
         Ok(true)
     }
 
@@ -114,6 +116,7 @@ impl Writer {
             steps.push(step);
         }
         self.db.begin(durable)?;
+        let mut changed = false;
         for step in steps {
             match step {
                 Step::Vote(vote) => {
@@ -127,11 +130,19 @@ impl Writer {
                 Step::Local(write) => write(&self.db.conn)?,
                 Step::Append(rows) => {
                     self.append(&rows)?;
+                    changed |= !rows.is_empty();
                     published.appends += 1;
                 }
                 Step::Truncate(keep_through) => self.cut(keep_through.map_or(0, |index| index + 1))?,
                 Step::Purge(through) => self.purge(through)?,
             }
+        }
+        if durable && !changed {
+            self.db.touch()?;
+        }
+        // A vote does not wait for anybody.
+        if published.appends > 0 && published.vote.is_none() {
+            self.apply_riders().map_err(LogError::Apply)?;
         }
         Ok(self.db.commit()?)
     }
@@ -241,12 +252,14 @@ fn split(job: Job) -> (Step, crate::store::BoxedDone<()>) {
 
 enum LogError {
     Sqlite(rusqlite::Error),
+    Apply(StoreError),
     Hole { end: u64, first: u64 },
 }
 
 fn write_failed(error: LogError) -> StoreError {
     match error {
         LogError::Sqlite(e) => fatal("write the log", e),
+        LogError::Apply(error) => error,
         LogError::Hole { end, first } => {
             fatal("append to the log", format!("entry {first} would leave a hole after {end} entries"))
         }

@@ -1,8 +1,9 @@
 //! The only writing connection, and the order in which jobs are carried out.
 //!
-//! A step takes everything that waits. Log jobs go first, in their order, in one durable transaction; then one piece
-//! of work on the state (at most [`APPLY_ROWS_MAX`] applied rows, or one chunk of a snapshot install), then one piece
-//! of cleaning up; then it looks for new jobs again. So a vote never waits for more than one piece.
+//! A step takes everything that waits. Log jobs go first, in their order, in one durable transaction, in which some of
+//! the applies that wait ride along. Then comes one piece of other work: on the state (at most `APPLY_ROWS_MAX` applied
+//! rows, or one chunk of a snapshot install), on the index of messages, or of cleaning up, in turn; before each it looks
+//! for new jobs again, so that a vote never waits for more than one of them (and now and then for a checkpoint).
 //!
 //! Applies may come after log jobs that were submitted later, never before ones that were submitted earlier. While a
 //! snapshot is being installed, log jobs that make sense only behind it are held until it is (`log`).
@@ -11,6 +12,7 @@ mod apply;
 mod db;
 mod install;
 mod log;
+mod merge;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,12 +22,13 @@ use tokio::sync::mpsc;
 
 pub(super) use db::Db;
 
+use self::apply::Applying;
 use self::install::{Cleanup, Install};
 use super::shared::Shared;
 use super::{ApplyItem, BoxedDone, EffectSink, Job, SnapshotFile, StoreError};
+use crate::state::Machine;
+use crate::state::index::Merge;
 
-/// Rows that one transaction applies at most.
-const APPLY_ROWS_MAX: usize = 2_000;
 /// Bytes of entries that one transaction applies before it takes no more.
 const APPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Rows after which a log transaction takes no further job.
@@ -51,13 +54,15 @@ pub enum Piece {
     Log,
     /// Some applies, or a chunk of a snapshot install.
     State,
+    /// A chunk of the message index.
+    Merge,
     /// A chunk of what nobody waits for.
     Cleanup,
 }
 
 impl Piece {
     /// One round.
-    pub const ALL: [Piece; 3] = [Piece::Log, Piece::State, Piece::Cleanup];
+    pub const ALL: [Piece; 4] = [Piece::Log, Piece::State, Piece::Merge, Piece::Cleanup];
 }
 
 /// Work on the state, carried out in order.
@@ -77,8 +82,12 @@ pub struct Writer {
     state: VecDeque<StateJob>,
     install: Option<Install>,
     cleanup: VecDeque<Cleanup>,
-    /// Of jobs inside the open transaction.
+    merge: Option<Merge>,
+    machine: Machine,
+    /// Of log jobs inside the open transaction.
     unacknowledged: Vec<BoxedDone<()>>,
+    /// What the open transaction has applied.
+    applying: Applying,
 }
 
 impl Writer {
@@ -89,6 +98,7 @@ impl Writer {
         disk: LogBounds,
         effects: Arc<dyn EffectSink>,
     ) -> Writer {
+        let machine = Machine::new(shared.readers.memtable().clone());
         Writer {
             shared,
             jobs,
@@ -99,7 +109,10 @@ impl Writer {
             state: VecDeque::new(),
             install: None,
             cleanup: VecDeque::new(),
+            merge: None,
+            machine,
             unacknowledged: Vec::new(),
+            applying: Applying::default(),
         }
     }
 
@@ -133,6 +146,7 @@ impl Writer {
         let worked = match piece {
             Piece::Log => self.log_piece(),
             Piece::State => self.state_piece(),
+            Piece::Merge => self.merge_piece(),
             Piece::Cleanup => self.cleanup_piece(),
         };
         worked.inspect_err(|error| self.die(error))
@@ -160,11 +174,12 @@ impl Writer {
 
     fn work(&mut self) -> Result<(), StoreError> {
         loop {
-            while let Some(job) = self.try_recv() {
-                self.take(job);
-            }
             let mut worked = false;
-            for piece in Piece::ALL {
+            for piece in [Piece::State, Piece::Merge, Piece::Cleanup] {
+                while let Some(job) = self.try_recv() {
+                    self.take(job);
+                }
+                worked |= self.piece(Piece::Log)?;
                 worked |= self.piece(piece)?;
             }
             self.checkpoint(!worked);
@@ -217,7 +232,7 @@ impl Writer {
 
     fn fail_all(&mut self, error: &StoreError) {
         self.jobs.close();
-        for done in self.unacknowledged.drain(..) {
+        for done in self.unacknowledged.drain(..).chain(self.applying.ended.drain(..)) {
             done(Err(error.clone()));
         }
         if let Some(install) = self.install.take() {

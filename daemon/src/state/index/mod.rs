@@ -1,0 +1,145 @@
+//! Which messages belong to a key, a user, a pair of users. Kept by each node for itself and not replicated: all of it
+//! follows from `messages`.
+//!
+//! An index that SQLite keeps up to date costs a written page for nearly every message, because each user's entries
+//! lie elsewhere; five of them cost more than everything else a send does. So the entries of the newest messages are
+//! held in memory ([`Memtable`]) and written to the index tables thousands at a time, in the tables' order ([`Merge`]):
+//! the way of a log-structured merge tree (O'Neil et al., 1996), with `messages` itself as its log. After a crash the
+//! memory is filled again from the messages behind `message_index.merged_through`.
+//!
+//! **Invariant:** every message that a transaction sees is in the tables that it sees, or in the memtable. The other
+//! way round does not hold: an entry may name a message that is not visible yet, or gone. Whoever reads skips it. (A
+//! read that began before a snapshot was installed may miss messages that are gone by then.)
+
+mod memtable;
+mod merge;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use rusqlite::{Connection, OptionalExtension, Result, ffi};
+
+pub use memtable::{MERGE_AT, Memtable};
+pub use merge::Merge;
+
+use super::sql::{int, uint};
+
+/// One of a user's two lists of messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// Messages to the user.
+    Received = 0,
+    /// Messages from the user.
+    Sent = 1,
+}
+
+/// What of a message is indexed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// The message.
+    pub id: u64,
+    /// Its sender.
+    pub sender: u64,
+    /// Its recipient.
+    pub recipient: u64,
+    /// Its key, scoped to the sender.
+    pub key: &'a str,
+}
+
+/// Both directions between two users lie under one pair.
+fn pair(a: u64, b: u64) -> (u64, u64) {
+    (a.min(b), a.max(b))
+}
+
+/// The id of the sender's message under that key. For the writer, whose transaction and memtable always fit. The
+/// message may be gone.
+pub fn by_key(conn: &Connection, memtable: &Memtable, sender: u64, key: &str) -> Result<Option<u64>> {
+    if let Some(id) = memtable.by_key(sender, key) {
+        return Ok(Some(id));
+    }
+    find_key(conn, sender, key)
+}
+
+/// What the table says of a key.
+fn find_key(conn: &Connection, sender: u64, key: &str) -> Result<Option<u64>> {
+    conn.prepare_cached("SELECT message_id FROM message_keys WHERE sender_id = ?1 AND key = ?2")?
+        .query_row((int(sender), key), |row| uint(row, 0))
+        .optional()
+}
+
+/// Forgets a message whose row goes in this transaction.
+pub fn remove(conn: &Connection, memtable: &Memtable, entry: Entry<'_>) -> Result<()> {
+    let Entry { id, sender, recipient, key } = entry;
+    memtable.is_gone(id);
+    let run = |sql: &str, params: &[i64]| conn.prepare_cached(sql)?.execute(rusqlite::params_from_iter(params));
+    conn.prepare_cached("DELETE FROM message_keys WHERE sender_id = ?1 AND key = ?2")?.execute((int(sender), key))?;
+    const BOX: &str = "DELETE FROM message_boxes WHERE user_id = ?1 AND side = ?2 AND message_id = ?3";
+    run(BOX, &[int(sender), Side::Sent as i64, int(id)])?;
+    run(BOX, &[int(recipient), Side::Received as i64, int(id)])?;
+    let (low, high) = pair(sender, recipient);
+    run(
+        "DELETE FROM message_pairs WHERE low_id = ?1 AND high_id = ?2 AND message_id = ?3",
+        &[int(low), int(high), int(id)],
+    )?;
+    Ok(())
+}
+
+/// The index as one transaction sees it.
+pub struct Index<'a> {
+    conn: &'a Connection,
+    memtable: &'a Memtable,
+    /// Messages up to this one are in the tables.
+    merged_through: u64,
+}
+
+impl<'a> Index<'a> {
+    /// Of the transaction that is open on `conn`.
+    ///
+    /// # Errors
+    /// As all methods: SQLite's, or `SQLITE_BUSY` when the transaction is so old that the memory has gone on.
+    pub fn of(conn: &'a Connection, memtable: &'a Memtable) -> Result<Index<'a>> {
+        let merged_through = merged_through(conn)?;
+        Ok(Index { conn, memtable, merged_through })
+    }
+
+    /// Ids of at most `limit` messages of a list, greater than `after` and not greater than `through`, ascending.
+    pub fn list(&self, user: u64, side: Side, after: u64, through: u64, limit: usize) -> Result<Vec<u64>> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT message_id FROM message_boxes
+              WHERE user_id = ?1 AND side = ?2 AND message_id > ?3 AND message_id <= ?4 ORDER BY message_id LIMIT ?5",
+        )?;
+        let params = (int(user), side as i64, int(after), int(through), rows(limit));
+        let mut ids = statement.query_map(params, |row| uint(row, 0))?.collect::<Result<BTreeSet<u64>>>()?;
+        ids.extend(self.fitting(self.memtable.list(self.merged_through, (user, side), after, through, limit))?);
+        Ok(ids.into_iter().take(limit).collect())
+    }
+
+    /// Ids of at most `limit` messages between two users, less than `before`, descending.
+    pub fn between(&self, a: u64, b: u64, before: u64, limit: usize) -> Result<Vec<u64>> {
+        let (low, high) = pair(a, b);
+        let mut statement = self.conn.prepare_cached(
+            "SELECT message_id FROM message_pairs
+              WHERE low_id = ?1 AND high_id = ?2 AND message_id < ?3 ORDER BY message_id DESC LIMIT ?4",
+        )?;
+        let params = (int(low), int(high), int(before), rows(limit));
+        let mut ids = statement.query_map(params, |row| uint(row, 0))?.collect::<Result<BTreeSet<u64>>>()?;
+        ids.extend(self.fitting(self.memtable.between(self.merged_through, (low, high), before, limit))?);
+        Ok(ids.into_iter().rev().take(limit).collect())
+    }
+
+    fn fitting(&self, found: Option<Vec<u64>>) -> Result<Vec<u64>> {
+        found.ok_or_else(|| {
+            let why = "this read began too long ago".to_owned();
+            rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), Some(why))
+        })
+    }
+}
+
+fn merged_through(conn: &Connection) -> Result<u64> {
+    conn.prepare_cached("SELECT merged_through FROM message_index")?.query_row([], |row| uint(row, 0))
+}
+
+fn rows(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}

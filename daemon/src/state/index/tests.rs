@@ -1,0 +1,185 @@
+//! The index against what `messages` itself says, through merges, crashes and rows that go.
+
+use rusqlite::Connection;
+
+use super::{Entry, Index, Memtable, Merge, Side, by_key, remove};
+use crate::state::sql::{int, uint};
+
+const USERS: u64 = 5;
+/// A merge is due with every message.
+const AT_ONCE: usize = 1;
+
+struct World {
+    conn: Connection,
+    memtable: Memtable,
+    merge: Option<Merge>,
+    next_id: u64,
+}
+
+/// SplitMix64 (Steele et al., 2014).
+fn random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+fn schema(conn: &Connection) {
+    conn.execute_batch(include_str!("../../../../migrations/0001_first.sql")).unwrap();
+}
+
+impl World {
+    fn new() -> World {
+        let conn = Connection::open_in_memory().unwrap();
+        schema(&conn);
+        World { conn, memtable: Memtable::new(AT_ONCE), merge: None, next_id: 1 }
+    }
+
+    fn send(&mut self, sender: u64, recipient: u64) {
+        let id = self.next_id;
+        self.next_id += 1;
+        let key = format!("k{id}");
+        self.conn
+            .execute(
+                "INSERT INTO messages (id, sender_id, recipient_id, body, sent_at, key) VALUES (?1, ?2, ?3, '', 0, ?4)",
+                (int(id), int(sender), int(recipient), &key),
+            )
+            .unwrap();
+        self.memtable.add(Entry { id, sender, recipient, key: &key });
+    }
+
+    fn forget(&mut self, id: u64) {
+        let found = self.conn.query_row(
+            "DELETE FROM messages WHERE id = ?1 RETURNING sender_id, recipient_id, key",
+            [int(id)],
+            |row| Ok((uint(row, 0)?, uint(row, 1)?, row.get::<_, String>(2)?)),
+        );
+        if let Ok((sender, recipient, key)) = found {
+            remove(&self.conn, &self.memtable, Entry { id, sender, recipient, key: &key }).unwrap();
+        }
+    }
+
+    /// False when nothing was left to merge.
+    fn merge(&mut self, rows: usize) -> bool {
+        let Some(mut merge) = self.merge.take().or_else(|| Merge::begin(&self.memtable)) else { return false };
+        if merge.piece(&self.conn, &self.memtable, rows).unwrap() {
+            merge.committed(&self.memtable);
+        } else {
+            self.merge = Some(merge);
+        }
+        true
+    }
+
+    /// All that was in memory is lost.
+    fn crash(&mut self) {
+        self.merge = None;
+        self.memtable = Memtable::load(&self.conn, AT_ONCE).unwrap();
+    }
+
+    fn ids(&self, condition: &str) -> Vec<u64> {
+        let mut statement = self.conn.prepare(&format!("SELECT id FROM messages WHERE {condition}")).unwrap();
+        statement.query_map([], |row| uint(row, 0)).unwrap().map(Result::unwrap).collect()
+    }
+
+    fn there(&self, ids: Vec<u64>) -> Vec<u64> {
+        ids.into_iter().filter(|id| !self.ids(&format!("id = {id}")).is_empty()).collect()
+    }
+
+    fn check(&self, after: u64, what: &str) {
+        let index = Index::of(&self.conn, &self.memtable).unwrap();
+        for user in 1..=USERS {
+            for (side, column) in [(Side::Received, "recipient_id"), (Side::Sent, "sender_id")] {
+                let listed = self.there(index.list(user, side, after, u64::MAX, usize::MAX).unwrap());
+                let expected = self.ids(&format!("{column} = {user} AND id > {after} ORDER BY id"));
+                assert_eq!(listed, expected, "{what}: {side:?} of {user} after {after}");
+                let half = after / 2;
+                let between = self.there(index.list(user, side, half, after, usize::MAX).unwrap());
+                let expected = self.ids(&format!("{column} = {user} AND id > {half} AND id <= {after} ORDER BY id"));
+                assert_eq!(between, expected, "{what}: {side:?} of {user} from {half} to {after}");
+                let first = index.list(user, side, after, u64::MAX, 2).unwrap();
+                assert!(first.len() <= 2 && first.is_sorted(), "{what}: {first:?}");
+            }
+            for other in 1..=USERS {
+                let listed = self.there(index.between(user, other, after, usize::MAX).unwrap());
+                let expected = self.ids(&format!(
+                    "((sender_id = {user} AND recipient_id = {other}) OR (sender_id = {other} AND recipient_id = {user}))
+                     AND id < {after} ORDER BY id DESC"
+                ));
+                assert_eq!(listed, expected, "{what}: between {user} and {other} before {after}");
+            }
+        }
+        for id in self.ids("true") {
+            let owner: i64 =
+                self.conn.query_row("SELECT sender_id FROM messages WHERE id = ?1", [int(id)], |r| r.get(0)).unwrap();
+            let found = by_key(&self.conn, &self.memtable, owner.unsigned_abs(), &format!("k{id}")).unwrap();
+            assert_eq!(found, Some(id), "{what}: key of {id}");
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_the_index_finds_what_is_there() {
+    for seed in 0..40 {
+        let mut world = World::new();
+        let mut state = seed;
+        for step in 0..120 {
+            let roll = random(&mut state) % 100;
+            let (a, b) = (random(&mut state) % USERS + 1, random(&mut state) % USERS + 1);
+            match roll {
+                0..60 => world.send(a, b),
+                60..70 => world.forget(random(&mut state) % world.next_id),
+                70..95 => {
+                    world.merge(1 + (random(&mut state) % 9) as usize);
+                }
+                _ => world.crash(),
+            }
+            if step % 10 == 9 {
+                let after = random(&mut state) % world.next_id;
+                world.check(after, &format!("seed {seed}, step {step}"));
+            }
+        }
+        while world.merge(1_000) {}
+        world.check(0, &format!("seed {seed}, all merged"));
+        let entries: i64 = world.conn.query_row("SELECT count(*) FROM message_keys", [], |row| row.get(0)).unwrap();
+        assert_eq!(entries, world.ids("true").len() as i64, "seed {seed}: nothing stays of what went");
+    }
+}
+
+#[test]
+fn a_removal_that_is_taken_back_loses_nothing() {
+    let mut world = World::new();
+    world.send(1, 2);
+    world.conn.execute_batch("SAVEPOINT entry").unwrap();
+    world.forget(1);
+    world.conn.execute_batch("ROLLBACK TO entry; RELEASE entry").unwrap();
+    while world.merge(1) {}
+    world.check(0, "after the merge");
+    world.crash();
+    world.check(0, "after a crash");
+}
+
+#[test]
+fn a_read_that_began_before_a_merge_sees_all_and_before_two_is_sent_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Connection::open(dir.path().join("db")).unwrap();
+    let mut world = World { conn: open(), ..World::new() };
+    world.conn.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    schema(&world.conn);
+    world.send(1, 2);
+    let reader = open();
+    let read = reader.unchecked_transaction().unwrap();
+    let memtable = world.memtable.clone();
+    let index = Index::of(&read, &memtable).unwrap();
+    let received = || index.list(2, Side::Received, 0, u64::MAX, 9);
+    while world.merge(9) {}
+    world.send(1, 2);
+    assert_eq!(received().unwrap(), [1, 2], "the second one's row is not visible yet");
+    while world.merge(9) {}
+    let error = received().unwrap_err();
+    assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy));
+    assert_eq!(
+        Index::of(&world.conn, &world.memtable).unwrap().list(2, Side::Received, 0, u64::MAX, 9).unwrap(),
+        [1, 2]
+    );
+}
