@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::measure::{Counters, Memory, Usage, directory_bytes, memory, usage, usage_of_this};
+use crate::measure::{Counters, Memory, Usage, directory_bytes, memory, mib, usage, usage_of_this};
 use drive::{Link, Load, Worked};
 use figures::{Figures, Point};
 
@@ -199,11 +199,6 @@ pub async fn round<S: Subject>(
     };
     subject.absorb(done.worked);
     Ok(figures)
-}
-
-#[allow(clippy::cast_precision_loss, reason = "bytes of memory and disk are below 2^52")]
-fn mib(bytes: u64) -> f64 {
-    bytes as f64 / (1_024.0 * 1_024.0)
 }
 
 /// Every shape, `rounds` times.

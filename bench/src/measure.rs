@@ -8,5 +8,5 @@ mod spread;
 
 pub use counters::{Counters, CountersError};
 pub use machine::Machine;
-pub use process::{Memory, Usage, directory_bytes, memory, usage, usage_of_this};
+pub use process::{Memory, Usage, directory_bytes, memory, mib, usage, usage_of_this};
 pub use spread::{Spread, median};

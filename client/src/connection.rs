@@ -24,7 +24,9 @@ const OUTGOING_MAX: usize = 64;
 pub const EVENTS_MAX: usize = 1_024;
 /// Bytes asked of the socket at a time.
 const READ_BYTES: usize = 16 * 1024;
-/// A line that the node's side does not take within this long means that the connection is dead.
+/// Lines are put together into one write until it is this long.
+const WRITE_COALESCE_BYTES: usize = 64 * 1024;
+/// A write that the node's side does not take within this long means that the connection is dead.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a call on a connection failed.
@@ -310,7 +312,8 @@ fn take_reply(reply: ReplyLine, shared: &Shared) {
     };
     let answer = match (reply.ok, reply.error) {
         (_, Some(failure)) => Err(failure),
-        (Some(ok), None) => Ok(ok.get().to_owned()),
+        // Its text as it is, not a copy.
+        (Some(ok), None) => Ok(Box::<str>::from(ok).into()),
         (None, None) => Ok("null".to_owned()),
     };
     // A caller that gave up in this instant does not want it any more.
@@ -324,25 +327,43 @@ async fn write_lines<W: AsyncWrite>(
     ping_after: Duration,
 ) {
     tokio::pin!(write_half);
+    // Armed anew only when it has run out, not with every line: most lines come long before it does.
+    let ping = tokio::time::sleep(ping_after);
+    tokio::pin!(ping);
+    let mut said = Instant::now();
     loop {
-        let line = match tokio::time::timeout(ping_after, lines.recv()).await {
-            Ok(Some(line)) => line,
-            Ok(None) => return,
-            // Said nothing for a while: a silent session would be closed.
-            Err(_) => Request { id: shared.next_id.fetch_add(1, Ordering::Relaxed), op: Op::Ping {} }.encode(),
-        };
-        let written = async {
-            write_half.write_all(line.as_bytes()).await?;
-            // Lines that wait already go out with this flush.
-            while let Ok(more) = lines.try_recv() {
-                write_half.write_all(more.as_bytes()).await?;
+        let mut batch = tokio::select! {
+            biased;
+            line = lines.recv() => match line {
+                Some(line) => line,
+                None => return,
+            },
+            () = &mut ping => {
+                let due = said + ping_after;
+                if due > Instant::now() {
+                    ping.as_mut().reset(due);
+                    continue;
+                }
+                ping.as_mut().reset(Instant::now() + ping_after);
+                // Said nothing for a while: a silent session would be closed.
+                Request { id: shared.next_id.fetch_add(1, Ordering::Relaxed), op: Op::Ping {} }.encode()
             }
+        };
+        // Lines that wait already go out with it, as one write.
+        while batch.len() < WRITE_COALESCE_BYTES
+            && let Ok(more) = lines.try_recv()
+        {
+            batch.push_str(&more);
+        }
+        let written = async {
+            write_half.write_all(batch.as_bytes()).await?;
             write_half.flush().await
         };
         match tokio::time::timeout(WRITE_TIMEOUT, written).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => return,
         }
+        said = Instant::now();
     }
 }
 

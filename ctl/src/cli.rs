@@ -230,6 +230,59 @@ pub enum BenchCommand {
     Load(LoadArgs),
     /// The same load on this cluster and on an etcd, in alternating rounds; needs the package etcd-server
     Compare(CompareArgs),
+    /// Sessions that say nothing: what each holds of a node's memory, and how soon a message reaches any of them
+    Connections(ConnectionsArgs),
+    /// Sends without and with connections that do nothing but log in
+    Logins(LoginsArgs),
+}
+
+/// Arguments of `bench connections`.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "All sessions are TLS connections to the leader. Each account gets one message, which must \
+    reach all of its sessions: exit 1 if a session ends or misses it."
+)]
+pub struct ConnectionsArgs {
+    /// Connections, each logged in
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u16).range(1..=19_000))]
+    pub sessions: u16,
+    /// Accounts that the sessions are spread over; a session of one account is taken up by many connections
+    #[arg(long, value_name = "N", default_value_t = 250, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub accounts: u16,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub place: BenchPlace,
+}
+
+/// Arguments of `bench logins`.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Both use the leader. Each storming connection tries a wrong password, then the right one, \
+    then begins anew. A new cluster allows any number of failed logins, so that every password is hashed; the \
+    configured one (`--existing`) keeps its limits."
+)]
+pub struct LoginsArgs {
+    /// Connections that send, a session each, one send outstanding
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub senders: u16,
+    /// Connections that log in
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub storming: u16,
+    /// Rounds without and with the storm, alternating; medians are shown
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub rounds: u32,
+    /// Seconds of load before each round that are not measured
+    #[arg(long, value_name = "S", default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=3_600))]
+    pub warm_up: u32,
+    /// Seconds that each round measures
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub seconds: u32,
+    /// Bytes of a message's body
+    #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u16).range(20..=16_384))]
+    pub body_bytes: u16,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub place: BenchPlace,
 }
 
 /// Arguments of `bench load`.

@@ -42,6 +42,14 @@ impl Throwaway {
     /// # Errors
     /// There are no free ports, or something can't be written (exit 1).
     pub fn make(within: Option<&Path>) -> Result<Throwaway, CtlError> {
+        Throwaway::with_limits(within, &[])
+    }
+
+    /// As [`Throwaway::make`], with other `[limits]` than the defaults.
+    ///
+    /// # Errors
+    /// As [`Throwaway::make`]; or a limit is out of its bounds (exit 2).
+    pub fn with_limits(within: Option<&Path>, limits: &[(&str, u32)]) -> Result<Throwaway, CtlError> {
         let parent = within.map_or_else(std::env::temp_dir, Path::to_owned);
         let failed =
             |e| CtlError::failed("io", format!("failed to make a directory in {}", parent.display())).because(e);
@@ -53,7 +61,7 @@ impl Throwaway {
         let parent = std::path::absolute(&parent).map_err(failed)?;
         let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&parent).map_err(failed)?;
         let (ports, base_port) = take_ports()?;
-        let shape = Shape { cluster: CLUSTER_NAME, nodes: NODES, base_port };
+        let shape = Shape { cluster: CLUSTER_NAME, nodes: NODES, base_port, limits };
         let (config, _) = init::make(&directory.path().join(CONFIG_FILE), &shape)?;
         let cluster = Cluster::of(config)?;
         Ok(Throwaway { cluster, nodes: RefCell::default(), directory, _ports: ports })
@@ -123,7 +131,7 @@ impl Drop for Throwaway {
 fn take_ports() -> Result<(TcpListener, u16), CtlError> {
     for base_port in BASE_PORTS.step_by(BASE_PORT_STEP) {
         let Ok(guard) = TcpListener::bind(("127.0.0.1", base_port)) else { continue };
-        let shape = Shape { cluster: CLUSTER_NAME, nodes: NODES, base_port };
+        let shape = Shape { cluster: CLUSTER_NAME, nodes: NODES, base_port, limits: &[] };
         if init::ports(&shape).into_iter().all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
             return Ok((guard, base_port));
         }
@@ -146,6 +154,14 @@ mod tests {
         assert_eq!(first.numbers(), [1, 2, 3]);
         drop((first, second));
         assert_eq!(std::fs::read_dir(dir.path()).expect("there").count(), 0);
+    }
+
+    #[test]
+    fn limits_can_be_other_than_the_defaults() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let own = Throwaway::with_limits(Some(dir.path()), &[("failed_logins_per_name", 77)]).expect("made");
+        let (ours, theirs) = (own.config().limits, Throwaway::make(Some(dir.path())).expect("made").config().limits);
+        assert_eq!((ours.failed_logins_per_name, theirs.failed_logins_per_name), (77, 10));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use clap::{Parser, ValueEnum};
 use messagebase_config::{Config, ConfigError, pki};
 use tracing_subscriber::EnvFilter;
 
-use crate::node;
+use crate::{memory, node};
 
 /// Exit code for an unknown node, a bad configuration or key file.
 const EXIT_CONFIG: u8 = 2;
@@ -42,6 +42,7 @@ enum LogFormat {
 
 /// Parses, runs one node until it is told to stop, and says with what success.
 pub fn main() -> ExitCode {
+    memory::bound();
     let arguments = Arguments::parse();
     log_to_standard_error(arguments.log_format);
     let (config, tls) = match load(&arguments) {

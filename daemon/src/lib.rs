@@ -2,7 +2,7 @@
 //! (outcome → reply, events); nothing reaches around a layer.
 //!
 //! `door` → `service` → `raft` → `store`; `state` sees a transaction and `change` alone; `peer` carries `raft`'s
-//! bytes and operators' requests; `node` builds one node of all of them. `watch` is a channel.
+//! bytes and operators' requests; `node` builds one node of all of them. `watch` is a channel, `memory` the allocator.
 
 pub mod admin;
 pub mod change;
@@ -10,6 +10,7 @@ pub mod cli;
 pub mod door;
 pub mod fanout;
 pub mod http;
+pub mod memory;
 pub mod node;
 pub mod peer;
 pub mod planted;

@@ -71,6 +71,35 @@ fn failover_loses_and_doubles_nothing_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn idle_sessions_all_hear_their_message() {
+    let place = place(1);
+    let ground = ground(&place);
+    let bench = place.bare_mbctl(&["bench", "connections", "--sessions", "7", "--accounts", "3", "--json"]);
+    let report: Value = bench.arg("--dir").arg(&ground).within(LONG * 3).run().expect_code(0).json();
+    assert_eq!([&report["sessions"], &report["accounts"], &report["deliveries"]], [7, 3, 7], "{report}");
+    for figure in ["before_mib", "open_mib", "after_messages_mib", "closed_mib", "p50_ms", "p99_ms", "max_ms"] {
+        assert!(report[figure].as_f64().is_some_and(|value| value > 0.0), "{figure} of {report}");
+    }
+    nothing_is_left(&ground);
+}
+
+#[test]
+fn a_storm_of_logins_is_measured_beside_the_same_load() {
+    let place = place(1);
+    let ground = ground(&place);
+    let shape = ["--senders", "2", "--storming", "2", "--rounds", "1", "--warm-up", "0", "--seconds", "1", "--json"];
+    let bench = place.bare_mbctl(&["bench", "logins"]).args(&shape).arg("--dir").arg(&ground);
+    let report: Value = bench.within(LONG * 3).run().expect_code(0).json();
+    for point in [&report["calm"], &report["storm"]] {
+        assert!(point["median"]["sends_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{report}");
+    }
+    let answers = &report["answers"][0];
+    assert!(answers["logged_in"].as_u64().zip(answers["wrong"].as_u64()).is_some(), "{report}");
+    assert_eq!([&answers["rate_limited"], &answers["failed"]], [0, 0], "{report}");
+    nothing_is_left(&ground);
+}
+
+#[test]
 fn an_interruption_ends_hung_nodes_as_well() {
     let place = place(1);
     let ground = ground(&place);

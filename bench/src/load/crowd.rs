@@ -10,8 +10,9 @@ use messagebase_client::dial::{Directory, Endpoint, Transport};
 use messagebase_client::random;
 use messagebase_config::Config;
 use messagebase_protocol::code::Code;
-use messagebase_protocol::json::{Consistency, LoggedIn, Op, Registered, Resumed};
+use messagebase_protocol::json::{Consistency, Event, LoggedIn, Op, Registered, Resumed};
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::drive::Receipt;
@@ -70,14 +71,14 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// Makes the recipients.
+    /// Makes the recipients: [`RECIPIENTS`] of them for load.
     ///
     /// # Errors
     /// No node takes them.
-    pub async fn gather(road: Road, say: Say<'_>) -> Result<Crowd, LoadError> {
+    pub async fn gather(road: Road, recipients: usize, say: Say<'_>) -> Result<Crowd, LoadError> {
         let password = random::key();
         let mark: String = random::key().chars().take(MARK_CHARACTERS).collect();
-        let recipients: Vec<String> = (0..RECIPIENTS).map(|n| format!("inbox-{mark}-{n:05}")).collect();
+        let recipients: Vec<String> = (0..recipients).map(|n| format!("inbox-{mark}-{n:05}")).collect();
         let mut crowd = Crowd { road, password, mark, recipients: recipients.clone().into(), people: Vec::new() };
         crowd.each(recipients, "recipients made", say, register).await?;
         Ok(crowd)
@@ -100,6 +101,11 @@ impl Crowd {
     /// All senders up to now.
     pub fn people(&self) -> &[Arc<Person>] {
         &self.people
+    }
+
+    /// What all accounts log in with.
+    pub fn password(&self) -> &str {
+        &self.password
     }
 
     /// Those who receive.
@@ -177,13 +183,19 @@ impl Road {
     /// # Errors
     /// It can't be reached.
     pub async fn connect(&self, at: usize) -> Result<Connection, LoadError> {
+        self.listen(at).await.map(|(connection, _events)| connection)
+    }
+
+    /// As [`Road::connect`], and what is told on the connection unasked.
+    ///
+    /// # Errors
+    /// It can't be reached.
+    pub async fn listen(&self, at: usize) -> Result<(Connection, mpsc::Receiver<Event>), LoadError> {
         let endpoint = &self.endpoints[at % self.endpoints.len()];
-        let (connection, _events) =
-            self.transport.connect(&endpoint.address).await.map_err(|e| LoadError::Unreachable {
-                who: format!("node {} at {}", endpoint.node, endpoint.address),
-                why: e.to_string(),
-            })?;
-        Ok(connection)
+        self.transport.connect(&endpoint.address).await.map_err(|e| LoadError::Unreachable {
+            who: format!("node {} at {}", endpoint.node, endpoint.address),
+            why: e.to_string(),
+        })
     }
 
     /// A connection in that person's session.
@@ -191,10 +203,22 @@ impl Road {
     /// # Errors
     /// It can't be reached, or the session is not taken up.
     pub async fn resume(&self, at: usize, person: &Person) -> Result<Connection, LoadError> {
-        let connection = self.connect(at).await?;
+        self.resume_listening(at, person).await.map(|(connection, _events)| connection)
+    }
+
+    /// As [`Road::resume`], and what is told on the connection unasked.
+    ///
+    /// # Errors
+    /// As [`Road::resume`].
+    pub async fn resume_listening(
+        &self,
+        at: usize,
+        person: &Person,
+    ) -> Result<(Connection, mpsc::Receiver<Event>), LoadError> {
+        let (connection, events) = self.listen(at).await?;
         let op = Op::Resume { token: person.token.clone(), consistency: Consistency::Linear };
         ask::<Resumed>(&connection, op).await?;
-        Ok(connection)
+        Ok((connection, events))
     }
 }
 

@@ -59,7 +59,8 @@ pub struct Worked {
 pub struct Latencies(Histogram<u64>);
 
 impl Latencies {
-    fn of(micros: impl Iterator<Item = u32>) -> Latencies {
+    /// Of these, µs.
+    pub(crate) fn of(micros: impl Iterator<Item = u32>) -> Latencies {
         // Proof for the expect: the bounds are in order and three digits are among those that the histogram knows.
         #[allow(clippy::expect_used)]
         let mut histogram = Histogram::new_with_bounds(1, LATENCY_MAX_US, DIGITS).expect("bounds that exist");

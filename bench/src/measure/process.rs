@@ -100,6 +100,12 @@ pub fn memory(pid: u32) -> io::Result<Memory> {
     Ok(Memory { now: field("VmRSS:")?, peak: field("VmHWM:")? })
 }
 
+/// Bytes as MiB.
+#[allow(clippy::cast_precision_loss, reason = "bytes of memory and disk are below 2^52")]
+pub fn mib(bytes: u64) -> f64 {
+    bytes as f64 / (1_024.0 * 1_024.0)
+}
+
 /// Bytes that the files below a directory occupy on disk, holes not counted. Files that vanish meanwhile don't count.
 ///
 /// # Errors

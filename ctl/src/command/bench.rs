@@ -11,8 +11,10 @@ use crate::exit::Exit;
 use crate::output::Output;
 
 mod compare;
+mod connections;
 mod failover;
 mod load;
+mod logins;
 mod stand;
 
 /// Runs the command.
@@ -28,6 +30,8 @@ pub async fn run(flag: Option<&Path>, command: &BenchCommand, output: &Output) -
             BenchCommand::Failover(arguments) => failover::run(flag, arguments, output).await,
             BenchCommand::Load(arguments) => load::run(flag, arguments, output).await,
             BenchCommand::Compare(arguments) => compare::run(flag, arguments, output).await,
+            BenchCommand::Connections(arguments) => connections::run(flag, arguments, output).await,
+            BenchCommand::Logins(arguments) => logins::run(flag, arguments, output).await,
         }
     };
     tokio::select! {

@@ -82,7 +82,7 @@ fn open(file: &Path, output: &Output) -> Result<Cluster, CtlError> {
             return Cluster::of(config);
         }
     }
-    let shape = |base_port| Shape { cluster: "messagebase", nodes: NODES, base_port };
+    let shape = |base_port| Shape { cluster: "messagebase", nodes: NODES, base_port, limits: &[] };
     let base_port = if file.exists() {
         BASE_PORT
     } else {

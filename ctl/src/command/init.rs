@@ -34,6 +34,7 @@ pub fn run(flag: Option<&Path>, arguments: &InitArgs, output: &Output) -> Result
         cluster: arguments.cluster.as_deref().unwrap_or(CLUSTER_NAME),
         nodes: arguments.nodes.unwrap_or(NODES),
         base_port: arguments.base_port,
+        limits: &[],
     };
     let (config, made) = make(&file, &shape)?;
     output.data(&Report::new(&config, stood, &made), |report| report.text(&config));
@@ -48,6 +49,8 @@ pub struct Shape<'a> {
     pub nodes: u16,
     /// Node N's client port is this and N.
     pub base_port: u16,
+    /// Keys of `[limits]` and their values, where they are not the defaults.
+    pub limits: &'a [(&'a str, u32)],
 }
 
 /// Writes the configuration if it is not there, and the keys that are missing.
@@ -61,7 +64,7 @@ pub fn make(file: &Path, shape: &Shape<'_>) -> Result<(Config, Made), CtlError> 
             let failed = |e| CtlError::failed("io", format!("failed to make {}", parent.display())).because(e);
             directory(parent).map_err(failed)?;
         }
-        let text = example_toml(shape.cluster, &nodes(shape));
+        let text = with_limits(example_toml(shape.cluster, &nodes(shape)), shape.limits);
         let failed = |e| CtlError::failed("io", format!("failed to write {}", file.display())).because(e);
         publish(file, text.as_bytes()).map_err(failed)?;
         wrote = true;
@@ -104,6 +107,18 @@ fn nodes(shape: &Shape<'_>) -> Vec<ExampleNode> {
         ExampleNode { id, client: address(0), peer: address(peer), http: address(http), plain: address(plain) }
     };
     (1..=shape.nodes).map(node).collect()
+}
+
+/// The example names every key with its default, as a comment.
+fn with_limits(mut text: String, limits: &[(&str, u32)]) -> String {
+    for (key, value) in limits {
+        let lines = text.lines().map(|line| match line.strip_prefix(&format!("# {key} = ")) {
+            Some(_) => format!("{key} = {value}\n"),
+            None => format!("{line}\n"),
+        });
+        text = lines.collect();
+    }
+    text
 }
 
 /// Every port that a new configuration of this shape names.
@@ -178,7 +193,7 @@ mod tests {
 
     #[test]
     fn ports_follow_the_base_and_are_all_different() {
-        let shape = Shape { cluster: "x", nodes: 3, base_port: BASE_PORT };
+        let shape = Shape { cluster: "x", nodes: 3, base_port: BASE_PORT, limits: &[] };
         let mut all = ports(&shape);
         assert_eq!(all[..4], [7101, 7201, 7301, 7401]);
         all.sort_unstable();
@@ -191,7 +206,7 @@ mod tests {
     fn a_second_init_makes_nothing_and_changes_nothing() {
         let dir = tempfile::tempdir().expect("dir");
         let file = dir.path().join("deep/messagebase.toml");
-        let shape = Shape { cluster: "x", nodes: 2, base_port: 9_000 };
+        let shape = Shape { cluster: "x", nodes: 2, base_port: 9_000, limits: &[] };
         let (config, made) = make(&file, &shape).expect("made");
         assert_eq!((config.nodes.len(), made.created.len()), (2, 9), "{made:?}");
         let text = std::fs::read(&file).expect("there");

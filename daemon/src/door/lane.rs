@@ -124,20 +124,23 @@ impl Order {
 }
 
 /// Runs until the connection's session drops the sender and everything is answered.
-pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<Item>) {
+pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<Box<Item>>) {
     let mut order = Order::default();
     let mut next = items.recv().await;
     while let Some(item) = next.take() {
+        let item = *item;
         match item.work {
             Work::Post(post) => {
                 let mut batch = Batch::default();
                 batch.push(Waiting { post, reply_to: item.reply_to, permit: item.permit, since: item.since });
                 while next.is_none() && !batch.is_full() {
                     match items.try_recv() {
-                        Ok(Item { work: Work::Post(post), reply_to, permit, since }) => {
-                            batch.push(Waiting { post, reply_to, permit, since });
-                        }
-                        Ok(other) => next = Some(other),
+                        Ok(item) => match *item {
+                            Item { work: Work::Post(post), reply_to, permit, since } => {
+                                batch.push(Waiting { post, reply_to, permit, since });
+                            }
+                            other => next = Some(Box::new(other)),
+                        },
                         Err(_) => break,
                     }
                 }

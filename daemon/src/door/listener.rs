@@ -90,17 +90,21 @@ async fn connection(
         return;
     }
     let door = slot.door.clone();
+    let address = address.ip();
+    // Both are boxed: what the handshake needed is given back after it, and a connection that is being made, or one
+    // without TLS, does not have the size of the largest of them.
     let Some(tls) = tls else {
-        session::run(&door.service, stream, Some(address.ip()), door.patience, shutdown).await;
-        return;
+        return Box::pin(session::run(&door.service, stream, Some(address), door.patience, shutdown)).await;
     };
-    let handshake = tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream));
+    let handshake = Box::pin(tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)));
     let handshake = tokio::select! {
         handshake = handshake => handshake,
         () = shutdown.cancelled() => return,
     };
     match handshake {
-        Ok(Ok(stream)) => session::run(&door.service, stream, Some(address.ip()), door.patience, shutdown).await,
+        Ok(Ok(stream)) => {
+            Box::pin(session::run(&door.service, stream, Some(address), door.patience, shutdown)).await;
+        }
         Ok(Err(error)) => tracing::debug!(%address, %error, "a TLS handshake failed"),
         Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
     }

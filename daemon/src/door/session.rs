@@ -1,9 +1,12 @@
 //! One connection from its first byte to its end: cuts the stream into lines, watches the clock, hands requests to
 //! the lane and to reading tasks, and closes in order: what was taken in is answered first.
 
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use messagebase_protocol::code::{Code, Failure};
@@ -11,7 +14,7 @@ use messagebase_protocol::json::{ClosingReason, encode_failure};
 use messagebase_protocol::limits::PIPELINE_MAX;
 use messagebase_protocol::line::{Line, LineBuffer};
 use messagebase_protocol::pipe::is_pipe_shaped;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -71,28 +74,41 @@ enum End {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn run<S>(
+pub(super) fn run<S>(
     service: &Arc<Service>,
     stream: S,
+    address: Option<IpAddr>,
+    patience: Patience,
+    shutdown: CancellationToken,
+) -> impl Future<Output = ()>
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    // Outside of the future, which would keep room for the whole stream as long as the connection lasts.
+    let (socket, write_half) = tokio::io::split(stream);
+    serve(service, socket, write_half, address, patience, shutdown)
+}
+
+async fn serve<S>(
+    service: &Arc<Service>,
+    mut socket: ReadHalf<S>,
+    write_half: WriteHalf<S>,
     address: Option<IpAddr>,
     patience: Patience,
     shutdown: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
-    let (mut socket, write_half) = tokio::io::split(stream);
     let outbox = Arc::new(Outbox::new());
-    let mut first = vec![0; READ_BYTES];
+    let mut buffer = LineBuffer::new();
     let read = tokio::select! {
-        read = tokio::time::timeout(patience.login_wait, socket.read(&mut first)) => read,
+        read = tokio::time::timeout(patience.login_wait, read_into(&mut socket, &mut buffer)) => read,
         () = shutdown.cancelled() => return,
     };
     let Ok(Ok(1..)) = read else { return };
-    let read = read.ok().and_then(Result::ok).unwrap_or(0);
-    first.truncate(read);
     // Both tasks go with this one, however it ends.
     let writer = AbortOnDropHandle::new(tokio::spawn(writer::run(write_half, outbox.clone(), patience.stall)));
-    let dialect = match first.first() {
+    let dialect = match buffer.unfinished().first() {
         Some(b'{') => Dialect::Json,
         Some(b'1'..=b'5' | b'd' | b'h') => Dialect::Pipe,
         _ => {
@@ -111,7 +127,7 @@ pub(super) async fn run<S>(
     let session = Session {
         shared,
         socket,
-        buffer: LineBuffer::new(),
+        buffer,
         items,
         permits: Arc::new(Semaphore::new(PIPELINE_MAX)),
         patience,
@@ -123,7 +139,20 @@ pub(super) async fn run<S>(
         moves: 0,
         acknowledged: 0,
     };
-    session.serve(first, writer, lane).await;
+    session.serve(writer, lane).await;
+}
+
+/// Reads what has come, through the stack: a connection that waits holds no memory for what may come. 0: the other side
+/// has closed. Loses nothing when it is dropped.
+async fn read_into<S: AsyncRead>(socket: &mut ReadHalf<S>, buffer: &mut LineBuffer) -> std::io::Result<usize> {
+    std::future::poll_fn(|cx| {
+        let mut bytes = [const { MaybeUninit::uninit() }; READ_BYTES];
+        let mut read = ReadBuf::uninit(&mut bytes);
+        ready!(Pin::new(&mut *socket).poll_read(cx, &mut read))?;
+        buffer.extend(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    })
+    .await
 }
 
 fn unknown_dialect() -> String {
@@ -170,7 +199,8 @@ struct Session<S> {
     shared: Arc<Shared>,
     socket: ReadHalf<S>,
     buffer: LineBuffer,
-    items: mpsc::Sender<Item>,
+    /// Boxed: a channel reserves places by the dozen.
+    items: mpsc::Sender<Box<Item>>,
     permits: Arc<Semaphore>,
     patience: Patience,
     shutdown: CancellationToken,
@@ -187,14 +217,7 @@ struct Session<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
-    async fn serve(
-        mut self,
-        first: Vec<u8>,
-        mut writer: AbortOnDropHandle<writer::Ended>,
-        lane: AbortOnDropHandle<()>,
-    ) {
-        self.buffer.extend(&first);
-        drop(first);
+    async fn serve(mut self, mut writer: AbortOnDropHandle<writer::Ended>, lane: AbortOnDropHandle<()>) {
         let end = self.listen(&mut writer).await;
         let outbox = self.shared.conn.outbox.clone();
         let mut within = self.patience.grace;
@@ -236,7 +259,6 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
     /// Reads and hands out requests until there is a reason to end.
     async fn listen(&mut self, writer: &mut AbortOnDropHandle<writer::Ended>) -> End {
         let mut closing = self.shared.conn.outbox.closing();
-        let mut read = vec![0; READ_BYTES];
         loop {
             if let ControlFlow::Break(end) = self.take_lines().await {
                 return end;
@@ -245,13 +267,13 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
             tokio::select! {
                 biased;
                 reason = closing_reason(&mut closing) => {
-                    return self.last_lines(reason, &mut read).await;
+                    return self.last_lines(reason).await;
                 }
                 () = self.shutdown.cancelled() => return End::Close(ClosingReason::Shutdown),
                 ended = &mut *writer => return End::Mute(ended.unwrap_or(writer::Ended::Broken)),
-                got = self.socket.read(&mut read) => match got {
+                got = read_into(&mut self.socket, &mut self.buffer) => match got {
                     Ok(0) => return self.at_eof().await,
-                    Ok(got) => self.took(&read[..got]).await,
+                    Ok(_) => self.took().await,
                     Err(_) => return End::Lost,
                 },
                 () = tokio::time::sleep_until(unfinished_ends.unwrap_or(silence_ends)), if unfinished_ends.is_some() => {
@@ -287,9 +309,8 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
     }
 
     /// Bytes arrived: in the pipe dialect whatever was written before them has been read.
-    async fn took(&mut self, bytes: &[u8]) {
+    async fn took(&mut self) {
         self.heard = Instant::now();
-        self.buffer.extend(bytes);
         self.acknowledge().await;
     }
 
@@ -311,13 +332,11 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
     }
 
     /// What was pipelined behind the request that ended the session gets its answers too.
-    async fn last_lines(&mut self, reason: ClosingReason, read: &mut [u8]) -> End {
+    async fn last_lines(&mut self, reason: ClosingReason) -> End {
         if matches!(reason, ClosingReason::Logout | ClosingReason::Deleted | ClosingReason::Locked) {
             for _ in 0..LAST_READS {
-                let Ok(Ok(got @ 1..)) = tokio::time::timeout(Duration::ZERO, self.socket.read(read)).await else {
-                    break;
-                };
-                self.buffer.extend(&read[..got]);
+                let read = read_into(&mut self.socket, &mut self.buffer);
+                let Ok(Ok(1..)) = tokio::time::timeout(Duration::ZERO, read).await else { break };
                 if let ControlFlow::Break(end) = self.take_lines().await {
                     return end;
                 }
@@ -398,7 +417,8 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
         self.moves += u64::from(work.moves_session());
         let permit = self.permit().await;
         // The lane takes as many items as there are permits; it is gone only when this connection is.
-        let _ = self.items.send(Item { work, reply_to, permit, since: tokio::time::Instant::now() }).await;
+        let item = Item { work, reply_to, permit, since: tokio::time::Instant::now() };
+        let _ = self.items.send(Box::new(item)).await;
     }
 
     /// A place among the unanswered requests; reading pauses while there is none.

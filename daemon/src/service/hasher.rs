@@ -1,101 +1,89 @@
 //! argon2id off the async threads: so many hashes at a time, so many waiting, `busy` beyond. An unknown user costs
 //! the same hash as a wrong password, so that the time of an answer does not say whether an account exists.
+//!
+//! `mill` hashes, `threads` are where.
+
+mod mill;
+mod threads;
 
 use std::sync::Arc;
 
-use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
 use argon2::{Algorithm, Argon2, Params, Version};
 use messagebase_config::PasswordCost;
 use messagebase_protocol::code::{Code, Failure};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::verdict;
+use mill::Mill;
+use threads::Threads;
 
 /// Hashes that may wait for their turn.
 pub const HASH_QUEUE_MAX: usize = 256;
-/// 128 bits, as RFC 9106 recommends.
-const SALT_BYTES: usize = 16;
 /// What a client may do when the queue is full.
 const BUSY_RETRY: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// The pool. Clones share it.
 #[derive(Clone)]
 pub struct Hasher {
-    argon2: Argon2<'static>,
     /// Waiting and running hashes.
     places: Arc<Semaphore>,
-    /// Running hashes: one core stays free for everything else.
-    running: Arc<Semaphore>,
+    /// One core stays free for everything else.
+    threads: Arc<Threads>,
     /// Verified against when there is no such user.
     dummy: Arc<str>,
 }
 
 impl Hasher {
-    /// Blocks for one hash. Fails on a cost that argon2 does not allow.
+    /// Blocks for one hash. Fails on a cost that argon2 does not allow, or without threads.
     pub fn new(cost: PasswordCost) -> anyhow::Result<Self> {
         let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, None)
             .map_err(|e| anyhow::anyhow!("argon2 refuses the configured cost: {e}"))?;
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        let dummy = hash_now(&argon2, "no account has this password")?.into();
+        let dummy = Mill::new(argon2.clone()).hash("no account has this password")?.into();
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let concurrency = cores.saturating_sub(1).max(1);
-        Ok(Hasher {
-            argon2,
-            places: Arc::new(Semaphore::new(concurrency + HASH_QUEUE_MAX)),
-            running: Arc::new(Semaphore::new(concurrency)),
-            dummy,
-        })
+        let threads = Threads::start(concurrency, &argon2)
+            .map_err(|e| anyhow::anyhow!("there is no thread to hash passwords on: {e}"))?;
+        Ok(Hasher { places: Arc::new(Semaphore::new(concurrency + HASH_QUEUE_MAX)), threads: Arc::new(threads), dummy })
     }
 
     /// A PHC string for a new password. `busy` when the queue is full.
     pub async fn hash(&self, password: String) -> Result<String, Failure> {
-        self.run(move |argon2| hash_now(argon2, &password)).await
+        self.run(move |mill| mill.hash(&password)).await
     }
 
     /// Whether the password belongs to the stored hash; `None` (no such user) costs as much and is false.
     pub async fn verify(&self, password: String, stored: Option<String>) -> Result<bool, Failure> {
         let exists = stored.is_some();
         let stored = stored.unwrap_or_else(|| self.dummy.to_string());
-        let matches = self
-            .run(move |argon2| {
-                let stored = PasswordHash::new(&stored).map_err(|e| anyhow::anyhow!("a stored hash is broken: {e}"))?;
-                Ok(argon2.verify_password(password.as_bytes(), &stored).is_ok())
-            })
-            .await?;
-        Ok(matches && exists)
+        Ok(self.run(move |mill| mill.verify(&password, &stored)).await? && exists)
     }
 
     async fn run<T, F>(&self, work: F) -> Result<T, Failure>
     where
         T: Send + 'static,
-        F: FnOnce(&Argon2<'static>) -> anyhow::Result<T> + Send + 'static,
+        F: FnOnce(&mut Mill) -> anyhow::Result<T> + Send + 'static,
     {
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             let failure = Failure::not_done(Code::Busy, "too many passwords are being checked; try again in a moment");
             return Err(failure.retry_after(BUSY_RETRY));
         };
-        let turn = self.running.clone().acquire_owned().await;
-        let turn = turn.map_err(|_| verdict::internal("the password pool is closed"))?;
-        let argon2 = self.argon2.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            // Released when the hash ends, also when nobody waits for it any more.
-            let (_place, _turn) = (place, turn);
-            work(&argon2)
-        });
-        match done.await {
+        let (answer, answered) = oneshot::channel();
+        self.threads.give(Box::new(move |mill| {
+            // Whoever has hung up meanwhile costs nothing more.
+            let result = (!answer.is_closed()).then(|| work(mill));
+            // Before the answer: whoever has it finds the place free again.
+            drop(place);
+            if let Some(result) = result {
+                let _ = answer.send(result);
+            }
+        }));
+        match answered.await {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(error)) => Err(verdict::internal(&error.to_string())),
-            Err(error) => Err(verdict::internal(&format!("hashing a password failed: {error}"))),
+            Err(_) => Err(verdict::internal("hashing a password failed")),
         }
     }
-}
-
-fn hash_now(argon2: &Argon2<'_>, password: &str) -> anyhow::Result<String> {
-    let mut salt = [0; SALT_BYTES];
-    getrandom::fill(&mut salt).map_err(|e| anyhow::anyhow!("no randomness: {e}"))?;
-    let salt = SaltString::encode_b64(&salt).map_err(|e| anyhow::anyhow!("salt: {e}"))?;
-    let hash = argon2.hash_password(password.as_bytes(), &salt).map_err(|e| anyhow::anyhow!("argon2: {e}"))?;
-    Ok(hash.to_string())
 }
 
 #[cfg(test)]
@@ -129,5 +117,35 @@ mod tests {
         assert_eq!(failure.code, Code::Busy);
         drop(held);
         assert!(hasher.hash("correct horse".into()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_hung_up_costs_no_hash_and_a_panic_no_thread() {
+        let hasher = Hasher::new(CHEAP).expect("allowed cost");
+        let places = hasher.places.available_permits();
+        let (open, gate) = std::sync::mpsc::sync_channel::<()>(1);
+        let gate = Arc::new(std::sync::Mutex::new(gate));
+        for _ in 0..places - HASH_QUEUE_MAX {
+            let gate = gate.clone();
+            // An error is what it waits for: the sender is gone.
+            hasher.threads.give(Box::new(move |_| drop(gate.lock().map(|gate| gate.recv()))));
+        }
+        let hashed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let seen = hashed.clone();
+        let abandoned = hasher.verify("correct horse".into(), None);
+        let marked = hasher.run(move |_| {
+            seen.store(true, std::sync::atomic::Ordering::Relaxed);
+            Ok(())
+        });
+        // Polled once, so queued behind the gate; then dropped.
+        let queued = async { tokio::join!(abandoned, marked) };
+        assert!(tokio::time::timeout(std::time::Duration::ZERO, queued).await.is_err());
+        let panicking = hasher.run(|_| -> anyhow::Result<()> { panic!("on purpose") });
+        let opened = async { drop(open) };
+        let (failed, ()) = tokio::join!(panicking, opened);
+        assert_eq!(failed.expect_err("it panicked").code, Code::Internal);
+        assert!(!hashed.load(std::sync::atomic::Ordering::Relaxed));
+        assert!(hasher.hash("correct horse".into()).await.is_ok());
+        assert_eq!(hasher.places.available_permits(), places);
     }
 }

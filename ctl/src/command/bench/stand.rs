@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use messagebase_bench::load::crowd::{Crowd, Road};
+use messagebase_bench::load::crowd::{Crowd, RECIPIENTS, Road};
 use messagebase_bench::load::drive::Load;
 use messagebase_bench::load::messagebase::{Messagebase, Through};
 use messagebase_bench::load::proof::{Proof, read_back};
@@ -51,10 +51,23 @@ impl Stand {
     /// # Errors
     /// It can't be made, or does not serve.
     pub async fn put_up(flag: Option<&Path>, place: &BenchPlace, output: &Output) -> Result<Stand, CtlError> {
+        Stand::with_limits(flag, place, &[], output).await
+    }
+
+    /// As [`Stand::put_up`]; a new cluster gets these `[limits]`.
+    ///
+    /// # Errors
+    /// As [`Stand::put_up`].
+    pub async fn with_limits(
+        flag: Option<&Path>,
+        place: &BenchPlace,
+        limits: &[(&str, u32)],
+        output: &Output,
+    ) -> Result<Stand, CtlError> {
         let stand = if place.existing {
             Stand { cluster: Cluster::open(flag)?, own: None }
         } else {
-            let mut own = Throwaway::make(place.dir.as_deref())?;
+            let mut own = Throwaway::with_limits(place.dir.as_deref(), limits)?;
             if place.keep {
                 own.keep();
                 output.note(format!("The cluster's directory is {}", own.directory().display()));
@@ -93,8 +106,19 @@ impl Stand {
         })
     }
 
+    /// How its nodes are reached.
+    ///
+    /// # Errors
+    /// `ca.pem` can't be used.
+    pub fn road(&self) -> Result<Road, CtlError> {
+        Road::from_config(&self.cluster.config).map_err(failed)
+    }
+
     /// The nodes' processes.
-    fn servers(&self) -> Result<Vec<Server>, CtlError> {
+    ///
+    /// # Errors
+    /// One of them does not run on this machine.
+    pub fn servers(&self) -> Result<Vec<Server>, CtlError> {
         let config = &self.cluster.config;
         let of = |node: &messagebase_config::NodeConfig| {
             let pid = process::running(config, node.id).and_then(|pid| u32::try_from(pid.as_raw()).ok());
@@ -113,8 +137,7 @@ impl Stand {
     /// # Errors
     /// The accounts can't be made.
     pub async fn subject(&self, through: Through, value_bytes: usize, say: Say<'_>) -> Result<Messagebase, CtlError> {
-        let road = Road::from_config(&self.cluster.config).map_err(failed)?;
-        let crowd = Crowd::gather(road, say).await.map_err(failed)?;
+        let crowd = Crowd::gather(self.road()?, RECIPIENTS, say).await.map_err(failed)?;
         Ok(Messagebase::new(crowd, self.servers()?, through, value_bytes))
     }
 

@@ -1,5 +1,6 @@
 //! Events, the order of what a connection asks, and what happens to it at a session's end.
 
+use messagebase_protocol::limits::WRITE_DEADLINE;
 use serde_json::json;
 
 use super::*;

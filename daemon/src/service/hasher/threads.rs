@@ -1,0 +1,94 @@
+//! The threads that hash, and the queue that feeds them. They are threads of their own, not tokio's blocking pool:
+//! few, at a low priority, each with memory that it keeps while there is work and gives back soon after.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use argon2::Argon2;
+
+use super::mill::Mill;
+
+/// A thread without work keeps its memory for this long: logins come in bursts.
+const MEMORY_KEPT: Duration = Duration::from_secs(1);
+/// The threads' nice value. When the processors are busy they get a twentieth of what others get, but they get it.
+const NICE: i32 = 14;
+
+/// One hash. Called once, with a thread's memory.
+pub(super) type Job = Box<dyn FnOnce(&mut Mill) + Send>;
+
+#[derive(Default)]
+struct Waiting {
+    jobs: VecDeque<Job>,
+    /// Nobody will bring another job.
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Held to put in and take out, never while hashing.
+    waiting: Mutex<Waiting>,
+    arrived: Condvar,
+}
+
+/// The threads. They end when this is dropped and all jobs are done.
+pub(super) struct Threads(Arc<Queue>);
+
+impl Threads {
+    /// Starts `count` threads. Fails when the system gives none.
+    pub(super) fn start(count: usize, argon2: &Argon2<'static>) -> std::io::Result<Self> {
+        let threads = Threads(Arc::default());
+        for number in 0..count {
+            let (queue, mill) = (threads.0.clone(), Mill::new(argon2.clone()));
+            std::thread::Builder::new().name(format!("hasher-{number}")).spawn(move || run(&queue, mill))?;
+        }
+        Ok(threads)
+    }
+
+    /// Puts a job behind those that wait. The caller bounds their number.
+    pub(super) fn give(&self, job: Job) {
+        self.0.lock().jobs.push_back(job);
+        self.0.arrived.notify_one();
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.arrived.notify_all();
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Jobs run outside of the lock, so a panic can't have left it half changed.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next job; `None` when there will be none. Calls `rest` when it has waited for a while.
+    fn next(&self, mut rest: impl FnMut()) -> Option<Job> {
+        let idle = |waiting: &mut Waiting| waiting.jobs.is_empty() && !waiting.closed;
+        let kept = self.arrived.wait_timeout_while(self.lock(), MEMORY_KEPT, idle);
+        let (mut waiting, _) = kept.unwrap_or_else(PoisonError::into_inner);
+        if idle(&mut waiting) {
+            drop(waiting);
+            rest();
+            waiting = self.arrived.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        }
+        waiting.jobs.pop_front()
+    }
+}
+
+fn run(queue: &Queue, mut mill: Mill) {
+    let this = rustix::thread::gettid();
+    if let Err(error) = rustix::process::setpriority_process(Some(this), NICE) {
+        tracing::warn!(%error, "passwords are hashed at the same priority as everything else");
+    }
+    while let Some(job) = queue.next(|| mill.rest()) {
+        // A panic answers its own request, by dropping what that waits for, and leaves the thread to the others.
+        if catch_unwind(AssertUnwindSafe(|| job(&mut mill))).is_err() {
+            tracing::error!("hashing a password panicked");
+        }
+    }
+}
