@@ -4,18 +4,19 @@
 //! not at all; whatever went wrong, the WHOLE batch is proposed again. Keys make the repetition harmless, and the
 //! first occurrence of each change is in the order of the batch whichever attempts survive.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use messagebase_protocol::limits::WRITE_DEADLINE;
 use openraft::AsyncRuntime;
 use openraft::async_runtime::{Instant, Select3, WatchReceiver};
-use openraft::errors::{ClientWriteError, ForwardReason};
 use openraft::metrics::SerdeInstant;
+use tokio::sync::oneshot;
 
 use super::api::{Draft, Link, Verdict, Wire};
 use super::frame::{ForwardReply, Reply, Request, decode, encode};
+use super::group::{Proposal, Written};
 use super::replica::Replica;
 use super::types::Command;
 use crate::change::{Change, Envelope, LOG_VERSION, Outcome};
@@ -30,7 +31,7 @@ const PART_DRAFTS: usize = 512;
 const PART_BYTES: usize = 2 * 1024 * 1024;
 
 /// What is known of each draft's fate.
-type Answers = Vec<Option<(u64, Outcome)>>;
+pub(super) type Answers = Vec<Option<(u64, Outcome)>>;
 
 impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// Proposes ONE ordered batch and waits until it is applied HERE. One verdict a draft, in order. The caller keeps
@@ -48,7 +49,9 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let mut rest = drafts.as_slice();
         while !rest.is_empty() {
             let (part, later) = rest.split_at(part_len(rest));
-            let answers = match self.unless_stopped(self.propose_part(part, deadline)).await {
+            // Pinned where it is: it is large, and moving it would cost more than what it does.
+            let proposing = pin!(self.propose_part(part, deadline));
+            let answers = match self.unless_stopped(proposing).await {
                 Some(answers) => answers,
                 None => {
                     verdicts.resize(drafts.len(), Verdict::Closing);
@@ -76,7 +79,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             let leader = self.leader();
             let reply = match leader {
                 Some(id) if id == self.raft_id() => self.propose_here(drafts, deadline).await,
-                Some(id) => self.forward(id, drafts, deadline).await,
+                Some(id) => Box::pin(self.forward(id, drafts, deadline)).await,
                 None => ForwardReply::NotLeader { hint: None },
             };
             if let ForwardReply::Answered(new) = reply {
@@ -99,7 +102,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             if R::Instant::now() >= deadline {
                 return answers;
             }
-            self.another_chance(leader, deadline).await;
+            Box::pin(self.another_chance(leader, deadline)).await;
         }
     }
 
@@ -114,35 +117,21 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             // Looked at before the attempt, so that an answer in between counts.
             let acked = self.inner.raft.data_metrics().borrow_watched().last_quorum_acked;
             let commands = self.stamp(drafts);
-            let Ok(mut written) = self.inner.raft.client_write_many(commands).await else {
-                return ForwardReply::NotLeader { hint: None };
+            let (answer, answered) = oneshot::channel();
+            let ask = async {
+                self.inner.proposals.send(Proposal { commands, deadline, answer }).await.ok()?;
+                answered.await.ok()
             };
-            let mut answers: Answers = Vec::with_capacity(drafts.len());
-            let mut lease_expired = false;
-            while answers.len() < drafts.len() {
-                let answer = match R::timeout_at(deadline, written.next()).await {
-                    Ok(Some(Ok(Ok(written)))) => Some((written.log_id.index, written.response)),
-                    Ok(Some(Ok(Err(ClientWriteError::ForwardToLeader(to))))) => {
-                        // Refused whole, before anything was appended.
-                        if to.reason == ForwardReason::LeaseExpired {
-                            lease_expired = true;
-                            break;
-                        }
-                        return ForwardReply::NotLeader { hint: to.leader_id };
-                    }
-                    Ok(Some(Ok(Err(_)))) => None,
-                    Ok(Some(Err(_)) | None) | Err(_) => break,
-                };
-                answers.push(answer);
-            }
-            if !lease_expired {
-                answers.resize(drafts.len(), None);
-                return ForwardReply::Answered(answers);
+            match R::timeout_at(deadline, ask).await {
+                Ok(Some(Written::Answered(answers))) => return ForwardReply::Answered(answers),
+                Ok(Some(Written::NotLeader { hint })) => return ForwardReply::NotLeader { hint },
+                Ok(Some(Written::LeaseExpired)) => {}
+                Ok(None) | Err(_) => return ForwardReply::Answered(vec![None; drafts.len()]),
             }
             // A new leader's lease begins with the first quorum of answers, milliseconds after its election. Waiting
             // for just any change of the metrics would spin: the refused attempt itself is one.
             let another = R::select2(self.acked_since(acked), self.leader_changed(Some(self.raft_id())));
-            if R::timeout_at(deadline, another).await.is_err() {
+            if Box::pin(R::timeout_at(deadline, another)).await.is_err() {
                 return ForwardReply::Answered(vec![None; drafts.len()]);
             }
         }

@@ -12,6 +12,7 @@ use openraft::{AsyncRuntime, Config, Raft, ServerState, SnapshotPolicy};
 use tokio::sync::{mpsc, oneshot};
 
 use super::api::{Target, View, Wire};
+use super::group::{PROPOSALS_MAX, Proposal};
 use super::links::PeerLinks;
 use super::log_store::LogStore;
 use super::network::Network;
@@ -145,6 +146,8 @@ pub(super) struct Inner<R: AsyncRuntime, W: Wire> {
     pub(super) electing: AtomicBool,
     /// Feeds the barrier task.
     pub(super) barriers: mpsc::Sender<oneshot::Sender<()>>,
+    /// Feeds the task that proposes in groups.
+    pub(super) proposals: mpsc::Sender<Proposal<R::Instant>>,
     /// True from shutdown on; all tasks and waits end.
     stop: watch::Sender<bool>,
     view: tokio::sync::watch::Sender<View>,
@@ -168,6 +171,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             .await
             .map_err(|e| ReplicaError(format!("failed to start replication: {e}")))?;
         let (barriers, barrier_queue) = mpsc::channel(BARRIER_QUEUE);
+        let (proposals, proposal_queue) = mpsc::channel(PROPOSALS_MAX);
         let replica = Replica {
             inner: Arc::new(Inner {
                 raft,
@@ -187,6 +191,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 led: Mutex::default(),
                 electing: AtomicBool::new(false),
                 barriers,
+                proposals,
                 stop: watch::Sender::new(false),
                 view: tokio::sync::watch::Sender::new(blank_view()),
                 tasks: Mutex::default(),
@@ -194,6 +199,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         };
         replica.inner.view.send_replace(replica.view());
         replica.spawn(replica.clone().barrier_loop(barrier_queue));
+        replica.spawn(replica.clone().group_loop(proposal_queue));
         replica.spawn(replica.clone().view_loop());
         replica.spawn(replica.clone().housekeeping_loop());
         replica.spawn(replica.clone().log_loop());
@@ -263,15 +269,11 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
 
     /// Resolves when replication has failed for good (the store, most likely), with the reason. Never on shutdown.
     pub async fn failed(&self) -> String {
-        let mut metrics = self.inner.raft.metrics();
-        let reason = loop {
-            if let Err(error) = metrics.borrow_and_update().running_state.clone() {
-                break error.to_string();
-            }
-            if metrics.changed().await.is_err() {
-                break "replication ended unexpectedly".into();
-            }
-        };
+        // Those of the server change seldom, the others with every step; the senders of all go with openraft's core.
+        let mut metrics = self.inner.raft.server_metrics();
+        while metrics.changed().await.is_ok() {}
+        let ended = self.inner.raft.metrics().borrow_watched().running_state.clone();
+        let reason = ended.err().map_or_else(|| "replication ended unexpectedly".into(), |error| error.to_string());
         if self.stopping() {
             // Stopped on purpose: whoever waits here is dropped with the node.
             return std::future::pending().await;

@@ -52,6 +52,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         })
     }
 
+    /// What needs much room while it waits is boxed: appends are many, and must not carry that room along.
     async fn handle(&self, from: u64, request: Request) -> Result<Reply, String> {
         let fatal = |e: openraft::errors::Fatal<Types<R>>| e.to_string();
         let raft = &self.inner.raft;
@@ -92,25 +93,27 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 })
             }
             Request::SnapshotChunk { transfer, offset, bytes } => {
-                let next_offset = self.receive_chunk(from, transfer, offset, bytes).await?;
+                let next_offset = Box::pin(self.receive_chunk(from, transfer, offset, bytes)).await?;
                 Reply::SnapshotChunk { next_offset }
             }
             Request::SnapshotEnd { transfer, bytes, vote } => {
-                Reply::SnapshotEnd { vote: self.install_received(from, transfer, bytes, vote).await? }
+                Reply::SnapshotEnd { vote: Box::pin(self.install_received(from, transfer, bytes, vote)).await? }
             }
             Request::Forward { drafts, wait_ms } => {
                 let deadline = asked_deadline::<R>(wait_ms);
-                Reply::Forward(self.unless_stopped(self.propose_here(&drafts, deadline)).await.ok_or("stopping")?)
+                let proposing = Box::pin(self.propose_here(&drafts, deadline));
+                Reply::Forward(self.unless_stopped(proposing).await.ok_or("stopping")?)
             }
             Request::ReadIndex { wait_ms } => {
                 let deadline = asked_deadline::<R>(wait_ms);
-                Reply::ReadIndex(self.unless_stopped(self.read_index_here(deadline)).await.ok_or("stopping")?)
+                let confirming = Box::pin(self.read_index_here(deadline));
+                Reply::ReadIndex(self.unless_stopped(confirming).await.ok_or("stopping")?)
             }
             Request::Alive => {
                 let (vote, leads) = self.leadership();
                 Reply::Alive { vote: to_wire_vote(&vote), leads }
             }
-            Request::Suspect { vote, last: _ } => self.handle_suspect(vote).await,
+            Request::Suspect { vote, last: _ } => Box::pin(self.handle_suspect(vote)).await,
             Request::Drop { vote } => {
                 self.drop_lease(from_wire_vote(vote)).await?;
                 Reply::Done

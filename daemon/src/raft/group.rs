@@ -1,0 +1,162 @@
+//! Proposals of this leader, in groups. Every entry that travels alone costs each node a message, a transaction and a
+//! sync; so what comes while a group is on its way waits, and goes as one group with the others that came.
+//!
+//! The next group starts once it would be as large as all that is on its way. Nobody waits while nothing is on its way;
+//! under load two groups of half of all writers follow each other, one being written while the other is answered. There
+//! is no timer: company comes from load, and a group that ends lets the next one go, whatever its size.
+
+use std::collections::VecDeque;
+
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
+use openraft::AsyncRuntime;
+use openraft::async_runtime::{Select3, WatchReceiver};
+use openraft::errors::{ClientWriteError, Fatal, ForwardReason};
+use openraft::raft::WriteResult;
+use tokio::sync::{mpsc, oneshot};
+
+use super::api::Wire;
+use super::propose::Answers;
+use super::replica::Replica;
+use super::types::{Command, Types};
+
+/// Batches that may wait for the task; more wait for a place.
+pub(super) const PROPOSALS_MAX: usize = 4_096;
+/// A group that has reached so many entries goes at once.
+const GROUP_ENTRIES: usize = 2_000;
+
+/// What became of one connection's batch.
+pub(super) enum Written {
+    /// One a command; `None` when its entry was lost with this leader.
+    Answered(Answers),
+    /// Refused whole, before anything was appended: this node does not lead.
+    NotLeader {
+        /// Who does, perhaps.
+        hint: Option<u64>,
+    },
+    /// Refused whole: no quorum has answered this leader lately, or none yet.
+    LeaseExpired,
+}
+
+/// One connection's batch, which is admitted whole or not at all.
+pub(super) struct Proposal<I> {
+    pub(super) commands: Vec<Command>,
+    /// When its caller gives up.
+    pub(super) deadline: I,
+    /// Dropped when nothing is known at the deadline.
+    pub(super) answer: oneshot::Sender<Written>,
+}
+
+impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
+    pub(super) async fn group_loop(self, mut queue: mpsc::Receiver<Proposal<R::Instant>>) {
+        let mut metrics = self.inner.raft.server_metrics();
+        // Groups that began under an earlier vote may never be answered; nobody waits for them.
+        let mut reign = self.vote();
+        let mut running = FuturesUnordered::new();
+        let mut entries_running = 0;
+        let mut waiting = Vec::new();
+        let mut entries_waiting = 0;
+        loop {
+            while entries_waiting < GROUP_ENTRIES
+                && let Ok(proposal) = queue.try_recv()
+            {
+                entries_waiting += proposal.commands.len();
+                waiting.push(proposal);
+            }
+            if entries_waiting >= entries_running.clamp(1, GROUP_ENTRIES) {
+                entries_running += entries_waiting;
+                let group = self.clone().write_group(std::mem::take(&mut waiting));
+                let (entries, begun) = (std::mem::take(&mut entries_waiting), reign);
+                running.push(async move {
+                    group.await;
+                    (entries, begun)
+                });
+            }
+            let ended = async {
+                match running.next().await {
+                    Some(ended) => ended,
+                    None => std::future::pending().await,
+                }
+            };
+            match self.unless_stopped(R::select3(ended, queue.recv(), metrics.changed())).await {
+                Some(Select3::First((entries, begun))) if begun == reign => entries_running -= entries,
+                Some(Select3::First(_)) => {}
+                Some(Select3::Second(Some(proposal))) => {
+                    entries_waiting += proposal.commands.len();
+                    waiting.push(proposal);
+                }
+                Some(Select3::Third(Ok(()))) => {
+                    metrics.borrow_and_update();
+                    if self.vote() != reign {
+                        reign = self.vote();
+                        entries_running = 0;
+                    }
+                }
+                Some(Select3::Second(None) | Select3::Third(Err(_))) | None => return,
+            }
+        }
+    }
+
+    /// Proposes the batches in one piece and tells each what became of it. Ends with the last answer, or when the last
+    /// caller gives up.
+    async fn write_group(self, mut group: Vec<Proposal<R::Instant>>) {
+        // Of those whose callers have given up meanwhile nothing needs to take effect any more.
+        group.retain(|proposal| !proposal.answer.is_closed());
+        let Some(deadline) = group.iter().map(|proposal| proposal.deadline).max() else { return };
+        let mut commands = Vec::with_capacity(group.iter().map(|proposal| proposal.commands.len()).sum());
+        let mut members = VecDeque::with_capacity(group.len());
+        for proposal in group {
+            members.push_back(Member { entries: proposal.commands.len(), answer: proposal.answer });
+            commands.extend(proposal.commands);
+        }
+        let answering = async {
+            match self.inner.raft.client_write_many(commands).await {
+                Ok(written) => answer_members(written, members).await,
+                Err(_) => members.into_iter().for_each(|member| member.tell(Written::NotLeader { hint: None })),
+            }
+        };
+        // Who was told nothing by then has given up.
+        let _ = R::timeout_at(deadline, answering).await;
+    }
+}
+
+/// Who waits for a part of a group.
+struct Member {
+    entries: usize,
+    answer: oneshot::Sender<Written>,
+}
+
+impl Member {
+    fn tell(self, written: Written) {
+        // A caller that gave up is no error.
+        let _ = self.answer.send(written);
+    }
+}
+
+/// Hands the answers out as they come, in order. A member that is dropped untold knows that nothing is known.
+async fn answer_members<R: AsyncRuntime>(
+    mut written: impl Stream<Item = Result<WriteResult<Types<R>>, Fatal<Types<R>>>> + Unpin,
+    mut members: VecDeque<Member>,
+) {
+    while let Some(member) = members.pop_front() {
+        let mut answers: Answers = Vec::with_capacity(member.entries);
+        while answers.len() < member.entries {
+            answers.push(match written.next().await {
+                Some(Ok(Ok(written))) => Some((written.log_id.index, written.response)),
+                Some(Ok(Err(ClientWriteError::ForwardToLeader(to)))) => {
+                    // Refused whole, before anything was appended.
+                    members.push_front(member);
+                    for member in members {
+                        member.tell(match to.reason {
+                            ForwardReason::LeaseExpired => Written::LeaseExpired,
+                            _ => Written::NotLeader { hint: to.leader_id },
+                        });
+                    }
+                    return;
+                }
+                Some(Ok(Err(_))) => None,
+                Some(Err(_)) | None => return,
+            });
+        }
+        member.tell(Written::Answered(answers));
+    }
+}
