@@ -178,6 +178,8 @@ impl Writer {
             for piece in [Piece::State, Piece::Merge, Piece::Cleanup] {
                 while let Some(job) = self.try_recv() {
                     self.take(job);
+                    // Perhaps of a kind whose turn in this round is over: there must be another round.
+                    worked = true;
                 }
                 worked |= self.piece(Piece::Log)?;
                 worked |= self.piece(piece)?;
