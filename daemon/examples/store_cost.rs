@@ -2,6 +2,8 @@
 //! --example store_cost -- [messages [batch [users]]]`. Appends and applies as Raft would ask for them, without Raft,
 //! sockets or TLS. Prints µs of CPU a message, apart for the log and for the state.
 
+#![allow(clippy::print_stdout, reason = "printing is what it is for")]
+
 use std::sync::Arc;
 
 use messagebase_daemon::change::{Change, Envelope, LOG_VERSION, Outcome, Secrets};
