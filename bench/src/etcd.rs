@@ -3,7 +3,7 @@
 //!
 //! - [`nodes`] starts it in a directory and takes it away again.
 //! - [`grpc`] puts values into it: etcd's own protocol over HTTP/2, a connection a client as for MessageBase.
-//! - [`wire`] is the little of protobuf that this needs.
+//! - `wire` is the little of protobuf that this needs.
 
 pub mod grpc;
 pub mod nodes;
