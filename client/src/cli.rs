@@ -6,6 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use messagebase_config::Config;
@@ -19,6 +20,8 @@ use crate::{repl, scripted};
 pub const PASSWORD_ENV: &str = "MESSAGEBASE_PASSWORD";
 /// The new password of the `password` command, without a question.
 pub const NEW_PASSWORD_ENV: &str = "MESSAGEBASE_NEW_PASSWORD";
+/// A day: whoever waits longer wants to be asked again.
+const PATIENCE_MAX_SECONDS: u64 = 24 * 60 * 60;
 /// One thread serves the connection, one is spare for a busy terminal.
 const WORKER_THREADS: usize = 2;
 /// A password file holds one line.
@@ -55,6 +58,10 @@ pub struct Cli {
     /// The node to begin with [default: the first of the configuration that is ready]
     #[arg(long, value_name = "N", global = true)]
     pub node: Option<u16>,
+    /// How long a command goes on while the cluster can't serve it [default: 10, without any node 4; lines of standard
+    /// input: 60 and 20]
+    #[arg(long, value_name = "SECONDS", global = true, value_parser = clap::value_parser!(u64).range(1..=PATIENCE_MAX_SECONDS))]
+    pub patience: Option<u64>,
     /// A command without its slash, or one quoted pipe line
     #[arg(value_name = "COMMAND")]
     pub command: Vec<String>,
@@ -107,9 +114,14 @@ impl Cli {
         given(self.new_password_file.as_deref(), NEW_PASSWORD_ENV)
     }
 
-    /// The library's options that follow.
-    pub fn options(&self) -> Options {
-        Options { node: self.node, ..Options::default() }
+    /// The library's options that follow, where the command line says nothing those given.
+    pub fn options(&self, given: Options) -> Options {
+        let mut options = Options { node: self.node, ..given };
+        if let Some(seconds) = self.patience {
+            options.patience = Duration::from_secs(seconds);
+            options.no_node_patience = options.patience;
+        }
+        options
     }
 }
 
@@ -254,6 +266,17 @@ mod tests {
         assert_eq!((cli.command.join(" "), cli.peek, cli.json), ("msg bob --json -u".to_owned(), true, false));
         for arguments in [["mbclient", "--frobnicate", "inbox"], ["mbclient", "msg", "--frobnicate"]] {
             assert!(Cli::parse_arguments(arguments).is_err(), "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn patience_is_for_a_cluster_and_for_a_node() {
+        let given = || Options { patience: Duration::from_secs(9), receive: true, ..Options::default() };
+        let options = parse(&["inbox", "--patience", "120"]).options(given());
+        assert_eq!((options.patience.as_secs(), options.no_node_patience.as_secs(), options.receive), (120, 120, true));
+        assert_eq!(parse(&["inbox"]).options(given()).patience.as_secs(), 9);
+        for wrong in ["0", "-1", "86401", "soon"] {
+            assert!(Cli::parse_arguments(["mbclient", "--patience", wrong, "inbox"]).is_err(), "{wrong}");
         }
     }
 

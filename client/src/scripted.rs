@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Cli, complain};
-use crate::client::{Client, Events};
+use crate::client::{Client, Events, Options};
 use crate::command::{self, Command, Face};
 use crate::dial::nobody;
 use crate::election::{Decision, decide};
@@ -46,12 +46,12 @@ const READ_BYTES: usize = 16 * 1024;
 /// What kept it from beginning at all; refusals of commands are in the [`Exit`].
 pub async fn run(cli: &Cli, config: &Config) -> Result<Exit, ClientError> {
     let store = Store::for_cluster(&config.cluster)?;
-    let mut options = cli.options();
+    let mut options = Options::default();
     if cli.command.is_empty() {
         // Somebody feeds lines over time: better wait for the cluster than lose the rest of the script to it.
         (options.patience, options.no_node_patience) = (LINES_PATIENCE, LINES_NO_NODE_PATIENCE);
     }
-    let (client, mut events) = Client::start(config, options)?;
+    let (client, mut events) = Client::start(config, cli.options(options))?;
     let mut script = Script { cli, client, store, implicit: false, worst: Exit::Done, number: 0 };
     let ran = if cli.command.is_empty() {
         script.lines(&mut events).await

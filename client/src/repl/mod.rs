@@ -46,7 +46,7 @@ type Late = (String, Result<Sent, ClientError>);
 /// What kept it from beginning.
 pub async fn run(cli: &Cli, config: &Config) -> Result<Exit, ClientError> {
     let store = Store::for_cluster(&config.cluster)?;
-    let options = Options { receive: true, ..cli.options() };
+    let options = cli.options(Options { receive: true, ..Options::default() });
     let (client, events) = Client::start(config, options)?;
     run_with(cli, &config.cluster, store, client, events).await
 }
