@@ -1,7 +1,6 @@
 //! A follower that slept through more changes than the log keeps catches up by snapshot; its sessions miss nothing.
 
 use messagebase_harness::{Client, Cluster, Rows, messages, programs};
-use serde_json::json;
 
 /// Little enough that a few hundred long messages push it out of the log.
 const CHANGE_LOG_BYTES: u64 = 1024 * 1024;
@@ -21,16 +20,10 @@ fn outrun(cluster: &Cluster, sleeper: u16, anna: &mut Client) -> Vec<String> {
     let has = number(&cluster.database(sleeper), "SELECT max(log_index) FROM change_log");
     let mut sent = Vec::new();
     for batch in 0..MOST_BATCHES {
-        let posted: Vec<u64> = (0..BATCH)
-            .map(|n| {
-                let body = format!("{batch}/{n} {}", "x".repeat(LONG_BODY_BYTES));
-                let id = anna.post("send", json!({"to": "ben", "body": body, "key": format!("{batch}/{n}")}));
-                sent.push(body);
-                id
-            })
-            .collect();
-        for id in posted {
-            anna.answer(id, messagebase_harness::SHORT).unwrap_or_else(|refusal| panic!("{refusal:?}"));
+        for n in 0..BATCH {
+            let body = format!("{batch}/{n} {}", "x".repeat(LONG_BODY_BYTES));
+            anna.send("ben", &body, &format!("{batch}/{n}"));
+            sent.push(body);
         }
         if number(&cluster.database(leader), "SELECT min(log_index) FROM change_log") > has + 1 {
             return sent;

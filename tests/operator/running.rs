@@ -123,7 +123,7 @@ fn killed_stopped_and_hung_nodes_are_shown_and_can_be_dealt_with() {
 fn leadership_goes_where_the_operator_sends_it() {
     let place = up(3);
     for n in [1, 2, 3, 1] {
-        place.mbctl(&["transfer", &n.to_string()]).expect_code(0);
+        place.mbctl_until_served(&["transfer", &n.to_string()]).expect_code(0);
         wait_status(&place, &format!("node {n} to lead"), |status| (status["leader"] == n).then_some(()));
     }
     place.mbctl(&["transfer", "9"]).expect_code(2);

@@ -163,7 +163,7 @@ impl Cluster {
     #[track_caller]
     pub fn wait<T>(&self, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
         let mut looked = 0_u32;
-        wait_for(what, LONG * 2, || {
+        wait_for(what, LONG, || {
             let found = probe();
             looked += 1;
             // Often enough to be among the last words of a failed test, seldom enough to cost nothing.
@@ -232,7 +232,7 @@ impl Cluster {
     #[track_caller]
     pub fn lead(&self, number: u16) {
         if self.leader() != number {
-            self.mbctl(&["transfer", &number.to_string()]).expect_code(0);
+            self.mbctl_until_served(&["transfer", &number.to_string()]).expect_code(0);
             self.leader_among(&[number]);
         }
     }

@@ -12,7 +12,7 @@ use tokio_rustls::rustls::{ClientConnection, StreamOwned};
 
 use crate::wait::SHORT;
 
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 const READ_BYTES: usize = 64 * 1024;
 
 /// Something to read from with a time limit, and to write to.

@@ -6,7 +6,8 @@
 //! [`Cluster`] runs daemons in one, [`Client`] and [`Connection`] speak to them, [`Command`] and [`Talk`] run the
 //! command-line tools, [`Terminal`] gives one of them a terminal, [`Rows`] reads the files, [`Proxy`] breaks the
 //! network, [`Load`] takes down for the checker what it does, [`judge`] asks for its verdict, [`storm`] lets a seed choose
-//! faults and what clients do meanwhile, [`wait_for`] is the only place that polls.
+//! faults and what clients do meanwhile, [`while_the_machine_runs`] judges promises about time, [`wait_for`] is the only
+//! place that polls.
 
 #![deny(missing_docs)]
 #![allow(
@@ -19,6 +20,7 @@ mod cluster;
 mod command;
 mod connection;
 mod judge;
+mod lateness;
 mod load;
 mod node;
 mod place;
@@ -34,6 +36,7 @@ pub use cluster::{Cluster, ClusterBuilder};
 pub use command::{Command, Ran, Talk, signal};
 pub use connection::{Connection, Heard};
 pub use judge::{judge, messages};
+pub use lateness::while_the_machine_runs;
 pub use load::Load;
 pub use nix::sys::signal::Signal;
 pub use node::Node;

@@ -11,11 +11,12 @@ use messagebase_checker::{Answer, Call, Open, Recorder, RecordingConnection, Rep
 
 use crate::client::Client;
 use crate::cluster::Cluster;
+use crate::wait::SHORT;
 
 /// Sends of one connection that wait for their answer.
 const WINDOW: usize = 16;
 /// A node answers every send in less, if only with `no_quorum`.
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+const ANSWER_WITHIN: Duration = SHORT;
 
 /// Running senders. Stopped when dropped.
 #[derive(Debug)]

@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::command::code_of;
+use crate::lateness::Watch;
 use crate::ports::NodePorts;
-use crate::wait::wait_for;
+use crate::wait::{SHORT, wait_for};
 
 /// How long a graceful stop may take (CONTRACT: 5 s) and a little for a busy machine.
 const STOP_WITHIN: Duration = Duration::from_secs(8);
@@ -119,11 +120,15 @@ impl Node {
         self.signal(Signal::SIGTERM);
     }
 
-    /// SIGTERM; returns the exit code, which must come soon.
+    /// SIGTERM; returns the exit code, which must come soon on a machine that runs.
     #[track_caller]
     pub fn stop(&self) -> i32 {
+        let (watch, began) = (Watch::begin(), Instant::now());
         self.signal(Signal::SIGTERM);
-        self.exit_code(STOP_WITHIN)
+        let code = self.exit_code(SHORT);
+        let took = began.elapsed();
+        assert!(took < STOP_WITHIN || watch.stood_still().is_some(), "node {} took {took:?} to stop", self.number);
+        code
     }
 
     /// Waits until it has ended by itself and returns its exit code.

@@ -9,7 +9,12 @@ use nix::unistd::Pid;
 
 use crate::client::PASSWORD;
 use crate::command::{Command, Ran};
+use crate::lateness::Watch;
 use crate::ports::{NodePorts, PortBlock};
+use crate::wait::{LONG, wait_for};
+
+/// Of `mbclient`, in seconds: less than a program may run, more than a machine stands still.
+const PATIENCE: [&str; 2] = ["--patience", "180"];
 
 /// Paths of the three programs; see [`crate::programs`].
 #[derive(Debug, Clone)]
@@ -179,6 +184,15 @@ impl Place {
         self.mbctl_command(arguments).run()
     }
 
+    /// `mbctl` with what may be asked again: it is when nobody could answer in time (3) on a machine that stood still.
+    #[track_caller]
+    pub fn mbctl_until_served(&self, arguments: &[&str]) -> Ran {
+        wait_for(&format!("mbctl {arguments:?} to be served"), LONG, || {
+            let watch = Watch::begin();
+            Some(self.mbctl(arguments)).filter(|ran| ran.code != 3 || watch.stood_still().is_none())
+        })
+    }
+
     /// `mbctl` on this configuration.
     pub fn mbctl_command(&self, arguments: &[&str]) -> Command {
         self.command(&self.programs.mbctl).arg("--config").arg(self.config()).args(arguments)
@@ -189,9 +203,12 @@ impl Place {
         self.command(&self.programs.mbctl).args(arguments)
     }
 
-    /// `mbclient --user USER` on this configuration, with the password that [`crate::Client`] registers users with.
+    /// `mbclient --user USER` on this configuration, with the password that [`crate::Client`] registers users with, and
+    /// with more patience than usual if the arguments don't say how much.
     pub fn mbclient(&self, user: &str, arguments: &[&str]) -> Command {
-        self.bare_mbclient(&["--user", user]).args(arguments).env("MESSAGEBASE_PASSWORD", PASSWORD)
+        let command = self.bare_mbclient(&["--user", user]).env("MESSAGEBASE_PASSWORD", PASSWORD);
+        let patience = if arguments.contains(&"--patience") { &[] } else { &PATIENCE[..] };
+        command.args(patience).args(arguments)
     }
 
     /// `mbclient` on this configuration and nothing else.
