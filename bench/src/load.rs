@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::measure::{Counters, Memory, Usage, directory_bytes, memory, mib, usage, usage_of_this};
+use crate::measure::{Counters, Memory, Ticks, Usage, directory_bytes, memory, mib, usage, usage_of_this};
 use drive::{Link, Load, Worked};
 use figures::{Figures, Point};
 
@@ -116,6 +116,11 @@ pub trait Subject {
     fn sync_counters(&self) -> &'static [&'static str];
     /// Opens the connections of a round.
     async fn links(&mut self, shape: &Shape, say: Say<'_>) -> Result<Vec<Arc<Self::Link>>, LoadError>;
+    /// Sends that were asked again under the same key since the links were opened, because no majority had answered in
+    /// time; `None` where nobody counts them.
+    fn repeated(&self) -> Option<u64> {
+        None
+    }
     /// Takes note of what was acknowledged.
     fn absorb(&mut self, worked: Vec<Worked>);
 }
@@ -128,6 +133,7 @@ struct Sample {
     servers: Usage,
     clients: Usage,
     syncs: Option<f64>,
+    machine: Ticks,
 }
 
 async fn sample<S: Subject>(subject: &S) -> Result<Sample, LoadError> {
@@ -143,7 +149,7 @@ async fn sample<S: Subject>(subject: &S) -> Result<Sample, LoadError> {
         };
         syncs = syncs.zip(counted).map(|(sum, one)| sum + one);
     }
-    Ok(Sample { servers: usage(&pids)?, clients: usage_of_this()?, syncs })
+    Ok(Sample { servers: usage(&pids)?, clients: usage_of_this()?, syncs, machine: Ticks::now() })
 }
 
 /// One round: connects, warms up, measures, disconnects.
@@ -195,6 +201,8 @@ pub async fn round<S: Subject>(
         storage_bytes: each(servers.storage_bytes as f64),
         memory_mib: held.iter().map(|m| mib(m.now)).fold(0.0, f64::max),
         memory_peak_mib: held.iter().map(|m| mib(m.peak)).fold(0.0, f64::max),
+        repeated: subject.repeated(),
+        stolen_percent: after.machine.stolen_since(before.machine),
         disk_mib: disk.iter().map(|bytes| mib(*bytes)).fold(0.0, f64::max),
     };
     subject.absorb(done.worked);

@@ -7,6 +7,6 @@ mod process;
 mod spread;
 
 pub use counters::{Counters, CountersError};
-pub use machine::Machine;
+pub use machine::{Machine, Ticks};
 pub use process::{Memory, Usage, directory_bytes, memory, mib, usage, usage_of_this};
 pub use spread::{Spread, median};

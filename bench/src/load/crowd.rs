@@ -29,6 +29,10 @@ const AT_A_TIME: usize = 8;
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause before a node that is busy is asked again, when it doesn't say.
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
+/// Times that a node is dialled: the client library gives a machine that stands still little time.
+const CONNECT_TRIES: usize = 10;
+/// Times that a node is asked that finds no majority; it says so after three seconds.
+const QUORUM_TRIES: usize = 20;
 /// Times that a busy node is asked.
 const BUSY_TRIES: usize = 100;
 
@@ -192,10 +196,18 @@ impl Road {
     /// It can't be reached.
     pub async fn listen(&self, at: usize) -> Result<(Connection, mpsc::Receiver<Event>), LoadError> {
         let endpoint = &self.endpoints[at % self.endpoints.len()];
-        self.transport.connect(&endpoint.address).await.map_err(|e| LoadError::Unreachable {
-            who: format!("node {} at {}", endpoint.node, endpoint.address),
-            why: e.to_string(),
-        })
+        let mut tries = 1;
+        loop {
+            match self.transport.connect(&endpoint.address).await {
+                Ok(connected) => return Ok(connected),
+                Err(_) if tries < CONNECT_TRIES => tries += 1,
+                Err(error) => {
+                    let who = format!("node {} at {}", endpoint.node, endpoint.address);
+                    return Err(LoadError::Unreachable { who, why: error.to_string() });
+                }
+            }
+            tokio::time::sleep(BUSY_PAUSE).await;
+        }
     }
 
     /// A connection in that person's session.
@@ -222,7 +234,8 @@ impl Road {
     }
 }
 
-/// Asks, again while the node is busy.
+/// Asks, again while the node is busy or no majority answers in time: what names its key may be asked again, and a
+/// session too many harms nobody here.
 ///
 /// # Errors
 /// Refused, or the connection is lost.
@@ -231,6 +244,7 @@ pub async fn ask<T: DeserializeOwned>(connection: &Connection, op: Op) -> Result
     loop {
         match connection.call::<T>(op.clone(), CALL_TIMEOUT).await {
             Ok(answer) => return Ok(answer),
+            Err(CallError::Refused(failure)) if failure.code == Code::NoQuorum && tries < QUORUM_TRIES => tries += 1,
             Err(CallError::Refused(failure)) if failure.code == Code::Busy && tries < BUSY_TRIES => {
                 tries += 1;
                 let pause = failure.retry_after_ms.map_or(BUSY_PAUSE, Duration::from_millis);

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 
+/// A send that nobody acknowledged for this long is a failure of the measurement.
+pub(super) const SEND_PATIENCE: Duration = Duration::from_secs(30);
 /// Answers are waited for this long after the end; then the connection counts as failed.
-const LAST_ANSWERS: Duration = Duration::from_secs(15);
+const LAST_ANSWERS: Duration = SEND_PATIENCE.saturating_add(Duration::from_secs(15));
 /// Latencies are kept to three digits.
 const DIGITS: u8 = 3;
 /// Longer ones count as this, µs: a minute, and a send is given up long before.

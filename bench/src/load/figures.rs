@@ -37,12 +37,18 @@ pub struct Figures {
     pub memory_mib: f64,
     /// The most that it ever was, MiB.
     pub memory_peak_mib: f64,
+    /// Sends, of warming up as well, that were asked again because no majority had answered in time, where they are
+    /// counted.
+    pub repeated: Option<u64>,
+    /// The share of the machine's processors that its host gave to others meanwhile, in percent: of a round with more
+    /// than a few, only ratios to a round beside it say anything.
+    pub stolen_percent: f64,
     /// Disk that the largest server's data takes after the round, MiB.
     pub disk_mib: f64,
 }
 
 impl Figures {
-    /// The median of each figure by itself.
+    /// The median of each figure by itself; all repetitions.
     fn medians(rounds: &[Figures]) -> Figures {
         let of = |pick: fn(&Figures) -> f64| Spread::of(&rounds.iter().map(pick).collect::<Vec<_>>()).median;
         let synced: Option<Vec<f64>> = rounds.iter().map(|one| one.synced_commits).collect();
@@ -60,6 +66,8 @@ impl Figures {
             storage_bytes: of(|f| f.storage_bytes),
             memory_mib: of(|f| f.memory_mib),
             memory_peak_mib: of(|f| f.memory_peak_mib),
+            repeated: rounds.iter().map(|one| one.repeated).sum(),
+            stolen_percent: of(|f| f.stolen_percent),
             disk_mib: of(|f| f.disk_mib),
         }
     }
@@ -69,8 +77,17 @@ impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:.0} sends/s, p50 {:.2} ms, p99 {:.2} ms, {:.0} µs of the servers' and {:.0} µs of the clients' CPU a send",
-            self.sends_per_second, self.p50_ms, self.p99_ms, self.server_cpu_us, self.client_cpu_us
+            "{:.0} sends/s, p50 {:.2} ms, p99 {:.2} ms, {:.0} µs of the servers' and {:.0} µs of the clients' CPU a send, \
+             {:.0} % of the processors stolen{}",
+            self.sends_per_second,
+            self.p50_ms,
+            self.p99_ms,
+            self.server_cpu_us,
+            self.client_cpu_us,
+            self.stolen_percent,
+            self.repeated
+                .filter(|count| *count > 0)
+                .map_or_else(String::new, |count| format!(", {count} sends repeated"))
         )
     }
 }

@@ -1,22 +1,24 @@
 //! A MessageBase cluster under load: sends over the real client library and TLS.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use messagebase_client::client::Client;
-use messagebase_client::connection::Connection;
+use messagebase_client::connection::{CallError, Connection};
 use messagebase_client::dial::{Directory, Endpoint};
 use messagebase_client::failover::Finder;
 use messagebase_client::{Options, random};
+use messagebase_protocol::code::Code;
 use messagebase_protocol::json::{Op, Sent, Status};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::crowd::{Crowd, Person, Road, ask, words};
-use super::drive::{Link, Receipt, Worked};
+use super::drive::{Link, Receipt, SEND_PATIENCE, Worked};
 use super::{LoadError, Place, Say, Server, Shape, Subject};
 
-/// An answer that takes longer is a failure of the measurement.
+/// A node answers sooner, if only that no majority did; later is a failure of the measurement.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections opened at a time.
 const CONNECTING_AT_A_TIME: usize = 16;
@@ -37,12 +39,13 @@ pub struct Messagebase {
     servers: Vec<Server>,
     through: Through,
     value_bytes: usize,
+    repeated: Arc<AtomicU64>,
 }
 
 impl Messagebase {
     /// For a crowd on running nodes. A message is `value_bytes` long, its label at least.
     pub fn new(crowd: Crowd, servers: Vec<Server>, through: Through, value_bytes: usize) -> Messagebase {
-        Messagebase { crowd, servers, through, value_bytes }
+        Messagebase { crowd, servers, through, value_bytes, repeated: Arc::default() }
     }
 
     /// The accounts, for the proof.
@@ -96,6 +99,7 @@ pub struct Sender {
     recipients: Arc<[String]>,
     first_recipient: usize,
     value_bytes: usize,
+    repeated: Arc<AtomicU64>,
 }
 
 enum Via {
@@ -114,11 +118,28 @@ impl Link for Sender {
         let sent: Sent = match &self.via {
             Via::Connection(connection) => {
                 let op = Op::Send { to: to.clone(), body, key: random::key() };
-                connection.call(op, SEND_TIMEOUT).await.map_err(|e| words(&e))?
+                self.ask_again(connection, op).await.map_err(|e| words(&e))?
             }
             Via::Client(client) => client.send(to, &body).await.map_err(|e| e.to_string())?,
         };
         Ok(Receipt { serial, id: sent.id })
+    }
+}
+
+impl Sender {
+    /// As every client does: asks again under the same key when no majority has answered in time.
+    async fn ask_again(&self, connection: &Connection, op: Op) -> Result<Sent, CallError> {
+        let began = Instant::now();
+        loop {
+            match connection.call(op.clone(), SEND_TIMEOUT).await {
+                Err(CallError::Refused(failure))
+                    if failure.code == Code::NoQuorum && began.elapsed() < SEND_PATIENCE =>
+                {
+                    self.repeated.fetch_add(1, Ordering::Relaxed);
+                }
+                answered => return answered,
+            }
+        }
     }
 }
 
@@ -139,6 +160,7 @@ impl Subject for Messagebase {
 
     async fn links(&mut self, shape: &Shape, say: Say<'_>) -> Result<Vec<Arc<Sender>>, LoadError> {
         self.crowd.at_least(shape.connections, say).await?;
+        self.repeated.store(0, Ordering::Relaxed);
         let road = self.crowd.road().clone();
         let leader = leader_at(&road).await?;
         let mut links: Vec<Option<Arc<Sender>>> = vec![None; shape.connections];
@@ -161,12 +183,19 @@ impl Subject for Messagebase {
                 Some(Ok(opened)) => {
                     let (at, person, via) = opened?;
                     let recipients = self.crowd.recipients();
-                    let value_bytes = self.value_bytes;
-                    links[at] = Some(Arc::new(Sender { via, person, recipients, first_recipient: at, value_bytes }));
+                    let (value_bytes, repeated) = (self.value_bytes, self.repeated.clone());
+                    let first_recipient = at;
+                    links[at] =
+                        Some(Arc::new(Sender { via, person, recipients, first_recipient, value_bytes, repeated }));
                 }
             }
         }
         Ok(links.into_iter().flatten().collect())
+    }
+
+    fn repeated(&self) -> Option<u64> {
+        // The whole client repeats by itself and does not tell.
+        (self.through == Through::Connection).then(|| self.repeated.load(Ordering::Relaxed))
     }
 
     fn absorb(&mut self, worked: Vec<Worked>) {

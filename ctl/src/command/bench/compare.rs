@@ -81,7 +81,7 @@ pub async fn run(flag: Option<&Path>, arguments: &CompareArgs, output: &Output) 
     Ok(Exit::Done)
 }
 
-const COLUMNS: [Column; 11] = [
+const COLUMNS: [Column; 12] = [
     ("CONNECTIONS", true),
     ("OUTSTANDING", true),
     ("SYSTEM", false),
@@ -93,6 +93,7 @@ const COLUMNS: [Column; 11] = [
     ("SERVER µS", true),
     ("SYNCS", true),
     ("NODE MIB", true),
+    ("STOLEN %", true),
 ];
 
 fn row(point: &Point) -> Vec<String> {
@@ -109,6 +110,7 @@ fn row(point: &Point) -> Vec<String> {
         format!("{:.0}", median.server_cpu_us),
         or_none(median.synced_commits.map(|syncs| format!("{syncs:.3}"))),
         format!("{:.0}", median.memory_mib),
+        format!("{:.0}", median.stolen_percent),
     ]
 }
 
@@ -128,6 +130,7 @@ fn ratios(pair: &Pair) -> Vec<String> {
         times(ratios.server_cpu),
         nothing(),
         times(ratios.memory),
+        nothing(),
     ]
 }
 
@@ -139,7 +142,8 @@ fn text(report: &Report) -> String {
     lines.push(format!(
         "Medians of {} alternating rounds of {} s after {} s of warming up; values of {} bytes. etcd {}, three nodes, \
          {tls}; both acknowledge what is synced to disk on a majority. Per send: processor time of all nodes \
-         together, commits synced to disk.",
+         together, commits synced to disk. Stolen: processor time that the machine's host gave to others; above a few \
+         percent only the ratios say something.",
         report.rounds,
         report.timing.measured_ms / 1_000,
         report.timing.warm_up_ms / 1_000,

@@ -96,7 +96,7 @@ pub(super) fn last(shapes: &[Shape]) -> Result<&Shape, CtlError> {
     shapes.last().ok_or_else(|| CtlError::usage("no number of connections was given"))
 }
 
-const COLUMNS: [Column; 14] = [
+const COLUMNS: [Column; 15] = [
     ("CONNECTIONS", true),
     ("OUTSTANDING", true),
     ("SENDS/S", true),
@@ -111,11 +111,11 @@ const COLUMNS: [Column; 14] = [
     ("WRITES", true),
     ("NODE MIB", true),
     ("DISK MIB", true),
+    ("STOLEN %", true),
 ];
 
 fn row(point: &Point) -> Vec<String> {
-    let Figures { p50_ms, p99_ms, p999_ms, server_cpu_us, client_cpu_us, write_calls, memory_mib, disk_mib, .. } =
-        &point.median;
+    let Figures { p50_ms, p99_ms, p999_ms, server_cpu_us, client_cpu_us, write_calls, memory_mib, .. } = &point.median;
     let spread = &point.sends_per_second;
     vec![
         point.shape.connections.to_string(),
@@ -131,7 +131,8 @@ fn row(point: &Point) -> Vec<String> {
         or_none(point.median.synced_commits.map(|syncs| format!("{syncs:.3}"))),
         format!("{write_calls:.2}"),
         format!("{memory_mib:.0}"),
-        format!("{disk_mib:.0}"),
+        format!("{:.0}", point.median.disk_mib),
+        format!("{:.0}", point.median.stolen_percent),
     ]
 }
 
@@ -141,7 +142,8 @@ fn text(report: &Report) -> String {
     lines.push(format!(
         "Medians of {} rounds of {} s after {} s of warming up; bodies of {} bytes. Per send: processor time of all \
          nodes together and of the clients, commits synced to disk and writing system calls of all nodes. Memory and \
-         disk of the largest node.",
+         disk of the largest node. Stolen: processor time that the machine's host gave to others; above a few percent \
+         the figures say little.",
         report.rounds,
         report.timing.measured_ms / 1_000,
         report.timing.warm_up_ms / 1_000,
