@@ -137,7 +137,7 @@ pub struct Answer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum PeerRequest {
     /// Opaque to everything but the daemon's `raft/`.
-    Raft(Vec<u8>),
+    Raft(#[serde(with = "serde_bytes")] Vec<u8>),
     /// Soft state: which users have a session on the dialing node.
     Presence {
         /// Grows with every change on that node, starting anew with its process.
@@ -169,7 +169,7 @@ pub enum PeerRequest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum PeerReply {
     /// To [`PeerRequest::Raft`].
-    Raft(Vec<u8>),
+    Raft(#[serde(with = "serde_bytes")] Vec<u8>),
     /// To [`PeerRequest::Presence`], [`PeerRequest::Form`] and [`PeerRequest::Adopt`].
     Done,
     /// To [`PeerRequest::Probe`].

@@ -58,6 +58,7 @@ pub(crate) enum Request {
     SnapshotChunk {
         transfer: u64,
         offset: u64,
+        #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
     },
     /// All pieces were sent: check and install the file.
