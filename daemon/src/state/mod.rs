@@ -11,6 +11,7 @@
 mod counters;
 mod ctx;
 pub mod effect;
+mod hash;
 pub mod index;
 mod machine;
 mod message;

@@ -5,11 +5,12 @@
 //! are newer and written back before COMMIT ([`Warm::write_back`]). Accounts and sessions are held only between changes
 //! that do nothing but send and acknowledge; every other change begins and ends with none ([`Warm::forget_people`]).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Result, Row};
 
+use super::hash::HashMap;
 use super::sql::{int, uint};
 
 /// Rows of a kind that are held; with more, all of them are given up and read again as they are needed.

@@ -17,7 +17,7 @@ use super::tail::Tail;
 use super::writer::{Db, LogBounds};
 use super::{Identity, LogId, OpenError, Readers, Store, StoreOptions, Writer, rows, snapshot};
 use crate::state::Counters;
-use crate::state::index::Memtable;
+use crate::state::index::{Memtable, MergeSchedule};
 use crate::state::sql::{int, opt_uint, uint};
 use crate::watch;
 
@@ -63,7 +63,8 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
         snapshot::adopt_newest(&snapshots, disk.applied, disk.purged).map_err(|e| at(&snapshots, e.into()))?;
     // SQLite syncs what is in the files; the new names of a first start are ours to sync.
     sync_dir(dir).map_err(|e| at(dir, e.into()))?;
-    let memtable = Memtable::load(&db.conn, options.merge_at).map_err(|e| at(&file, e.into()))?;
+    let schedule = MergeSchedule::of_node(options.node.into(), options.merge_at);
+    let memtable = Memtable::load(&db.conn, schedule).map_err(|e| at(&file, e.into()))?;
     let readers = Readers::open(&file, options.readers, memtable).map_err(|e| at(&file, e.into()))?;
     let log_reader = open_read_only(&file).map_err(|e| at(&file, e.into()))?;
 

@@ -1,11 +1,13 @@
 //! The entries of the newest messages. Shared by the writer, which adds and merges, and the readers.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, Result};
 
+use super::filter::{KeyFilter, rows_behind};
 use super::{Entry, Side, merged_through, pair};
+use crate::state::hash::HashMap;
 use crate::state::sql::{int, uint};
 
 /// Messages after which the entries collected so far are merged into the tables: enough that a page written takes
@@ -16,7 +18,33 @@ pub const MERGE_AT: usize = 8_192;
 #[derive(Clone)]
 pub struct Memtable {
     generations: Arc<Mutex<Generations>>,
-    merge_at: usize,
+    schedule: MergeSchedule,
+}
+
+/// When a node merges. All nodes add the same messages at the same time: did all of them merge at the same time too, no
+/// majority would be quick meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub struct MergeSchedule {
+    /// Messages after which at the latest ([`MERGE_AT`]).
+    pub at: usize,
+    /// Preferably when an id is this much above a multiple of `at`.
+    pub phase: usize,
+}
+
+impl MergeSchedule {
+    /// Nodes with consecutive numbers take turns, of three.
+    pub fn of_node(node: u64, at: usize) -> MergeSchedule {
+        const TURNS: u64 = 3;
+        // Below three, so it fits.
+        MergeSchedule { at: at.max(1), phase: at / TURNS as usize * (node % TURNS) as usize }
+    }
+
+    /// Whether messages with ids in (`after`, `last`] are to be merged: fewer than a fourth of `at` never are.
+    fn is_due(self, messages: usize, after: u64, last: u64) -> bool {
+        const LEAST: usize = 4;
+        let turn = |id: u64| (id + (self.at - self.phase) as u64) / self.at as u64;
+        messages >= self.at || (messages >= self.at / LEAST && turn(last) > turn(after))
+    }
 }
 
 /// One is filled, one is merged, one was: a read transaction that began before the merge was committed still needs it.
@@ -24,16 +52,28 @@ pub struct Memtable {
 struct Generations {
     /// Every message with a greater id is in one of these.
     after: u64,
+    /// Messages added since the start.
+    added: u64,
     merged: Option<Arc<Generation>>,
     merging: Option<Arc<Generation>>,
     active: Generation,
     /// Messages whose rows went before their entries were merged.
     gone: HashSet<u64>,
+    filter: KeyFilter,
+}
+
+/// Where the message of a key is to be found.
+pub(super) enum Found {
+    Here(u64),
+    PerhapsInTable,
+    Nowhere,
 }
 
 /// Entries of consecutive messages.
 #[derive(Default)]
 pub(super) struct Generation {
+    /// All ids are greater.
+    after: u64,
     /// The greatest id.
     pub last: u64,
     pub messages: usize,
@@ -64,14 +104,14 @@ impl Generations {
 }
 
 impl Memtable {
-    /// Empty. A merge is due when `merge_at` messages have come together ([`MERGE_AT`]).
-    pub fn new(merge_at: usize) -> Memtable {
-        Memtable { generations: Arc::default(), merge_at: merge_at.max(1) }
+    /// Empty.
+    pub fn new(schedule: MergeSchedule) -> Memtable {
+        Memtable { generations: Arc::default(), schedule }
     }
 
     /// Of the messages that are not in the tables yet.
-    pub fn load(conn: &Connection, merge_at: usize) -> Result<Memtable> {
-        let memtable = Memtable::new(merge_at);
+    pub fn load(conn: &Connection, schedule: MergeSchedule) -> Result<Memtable> {
+        let memtable = Memtable::new(schedule);
         memtable.reload(conn)?;
         Ok(memtable)
     }
@@ -80,7 +120,7 @@ impl Memtable {
     /// the new messages without their entries.
     pub fn reload(&self, conn: &Connection) -> Result<()> {
         let after = merged_through(conn)?;
-        let mut active = Generation { last: after, ..Generation::default() };
+        let mut active = Generation { after, last: after, ..Generation::default() };
         let mut statement =
             conn.prepare("SELECT id, sender_id, recipient_id, key FROM messages WHERE id > ?1 ORDER BY id")?;
         let mut found = statement.query([int(after)])?;
@@ -94,11 +134,36 @@ impl Memtable {
 
     /// A message that the open transaction inserts. The last thing that its change does: nothing takes it back.
     pub fn add(&self, entry: Entry<'_>) {
-        self.lock().active.add(entry);
+        let mut generations = self.lock();
+        generations.active.add(entry);
+        generations.added += 1;
     }
 
-    pub(super) fn by_key(&self, sender: u64, key: &str) -> Option<u64> {
-        self.lock().all().find_map(|generation| generation.keys.get(&sender)?.get(key).copied())
+    pub(super) fn by_key(&self, sender: u64, key: &str) -> Found {
+        let generations = self.lock();
+        match generations.all().find_map(|generation| generation.keys.get(&sender)?.get(key).copied()) {
+            Some(id) => Found::Here(id),
+            None if generations.filter.may_hold(sender, key) => Found::PerhapsInTable,
+            None => Found::Nowhere,
+        }
+    }
+
+    /// These keys are being written to their table.
+    pub(super) fn in_table<'a>(&self, keys: impl Iterator<Item = (u64, &'a str)>) {
+        let mut generations = self.lock();
+        keys.for_each(|(sender, key)| generations.filter.add(sender, key));
+    }
+
+    /// Reads some of the keys that are in their table already; false once all were read.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn fill_filter(&self, conn: &Connection, at_most: usize) -> Result<bool> {
+        // Not under the lock, for which readers wait. Only the writer comes here.
+        let Some(place) = self.lock().filter.unread_behind() else { return Ok(false) };
+        let rows = rows_behind(conn, &place, at_most)?;
+        self.lock().filter.take(rows);
+        Ok(true)
     }
 
     /// `None`: messages behind `merged_through` have left the memory.
@@ -140,8 +205,9 @@ impl Memtable {
     /// What is to be merged next, once enough has come together.
     pub(super) fn freeze(&self) -> Option<Arc<Generation>> {
         let mut generations = self.lock();
-        if generations.merging.is_none() && generations.active.messages >= self.merge_at {
-            let next = Generation { last: generations.active.last, ..Generation::default() };
+        let Generation { after, last, messages, .. } = generations.active;
+        if generations.merging.is_none() && self.schedule.is_due(messages, after, last) {
+            let next = Generation { after: last, last, ..Generation::default() };
             generations.merging = Some(Arc::new(std::mem::replace(&mut generations.active, next)));
             return generations.merging.clone();
         }
@@ -172,7 +238,12 @@ impl Memtable {
 
     /// How far the memory is behind: from 1 on another merge is due while one is under way.
     pub fn backlog(&self) -> usize {
-        self.lock().active.messages / self.merge_at
+        self.lock().active.messages / self.schedule.at
+    }
+
+    /// Messages added since the start.
+    pub fn added(&self) -> u64 {
+        self.lock().added
     }
 
     fn lock(&self) -> MutexGuard<'_, Generations> {

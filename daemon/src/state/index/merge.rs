@@ -22,6 +22,13 @@ impl Row {
             Row::Key { id, .. } | Row::Box { id, .. } | Row::Pair { id, .. } => *id,
         }
     }
+
+    fn key(&self) -> Option<(u64, &str)> {
+        match self {
+            Row::Key { sender, key, .. } => Some((*sender, key)),
+            Row::Box { .. } | Row::Pair { .. } => None,
+        }
+    }
 }
 
 /// A merge under way.
@@ -40,12 +47,19 @@ impl Merge {
         Some(Merge { rows, written: 0, through: generation.last })
     }
 
+    /// Rows that are still to be written.
+    pub fn left(&self) -> usize {
+        self.rows.len() - self.written
+    }
+
     /// Writes at most `at_most` rows in the open transaction. True: that was the last; [`Merge::committed`] is to be
     /// called after the COMMIT.
     pub fn piece(&mut self, conn: &Connection, memtable: &Memtable, at_most: usize) -> Result<bool> {
         let to = self.rows.len().min(self.written + at_most);
         let rows = &self.rows[self.written..to];
         let gone = really_gone(conn, memtable, rows)?;
+        // Before their table holds them: whoever finds no key here need not look there.
+        memtable.in_table(rows.iter().filter_map(Row::key));
         let mut tables = Tables::of(conn)?;
         for row in rows.iter().filter(|row| !gone.contains(&row.id())) {
             tables.insert(row)?;

@@ -11,6 +11,7 @@
 //! way round does not hold: an entry may name a message that is not visible yet, or gone. Whoever reads skips it. (A
 //! read that began before a snapshot was installed may miss messages that are gone by then.)
 
+mod filter;
 mod memtable;
 mod merge;
 #[cfg(test)]
@@ -20,7 +21,8 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension, Result, ffi};
 
-pub use memtable::{MERGE_AT, Memtable};
+use memtable::Found;
+pub use memtable::{MERGE_AT, Memtable, MergeSchedule};
 pub use merge::Merge;
 
 use super::sql::{int, uint};
@@ -55,10 +57,14 @@ fn pair(a: u64, b: u64) -> (u64, u64) {
 /// The id of the sender's message under that key. For the writer, whose transaction and memtable always fit. The
 /// message may be gone.
 pub fn by_key(conn: &Connection, memtable: &Memtable, sender: u64, key: &str) -> Result<Option<u64>> {
-    if let Some(id) = memtable.by_key(sender, key) {
-        return Ok(Some(id));
+    match memtable.by_key(sender, key) {
+        Found::Here(id) => Ok(Some(id)),
+        Found::PerhapsInTable => find_key(conn, sender, key),
+        Found::Nowhere => {
+            debug_assert_eq!(find_key(conn, sender, key)?, None, "the filter denied a key of user {sender}");
+            Ok(None)
+        }
     }
-    find_key(conn, sender, key)
 }
 
 /// What the table says of a key.

@@ -2,12 +2,12 @@
 
 use rusqlite::Connection;
 
-use super::{Entry, Index, Memtable, Merge, Side, by_key, remove};
+use super::{Entry, Index, Memtable, Merge, MergeSchedule, Side, by_key, remove};
 use crate::state::sql::{int, uint};
 
 const USERS: u64 = 5;
 /// A merge is due with every message.
-const AT_ONCE: usize = 1;
+const SCHEDULE: MergeSchedule = MergeSchedule { at: 1, phase: 0 };
 
 struct World {
     conn: Connection,
@@ -33,7 +33,7 @@ impl World {
     fn new() -> World {
         let conn = Connection::open_in_memory().unwrap();
         schema(&conn);
-        World { conn, memtable: Memtable::new(AT_ONCE), merge: None, next_id: 1 }
+        World { conn, memtable: Memtable::new(SCHEDULE), merge: None, next_id: 1 }
     }
 
     fn send(&mut self, sender: u64, recipient: u64) {
@@ -74,7 +74,7 @@ impl World {
     /// All that was in memory is lost.
     fn crash(&mut self) {
         self.merge = None;
-        self.memtable = Memtable::load(&self.conn, AT_ONCE).unwrap();
+        self.memtable = Memtable::load(&self.conn, SCHEDULE).unwrap();
     }
 
     fn ids(&self, condition: &str) -> Vec<u64> {
@@ -115,6 +115,7 @@ impl World {
             let found = by_key(&self.conn, &self.memtable, owner.unsigned_abs(), &format!("k{id}")).unwrap();
             assert_eq!(found, Some(id), "{what}: key of {id}");
         }
+        assert_eq!(by_key(&self.conn, &self.memtable, 1, "never used").unwrap(), None, "{what}");
     }
 }
 
@@ -129,8 +130,11 @@ fn whatever_happens_the_index_finds_what_is_there() {
             match roll {
                 0..60 => world.send(a, b),
                 60..70 => world.forget(random(&mut state) % world.next_id),
-                70..95 => {
+                70..90 => {
                     world.merge(1 + (random(&mut state) % 9) as usize);
+                }
+                90..95 => {
+                    world.memtable.fill_filter(&world.conn, 1 + (random(&mut state) % 9) as usize).unwrap();
                 }
                 _ => world.crash(),
             }
@@ -143,6 +147,28 @@ fn whatever_happens_the_index_finds_what_is_there() {
         world.check(0, &format!("seed {seed}, all merged"));
         let entries: i64 = world.conn.query_row("SELECT count(*) FROM message_keys", [], |row| row.get(0)).unwrap();
         assert_eq!(entries, world.ids("true").len() as i64, "seed {seed}: nothing stays of what went");
+    }
+}
+
+#[test]
+fn nodes_merge_in_turns() {
+    let merged_at = |node: u64| {
+        let memtable = Memtable::new(MergeSchedule::of_node(node, 300));
+        let mut merged = Vec::new();
+        for id in 1..=3_000 {
+            memtable.add(Entry { id, sender: 1, recipient: 2, key: &id.to_string() });
+            if memtable.freeze().is_some() {
+                merged.push(id);
+                memtable.merged();
+            }
+        }
+        merged
+    };
+    let nodes = [1, 2, 3].map(merged_at);
+    assert!(nodes.iter().all(|merged| (9..=11).contains(&merged.len())), "{nodes:?}");
+    for id in &nodes[0][1..] {
+        let apart = |other: &Vec<u64>| other.iter().all(|at| at.abs_diff(*id) >= 90);
+        assert!(apart(&nodes[1]) && apart(&nodes[2]), "{nodes:?}");
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::index::{Memtable, Merge};
+use super::index::{Memtable, Merge, MergeSchedule};
 use super::*;
 use crate::change::{Change, Envelope, Refusal, Secrets, Settings};
 use crate::store::{LogId, LogPayload, LogRow};
@@ -37,7 +37,7 @@ impl World {
     pub fn new() -> World {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch(include_str!("../../../../migrations/0001_first.sql")).unwrap();
-        let memtable = Memtable::new(MERGED_EARLY);
+        let memtable = Memtable::new(MergeSchedule { at: MERGED_EARLY, phase: 0 });
         World { conn, machine: Machine::new(memtable.clone()), merge: None, memtable, index: 0, at: 1_000_000 }
     }
 
