@@ -82,7 +82,10 @@ pub async fn write(world: World, id: u64, readers: Readers, mut writer: Writer, 
                     }
                 }
             }
-            writer.checkpoint(!worked);
+            if let Err(error) = writer.checkpoint(!worked) {
+                world.violated(format!("node {id:#x}: its store failed: {error}"));
+                return;
+            }
             if !worked {
                 break;
             }

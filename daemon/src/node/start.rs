@@ -267,10 +267,13 @@ async fn stop(shared: &Arc<Shared>, doors: TaskTracker, peers: &CancellationToke
     if let Some(replica) = shared.replica() {
         replica.shutdown().await;
     }
-    let file = shared.store.file().to_owned();
-    let folded = tokio::task::spawn_blocking(move || fold_wal(&file)).await;
-    if let Ok(Err(e)) = folded {
-        warn!("the write-ahead log stays beside the file, for the next start: {e}");
+    // After a failure the WAL is what the next start goes by: what was copied from it may not be on the disk.
+    if shared.failure().is_none() {
+        let file = shared.store.file().to_owned();
+        let folded = tokio::task::spawn_blocking(move || fold_wal(&file)).await;
+        if let Ok(Err(e)) = folded {
+            warn!("the write-ahead log stays beside the file, for the next start: {e}");
+        }
     }
     info!("stopped");
 }

@@ -254,6 +254,31 @@ fn the_wal_is_bounded_and_readers_are_limited_in_time() {
 }
 
 #[test]
+fn under_a_stream_of_appends_the_wal_begins_anew_again_and_again() {
+    const ROUNDS: u64 = 300;
+    const LONG: Duration = Duration::from_secs(120);
+    let Driven { store, writer, dir: _dir } = Fixture::new().open();
+    let thread = spawn_writer(writer, |error| panic!("{error}"));
+    let wal = store.file().with_extension("db-wal");
+    let body = "x".repeat(4_000);
+    // Nobody waits for one before the next, so that the writer never rests: something is always behind the thread's copy.
+    let mut answers = Vec::new();
+    for round in 0..ROUNDS {
+        let rows = (round * 100..round * 100 + 100)
+            .map(|i| change(i, Change::Send { user: 1, to: "b".into(), body: body.clone(), key: i.to_string() }, None))
+            .collect();
+        let (done, answer) = done();
+        now(store.append(rows, done)).unwrap();
+        answers.push(answer);
+    }
+    answers.iter().for_each(|answer| answer.recv_timeout(LONG).unwrap().unwrap());
+    let size = std::fs::metadata(wal).unwrap().len();
+    assert!(size < 100 * 1024 * 1024, "{size} of {ROUNDS} x 400 kB");
+    drop(store);
+    thread.join().unwrap();
+}
+
+#[test]
 fn an_operators_sql_reads_within_limits_and_writes_nothing() {
     let mut s = Fixture::new().open();
     s.append((0..10).map(|i| blank(1, i)).collect());

@@ -1,23 +1,20 @@
-//! The writing connection: pragmas, transactions that wait out foreign locks, checkpoints.
+//! The writing connection: pragmas, transactions that wait out foreign locks.
 
 use std::cell::Cell;
+use std::error::Error;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Result};
 
+use super::checkpoint::Checkpoints;
+
 /// One wait for a lock; then a look at the clock, a warning if it is due, and the next.
 const LOCK_WAIT: Duration = Duration::from_millis(250);
 /// Between two warnings of one kind.
-const WARN_EVERY: Duration = Duration::from_secs(5);
+pub(super) const WARN_EVERY: Duration = Duration::from_secs(5);
 /// Prepared statements kept; more than apply has.
 const STATEMENTS_MAX: usize = 128;
-/// WAL frames (4 KiB) after which an idle moment is used for a checkpoint: 4 MiB.
-const CHECKPOINT_IDLE_FRAMES: u32 = 1_024;
-/// WAL frames after which a checkpoint is made also under load: 16 MiB.
-const CHECKPOINT_FRAMES: u32 = 4_096;
-/// WAL frames that a reader may keep from being recycled before it is warned of: 64 MiB.
-const WAL_WARN_FRAMES: u32 = 16_384;
 
 thread_local! {
     /// Frames in the WAL after the last COMMIT on this thread. SQLite's hook can't carry a state of its own; it runs
@@ -30,24 +27,22 @@ pub(in crate::store) struct Db {
     pub conn: Connection,
     durable: Option<bool>,
     frames: u32,
-    /// Frames at which the next checkpoint is due at the earliest (load, idle).
-    next_checkpoint: (u32, u32),
-    warned_of_wal: Option<Instant>,
+    checkpoints: Checkpoints,
 }
 
 impl Db {
     /// Opens the file. Writes nothing.
     pub fn open(file: &Path) -> Result<Db> {
+        let conn = Db::connect(file)?;
+        Ok(Db { conn, durable: None, frames: 0, checkpoints: Checkpoints::default() })
+    }
+
+    /// A connection that may write, as yet with SQLite's defaults.
+    pub(super) fn connect(file: &Path) -> Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(file, flags)?;
         conn.busy_timeout(LOCK_WAIT)?;
-        Ok(Db {
-            conn,
-            durable: None,
-            frames: 0,
-            next_checkpoint: (CHECKPOINT_FRAMES, CHECKPOINT_IDLE_FRAMES),
-            warned_of_wal: None,
-        })
+        Ok(conn)
     }
 
     /// Page size, WAL, no checkpoints inside COMMIT.
@@ -95,14 +90,15 @@ impl Db {
         patiently(|| self.conn.prepare_cached("COMMIT")?.execute([]).map(drop))?;
         let frames = WAL_FRAMES.get();
         if frames < self.frames {
-            self.next_checkpoint = (CHECKPOINT_FRAMES, CHECKPOINT_IDLE_FRAMES);
+            self.checkpoints.begun_anew();
         }
         self.frames = frames;
         Ok(())
     }
 
     /// After a final error.
-    pub fn abandon(&self) {
+    pub fn abandon(&mut self) {
+        self.checkpoints.end(false);
         if !self.conn.is_autocommit()
             && let Err(error) = self.conn.execute_batch("ROLLBACK")
         {
@@ -115,36 +111,23 @@ impl Db {
         patiently(|| self.conn.execute_batch("BEGIN IMMEDIATE; COMMIT"))
     }
 
-    /// Copies the WAL into the database when it has grown enough; between transactions, so that no COMMIT waits for it.
-    pub fn checkpoint(&mut self, idle: bool) {
-        let (under_load, when_idle) = self.next_checkpoint;
-        if self.frames < if idle { when_idle } else { under_load } {
-            return;
-        }
-        let result = self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
-        });
-        // Whether or not all of it could be copied: not again before the WAL has grown by as much once more.
-        self.next_checkpoint = (self.frames + CHECKPOINT_FRAMES, self.frames + CHECKPOINT_IDLE_FRAMES);
-        match result {
-            Ok((_, frames, copied)) if copied < frames && frames > i64::from(WAL_WARN_FRAMES) => {
-                self.warn_of_wal(frames)
-            }
-            Ok(_) => {}
-            // The next COMMIT meets the same disk and decides.
-            Err(error) => tracing::warn!(%error, "failed to checkpoint"),
-        }
+    /// From now on a thread of its own copies the WAL into the database.
+    pub fn checkpoint_in_background(&mut self, file: &Path) -> std::result::Result<(), Box<dyn Error + Send + Sync>> {
+        self.checkpoints.in_background(file)
     }
 
-    fn warn_of_wal(&mut self, frames: i64) {
-        if self.warned_of_wal.is_none_or(|at| at.elapsed() > WARN_EVERY) {
-            self.warned_of_wal = Some(Instant::now());
-            tracing::warn!(
-                wal_bytes = frames * 4096,
-                "messagebase.db-wal keeps growing, because a reader holds an old state of messagebase.db. \
-                 Hint: end long transactions of sqlite3 and other programs on the file"
-            );
-        }
+    /// Copies the WAL into the database when it has grown enough; between transactions, so that no COMMIT waits for it.
+    ///
+    /// # Errors
+    /// SQLite's, and final.
+    pub fn checkpoint(&mut self, idle: bool) -> Result<()> {
+        self.checkpoints.consider(&self.conn, self.frames, idle)
+    }
+
+    /// Nothing more is written.
+    pub fn end(&mut self) -> Result<()> {
+        self.checkpoints.end(true);
+        self.checkpoint(true)
     }
 }
 
@@ -170,6 +153,6 @@ fn patiently(mut attempt: impl FnMut() -> Result<()>) -> Result<()> {
     }
 }
 
-fn is_foreign_lock(error: &rusqlite::Error) -> bool {
+pub(super) fn is_foreign_lock(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
 }

@@ -3,12 +3,13 @@
 //! A step takes everything that waits. Log jobs go first, in their order, in one durable transaction, in which some of
 //! the applies that wait ride along. Then comes one piece of other work: on the state (at most `APPLY_ROWS_MAX` applied
 //! rows, or one chunk of a snapshot install), on the index of messages, or of cleaning up, in turn; before each it looks
-//! for new jobs again, so that a vote never waits for more than one of them (and now and then for a checkpoint).
+//! for new jobs again, so that a vote never waits for more than one of them (and now and then for the end of a checkpoint).
 //!
 //! Applies may come after log jobs that were submitted later, never before ones that were submitted earlier. While a
 //! snapshot is being installed, log jobs that make sense only behind it are held until it is (`log`).
 
 mod apply;
+mod checkpoint;
 mod db;
 mod install;
 mod log;
@@ -24,7 +25,7 @@ pub(super) use db::Db;
 
 use self::apply::Applying;
 use self::install::{Cleanup, Install};
-use super::shared::Shared;
+use super::shared::{Shared, fatal};
 use super::{ApplyItem, BoxedDone, EffectSink, Job, SnapshotFile, StoreError};
 use crate::state::Machine;
 use crate::state::index::Merge;
@@ -54,7 +55,7 @@ pub enum Piece {
     Log,
     /// Some applies, or a chunk of a snapshot install.
     State,
-    /// A chunk of the message index.
+    /// A chunk of the message index, to be written or read again.
     Merge,
     /// A chunk of what nobody waits for.
     Cleanup,
@@ -83,6 +84,8 @@ pub struct Writer {
     install: Option<Install>,
     cleanup: VecDeque<Cleanup>,
     merge: Option<Merge>,
+    /// When the memtable has been given so many messages, the merge goes on.
+    next_merge: u64,
     machine: Machine,
     /// Of log jobs inside the open transaction.
     unacknowledged: Vec<BoxedDone<()>>,
@@ -110,6 +113,7 @@ impl Writer {
             install: None,
             cleanup: VecDeque::new(),
             merge: None,
+            next_merge: 0,
             machine,
             unacknowledged: Vec::new(),
             applying: Applying::default(),
@@ -152,9 +156,13 @@ impl Writer {
         worked.inspect_err(|error| self.die(error))
     }
 
-    /// Copies the WAL into the database if it is time to; `idle`: nothing waits.
-    pub fn checkpoint(&mut self, idle: bool) {
-        self.db.checkpoint(idle);
+    /// Copies the WAL into the database if it is time to, or has it copied; `idle`: nothing waits.
+    ///
+    /// # Errors
+    /// Final, as those of [`Writer::piece`].
+    pub fn checkpoint(&mut self, idle: bool) -> Result<(), StoreError> {
+        let copied = self.db.checkpoint(idle).map_err(|e| fatal("copy the write-ahead log into the file", e));
+        copied.inspect_err(|error| self.die(error))
     }
 
     /// Carries out `first` and everything that waits behind it. After an error nothing more is done or acknowledged.
@@ -165,11 +173,14 @@ impl Writer {
 
     /// Steps until all handles are gone (`Ok`) or a final error.
     pub fn run(mut self) -> Result<(), StoreError> {
+        if let Err(error) = self.db.checkpoint_in_background(&self.shared.file) {
+            tracing::warn!(error, "failed to start a thread for checkpoints; the writer makes them itself");
+        }
         while let Some(job) = self.jobs.blocking_recv() {
             self.step(job)?;
         }
-        self.db.checkpoint(true);
-        Ok(())
+        let ended = self.db.end().map_err(|e| fatal("copy the write-ahead log into the file", e));
+        ended.inspect_err(|error| self.die(error))
     }
 
     fn work(&mut self) -> Result<(), StoreError> {
@@ -184,7 +195,7 @@ impl Writer {
                 worked |= self.piece(Piece::Log)?;
                 worked |= self.piece(piece)?;
             }
-            self.checkpoint(!worked);
+            self.checkpoint(!worked)?;
             if !worked {
                 return Ok(());
             }
