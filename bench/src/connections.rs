@@ -177,7 +177,7 @@ async fn deliver(
     for (at, person) in people.iter().enumerate() {
         let awaited = plan.sessions / people.len() + usize::from(at < plan.sessions % people.len());
         let body = format!("to {}", person.name);
-        let op = Op::Send { to: person.name.clone(), body, key: random::key() };
+        let op = Op::Send { to: person.name.clone(), body, key: random::send_key() };
         let begun = Instant::now();
         ask::<Sent>(&connection, op).await?;
         for _ in 0..awaited {

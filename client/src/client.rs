@@ -257,7 +257,7 @@ impl Client {
         self.session()?;
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let (waiter, answer) = oneshot::channel();
-        let entry = Entry { ticket, to: to.into(), body: body.into(), key: random::key(), waiter };
+        let entry = Entry { ticket, to: to.into(), body: body.into(), key: random::send_key(), waiter };
         self.order(Order::Send(entry)).await?;
         Ok(Pending { ticket, answer })
     }

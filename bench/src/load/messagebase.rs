@@ -117,7 +117,7 @@ impl Link for Sender {
         let body = body(&self.person.name, serial, self.value_bytes);
         let sent: Sent = match &self.via {
             Via::Connection(connection) => {
-                let op = Op::Send { to: to.clone(), body, key: random::key() };
+                let op = Op::Send { to: to.clone(), body, key: random::send_key() };
                 self.ask_again(connection, op).await.map_err(|e| words(&e))?
             }
             Via::Client(client) => client.send(to, &body).await.map_err(|e| e.to_string())?,
