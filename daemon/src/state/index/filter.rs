@@ -12,7 +12,7 @@ use rusqlite::{Connection, Result, Row};
 
 use crate::state::sql::{int, uint};
 
-/// Bits for each key: about one key in 500 that was never used is looked up in vain.
+/// Bits for each key: of a full layer, about one key in 500 that was never used is looked up in vain.
 const BITS_PER_KEY: usize = 16;
 /// Bits that a key sets.
 const BITS_SET: u32 = 6;
@@ -206,6 +206,7 @@ mod tests {
         }
         assert!(!filter.may_hold(3, "never"));
     }
+
     #[test]
     fn keys_that_went_do_not_stay_for_ever() {
         let conn = table("INSERT INTO message_keys VALUES (1, 'stays', 1);");

@@ -52,7 +52,7 @@ impl MergeSchedule {
 struct Generations {
     /// Every message with a greater id is in one of these.
     after: u64,
-    /// Messages added since the start.
+    /// Messages added since the start, or since a snapshot was installed.
     added: u64,
     merged: Option<Arc<Generation>>,
     merging: Option<Arc<Generation>>,
@@ -241,7 +241,7 @@ impl Memtable {
         self.lock().active.messages / self.schedule.at
     }
 
-    /// Messages added since the start.
+    /// Messages added since the start, or since a snapshot was installed.
     pub fn added(&self) -> u64 {
         self.lock().added
     }

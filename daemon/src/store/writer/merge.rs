@@ -20,7 +20,8 @@ const ROWS_A_MESSAGE: u64 = 12;
 const FILTER_ROWS: usize = 1_000;
 
 impl Writer {
-    /// One capped transaction of a merge, or else some reading after a start; false if there is neither. Not synced: what is lost is merged again.
+    /// One capped transaction of a merge, or else some reading after a start; false if there is neither. Not synced: what
+    /// is lost is merged again.
     pub(super) fn merge_piece(&mut self) -> Result<bool, StoreError> {
         // An install replaces both the tables and the memory.
         if self.install.is_some() {
