@@ -93,8 +93,8 @@ const TAIL: &str = r#"
 # queued_messages_per_user = 10000
 # Bytes of undelivered message bodies that may wait for one user, at least 16384. Default 67108864 (64 MiB).
 # queued_bytes_per_user = 67108864
-# Bytes of change log that a node keeps for peers that were away; who was away for longer gets a snapshot.
-# At least 4096. Default 67108864 (64 MiB).
+# Bytes of change log that a node keeps for peers that were away; who was away for longer gets a snapshot. Up to eight
+# times as much while one that answers is catching up. At least 4096. Default 67108864 (64 MiB).
 # change_log_bytes = 67108864
 
 [retention]

@@ -28,7 +28,6 @@ use super::frame::{
 use super::links::PeerLinks;
 use super::state_machine::{Snapshot, SnapshotData};
 use super::types::{Node, Types, Vote, from_log_id, to_log_id};
-use crate::store::SnapshotFile;
 
 /// An append's answer waits for the follower's fsync, and stalls of half a second were seen; giving up earlier would
 /// only send the same entries again. Openraft's own limit, the heartbeat interval, is meant for heartbeats.
@@ -158,9 +157,9 @@ impl<R: AsyncRuntime, W: Wire> Peer<R, W> {
         result.map_err(|e| self.rpc_error(e, RPCTypes::Vote, timeout))
     }
 
-    async fn send_file(&self, vote: Vote, file: Option<&SnapshotFile>) -> Result<Vote, CallError> {
-        let file = file.ok_or_else(|| CallError::Lost("there is nothing to send yet".into()))?;
-        let path = file.path.clone();
+    async fn send_file(&self, vote: Vote, data: SnapshotData) -> Result<Vote, CallError> {
+        let built = data.into_file::<R>().await;
+        let path = built.map_err(|e| CallError::Lost(format!("failed to build the snapshot: {e}")))?.path;
         let opened = blocking::<R, _, _>(move || std::fs::File::open(path)).await.and_then(|result| result);
         let mut source = opened.map_err(|e| CallError::Lost(format!("failed to open the snapshot: {e}")))?;
         // Tells one sending of this replica from the next; a restart may repeat numbers, but offset 0 begins anew.
@@ -247,7 +246,7 @@ impl<R: AsyncRuntime, W: Wire> RaftNetworkV2<Types<R>> for Peer<R, W> {
     ) -> Result<SnapshotResponse<Types<R>>, StreamingError<Types<R>>> {
         let sent = {
             let cancel = pin!(cancel);
-            let send = pin!(self.send_file(vote, snapshot.snapshot.as_ref()));
+            let send = pin!(self.send_file(vote, snapshot.snapshot));
             match R::select2(cancel, send).await {
                 Select2::First(closed) => return Err(StreamingError::Closed(closed)),
                 Select2::Second(sent) => sent,

@@ -17,7 +17,7 @@ use super::links::PeerLinks;
 use super::log_store::LogStore;
 use super::network::Network;
 use super::serve::Incoming;
-use super::state_machine::{Prebuilt, StateMachine};
+use super::state_machine::StateMachine;
 use super::suspicion::FoundDead;
 use super::types::{Node, RaftLogId, Types, Vote, node_of};
 use crate::change::Settings;
@@ -124,7 +124,6 @@ pub(super) struct Inner<R: AsyncRuntime, W: Wire> {
     pub(super) config: ReplicaConfig,
     pub(super) wire: W,
     pub(super) clock: Clock,
-    pub(super) prebuilt: Prebuilt,
     /// Kept connections to all members.
     pub(super) links: Arc<PeerLinks<W>>,
     /// The snapshot that is being received; taken out while a piece is written, so never locked across an await.
@@ -162,11 +161,10 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// When the timing makes no sense or the store can't be read.
     pub async fn start(store: Store, config: ReplicaConfig, wire: W, clock: Clock) -> Result<Self, ReplicaError> {
         let raft_config = Arc::new(raft_config(&config)?);
-        let prebuilt = Prebuilt::default();
         let links = Arc::new(PeerLinks::new(&wire));
         let network = Network::<R, W>::new(config.raft_id, wire.clone(), links.clone());
         let log = LogStore::<R>::new(store.clone());
-        let machine = StateMachine::<R>::new(store.clone(), prebuilt.clone());
+        let machine = StateMachine::<R>::new(store.clone());
         let raft = Core::<R>::new(config.raft_id, raft_config, network, log, machine)
             .await
             .map_err(|e| ReplicaError(format!("failed to start replication: {e}")))?;
@@ -179,7 +177,6 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 config,
                 wire,
                 clock,
-                prebuilt,
                 links,
                 incoming: Mutex::default(),
                 received: AtomicU64::new(0),

@@ -1,8 +1,7 @@
-//! openraft's state machine on the store: applies through the writer, builds and installs snapshots.
+//! openraft's state machine on the store: applies through the writer, describes and installs snapshots.
 
 use std::io;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::stream::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
@@ -19,30 +18,51 @@ use crate::store::{ApplyItem, Job, SnapshotFile, Store};
 const APPLY_ENTRIES: usize = 2_000;
 
 pub(crate) type SnapshotMeta = openraft::SnapshotMeta<LeaderId, u64, Node>;
-/// `None` stands for the state before the first entry, of which there is no file.
-pub(crate) type SnapshotData = Option<SnapshotFile>;
 pub(crate) type Snapshot = openraft::Snapshot<LeaderId, u64, Node, SnapshotData>;
 
-/// A snapshot that was built before openraft was told to build one, so that a failure to build is no failure of Raft.
-pub(crate) type Prebuilt = Arc<Mutex<Option<SnapshotFile>>>;
+/// What a snapshot holds.
+pub(crate) enum SnapshotData {
+    /// A file that was built or received.
+    File(SnapshotFile),
+    /// What this store has applied by the time that somebody needs a file: all that was described, and perhaps more.
+    /// Nearly every snapshot is only described, so that the log may be shortened, and never sent: building a file each
+    /// time would cost the more the more is stored.
+    Live(Store),
+}
+
+impl SnapshotData {
+    /// The file; built now if there is none.
+    pub(crate) async fn into_file<R: AsyncRuntime>(self) -> io::Result<SnapshotFile> {
+        match self {
+            SnapshotData::File(file) => Ok(file),
+            SnapshotData::Live(store) => {
+                tracing::info!("building a snapshot");
+                blocking::<R, _, _>(move || store.build_snapshot()).await?.map_err(store_failed)
+            }
+        }
+    }
+}
 
 /// The state machine.
 pub(crate) struct StateMachine<R> {
     store: Store,
-    prebuilt: Prebuilt,
     runtime: PhantomData<fn() -> R>,
 }
 
-/// Builds a snapshot, or hands over the prebuilt one.
-pub(crate) struct Builder<R> {
+/// Hands over the description that was made while nothing was applied.
+pub(crate) struct Builder {
     store: Store,
-    prebuilt: Prebuilt,
-    runtime: PhantomData<fn() -> R>,
+    described: io::Result<SnapshotMeta>,
 }
 
 impl<R: AsyncRuntime> StateMachine<R> {
-    pub(crate) fn new(store: Store, prebuilt: Prebuilt) -> Self {
-        StateMachine { store, prebuilt, runtime: PhantomData }
+    pub(crate) fn new(store: Store) -> Self {
+        StateMachine { store, runtime: PhantomData }
+    }
+
+    async fn describe(&mut self) -> io::Result<SnapshotMeta> {
+        let (last_log_id, last_membership) = self.applied_state().await?;
+        Ok(SnapshotMeta { last_log_id, last_membership })
     }
 
     async fn apply_chunk(&self, items: Vec<ApplyItem>) -> io::Result<()> {
@@ -61,12 +81,12 @@ pub(crate) fn snapshot_of(file: SnapshotFile) -> io::Result<Snapshot> {
         last_log_id: Some(from_log_id(file.last)),
         last_membership: stored_membership(file.membership.clone())?,
     };
-    Ok(Snapshot { meta, snapshot: Some(file) })
+    Ok(Snapshot { meta, snapshot: SnapshotData::File(file) })
 }
 
 impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for StateMachine<R> {
     type SnapshotData = SnapshotData;
-    type SnapshotBuilder = Builder<R>;
+    type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<RaftLogId>, StoredMembership), io::Error> {
         let store = self.store.clone();
@@ -94,36 +114,33 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for StateMachine<R> {
     }
 
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
-        Builder { store: self.store.clone(), prebuilt: self.prebuilt.clone(), runtime: PhantomData }
+        // openraft asks between two applies. Later the store may have applied what openraft does not know of yet.
+        Builder { described: self.describe().await, store: self.store.clone() }
     }
 
-    async fn install_snapshot(&mut self, _meta: &SnapshotMeta, file: SnapshotData) -> Result<(), io::Error> {
-        let Some(file) = file else { return Ok(()) };
+    async fn install_snapshot(&mut self, _meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
+        let file = data.into_file::<R>().await?;
         let (done, rx) = acknowledged();
         self.store.submit(Job::InstallSnapshot { file, done }).await.map_err(store_failed)?;
         durable(rx).await
     }
 
+    /// A file that followers can go on from is sent once more; else one is built when it is sent.
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        self.store.current_snapshot().map(snapshot_of).transpose()
+        if let Some(file) = self.store.current_snapshot() {
+            return snapshot_of(file).map(Some);
+        }
+        let meta = self.describe().await?;
+        let something = meta.last_log_id.is_some();
+        Ok(something.then(|| Snapshot { meta, snapshot: SnapshotData::Live(self.store.clone()) }))
     }
 }
 
-impl<R: AsyncRuntime> RaftSnapshotBuilder<Types<R>> for Builder<R> {
+impl<R: AsyncRuntime> RaftSnapshotBuilder<Types<R>> for Builder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let prebuilt = self.prebuilt.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let file = match prebuilt {
-            Some(file) => file,
-            None => {
-                if self.store.applied().borrow().is_none() {
-                    return Ok(Snapshot { meta: SnapshotMeta::default(), snapshot: None });
-                }
-                let store = self.store.clone();
-                blocking::<R, _, _>(move || store.build_snapshot()).await?.map_err(store_failed)?
-            }
-        };
-        snapshot_of(file)
+        let meta = std::mem::replace(&mut self.described, Err(io::Error::other("a snapshot is described once")))?;
+        Ok(Snapshot { meta, snapshot: SnapshotData::Live(self.store.clone()) })
     }
 }

@@ -7,7 +7,7 @@ use openraft::{AsyncRuntime, StorageError};
 use openraft_rt_tokio::TokioRuntime;
 
 use super::log_store::LogStore;
-use super::state_machine::{Prebuilt, StateMachine};
+use super::state_machine::StateMachine;
 use super::types::Types;
 use crate::state::effect::Effect;
 use crate::store::{EffectSink, MERGE_AT, Store, StoreOptions, spawn_writer};
@@ -37,7 +37,7 @@ impl StoreBuilder<C, LogStore<TokioRuntime>, StateMachine<TokioRuntime>, tempfil
         };
         let (store, writer) = Store::open(options).expect("a blank store opens");
         spawn_writer(writer, |error| panic!("the writer failed: {error}"));
-        let machine = StateMachine::new(store.clone(), Prebuilt::default());
+        let machine = StateMachine::new(store.clone());
         Ok((dir, LogStore::new(store), machine))
     }
 }

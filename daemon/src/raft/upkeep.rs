@@ -1,7 +1,6 @@
 //! What goes on by itself: the leader's own proposals (settings, expired sessions, delivered messages, learners that
 //! may vote) and every node's care that its change log stays bounded.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use openraft::AsyncRuntime;
@@ -23,8 +22,12 @@ const PROPOSAL_WAIT: Duration = Duration::from_secs(5);
 const FORGET_AT_MOST: u32 = 1_000;
 /// Between two looks at the size of the change log, while changes are applied.
 const LOG_LOOK_EVERY: Duration = Duration::from_millis(250);
-/// After a snapshot that could not be built.
-const SNAPSHOT_RETRY: Duration = Duration::from_secs(5);
+/// After a log that could not be shortened.
+const SHORTEN_RETRY: Duration = Duration::from_secs(5);
+/// A leader's log grows to so many times its bound while a member that answers is catching up.
+const CATCHING_UP_TIMES: u64 = 8;
+/// A member answers while its last answer is younger than this.
+const IN_CONTACT: Duration = Duration::from_secs(2);
 
 impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     pub(super) async fn housekeeping_loop(self) {
@@ -84,7 +87,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         tracing::debug!(?reply, "proposed housekeeping");
     }
 
-    /// Keeps the change log near its bound: a snapshot, then a purge of the older half.
+    /// Keeps the change log near its bound by purging the older half.
     pub(super) async fn log_loop(self) {
         let mut applied = self.inner.store.applied();
         loop {
@@ -99,7 +102,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                     Some(Ok(())) => LOG_LOOK_EVERY,
                     Some(Err(error)) => {
                         tracing::error!(%error, "failed to shorten the change log; trying again");
-                        SNAPSHOT_RETRY
+                        SHORTEN_RETRY
                     }
                 }
             };
@@ -110,30 +113,53 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     }
 
     async fn compact(&self) -> Result<(), String> {
-        let store = self.inner.store.clone();
+        let store = &self.inner.store;
         let begin = store.log_begin();
-        let built = blocking::<R, _, _>(move || store.build_snapshot()).await;
-        let file = built.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-        let through = purge_through(begin, file.last.index);
-        tracing::info!(snapshot = file.last.index, through, "shortening the change log");
-        let last = file.last.index;
-        *self.inner.prebuilt.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        let Some(applied) = store.applied().borrow().map(|last| last.index) else { return Ok(()) };
+        let through = purge_through(begin, applied).min(self.held_behind().unwrap_or(u64::MAX));
+        if through <= begin {
+            return Ok(());
+        }
+        tracing::info!(applied, through, "shortening the change log");
         let raft = &self.inner.raft;
         let mut metrics = raft.metrics();
+        // Costs nothing: openraft is told what is applied, and shortens the log for it.
         raft.trigger().snapshot().await.map_err(|e| e.to_string())?;
         loop {
-            if metrics.borrow_and_update().snapshot.is_some_and(|id| id.index >= last) {
+            if metrics.borrow_and_update().snapshot.is_some_and(|id| id.index >= through) {
                 break;
             }
             metrics.changed().await.map_err(|_| "replication has stopped")?;
         }
-        raft.trigger().purge_log(through).await.map_err(|e| e.to_string())
+        raft.trigger().purge_log(through).await.map_err(|e| e.to_string())?;
+        let store = store.clone();
+        let forget = move || store.forget_snapshot_before(through);
+        blocking::<R, _, _>(forget).await.map_err(|e| e.to_string())
+    }
+
+    /// The last entry of a member that is catching up, within what a leader keeps for that: without it, one that needs
+    /// longer for a snapshot than the log for its bound would need the next one at once.
+    fn held_behind(&self) -> Option<u64> {
+        let kept = self.inner.config.change_log_bytes.saturating_mul(CATCHING_UP_TIMES);
+        if self.inner.store.log_bytes() > kept {
+            return None;
+        }
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let now = R::Instant::now();
+        let answers = metrics.heartbeat.as_ref()?;
+        let in_contact = |id: &u64| {
+            let answered = answers.get(id).copied().flatten();
+            answered.is_some_and(|at| now.saturating_duration_since(*at) < IN_CONTACT)
+        };
+        let matched = metrics.replication.as_ref()?.iter().filter(|(id, _)| in_contact(id));
+        matched.map(|(_, matched)| matched.as_ref().map_or(0, |last| last.index)).min()
     }
 }
 
-/// Half of what is in the snapshot stays, so that a follower that was away for a while needs no snapshot.
-fn purge_through(begin: u64, snapshot: u64) -> u64 {
-    begin + snapshot.saturating_sub(begin) / 2
+/// Half of what is applied stays, so that a follower that was away for a while needs no snapshot.
+fn purge_through(begin: u64, applied: u64) -> u64 {
+    begin + applied.saturating_sub(begin) / 2
 }
 
 #[cfg(test)]

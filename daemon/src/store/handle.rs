@@ -217,7 +217,12 @@ impl Store {
         snapshot::build(&self.shared)
     }
 
-    /// The newest finished snapshot.
+    /// Removes the current snapshot if what follows it in the log is purged: nobody can go on from it. Blocking.
+    pub fn forget_snapshot_before(&self, purged: u64) {
+        snapshot::forget_before(&self.shared, purged);
+    }
+
+    /// The newest snapshot whose file was built or received, if there is one.
     pub fn current_snapshot(&self) -> Option<SnapshotFile> {
         lock(&self.shared.snapshot).clone()
     }

@@ -159,9 +159,19 @@ fn make_current(shared: &Shared, snapshot: SnapshotFile) {
     }
 }
 
+/// Removes the current snapshot if it ends before `purged`.
+pub(super) fn forget_before(shared: &Shared, purged: u64) {
+    let useless = lock(&shared.snapshot).take_if(|current| current.last.index < purged);
+    if let Some(old) = useless
+        && let Err(error) = remove_if_there(&old.path)
+    {
+        tracing::warn!(path = ?old.path, %error, "failed to remove an old snapshot");
+    }
+}
+
 /// At start: the newest finished snapshot of what is applied; everything else in the directory is removed. One that
 /// ends before the log begins is of no use to anybody: a crash between an install's COMMIT and the renaming of its
-/// file leaves it. Raft has a new one built when there is none.
+/// file leaves it. A new one is built when one is to be sent.
 pub(super) fn adopt_newest(
     dir: &Path,
     applied: Option<LogId>,
