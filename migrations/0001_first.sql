@@ -113,11 +113,12 @@ CREATE TABLE message_index (
 ) STRICT;
 INSERT INTO message_index (one, merged_through) VALUES (1, 0);
 
+-- By key first: keys that begin with the time, as our own client's do, are then written at the table's end.
 CREATE TABLE message_keys (
-  sender_id  INTEGER NOT NULL,
   key        TEXT    NOT NULL,
+  sender_id  INTEGER NOT NULL,
   message_id INTEGER NOT NULL,
-  PRIMARY KEY (sender_id, key)
+  PRIMARY KEY (key, sender_id)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE message_boxes (

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::ctx::{Ctx, Stop, UserRecord};
 use super::effect::Effect;
-use super::index::{self, Entry, Index, Side};
+use super::index::{self, Entry, Index, KeyUse, Side};
 use super::sql::{int, uint};
 use super::warm::{Mailbox, Recipient};
 use crate::change::{Outcome, Refusal};
@@ -67,10 +67,10 @@ pub(super) fn send(ctx: &mut Ctx<'_>, user: u64, to: &str, body: &str, key: &str
 
 /// The first answer under the key, if there is one; `KeyReused` when it was for something else.
 fn first_answer(ctx: &Ctx<'_>, user: u64, to_folded: &str, body: &str, key: &str) -> Result<Option<Outcome>, Stop> {
-    let indexed = index::by_key(ctx.tx, ctx.memtable, user, key)?;
-    let kept = match indexed {
-        None => None,
-        Some(id) => ctx.first(
+    let kept = match index::by_key(ctx.tx, ctx.memtable, user, key)? {
+        KeyUse::Never => return Ok(None),
+        KeyUse::PerhapsGone => None,
+        KeyUse::Message(id) => ctx.first(
             "SELECT m.id, m.sent_at, m.body = ?2, u.id,
                     coalesce(u.name_folded, (SELECT r.name_folded FROM retired_users r WHERE r.id = m.recipient_id)) = ?3
                FROM messages m LEFT JOIN users u ON u.id = m.recipient_id WHERE m.id = ?1",

@@ -34,7 +34,7 @@ pub(super) const ROW_TABLES: [Table; 11] = [
     Table { name: "sessions", key: "id" },
     Table { name: "mailboxes", key: "user_id" },
     Table { name: "message_index", key: "one" },
-    Table { name: "message_keys", key: "sender_id, key" },
+    Table { name: "message_keys", key: "key, sender_id" },
     Table { name: "message_boxes", key: "user_id, side, message_id" },
     Table { name: "message_pairs", key: "low_id, high_id, message_id" },
 ];

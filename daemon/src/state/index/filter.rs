@@ -1,9 +1,10 @@
-//! Which keys `message_keys` may hold. Nearly every send brings a key that was never used, and to learn that from the
-//! table takes a search in a tree that grows with all that was ever sent: most of its pages are cold when it is large.
+//! Which keys were ever used. Nearly every send brings a new one, and to learn that from the tables takes searches in
+//! trees that grow with all that was ever sent: most of their pages are cold when they are large. Keys are permanent, so
+//! nothing is ever taken out.
 //!
 //! Bloom filters (Bloom, 1970) whose bits for one key lie in one cache line (Putze, Sanders and Singler, 2007), in
 //! layers that double, because nobody knows how many keys there will be (Almeida et al., 2007). Never replicated nor
-//! stored: it is filled from the table in the background after a start.
+//! stored: it is filled from the tables in the background after a start.
 
 use std::hash::BuildHasher;
 
@@ -22,27 +23,44 @@ const WORD_BITS: usize = u64::BITS as usize;
 const BLOCK_WORDS: usize = BLOCK_BITS / WORD_BITS;
 /// Keys that the first layer takes: 128 KiB.
 const FIRST_LAYER_KEYS: usize = 1 << 16;
+/// Together 64 MiB, for 33 million keys. With more of them the tables are asked.
+const LAYERS_MAX: usize = 9;
 
-/// How far the table was read.
+/// Where keys are, each with the query for what follows (?1 key, ?2 sender) in the table's order.
+const TABLES: [&str; 2] = [
+    "SELECT sender_id, key FROM message_keys WHERE (key, sender_id) > (?1, ?2) ORDER BY key, sender_id LIMIT ?3",
+    "SELECT sender_id, key FROM send_keys WHERE (sender_id, key) > (?2, ?1) ORDER BY sender_id, key LIMIT ?3",
+];
+
+/// How far the tables were read.
+#[derive(Clone)]
 enum Filled {
-    /// Through this row; nothing yet, if there is none.
-    Through(Option<Place>),
-    /// To its end, when so many keys had been added.
-    Whole(usize),
+    Through(Place),
+    Whole,
+    /// There are more keys than it may take.
+    GivenUp,
 }
 
-/// A row of the table.
+/// A row of one of the tables, or before the first.
 #[derive(Clone, Default)]
 pub(super) struct Place {
+    table: usize,
     sender: u64,
     key: Box<str>,
 }
 
-/// See the file.
+impl Place {
+    /// The next rows' senders and keys; none at the table's end.
+    pub fn read_on(&self, conn: &Connection, at_most: usize) -> Result<Vec<(u64, Box<str>)>> {
+        let mut statement = conn.prepare_cached(TABLES[self.table])?;
+        let row = |row: &Row<'_>| Ok((uint(row, 0)?, row.get_ref(1)?.as_str()?.into()));
+        statement.query_map((&*self.key, int(self.sender), int(at_most as u64)), row)?.collect()
+    }
+}
+
+/// See the file. Its users hash the keys, because they look in other places with the same hash; it must be a good one.
 pub(super) struct KeyFilter {
-    hasher: RandomState,
     layers: Vec<Layer>,
-    added: usize,
     filled: Filled,
 }
 
@@ -54,61 +72,51 @@ struct Layer {
 impl Default for KeyFilter {
     /// Knows nothing yet.
     fn default() -> Self {
-        KeyFilter { hasher: RandomState::default(), layers: Vec::new(), added: 0, filled: Filled::Through(None) }
+        KeyFilter { layers: Vec::new(), filled: Filled::Through(Place::default()) }
     }
 }
 
 impl KeyFilter {
-    /// Takes note of a key that is written to the table, or was read there. It is not taken out when its message goes:
-    /// once twice as many were added as the table held, the filter begins anew.
-    pub fn add(&mut self, sender: u64, key: &str) {
-        if matches!(self.filled, Filled::Whole(then) if self.added >= 2 * then + FIRST_LAYER_KEYS) {
-            *self = KeyFilter::default();
+    /// Takes note of a key that is written to a table, or was read there.
+    pub fn add(&mut self, hash: u64) {
+        if matches!(self.filled, Filled::GivenUp) {
+            return;
         }
-        let hash = self.hasher.hash_one((sender, key));
         if self.layers.last().is_none_or(|layer| layer.room == 0) {
+            if self.layers.len() == LAYERS_MAX {
+                *self = KeyFilter { layers: Vec::new(), filled: Filled::GivenUp };
+                return;
+            }
             self.layers.push(Layer::with_room(FIRST_LAYER_KEYS << self.layers.len()));
         }
         if let Some(layer) = self.layers.last_mut() {
             layer.add(hash);
         }
-        self.added += 1;
     }
 
-    /// False: the table does not hold the key.
-    pub fn may_hold(&self, sender: u64, key: &str) -> bool {
-        if matches!(self.filled, Filled::Through(_)) {
-            return true;
-        }
-        let hash = self.hasher.hash_one((sender, key));
-        self.layers.iter().rev().any(|layer| layer.may_hold(hash))
+    /// False: no table holds the key.
+    pub fn may_hold(&self, hash: u64) -> bool {
+        !matches!(self.filled, Filled::Whole) || self.layers.iter().rev().any(|layer| layer.may_hold(hash))
     }
 
-    /// Behind which row of the table it is to be read on; `None` once it was read to its end.
+    /// Where the tables are to be read on; `None` when there is no need.
     pub fn unread_behind(&self) -> Option<Place> {
         match &self.filled {
-            Filled::Through(through) => Some(through.clone().unwrap_or_default()),
-            Filled::Whole(_) => None,
+            Filled::Through(through) => Some(through.clone()),
+            Filled::Whole | Filled::GivenUp => None,
         }
     }
 
-    /// Takes what [`rows_behind`] read there.
-    pub fn take(&mut self, rows: Vec<Place>) {
-        rows.iter().for_each(|Place { sender, key }| self.add(*sender, key));
-        self.filled = match rows.into_iter().next_back() {
-            Some(last) => Filled::Through(Some(last)),
-            None => Filled::Whole(self.added),
+    /// Takes what was read there.
+    pub fn take(&mut self, keys: Vec<(u64, Box<str>)>, hasher: &RandomState) {
+        keys.iter().for_each(|(sender, key)| self.add(hasher.hash_one((*sender, &**key))));
+        let Filled::Through(Place { table, .. }) = self.filled else { return };
+        self.filled = match keys.into_iter().next_back() {
+            Some((sender, key)) => Filled::Through(Place { table, sender, key }),
+            None if table + 1 < TABLES.len() => Filled::Through(Place { table: table + 1, ..Place::default() }),
+            None => Filled::Whole,
         };
     }
-}
-
-/// The next rows of the table; none at its end.
-pub(super) fn rows_behind(conn: &Connection, place: &Place, at_most: usize) -> Result<Vec<Place>> {
-    let mut statement = conn.prepare_cached(
-        "SELECT sender_id, key FROM message_keys WHERE (sender_id, key) > (?1, ?2) ORDER BY sender_id, key LIMIT ?3",
-    )?;
-    let row = |row: &Row<'_>| Ok(Place { sender: uint(row, 0)?, key: row.get_ref(1)?.as_str()?.into() });
-    statement.query_map((int(place.sender), &*place.key, int(at_most as u64)), row)?.collect()
 }
 
 impl Layer {
@@ -149,80 +157,95 @@ mod tests {
         (0..count).map(|n| (n % 7, format!("key {n}")))
     }
 
-    fn filled(count: u64) -> KeyFilter {
-        let mut filter = KeyFilter::default();
-        keys(count).for_each(|(sender, key)| filter.add(sender, &key));
-        filter.take(Vec::new());
-        filter
+    struct Tried {
+        filter: KeyFilter,
+        hasher: RandomState,
     }
 
-    fn table(rows: &str) -> Connection {
+    impl Tried {
+        fn new() -> Tried {
+            Tried { filter: KeyFilter::default(), hasher: RandomState::default() }
+        }
+
+        fn add(&mut self, sender: u64, key: &str) {
+            self.filter.add(self.hasher.hash_one((sender, key)));
+        }
+
+        fn may_hold(&self, sender: u64, key: &str) -> bool {
+            self.filter.may_hold(self.hasher.hash_one((sender, key)))
+        }
+
+        /// False when there was nothing left to read.
+        fn fill(&mut self, conn: &Connection, at_most: usize) -> bool {
+            let Some(place) = self.filter.unread_behind() else { return false };
+            self.filter.take(place.read_on(conn, at_most).unwrap(), &self.hasher);
+            true
+        }
+
+        fn filled(count: u64) -> Tried {
+            let mut tried = Tried::new();
+            keys(count).for_each(|(sender, key)| tried.add(sender, &key));
+            while tried.fill(&tables(""), 1) {}
+            tried
+        }
+    }
+
+    fn tables(rows: &str) -> Connection {
         let conn = Connection::open_in_memory().unwrap();
         conn.execute_batch(&format!(
-            "CREATE TABLE message_keys (sender_id INTEGER, key TEXT, message_id INTEGER, PRIMARY KEY (sender_id, key))
-             WITHOUT ROWID; {rows}"
+            "CREATE TABLE message_keys (key TEXT, sender_id INTEGER, PRIMARY KEY (key, sender_id)) WITHOUT ROWID;
+             CREATE TABLE send_keys (sender_id INTEGER, key TEXT, PRIMARY KEY (sender_id, key)) WITHOUT ROWID; {rows}"
         ))
         .unwrap();
         conn
     }
 
-    /// False when there was nothing left to read.
-    fn fill(filter: &mut KeyFilter, conn: &Connection, at_most: usize) -> bool {
-        let Some(place) = filter.unread_behind() else { return false };
-        filter.take(rows_behind(conn, &place, at_most).unwrap());
-        true
-    }
-
     #[test]
     fn what_was_added_is_never_denied_through_several_layers() {
         const KEYS: u64 = 5 * FIRST_LAYER_KEYS as u64;
-        let filter = filled(KEYS);
-        assert_eq!(filter.layers.len(), 3);
+        let tried = Tried::filled(KEYS);
+        assert_eq!(tried.filter.layers.len(), 3);
         for (sender, key) in keys(KEYS) {
-            assert!(filter.may_hold(sender, &key), "{sender} {key}");
+            assert!(tried.may_hold(sender, &key), "{sender} {key}");
         }
     }
 
     #[test]
     fn few_others_are_looked_up_in_vain() {
         const ASKED: u64 = 100_000;
-        let filter = filled(FIRST_LAYER_KEYS as u64);
-        let in_vain = (0..ASKED).filter(|n| filter.may_hold(8, &format!("key {n}"))).count();
+        let tried = Tried::filled(FIRST_LAYER_KEYS as u64);
+        let in_vain = (0..ASKED).filter(|n| tried.may_hold(8, &format!("key {n}"))).count();
         assert!(in_vain < 500, "{in_vain} of {ASKED}");
     }
 
     #[test]
     fn a_filter_that_is_not_filled_denies_nothing() {
-        let conn = table("INSERT INTO message_keys VALUES (1, 'a', 1), (1, 'b', 2), (2, '', 3), (2, 'a', 4);");
-        let mut filter = KeyFilter::default();
+        let conn = tables(
+            "INSERT INTO message_keys VALUES ('a', 1), ('b', 1), ('', 2), ('a', 2);
+             INSERT INTO send_keys VALUES (1, 'old'), (2, 'old'), (2, 'older');",
+        );
+        let mut tried = Tried::new();
         let mut pieces = 0;
-        while fill(&mut filter, &conn, 1) {
+        while tried.fill(&conn, 1) {
             pieces += 1;
-            assert!(pieces > 4 || filter.may_hold(3, "never"), "after {pieces} rows");
+            assert!(pieces == 9 || tried.may_hold(3, "never"), "after {pieces} pieces");
         }
-        assert_eq!(pieces, 5, "a row each, and one that finds no more");
-        for (sender, key) in [(1, "a"), (1, "b"), (2, ""), (2, "a")] {
-            assert!(filter.may_hold(sender, key), "{sender} {key}");
+        assert_eq!(pieces, 9, "a row each, and one a table that finds no more");
+        for (sender, key) in [(1, "a"), (1, "b"), (2, ""), (2, "a"), (1, "old"), (2, "old"), (2, "older")] {
+            assert!(tried.may_hold(sender, key), "{sender} {key}");
         }
-        assert!(!filter.may_hold(3, "never"));
+        assert!(!tried.may_hold(3, "never"));
     }
 
     #[test]
-    fn keys_that_went_do_not_stay_for_ever() {
-        let conn = table("INSERT INTO message_keys VALUES (1, 'stays', 1);");
-        let mut filter = KeyFilter::default();
-        while fill(&mut filter, &conn, 10) {}
-        let mut anew = 0;
-        for n in 0..4 * FIRST_LAYER_KEYS {
-            filter.add(2, &n.to_string());
-            if filter.unread_behind().is_some() {
-                anew += 1;
-                assert!(filter.may_hold(3, "never"), "not filled: it denies nothing");
-                while fill(&mut filter, &conn, 10) {}
-            }
-            assert!(filter.may_hold(1, "stays"), "after {n}");
+    fn a_filter_that_would_grow_too_large_gives_up_and_denies_nothing() {
+        let mut tried = Tried::filled(1);
+        while tried.filter.layers.len() < LAYERS_MAX {
+            tried.filter.layers.push(Layer { blocks: Vec::new(), room: 0 });
         }
-        assert_eq!(anew, 3);
-        assert!(filter.layers.len() <= 2);
+        tried.add(1, "one too many");
+        assert!(tried.may_hold(3, "never") && tried.filter.layers.is_empty());
+        tried.add(1, "and another");
+        assert!(tried.filter.layers.is_empty() && !tried.fill(&tables(""), 1));
     }
 }

@@ -1,18 +1,20 @@
 //! The entries of the newest messages. Shared by the writer, which adds and merges, and the readers.
 
 use std::collections::HashSet;
+use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::quality::RandomState;
 use rusqlite::{Connection, Result};
 
-use super::filter::{KeyFilter, rows_behind};
-use super::{Entry, Side, merged_through, pair};
-use crate::state::hash::HashMap;
+use super::filter::KeyFilter;
+use super::generation::Generation;
+use super::{Entry, Side, merged_through};
 use crate::state::sql::{int, uint};
 
 /// Messages after which the entries collected so far are merged into the tables: enough that a page written takes
-/// many of them, few enough that they are read again in tens of milliseconds after a crash.
-pub const MERGE_AT: usize = 8_192;
+/// many of them, few enough that they take little memory and are read again in tens of milliseconds after a crash.
+pub const MERGE_AT: usize = 16_384;
 
 /// The memory part of the index; clones are the same one.
 #[derive(Clone)]
@@ -60,45 +62,19 @@ struct Generations {
     /// Messages whose rows went before their entries were merged.
     gone: HashSet<u64>,
     filter: KeyFilter,
+    /// Of all keys, here and in the filter.
+    hasher: RandomState,
 }
 
 /// Where the message of a key is to be found.
 pub(super) enum Found {
     Here(u64),
-    PerhapsInTable,
+    PerhapsInTables,
     Nowhere,
 }
 
-/// Entries of consecutive messages.
-#[derive(Default)]
-pub(super) struct Generation {
-    /// All ids are greater.
-    after: u64,
-    /// The greatest id.
-    pub last: u64,
-    pub messages: usize,
-    /// sender → key → message
-    pub keys: HashMap<u64, HashMap<Box<str>, u64>>,
-    /// Ascending.
-    pub boxes: HashMap<(u64, Side), Vec<u64>>,
-    /// Ascending.
-    pub pairs: HashMap<(u64, u64), Vec<u64>>,
-}
-
-impl Generation {
-    fn add(&mut self, entry: Entry<'_>) {
-        let Entry { id, sender, recipient, key } = entry;
-        self.last = id;
-        self.messages += 1;
-        self.keys.entry(sender).or_default().insert(key.into(), id);
-        self.boxes.entry((sender, Side::Sent)).or_default().push(id);
-        self.boxes.entry((recipient, Side::Received)).or_default().push(id);
-        self.pairs.entry(pair(sender, recipient)).or_default().push(id);
-    }
-}
-
 impl Generations {
-    fn all(&self) -> impl Iterator<Item = &Generation> {
+    fn all(&self) -> impl DoubleEndedIterator<Item = &Generation> {
         self.merged.as_deref().into_iter().chain(self.merging.as_deref()).chain(std::iter::once(&self.active))
     }
 }
@@ -120,49 +96,52 @@ impl Memtable {
     /// the new messages without their entries.
     pub fn reload(&self, conn: &Connection) -> Result<()> {
         let after = merged_through(conn)?;
-        let mut active = Generation { after, last: after, ..Generation::default() };
+        let mut new = Generations { after, active: Generation::behind(after), ..Generations::default() };
         let mut statement =
             conn.prepare("SELECT id, sender_id, recipient_id, key FROM messages WHERE id > ?1 ORDER BY id")?;
         let mut found = statement.query([int(after)])?;
         while let Some(row) = found.next()? {
             let key = row.get_ref(3)?.as_str()?;
-            active.add(Entry { id: uint(row, 0)?, sender: uint(row, 1)?, recipient: uint(row, 2)?, key });
+            let entry = Entry { id: uint(row, 0)?, sender: uint(row, 1)?, recipient: uint(row, 2)?, key };
+            new.active.add(entry, &new.hasher);
         }
-        *self.lock() = Generations { after, active, ..Generations::default() };
+        *self.lock() = new;
         Ok(())
     }
 
     /// A message that the open transaction inserts. The last thing that its change does: nothing takes it back.
     pub fn add(&self, entry: Entry<'_>) {
-        let mut generations = self.lock();
-        generations.active.add(entry);
-        generations.added += 1;
+        let Generations { active, hasher, added, .. } = &mut *self.lock();
+        active.add(entry, hasher);
+        *added += 1;
     }
 
     pub(super) fn by_key(&self, sender: u64, key: &str) -> Found {
         let generations = self.lock();
-        match generations.all().find_map(|generation| generation.keys.get(&sender)?.get(key).copied()) {
+        let hash = generations.hasher.hash_one((sender, key));
+        match generations.all().find_map(|generation| generation.by_key(sender, key, hash)) {
             Some(id) => Found::Here(id),
-            None if generations.filter.may_hold(sender, key) => Found::PerhapsInTable,
+            None if generations.filter.may_hold(hash) => Found::PerhapsInTables,
             None => Found::Nowhere,
         }
     }
 
-    /// These keys are being written to their table.
+    /// These keys are being written to a table.
     pub(super) fn in_table<'a>(&self, keys: impl Iterator<Item = (u64, &'a str)>) {
-        let mut generations = self.lock();
-        keys.for_each(|(sender, key)| generations.filter.add(sender, key));
+        let Generations { filter, hasher, .. } = &mut *self.lock();
+        keys.for_each(|key| filter.add(hasher.hash_one(key)));
     }
 
-    /// Reads some of the keys that are in their table already; false once all were read.
+    /// Reads some of the keys that are in the tables already; false once all were read.
     ///
     /// # Errors
     /// SQLite's.
     pub fn fill_filter(&self, conn: &Connection, at_most: usize) -> Result<bool> {
         // Not under the lock, for which readers wait. Only the writer comes here.
         let Some(place) = self.lock().filter.unread_behind() else { return Ok(false) };
-        let rows = rows_behind(conn, &place, at_most)?;
-        self.lock().filter.take(rows);
+        let keys = place.read_on(conn, at_most)?;
+        let Generations { filter, hasher, .. } = &mut *self.lock();
+        filter.take(keys, hasher);
         Ok(true)
     }
 
@@ -179,11 +158,11 @@ impl Memtable {
         if generations.after > merged_through {
             return None;
         }
-        let mut found = Vec::new();
-        for ids in generations.all().filter_map(|generation| generation.boxes.get(&list)) {
-            let from = ids.partition_point(|id| *id <= after);
-            found.extend(ids[from..].iter().take_while(|id| **id <= through).take(limit - found.len()));
-        }
+        let (user, side) = list;
+        let newest_first = generations.all().rev().flat_map(|generation| generation.list(user, side));
+        let mut found: Vec<u64> = newest_first.skip_while(|id| *id > through).take_while(|id| *id > after).collect();
+        found.reverse();
+        found.truncate(limit);
         Some(found)
     }
 
@@ -193,32 +172,29 @@ impl Memtable {
         if generations.after > merged_through {
             return None;
         }
-        let lists: Vec<&Vec<u64>> = generations.all().filter_map(|generation| generation.pairs.get(&pair)).collect();
-        let mut found = Vec::new();
-        for ids in lists.into_iter().rev() {
-            let to = ids.partition_point(|id| *id < before);
-            found.extend(ids[..to].iter().rev().take(limit - found.len()));
-        }
-        Some(found)
+        let newest_first = generations.all().rev().flat_map(|generation| generation.between(pair));
+        Some(newest_first.skip_while(|id| *id >= before).take(limit).collect())
     }
 
     /// What is to be merged next, once enough has come together.
     pub(super) fn freeze(&self) -> Option<Arc<Generation>> {
         let mut generations = self.lock();
-        let Generation { after, last, messages, .. } = generations.active;
+        let Generation { after, last, .. } = generations.active;
+        let messages = generations.active.messages();
         if generations.merging.is_none() && self.schedule.is_due(messages, after, last) {
-            let next = Generation { after: last, last, ..Generation::default() };
+            let next = Generation::behind(last);
             generations.merging = Some(Arc::new(std::mem::replace(&mut generations.active, next)));
             return generations.merging.clone();
         }
         None
     }
 
-    /// The row of this message goes, unless its change is taken back.
-    pub(super) fn is_gone(&self, id: u64) {
-        let mut generations = self.lock();
-        if id > generations.after {
-            generations.gone.insert(id);
+    /// The row of this message goes, unless its change is taken back; its key goes to another table.
+    pub(super) fn is_gone(&self, id: u64, sender: u64, key: &str) {
+        let Generations { after, gone, filter, hasher, .. } = &mut *self.lock();
+        filter.add(hasher.hash_one((sender, key)));
+        if id > *after {
+            gone.insert(id);
         }
     }
 
@@ -238,7 +214,7 @@ impl Memtable {
 
     /// How far the memory is behind: from 1 on another merge is due while one is under way.
     pub fn backlog(&self) -> usize {
-        self.lock().active.messages / self.schedule.at
+        self.lock().active.messages() / self.schedule.at
     }
 
     /// Messages added since the start, or since a snapshot was installed.

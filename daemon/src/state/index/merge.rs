@@ -1,75 +1,109 @@
 //! Writing a generation of the memtable to the tables, in their order and in capped transactions.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Result, ffi};
+use rusqlite::{Connection, OptionalExtension, Result, ffi};
 
-use super::memtable::Generation;
-use super::{Memtable, find_key};
+use super::generation::Generation;
+use super::{Entry, Memtable, Side, find_key, pair};
 use crate::state::sql::int;
 
-/// One row of an index table.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Row {
-    Key { sender: u64, key: Box<str>, id: u64 },
-    Box { user: u64, side: i64, id: u64 },
-    Pair { low: u64, high: u64, id: u64 },
+/// What is written of each message: its key, a row in each of two boxes, its pair.
+const ROWS_A_MESSAGE: usize = 4;
+
+/// Rows of one table, in its order.
+enum Rows {
+    /// Numbers of the generation's messages.
+    Keys(Vec<u32>),
+    /// User, side, message.
+    Boxes(Vec<(u64, Side, u64)>),
+    /// Lesser and greater user, message.
+    Pairs(Vec<(u64, u64, u64)>),
 }
 
-impl Row {
-    fn id(&self) -> u64 {
-        match self {
-            Row::Key { id, .. } | Row::Box { id, .. } | Row::Pair { id, .. } => *id,
-        }
-    }
-
-    fn key(&self) -> Option<(u64, &str)> {
-        match self {
-            Row::Key { sender, key, .. } => Some((*sender, key)),
-            Row::Box { .. } | Row::Pair { .. } => None,
-        }
-    }
-}
-
-/// A merge under way.
+/// A merge under way, a table after the other.
 pub struct Merge {
-    rows: Vec<Row>,
+    generation: Arc<Generation>,
+    /// Of the table that it is at.
+    rows: Rows,
+    /// Of these.
     written: usize,
-    through: u64,
+    /// Of all tables.
+    left: usize,
+}
+
+impl Rows {
+    fn first(generation: &Generation) -> Rows {
+        Rows::Keys(generation.in_order_of_keys())
+    }
+
+    /// The next table's; `None` after the last.
+    fn next(&self, generation: &Generation) -> Option<Rows> {
+        match self {
+            Rows::Keys(_) => {
+                let sides = |e: Entry<'_>| [(e.sender, Side::Sent, e.id), (e.recipient, Side::Received, e.id)];
+                let mut rows: Vec<_> = generation.entries().flat_map(sides).collect();
+                rows.sort_unstable();
+                Some(Rows::Boxes(rows))
+            }
+            Rows::Boxes(_) => {
+                let row = |e: Entry<'_>| {
+                    let (low, high) = pair(e.sender, e.recipient);
+                    (low, high, e.id)
+                };
+                let mut rows: Vec<_> = generation.entries().map(row).collect();
+                rows.sort_unstable();
+                Some(Rows::Pairs(rows))
+            }
+            Rows::Pairs(_) => None,
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Rows::Keys(rows) => rows.len(),
+            Rows::Boxes(rows) => rows.len(),
+            Rows::Pairs(rows) => rows.len(),
+        }
+    }
 }
 
 impl Merge {
     /// The next one, if one is due.
     pub fn begin(memtable: &Memtable) -> Option<Merge> {
         let generation = memtable.freeze()?;
-        let mut rows = rows(&generation);
-        rows.sort_unstable();
-        Some(Merge { rows, written: 0, through: generation.last })
+        let left = generation.messages() * ROWS_A_MESSAGE;
+        Some(Merge { rows: Rows::first(&generation), generation, written: 0, left })
     }
 
     /// Rows that are still to be written.
     pub fn left(&self) -> usize {
-        self.rows.len() - self.written
+        self.left
     }
 
     /// Writes at most `at_most` rows in the open transaction. True: that was the last; [`Merge::committed`] is to be
     /// called after the COMMIT.
     pub fn piece(&mut self, conn: &Connection, memtable: &Memtable, at_most: usize) -> Result<bool> {
-        let to = self.rows.len().min(self.written + at_most);
-        let rows = &self.rows[self.written..to];
-        let gone = really_gone(conn, memtable, rows)?;
-        // Before their table holds them: whoever finds no key here need not look there.
-        memtable.in_table(rows.iter().filter_map(Row::key));
-        let mut tables = Tables::of(conn)?;
-        for row in rows.iter().filter(|row| !gone.contains(&row.id())) {
-            tables.insert(row)?;
+        let from = self.written;
+        let to = self.rows.len().min(from + at_most);
+        match &self.rows {
+            Rows::Keys(numbers) => write_keys(conn, memtable, &self.generation, &numbers[from..to])?,
+            Rows::Boxes(rows) => write_boxes(conn, memtable, &rows[from..to])?,
+            Rows::Pairs(rows) => write_pairs(conn, memtable, &rows[from..to])?,
         }
         self.written = to;
-        let last = to == self.rows.len();
-        if last {
-            conn.prepare_cached("UPDATE message_index SET merged_through = ?1")?.execute([int(self.through)])?;
+        self.left -= to - from;
+        if to < self.rows.len() {
+            return Ok(false);
         }
-        Ok(last)
+        if let Some(rows) = self.rows.next(&self.generation) {
+            self.rows = rows;
+            self.written = 0;
+            return Ok(false);
+        }
+        conn.prepare_cached("UPDATE message_index SET merged_through = ?1")?.execute([int(self.generation.last)])?;
+        Ok(true)
     }
 
     /// The last piece is committed.
@@ -78,75 +112,62 @@ impl Merge {
     }
 }
 
-fn rows(generation: &Generation) -> Vec<Row> {
-    let mut rows = Vec::with_capacity(generation.messages * 4);
-    for (sender, keys) in &generation.keys {
-        rows.extend(keys.iter().map(|(key, id)| Row::Key { sender: *sender, key: key.clone(), id: *id }));
-    }
-    for ((user, side), ids) in &generation.boxes {
-        rows.extend(ids.iter().map(|id| Row::Box { user: *user, side: *side as i64, id: *id }));
-    }
-    for ((low, high), ids) in &generation.pairs {
-        rows.extend(ids.iter().map(|id| Row::Pair { low: *low, high: *high, id: *id }));
-    }
-    rows
-}
+// What a crash cut off from its merge is written again: rows that are there already are meant to be.
 
-/// The statements of one piece. What a crash cut off from its merge is written again: rows that are there already are
-/// meant to be.
-struct Tables<'a> {
-    conn: &'a Connection,
-    keys: CachedStatement<'a>,
-    boxes: CachedStatement<'a>,
-    pairs: CachedStatement<'a>,
-}
-
-impl<'a> Tables<'a> {
-    fn of(conn: &'a Connection) -> Result<Tables<'a>> {
-        Ok(Tables {
-            conn,
-            keys: conn.prepare_cached(
-                "INSERT OR IGNORE INTO message_keys (sender_id, key, message_id) VALUES (?1, ?2, ?3)",
-            )?,
-            boxes: conn.prepare_cached(
-                "INSERT OR IGNORE INTO message_boxes (user_id, side, message_id) VALUES (?1, ?2, ?3)",
-            )?,
-            pairs: conn.prepare_cached(
-                "INSERT OR IGNORE INTO message_pairs (low_id, high_id, message_id) VALUES (?1, ?2, ?3)",
-            )?,
-        })
-    }
-
-    fn insert(&mut self, row: &Row) -> Result<usize> {
-        match row {
-            Row::Key { sender, key, id } => match self.keys.execute((int(*sender), key, int(*id)))? {
-                0 => self.same_key(*sender, key, *id),
-                written => Ok(written),
-            },
-            Row::Box { user, side, id } => self.boxes.execute((int(*user), side, int(*id))),
-            Row::Pair { low, high, id } => self.pairs.execute((int(*low), int(*high), int(*id))),
+fn write_keys(conn: &Connection, memtable: &Memtable, generation: &Generation, numbers: &[u32]) -> Result<()> {
+    let entries = || numbers.iter().map(|number| generation.entry(*number));
+    let gone = really_gone(conn, memtable, entries().map(|entry| entry.id))?;
+    // Before their table holds them: whoever finds no key here need not look there.
+    memtable.in_table(entries().map(|entry| (entry.sender, entry.key)));
+    let mut insert =
+        conn.prepare_cached("INSERT OR IGNORE INTO message_keys (key, sender_id, message_id) VALUES (?1, ?2, ?3)")?;
+    for entry in entries().filter(|entry| !gone.contains(&entry.id)) {
+        if insert.execute((entry.key, int(entry.sender), int(entry.id)))? == 0 {
+            must_be_the_same(conn, entry)?;
         }
     }
+    Ok(())
+}
 
-    /// A key that is there already must be this message's: two messages under one key would be a message doubled.
-    fn same_key(&self, sender: u64, key: &str, id: u64) -> Result<usize> {
-        match find_key(self.conn, sender, key)? {
-            Some(found) if found == id => Ok(0),
-            found => {
-                let why = format!("messages {found:?} and {id} of user {sender} have the same key");
-                Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CORRUPT), Some(why)))
-            }
+/// A key that is there already must be this message's: two messages under one key would be a message doubled.
+fn must_be_the_same(conn: &Connection, entry: Entry<'_>) -> Result<()> {
+    let Entry { id, sender, key, .. } = entry;
+    match find_key(conn, sender, key)? {
+        Some(found) if found == id => Ok(()),
+        found => {
+            let why = format!("messages {found:?} and {id} of user {sender} have the same key");
+            Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CORRUPT), Some(why)))
         }
     }
 }
 
-/// Of these rows' messages those that are gone. A change that was taken back left its messages where they were.
-fn really_gone(conn: &Connection, memtable: &Memtable, rows: &[Row]) -> Result<HashSet<u64>> {
+fn write_boxes(conn: &Connection, memtable: &Memtable, rows: &[(u64, Side, u64)]) -> Result<()> {
+    let gone = really_gone(conn, memtable, rows.iter().map(|row| row.2))?;
+    let mut insert =
+        conn.prepare_cached("INSERT OR IGNORE INTO message_boxes (user_id, side, message_id) VALUES (?1, ?2, ?3)")?;
+    for (user, side, id) in rows.iter().filter(|row| !gone.contains(&row.2)) {
+        insert.execute((int(*user), *side as i64, int(*id)))?;
+    }
+    Ok(())
+}
+
+fn write_pairs(conn: &Connection, memtable: &Memtable, rows: &[(u64, u64, u64)]) -> Result<()> {
+    let gone = really_gone(conn, memtable, rows.iter().map(|row| row.2))?;
+    let mut insert =
+        conn.prepare_cached("INSERT OR IGNORE INTO message_pairs (low_id, high_id, message_id) VALUES (?1, ?2, ?3)")?;
+    for (low, high, id) in rows.iter().filter(|row| !gone.contains(&row.2)) {
+        insert.execute((int(*low), int(*high), int(*id)))?;
+    }
+    Ok(())
+}
+
+/// Of these messages those that are gone. A change that was taken back left its messages where they were.
+fn really_gone(conn: &Connection, memtable: &Memtable, ids: impl Iterator<Item = u64>) -> Result<HashSet<u64>> {
     let said = memtable.gone();
     if said.is_empty() {
         return Ok(said);
     }
-    let mut gone: HashSet<u64> = rows.iter().map(Row::id).filter(|id| said.contains(id)).collect();
+    let mut gone: HashSet<u64> = ids.filter(|id| said.contains(id)).collect();
     let mut there = Vec::new();
     for id in &gone {
         let row = conn.prepare_cached("SELECT 1 FROM messages WHERE id = ?1")?.query_row([int(*id)], |_| Ok(()));

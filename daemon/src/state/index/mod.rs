@@ -12,6 +12,7 @@
 //! read that began before a snapshot was installed may miss messages that are gone by then.)
 
 mod filter;
+mod generation;
 mod memtable;
 mod merge;
 #[cfg(test)]
@@ -54,15 +55,25 @@ fn pair(a: u64, b: u64) -> (u64, u64) {
     (a.min(b), a.max(b))
 }
 
-/// The id of the sender's message under that key. For the writer, whose transaction and memtable always fit. The
-/// message may be gone.
-pub fn by_key(conn: &Connection, memtable: &Memtable, sender: u64, key: &str) -> Result<Option<u64>> {
+/// What a key was used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyUse {
+    /// Nothing yet.
+    Never,
+    /// This message, which may be gone.
+    Message(u64),
+    /// If for anything, then for a message that is gone; `send_keys` knows.
+    PerhapsGone,
+}
+
+/// What the sender's key was used for. For the writer, whose transaction and memtable always fit.
+pub fn by_key(conn: &Connection, memtable: &Memtable, sender: u64, key: &str) -> Result<KeyUse> {
     match memtable.by_key(sender, key) {
-        Found::Here(id) => Ok(Some(id)),
-        Found::PerhapsInTable => find_key(conn, sender, key),
+        Found::Here(id) => Ok(KeyUse::Message(id)),
+        Found::PerhapsInTables => Ok(find_key(conn, sender, key)?.map_or(KeyUse::PerhapsGone, KeyUse::Message)),
         Found::Nowhere => {
             debug_assert_eq!(find_key(conn, sender, key)?, None, "the filter denied a key of user {sender}");
-            Ok(None)
+            Ok(KeyUse::Never)
         }
     }
 }
@@ -74,10 +85,10 @@ fn find_key(conn: &Connection, sender: u64, key: &str) -> Result<Option<u64>> {
         .optional()
 }
 
-/// Forgets a message whose row goes in this transaction.
+/// Forgets a message whose row goes in this transaction, and whose key goes to `send_keys`.
 pub fn remove(conn: &Connection, memtable: &Memtable, entry: Entry<'_>) -> Result<()> {
     let Entry { id, sender, recipient, key } = entry;
-    memtable.is_gone(id);
+    memtable.is_gone(id, sender, key);
     let run = |sql: &str, params: &[i64]| conn.prepare_cached(sql)?.execute(rusqlite::params_from_iter(params));
     conn.prepare_cached("DELETE FROM message_keys WHERE sender_id = ?1 AND key = ?2")?.execute((int(sender), key))?;
     const BOX: &str = "DELETE FROM message_boxes WHERE user_id = ?1 AND side = ?2 AND message_id = ?3";

@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 
-use super::{Entry, Index, Memtable, Merge, MergeSchedule, Side, by_key, remove};
+use super::{Entry, Index, KeyUse, Memtable, Merge, MergeSchedule, Side, by_key, remove};
 use crate::state::sql::{int, uint};
 
 const USERS: u64 = 5;
@@ -56,6 +56,9 @@ impl World {
             |row| Ok((uint(row, 0)?, uint(row, 1)?, row.get::<_, String>(2)?)),
         );
         if let Ok((sender, recipient, key)) = found {
+            const KEPT: &str =
+                "INSERT INTO send_keys (sender_id, key, digest, message_id, sent_at) VALUES (?1, ?2, x'', ?3, 0)";
+            self.conn.execute(KEPT, (int(sender), &key, int(id))).unwrap();
             remove(&self.conn, &self.memtable, Entry { id, sender, recipient, key: &key }).unwrap();
         }
     }
@@ -113,9 +116,16 @@ impl World {
             let owner: i64 =
                 self.conn.query_row("SELECT sender_id FROM messages WHERE id = ?1", [int(id)], |r| r.get(0)).unwrap();
             let found = by_key(&self.conn, &self.memtable, owner.unsigned_abs(), &format!("k{id}")).unwrap();
-            assert_eq!(found, Some(id), "{what}: key of {id}");
+            assert_eq!(found, KeyUse::Message(id), "{what}: key of {id}");
         }
-        assert_eq!(by_key(&self.conn, &self.memtable, 1, "never used").unwrap(), None, "{what}");
+        let mut statement = self.conn.prepare("SELECT sender_id, key FROM send_keys").unwrap();
+        let kept = statement.query_map([], |row| Ok((uint(row, 0)?, row.get::<_, String>(1)?))).unwrap();
+        for (sender, key) in kept.map(Result::unwrap) {
+            let found = by_key(&self.conn, &self.memtable, sender, &key).unwrap();
+            assert_ne!(found, KeyUse::Never, "{what}: {key} outlives its message");
+        }
+        let never = by_key(&self.conn, &self.memtable, 1, "never used").unwrap();
+        assert!(!matches!(never, KeyUse::Message(_)), "{what}: {never:?}");
     }
 }
 
