@@ -91,12 +91,13 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     pub(super) async fn log_loop(self) {
         let mut applied = self.inner.store.applied();
         loop {
-            if !matches!(self.unless_stopped(applied.changed()).await, Some(Ok(()))) {
-                return;
-            }
             let pause = if self.inner.store.log_bytes() <= self.inner.config.change_log_bytes {
+                if !matches!(self.unless_stopped(applied.changed()).await, Some(Ok(()))) {
+                    return;
+                }
                 LOG_LOOK_EVERY
             } else {
+                // Also when nothing more is applied: a member for which the log was kept may be gone.
                 match self.unless_stopped(self.compact()).await {
                     None => return,
                     Some(Ok(())) => LOG_LOOK_EVERY,

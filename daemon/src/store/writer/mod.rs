@@ -193,6 +193,8 @@ impl Writer {
                     worked = true;
                 }
                 worked |= self.piece(Piece::Log)?;
+                // Here, and not only once a round: the WAL's bound is then exceeded by one transaction at most.
+                self.checkpoint(false)?;
                 worked |= self.piece(piece)?;
             }
             self.checkpoint(!worked)?;
