@@ -1,5 +1,6 @@
-//! Proposals of this leader, in groups. Every entry that travels alone costs each node a message, a transaction and a
-//! sync; so what comes while a group is on its way waits, and goes as one group with the others that came.
+//! Writes in groups: a leader's proposals, and what another node forwards to it. Every entry that travels alone costs
+//! each node a message, a transaction and a sync; so what comes while a group is on its way waits, and goes as one group
+//! with the others that came.
 //!
 //! The next group starts once it would be as large as all that is on its way. Nobody waits while nothing is on its way;
 //! under load two groups of half of all writers follow each other, one being written while the other is answered. There
@@ -7,6 +8,7 @@
 
 use std::collections::VecDeque;
 
+use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use openraft::AsyncRuntime;
 use openraft::async_runtime::{Select3, WatchReceiver};
@@ -14,10 +16,11 @@ use openraft::errors::{ClientWriteError, Fatal, ForwardReason};
 use openraft::raft::WriteResult;
 use tokio::sync::{mpsc, oneshot};
 
-use super::api::Wire;
-use super::propose::Answers;
+use super::api::{Draft, Wire};
+use super::frame::ForwardReply;
+use super::propose::{Answers, PART_BYTES, draft_bytes};
 use super::replica::Replica;
-use super::types::{Command, Types};
+use super::types::Types;
 
 /// Batches that may wait for the task; more wait for a place.
 pub(super) const PROPOSALS_MAX: usize = 4_096;
@@ -37,17 +40,29 @@ pub(super) enum Written {
     LeaseExpired,
 }
 
-/// One connection's batch, which is admitted whole or not at all.
+/// Where the groups of a task go.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Way {
+    /// Into this leader's log.
+    Here,
+    /// To the leader, over the network.
+    ToLeader,
+}
+
+/// One connection's batch, or a group that another node forwarded. Admitted whole or not at all.
 pub(super) struct Proposal<I> {
-    pub(super) commands: Vec<Command>,
+    pub(super) drafts: Vec<Draft>,
     /// When its caller gives up.
     pub(super) deadline: I,
     /// Dropped when nothing is known at the deadline.
     pub(super) answer: oneshot::Sender<Written>,
 }
 
+/// Feeds a task that makes groups.
+pub(super) type Groups<I> = mpsc::Sender<Proposal<I>>;
+
 impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
-    pub(super) async fn group_loop(self, mut queue: mpsc::Receiver<Proposal<R::Instant>>) {
+    pub(super) async fn group_loop(self, way: Way, mut queue: mpsc::Receiver<Proposal<R::Instant>>) {
         let mut metrics = self.inner.raft.server_metrics();
         // Groups that began under an earlier vote may never be answered; nobody waits for them.
         let mut reign = self.vote();
@@ -59,15 +74,18 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             while entries_waiting < GROUP_ENTRIES
                 && let Ok(proposal) = queue.try_recv()
             {
-                entries_waiting += proposal.commands.len();
+                entries_waiting += proposal.drafts.len();
                 waiting.push(proposal);
             }
             if entries_waiting >= entries_running.clamp(1, GROUP_ENTRIES) {
                 entries_running += entries_waiting;
-                let group = self.clone().write_group(std::mem::take(&mut waiting));
+                let (replica, group) = (self.clone(), std::mem::take(&mut waiting));
                 let (entries, begun) = (std::mem::take(&mut entries_waiting), reign);
                 running.push(async move {
-                    group.await;
+                    match way {
+                        Way::Here => replica.write_group(group).await,
+                        Way::ToLeader => replica.forward_group(group).await,
+                    }
                     (entries, begun)
                 });
             }
@@ -81,7 +99,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 Some(Select3::First((entries, begun))) if begun == reign => entries_running -= entries,
                 Some(Select3::First(_)) => {}
                 Some(Select3::Second(Some(proposal))) => {
-                    entries_waiting += proposal.commands.len();
+                    entries_waiting += proposal.drafts.len();
                     waiting.push(proposal);
                 }
                 Some(Select3::Third(Ok(()))) => {
@@ -102,12 +120,8 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         // Of those whose callers have given up meanwhile nothing needs to take effect any more.
         group.retain(|proposal| !proposal.answer.is_closed());
         let Some(deadline) = group.iter().map(|proposal| proposal.deadline).max() else { return };
-        let mut commands = Vec::with_capacity(group.iter().map(|proposal| proposal.commands.len()).sum());
-        let mut members = VecDeque::with_capacity(group.len());
-        for proposal in group {
-            members.push_back(Member { entries: proposal.commands.len(), answer: proposal.answer });
-            commands.extend(proposal.commands);
-        }
+        let (drafts, members) = Member::split(group);
+        let commands = self.stamp(drafts);
         let answering = async {
             match self.inner.raft.client_write_many(commands).await {
                 Ok(written) => answer_members(written, members).await,
@@ -117,6 +131,50 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         // Who was told nothing by then has given up.
         let _ = R::timeout_at(deadline, answering).await;
     }
+
+    /// Forwards the batches to whoever leads, in one frame unless they are large.
+    async fn forward_group(self, mut group: Vec<Proposal<R::Instant>>) {
+        group.retain(|proposal| !proposal.answer.is_closed());
+        join_all(frames(group).into_iter().map(|frame| self.forward_frame(frame))).await;
+    }
+
+    async fn forward_frame(&self, group: Vec<Proposal<R::Instant>>) {
+        // The first one's: past it the leader may propose nothing of what its caller has given up. The others ask again.
+        let Some(deadline) = group.iter().map(|proposal| proposal.deadline).min() else { return };
+        let (drafts, members) = Member::split(group);
+        let reply = match self.leader().filter(|leader| *leader != self.raft_id()) {
+            Some(leader) => self.forward(leader, drafts, deadline).await,
+            None => ForwardReply::NotLeader { hint: None },
+        };
+        let mut answers = match reply {
+            ForwardReply::Answered(answers) => answers.into_iter(),
+            ForwardReply::NotLeader { hint } => {
+                return members.into_iter().for_each(|member| member.tell(Written::NotLeader { hint }));
+            }
+        };
+        for member in members {
+            let theirs = answers.by_ref().take(member.entries).collect();
+            member.tell(Written::Answered(theirs));
+        }
+    }
+}
+
+/// What goes into one frame each: no more bytes than one batch may have.
+fn frames<I>(group: Vec<Proposal<I>>) -> Vec<Vec<Proposal<I>>> {
+    let mut frames: Vec<Vec<Proposal<I>>> = Vec::new();
+    let mut room = 0;
+    for proposal in group {
+        let bytes: usize = proposal.drafts.iter().map(draft_bytes).sum();
+        match frames.last_mut().filter(|_| bytes <= room) {
+            Some(frame) => frame.push(proposal),
+            None => {
+                frames.push(vec![proposal]);
+                room = PART_BYTES;
+            }
+        }
+        room = room.saturating_sub(bytes);
+    }
+    frames
 }
 
 /// Who waits for a part of a group.
@@ -126,6 +184,16 @@ struct Member {
 }
 
 impl Member {
+    fn split<I>(group: Vec<Proposal<I>>) -> (Vec<Draft>, VecDeque<Member>) {
+        let mut drafts = Vec::with_capacity(group.iter().map(|proposal| proposal.drafts.len()).sum());
+        let mut members = VecDeque::with_capacity(group.len());
+        for proposal in group {
+            members.push_back(Member { entries: proposal.drafts.len(), answer: proposal.answer });
+            drafts.extend(proposal.drafts);
+        }
+        (drafts, members)
+    }
+
     fn tell(self, written: Written) {
         // A caller that gave up is no error.
         let _ = self.answer.send(written);
@@ -158,5 +226,29 @@ async fn answer_members<R: AsyncRuntime>(
             });
         }
         member.tell(Written::Answered(answers));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::Change;
+
+    fn proposal(bytes: usize) -> Proposal<()> {
+        let body = Change::Send { user: 1, to: "b".into(), body: "x".repeat(bytes), key: "k".into() };
+        let drafts = vec![Draft { actor: Some(1), body, secrets: None }];
+        Proposal { drafts, deadline: (), answer: oneshot::channel().0 }
+    }
+
+    #[test]
+    fn a_frame_takes_what_fits_and_nobody_is_left_behind() {
+        let lens = |sizes: &[usize]| -> Vec<usize> {
+            frames(sizes.iter().copied().map(proposal).collect()).iter().map(Vec::len).collect()
+        };
+        let third = PART_BYTES / 3 - 600;
+        assert_eq!(lens(&[]), []);
+        assert_eq!(lens(&[1; 100]), [100]);
+        assert_eq!(lens(&[third; 7]), [3, 3, 1]);
+        assert_eq!(lens(&[1, PART_BYTES, 1]), [1, 1, 1]);
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::api::{Draft, Link, Verdict, Wire};
 use super::frame::{ForwardReply, Reply, Request, decode, encode};
-use super::group::{Proposal, Written};
+use super::group::{Groups, Proposal, Written};
 use super::replica::Replica;
 use super::types::Command;
 use crate::change::{Change, Envelope, LOG_VERSION, Outcome};
@@ -28,7 +28,7 @@ pub(super) const ANSWER_MARGIN: Duration = Duration::from_millis(50);
 /// Drafts proposed at once; a longer batch goes in parts, one after the other.
 const PART_DRAFTS: usize = 512;
 /// Bytes proposed at once; a part has to fit a frame.
-const PART_BYTES: usize = 2 * 1024 * 1024;
+pub(super) const PART_BYTES: usize = 2 * 1024 * 1024;
 
 /// What is known of each draft's fate.
 pub(super) type Answers = Vec<Option<(u64, Outcome)>>;
@@ -79,7 +79,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             let leader = self.leader();
             let reply = match leader {
                 Some(id) if id == self.raft_id() => self.propose_here(drafts, deadline).await,
-                Some(id) => Box::pin(self.forward(id, drafts, deadline)).await,
+                Some(_) => self.propose_there(drafts, deadline).await,
                 None => ForwardReply::NotLeader { hint: None },
             };
             if let ForwardReply::Answered(new) = reply {
@@ -116,17 +116,11 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         loop {
             // Looked at before the attempt, so that an answer in between counts.
             let acked = self.inner.raft.data_metrics().borrow_watched().last_quorum_acked;
-            let commands = self.stamp(drafts);
-            let (answer, answered) = oneshot::channel();
-            let ask = async {
-                self.inner.proposals.send(Proposal { commands, deadline, answer }).await.ok()?;
-                answered.await.ok()
-            };
-            match R::timeout_at(deadline, ask).await {
-                Ok(Some(Written::Answered(answers))) => return ForwardReply::Answered(answers),
-                Ok(Some(Written::NotLeader { hint })) => return ForwardReply::NotLeader { hint },
-                Ok(Some(Written::LeaseExpired)) => {}
-                Ok(None) | Err(_) => return ForwardReply::Answered(vec![None; drafts.len()]),
+            match Self::in_a_group(&self.inner.proposals, drafts, deadline).await {
+                Some(Written::Answered(answers)) => return ForwardReply::Answered(answers),
+                Some(Written::NotLeader { hint }) => return ForwardReply::NotLeader { hint },
+                Some(Written::LeaseExpired) => {}
+                None => return ForwardReply::Answered(vec![None; drafts.len()]),
             }
             // A new leader's lease begins with the first quorum of answers, milliseconds after its election. Waiting
             // for just any change of the metrics would spin: the refused attempt itself is one.
@@ -135,6 +129,26 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 return ForwardReply::Answered(vec![None; drafts.len()]);
             }
         }
+    }
+
+    /// Has whoever leads propose, in a group with what other connections here ask.
+    async fn propose_there(&self, drafts: &[Draft], deadline: R::Instant) -> ForwardReply {
+        match Self::in_a_group(&self.inner.forwards, drafts, deadline).await {
+            Some(Written::Answered(answers)) => ForwardReply::Answered(answers),
+            Some(Written::NotLeader { hint }) => ForwardReply::NotLeader { hint },
+            Some(Written::LeaseExpired) | None => ForwardReply::NotLeader { hint: None },
+        }
+    }
+
+    /// `None`: nothing was heard by the deadline.
+    async fn in_a_group(groups: &Groups<R::Instant>, drafts: &[Draft], deadline: R::Instant) -> Option<Written> {
+        let (answer, answered) = oneshot::channel();
+        let proposal = Proposal { drafts: drafts.to_vec(), deadline, answer };
+        let ask = async {
+            groups.send(proposal).await.ok()?;
+            answered.await.ok()
+        };
+        R::timeout_at(deadline, ask).await.ok().flatten()
     }
 
     /// Resolves when a quorum has answered this leader after `seen`.
@@ -151,24 +165,19 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     }
 
     /// The leader's stamp: its clock, and the version that all members know.
-    fn stamp(&self, drafts: &[Draft]) -> Vec<Command> {
+    pub(super) fn stamp(&self, drafts: Vec<Draft>) -> Vec<Command> {
         let at = (self.inner.clock)();
-        let envelope = |draft: &Draft| Envelope {
-            v: LOG_VERSION,
-            at,
-            actor: draft.actor,
-            body: draft.body.clone(),
-            secrets: draft.secrets.clone(),
-        };
-        drafts.iter().map(|draft| Command(Arc::new(envelope(draft)))).collect()
+        let envelope = |Draft { actor, body, secrets }| Envelope { v: LOG_VERSION, at, actor, body, secrets };
+        drafts.into_iter().map(|draft| Command(Arc::new(envelope(draft)))).collect()
     }
 
-    async fn forward(&self, leader: u64, drafts: &[Draft], deadline: R::Instant) -> ForwardReply {
+    pub(super) async fn forward(&self, leader: u64, drafts: Vec<Draft>, deadline: R::Instant) -> ForwardReply {
         const NOBODY: ForwardReply = ForwardReply::NotLeader { hint: None };
         let Some(wait_ms) = time_left::<R>(deadline) else { return NOBODY };
-        let request = Request::Forward { drafts: drafts.to_vec(), wait_ms };
+        let asked = drafts.len();
+        let request = Request::Forward { drafts, wait_ms };
         match self.ask_leader(leader, &request, deadline).await {
-            Some(Reply::Forward(ForwardReply::Answered(answers))) if answers.len() != drafts.len() => NOBODY,
+            Some(Reply::Forward(ForwardReply::Answered(answers))) if answers.len() != asked => NOBODY,
             Some(Reply::Forward(reply)) => reply,
             Some(_) | None => NOBODY,
         }
@@ -220,7 +229,7 @@ fn part_len(drafts: &[Draft]) -> usize {
     drafts.iter().take(PART_DRAFTS).take_while(fits).count()
 }
 
-fn draft_bytes(draft: &Draft) -> usize {
+pub(super) fn draft_bytes(draft: &Draft) -> usize {
     const FIXED: usize = 512;
     match &draft.body {
         Change::Send { body, .. } => FIXED + body.len(),

@@ -12,7 +12,7 @@ use openraft::{AsyncRuntime, Config, Raft, ServerState, SnapshotPolicy};
 use tokio::sync::{mpsc, oneshot};
 
 use super::api::{Target, View, Wire};
-use super::group::{PROPOSALS_MAX, Proposal};
+use super::group::{Groups, PROPOSALS_MAX, Way};
 use super::links::PeerLinks;
 use super::log_store::LogStore;
 use super::network::Network;
@@ -146,7 +146,9 @@ pub(super) struct Inner<R: AsyncRuntime, W: Wire> {
     /// Feeds the barrier task.
     pub(super) barriers: mpsc::Sender<oneshot::Sender<()>>,
     /// Feeds the task that proposes in groups.
-    pub(super) proposals: mpsc::Sender<Proposal<R::Instant>>,
+    pub(super) proposals: Groups<R::Instant>,
+    /// Feeds the task that forwards in groups.
+    pub(super) forwards: Groups<R::Instant>,
     /// True from shutdown on; all tasks and waits end.
     stop: watch::Sender<bool>,
     view: tokio::sync::watch::Sender<View>,
@@ -170,6 +172,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             .map_err(|e| ReplicaError(format!("failed to start replication: {e}")))?;
         let (barriers, barrier_queue) = mpsc::channel(BARRIER_QUEUE);
         let (proposals, proposal_queue) = mpsc::channel(PROPOSALS_MAX);
+        let (forwards, forward_queue) = mpsc::channel(PROPOSALS_MAX);
         let replica = Replica {
             inner: Arc::new(Inner {
                 raft,
@@ -189,6 +192,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 electing: AtomicBool::new(false),
                 barriers,
                 proposals,
+                forwards,
                 stop: watch::Sender::new(false),
                 view: tokio::sync::watch::Sender::new(blank_view()),
                 tasks: Mutex::default(),
@@ -196,7 +200,8 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         };
         replica.inner.view.send_replace(replica.view());
         replica.spawn(replica.clone().barrier_loop(barrier_queue));
-        replica.spawn(replica.clone().group_loop(proposal_queue));
+        replica.spawn(replica.clone().group_loop(Way::Here, proposal_queue));
+        replica.spawn(replica.clone().group_loop(Way::ToLeader, forward_queue));
         replica.spawn(replica.clone().view_loop());
         replica.spawn(replica.clone().housekeeping_loop());
         replica.spawn(replica.clone().log_loop());
