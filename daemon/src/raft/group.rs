@@ -7,18 +7,19 @@
 //! is no timer: company comes from load, and a group that ends lets the next one go, whatever its size.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use openraft::AsyncRuntime;
-use openraft::async_runtime::{Select3, WatchReceiver};
+use openraft::async_runtime::{Instant, Select3, WatchReceiver};
 use openraft::errors::{ClientWriteError, Fatal, ForwardReason};
 use openraft::raft::WriteResult;
 use tokio::sync::{mpsc, oneshot};
 
 use super::api::{Draft, Wire};
 use super::frame::ForwardReply;
-use super::propose::{Answers, PART_BYTES, draft_bytes};
+use super::propose::{Answers, PART_BYTES, draft_bytes, time_left};
 use super::replica::Replica;
 use super::types::Types;
 
@@ -26,12 +27,14 @@ use super::types::Types;
 pub(super) const PROPOSALS_MAX: usize = 4_096;
 /// A group that has reached so many entries goes at once.
 const GROUP_ENTRIES: usize = 2_000;
+/// Batches that are forwarded in one frame may lose so much of their time.
+const DEADLINES_APART: Duration = Duration::from_millis(250);
 
 /// What became of one connection's batch.
 pub(super) enum Written {
     /// One a command; `None` when its entry was lost with this leader.
     Answered(Answers),
-    /// Refused whole, before anything was appended: this node does not lead.
+    /// Refused whole, before anything was appended: this node does not lead. Forwarded: or nothing is known.
     NotLeader {
         /// Who does, perhaps.
         hint: Option<u64>,
@@ -134,7 +137,8 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
 
     /// Forwards the batches to whoever leads, in one frame unless they are large.
     async fn forward_group(self, mut group: Vec<Proposal<R::Instant>>) {
-        group.retain(|proposal| !proposal.answer.is_closed());
+        // Who has too little time left for the leader would only take it from the others; it gives up by itself.
+        group.retain(|proposal| !proposal.answer.is_closed() && time_left::<R>(proposal.deadline).is_some());
         join_all(frames(group).into_iter().map(|frame| self.forward_frame(frame))).await;
     }
 
@@ -159,13 +163,18 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     }
 }
 
-/// What goes into one frame each: no more bytes than one batch may have.
-fn frames<I>(group: Vec<Proposal<I>>) -> Vec<Vec<Proposal<I>>> {
+/// What goes into one frame each: no more bytes than one batch may have, and deadlines that are not far apart.
+fn frames<I: Instant>(group: Vec<Proposal<I>>) -> Vec<Vec<Proposal<I>>> {
+    let apart = |a: I, b: I| a.saturating_duration_since(b).max(b.saturating_duration_since(a));
     let mut frames: Vec<Vec<Proposal<I>>> = Vec::new();
     let mut room = 0;
     for proposal in group {
         let bytes: usize = proposal.drafts.iter().map(draft_bytes).sum();
-        match frames.last_mut().filter(|_| bytes <= room) {
+        let fits = |frame: &&mut Vec<Proposal<I>>| {
+            let first = frame.first().map(|first| first.deadline);
+            bytes <= room && first.is_none_or(|first| apart(first, proposal.deadline) <= DEADLINES_APART)
+        };
+        match frames.last_mut().filter(fits) {
             Some(frame) => frame.push(proposal),
             None => {
                 frames.push(vec![proposal]);
@@ -234,21 +243,26 @@ mod tests {
     use super::*;
     use crate::change::Change;
 
-    fn proposal(bytes: usize) -> Proposal<()> {
+    type Now = <openraft_rt_tokio::TokioRuntime as AsyncRuntime>::Instant;
+
+    fn proposal(bytes: usize, deadline: Now) -> Proposal<Now> {
         let body = Change::Send { user: 1, to: "b".into(), body: "x".repeat(bytes), key: "k".into() };
         let drafts = vec![Draft { actor: Some(1), body, secrets: None }];
-        Proposal { drafts, deadline: (), answer: oneshot::channel().0 }
+        Proposal { drafts, deadline, answer: oneshot::channel().0 }
     }
 
     #[test]
     fn a_frame_takes_what_fits_and_nobody_is_left_behind() {
+        let now = Now::now();
         let lens = |sizes: &[usize]| -> Vec<usize> {
-            frames(sizes.iter().copied().map(proposal).collect()).iter().map(Vec::len).collect()
+            frames(sizes.iter().map(|size| proposal(*size, now)).collect()).iter().map(Vec::len).collect()
         };
         let third = PART_BYTES / 3 - 600;
-        assert_eq!(lens(&[]), []);
+        assert!(lens(&[]).is_empty());
         assert_eq!(lens(&[1; 100]), [100]);
         assert_eq!(lens(&[third; 7]), [3, 3, 1]);
         assert_eq!(lens(&[1, PART_BYTES, 1]), [1, 1, 1]);
+        let late = [0, 200, 400, 300].map(|ms| proposal(1, now + Duration::from_millis(ms)));
+        assert_eq!(frames(late.into()).iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
     }
 }

@@ -22,6 +22,7 @@ mod log_store;
 mod member;
 mod network;
 mod propose;
+mod receivers;
 mod replica;
 mod serve;
 mod state_machine;

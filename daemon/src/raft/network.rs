@@ -3,7 +3,6 @@
 
 use std::future::Future;
 use std::io::{Read, Seek, SeekFrom};
-use std::marker::PhantomData;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +25,7 @@ use super::frame::{
     to_wire_vote, transfer_to_wire,
 };
 use super::links::PeerLinks;
+use super::receivers::Receivers;
 use super::state_machine::{Snapshot, SnapshotData};
 use super::types::{Node, Types, Vote, from_log_id, to_log_id};
 
@@ -36,30 +36,33 @@ const APPEND_ANSWER: Duration = Duration::from_millis(1_000);
 const SNAPSHOT_INSTALL: Duration = Duration::from_secs(120);
 /// One chunk: read, sent, written.
 const SNAPSHOT_CHUNK: Duration = Duration::from_secs(10);
+/// After a snapshot that could not be built.
+const BUILD_RETRY: Duration = Duration::from_secs(5);
 /// Pauses before a peer that could not be reached is tried again; the last one repeats.
 const RETRY_PAUSES: [Duration; 4] =
     [Duration::from_millis(20), Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200)];
 
 /// Makes the connections of one replica.
-pub(super) struct Network<R, W: Wire> {
+pub(super) struct Network<R: AsyncRuntime, W: Wire> {
     me: u64,
     /// For snapshots, whose connections are not kept.
     wire: W,
     links: Arc<PeerLinks<W>>,
     /// Counts sendings of snapshots.
     transfers: Arc<AtomicU64>,
-    runtime: PhantomData<fn() -> R>,
+    receivers: Arc<Receivers<R::Instant>>,
 }
 
-impl<R, W: Wire> Network<R, W> {
-    pub(super) fn new(me: u64, wire: W, links: Arc<PeerLinks<W>>) -> Self {
-        Network { me, wire, links, transfers: Arc::default(), runtime: PhantomData }
+impl<R: AsyncRuntime, W: Wire> Network<R, W> {
+    pub(super) fn new(me: u64, wire: W, links: Arc<PeerLinks<W>>, receivers: Arc<Receivers<R::Instant>>) -> Self {
+        Network { me, wire, links, transfers: Arc::default(), receivers }
     }
 
     fn peer(&self, target: Target, link: Arc<W::Link>, answer: Duration) -> Peer<R, W> {
         let raft_id = target.raft_id;
         let control = self.links.control.to(target);
-        Peer { me: self.me, raft_id, link, control, transfers: self.transfers.clone(), answer, runtime: PhantomData }
+        let (transfers, receivers) = (self.transfers.clone(), self.receivers.clone());
+        Peer { me: self.me, raft_id, link, control, transfers, receivers, answer }
     }
 }
 
@@ -90,15 +93,15 @@ fn target_of(raft_id: u64, node: &Node) -> Target {
 }
 
 /// The connections to one peer that one of openraft's tasks uses.
-pub(super) struct Peer<R, W: Wire> {
+pub(super) struct Peer<R: AsyncRuntime, W: Wire> {
     me: u64,
     raft_id: u64,
     link: Arc<W::Link>,
     control: Arc<W::Link>,
     transfers: Arc<AtomicU64>,
+    receivers: Arc<Receivers<R::Instant>>,
     /// Least time that an append's answer is waited for.
     answer: Duration,
-    runtime: PhantomData<fn() -> R>,
 }
 
 /// What became of a call, before it is told in openraft's terms.
@@ -158,8 +161,15 @@ impl<R: AsyncRuntime, W: Wire> Peer<R, W> {
     }
 
     async fn send_file(&self, vote: Vote, data: SnapshotData) -> Result<Vote, CallError> {
-        let built = data.into_file::<R>().await;
-        let path = built.map_err(|e| CallError::Lost(format!("failed to build the snapshot: {e}")))?.path;
+        let path = match data.into_file::<R>().await {
+            Ok(file) => file.path,
+            Err(error) => {
+                tracing::error!(%error, "failed to build a snapshot; trying again");
+                // Each attempt copies the whole state: on a full disk until there is no room for the log either.
+                R::sleep(BUILD_RETRY).await;
+                return Err(CallError::Lost(format!("failed to build the snapshot: {error}")));
+            }
+        };
         let opened = blocking::<R, _, _>(move || std::fs::File::open(path)).await.and_then(|result| result);
         let mut source = opened.map_err(|e| CallError::Lost(format!("failed to open the snapshot: {e}")))?;
         // Tells one sending of this replica from the next; a restart may repeat numbers, but offset 0 begins anew.
@@ -244,6 +254,7 @@ impl<R: AsyncRuntime, W: Wire> RaftNetworkV2<Types<R>> for Peer<R, W> {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types<R>>, StreamingError<Types<R>>> {
+        let _receiving = self.receivers.begin(self.raft_id);
         let sent = {
             let cancel = pin!(cancel);
             let send = pin!(self.send_file(vote, snapshot.snapshot));

@@ -16,6 +16,7 @@ use super::group::{Groups, PROPOSALS_MAX, Way};
 use super::links::PeerLinks;
 use super::log_store::LogStore;
 use super::network::Network;
+use super::receivers::Receivers;
 use super::serve::Incoming;
 use super::state_machine::StateMachine;
 use super::suspicion::FoundDead;
@@ -126,6 +127,7 @@ pub(super) struct Inner<R: AsyncRuntime, W: Wire> {
     pub(super) clock: Clock,
     /// Kept connections to all members.
     pub(super) links: Arc<PeerLinks<W>>,
+    pub(super) receivers: Arc<Receivers<R::Instant>>,
     /// The snapshot that is being received; taken out while a piece is written, so never locked across an await.
     pub(super) incoming: Mutex<Option<Incoming>>,
     /// Files that were begun for received snapshots; numbers their names.
@@ -164,7 +166,8 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     pub async fn start(store: Store, config: ReplicaConfig, wire: W, clock: Clock) -> Result<Self, ReplicaError> {
         let raft_config = Arc::new(raft_config(&config)?);
         let links = Arc::new(PeerLinks::new(&wire));
-        let network = Network::<R, W>::new(config.raft_id, wire.clone(), links.clone());
+        let receivers = Arc::<Receivers<R::Instant>>::default();
+        let network = Network::<R, W>::new(config.raft_id, wire.clone(), links.clone(), receivers.clone());
         let log = LogStore::<R>::new(store.clone());
         let machine = StateMachine::<R>::new(store.clone());
         let raft = Core::<R>::new(config.raft_id, raft_config, network, log, machine)
@@ -181,6 +184,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 wire,
                 clock,
                 links,
+                receivers,
                 incoming: Mutex::default(),
                 received: AtomicU64::new(0),
                 changes: Arc::default(),

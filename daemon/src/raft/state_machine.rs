@@ -24,10 +24,10 @@ pub(crate) type Snapshot = openraft::Snapshot<LeaderId, u64, Node, SnapshotData>
 pub(crate) enum SnapshotData {
     /// A file that was built or received.
     File(SnapshotFile),
-    /// What this store has applied by the time that somebody needs a file: all that was described, and perhaps more.
-    /// Nearly every snapshot is only described, so that the log may be shortened, and never sent: building a file each
-    /// time would cost the more the more is stored.
-    Live(Store),
+    /// What this store has applied by the time that somebody needs a file: all through the index that was described,
+    /// and perhaps more. Nearly every snapshot is only described, so that the log may be shortened, and never sent:
+    /// building a file each time would cost the more the more is stored.
+    Live(Store, u64),
 }
 
 impl SnapshotData {
@@ -35,9 +35,9 @@ impl SnapshotData {
     pub(crate) async fn into_file<R: AsyncRuntime>(self) -> io::Result<SnapshotFile> {
         match self {
             SnapshotData::File(file) => Ok(file),
-            SnapshotData::Live(store) => {
-                tracing::info!("building a snapshot");
-                blocking::<R, _, _>(move || store.build_snapshot()).await?.map_err(store_failed)
+            SnapshotData::Live(store, through) => {
+                tracing::info!(through, "a snapshot is needed");
+                blocking::<R, _, _>(move || store.snapshot_of_all_through(through)).await?.map_err(store_failed)
             }
         }
     }
@@ -127,12 +127,12 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for StateMachine<R> {
 
     /// A file that followers can go on from is sent once more; else one is built when it is sent.
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        if let Some(file) = self.store.current_snapshot() {
+        let begin = self.store.log_begin();
+        if let Some(file) = self.store.current_snapshot().filter(|file| file.last.index + 1 >= begin) {
             return snapshot_of(file).map(Some);
         }
         let meta = self.describe().await?;
-        let something = meta.last_log_id.is_some();
-        Ok(something.then(|| Snapshot { meta, snapshot: SnapshotData::Live(self.store.clone()) }))
+        Ok(meta.last_log_id.is_some().then(|| live(meta, &self.store)))
     }
 }
 
@@ -141,6 +141,11 @@ impl<R: AsyncRuntime> RaftSnapshotBuilder<Types<R>> for Builder {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let meta = std::mem::replace(&mut self.described, Err(io::Error::other("a snapshot is described once")))?;
-        Ok(Snapshot { meta, snapshot: SnapshotData::Live(self.store.clone()) })
+        Ok(live(meta, &self.store))
     }
+}
+
+fn live(meta: SnapshotMeta, store: &Store) -> Snapshot {
+    let through = meta.last_log_id.as_ref().map_or(0, |last| last.index);
+    Snapshot { meta, snapshot: SnapshotData::Live(store.clone(), through) }
 }

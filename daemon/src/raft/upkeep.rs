@@ -115,6 +115,10 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
 
     async fn compact(&self) -> Result<(), String> {
         let store = &self.inner.store;
+        if store.purging() {
+            // What was purged still counts until its rows are deleted.
+            return Ok(());
+        }
         let begin = store.log_begin();
         let Some(applied) = store.applied().borrow().map(|last| last.index) else { return Ok(()) };
         let through = purge_through(begin, applied).min(self.held_behind().unwrap_or(u64::MAX));
@@ -152,6 +156,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let in_contact = |id: &u64| {
             let answered = answers.get(id).copied().flatten();
             answered.is_some_and(|at| now.saturating_duration_since(*at) < IN_CONTACT)
+                || self.inner.receivers.has(*id, IN_CONTACT, now)
         };
         let matched = metrics.replication.as_ref()?.iter().filter(|(id, _)| in_contact(id));
         matched.map(|(_, matched)| matched.as_ref().map_or(0, |last| last.index)).min()

@@ -228,13 +228,13 @@ fn doomed(row: &Row<'_>, recipient_folded: &str) -> rusqlite::Result<Doomed> {
 
 fn bury(ctx: &mut Ctx<'_>, messages: &[Doomed]) -> Result<(), Stop> {
     for m in messages {
+        let entry = Entry { id: m.id, sender: m.sender, recipient: m.recipient, key: &m.key };
+        index::remove(ctx.tx, ctx.memtable, entry)?;
         ctx.exec(
             "INSERT INTO send_keys (sender_id, key, digest, message_id, sent_at) VALUES (?1, ?2, ?3, ?4, ?5)",
             (int(m.sender), &m.key, &m.digest[..], int(m.id), int(m.sent_at)),
         )?;
         ctx.exec("DELETE FROM messages WHERE id = ?1", [int(m.id)])?;
-        let entry = Entry { id: m.id, sender: m.sender, recipient: m.recipient, key: &m.key };
-        index::remove(ctx.tx, ctx.memtable, entry)?;
         // Whoever is deleted has no mailbox any more.
         if let Some(mailbox) = ctx.warm.mailbox(ctx.tx, m.sender)? {
             ctx.warm.set_mailbox(m.sender, Mailbox { sent: mailbox.sent.saturating_sub(1), ..mailbox });

@@ -212,14 +212,33 @@ impl Store {
         &self.shared.readers
     }
 
-    /// Builds a snapshot of what is applied and makes it the current one. Blocking; one at a time.
-    pub fn build_snapshot(&self) -> Result<SnapshotFile, StoreError> {
-        snapshot::build(&self.shared)
+    /// The current snapshot if it holds all entries through this one; else builds one of what is applied and makes it
+    /// the current one. Blocking; one at a time.
+    ///
+    /// # Errors
+    /// Also when the log was shortened so much meanwhile that nobody could go on from the snapshot.
+    pub fn snapshot_of_all_through(&self, index: u64) -> Result<SnapshotFile, StoreError> {
+        snapshot::build(&self.shared, index)
     }
 
-    /// Removes the current snapshot if what follows it in the log is purged: nobody can go on from it. Blocking.
+    /// A snapshot of what is applied now.
+    ///
+    /// # Errors
+    /// As [`Store::snapshot_of_all_through`].
+    pub fn build_snapshot(&self) -> Result<SnapshotFile, StoreError> {
+        let applied = self.shared.applied.borrow().map_or(0, |last| last.index);
+        self.snapshot_of_all_through(applied)
+    }
+
+    /// The log is being purged through this entry: removes the current snapshot if it ends before it, for nobody can go
+    /// on from there. Blocking.
     pub fn forget_snapshot_before(&self, purged: u64) {
         snapshot::forget_before(&self.shared, purged);
+    }
+
+    /// Whether rows of the log that were purged are still to be deleted; they count in [`Store::log_bytes`].
+    pub fn purging(&self) -> bool {
+        self.shared.purging.load(Ordering::Relaxed)
     }
 
     /// The newest snapshot whose file was built or received, if there is one.

@@ -3,7 +3,7 @@
 
 use std::error::Error;
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rusqlite::{Connection, OptionalExtension};
@@ -80,12 +80,14 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
         applied: watch::Sender::new(disk.applied),
         starts,
         log_bytes: AtomicU64::new(disk.log_bytes),
+        purging: AtomicBool::new(disk.bounds.garbage),
         synced_commits: AtomicU64::new(0),
         fatal: OnceLock::new(),
         readers,
         log_reader: Mutex::new(log_reader),
         building: Mutex::new(()),
         snapshot: Mutex::new(snapshot),
+        useless_before: AtomicU64::new(0),
         _lock: lock,
     });
     let writer = Writer::new(shared.clone(), receiver, db, disk.bounds, options.effects);

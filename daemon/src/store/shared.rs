@@ -1,7 +1,7 @@
 //! What the handles and the writer share.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rusqlite::Connection;
@@ -23,6 +23,8 @@ pub(super) struct Shared {
     /// How often this directory was opened.
     pub starts: u64,
     pub log_bytes: AtomicU64,
+    /// Whether purged rows of the log are still to be deleted.
+    pub purging: AtomicBool,
     /// Log transactions made durable since the start: each is one sync of the WAL.
     pub synced_commits: AtomicU64,
     /// Set once, when the writer failed.
@@ -33,6 +35,8 @@ pub(super) struct Shared {
     /// Held while a snapshot is being built: one at a time.
     pub building: Mutex<()>,
     pub snapshot: Mutex<Option<SnapshotFile>>,
+    /// Snapshots that end before this entry are of no use to anybody.
+    pub useless_before: AtomicU64,
     /// The directory is ours until the last handle and the writer are gone.
     pub _lock: DirLock,
 }

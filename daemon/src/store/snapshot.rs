@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -14,7 +15,7 @@ use super::{LogId, SnapshotFile, StoreError};
 use crate::state::Counters;
 
 /// Grows when the file's make-up changes.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 
 /// What is being built; an interrupted one is removed at the next start.
 const UNFINISHED: &str = "building.tmp";
@@ -57,16 +58,27 @@ fn file_name(last: LogId) -> String {
     format!("snapshot-{}-{}-{}.db", last.term, last.leader, last.index)
 }
 
-/// Builds a snapshot of what is applied.
-pub(super) fn build(shared: &Shared) -> Result<SnapshotFile, StoreError> {
+/// Builds a snapshot of what is applied, unless the current one holds all entries through this one.
+pub(super) fn build(shared: &Shared, through: u64) -> Result<SnapshotFile, StoreError> {
     let _one_at_a_time = lock(&shared.building);
     if let Some(current) = lock(&shared.snapshot).clone()
-        && Some(current.last) == *shared.applied.borrow()
+        && current.last.index >= through
     {
         return Ok(current);
     }
     let unfinished = shared.snapshots.join(UNFINISHED);
-    let (last, membership) = copy_out(shared, &unfinished)?;
+    let copied = copy_out(shared, &unfinished).and_then(|(last, membership)| {
+        if last.index < shared.useless_before.load(Ordering::Relaxed) {
+            let why = "the change log was shortened past it meanwhile. Hint: raise change_log_bytes";
+            return Err(fatal("build the snapshot in time", why));
+        }
+        Ok((last, membership))
+    });
+    let (last, membership) = copied.inspect_err(|_| {
+        if let Err(error) = remove_if_there(&unfinished) {
+            tracing::warn!(%error, "failed to remove an unfinished snapshot");
+        }
+    })?;
     let path = shared.snapshots.join(file_name(last));
     publish(&unfinished, &path).map_err(|e| fatal("publish the snapshot", e))?;
     let snapshot = SnapshotFile { path, last, membership };
@@ -159,8 +171,9 @@ fn make_current(shared: &Shared, snapshot: SnapshotFile) {
     }
 }
 
-/// Removes the current snapshot if it ends before `purged`.
+/// Removes the current snapshot if it ends before `purged`, as well as one that is being built.
 pub(super) fn forget_before(shared: &Shared, purged: u64) {
+    shared.useless_before.fetch_max(purged, Ordering::Relaxed);
     let useless = lock(&shared.snapshot).take_if(|current| current.last.index < purged);
     if let Some(old) = useless
         && let Err(error) = remove_if_there(&old.path)

@@ -79,7 +79,8 @@ impl Default for KeyFilter {
 impl KeyFilter {
     /// Takes note of a key that is written to a table, or was read there.
     pub fn add(&mut self, hash: u64) {
-        if matches!(self.filled, Filled::GivenUp) {
+        // A key may come twice: read and merged, or when its message goes.
+        if matches!(self.filled, Filled::GivenUp) || self.layers.iter().rev().any(|layer| layer.may_hold(hash)) {
             return;
         }
         if self.layers.last().is_none_or(|layer| layer.room == 0) {

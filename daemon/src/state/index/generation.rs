@@ -1,5 +1,4 @@
-//! Entries of consecutive messages, packed: a message takes about 150 bytes, its key included, and no allocation of its
-//! own.
+//! Entries of consecutive messages, packed: a message takes about 150 bytes, its key included, and few allocations.
 
 use std::hash::BuildHasher;
 
@@ -11,13 +10,8 @@ use crate::state::hash::HashMap;
 
 /// Ends a list.
 const NONE: u32 = u32::MAX;
-/// The lists that a message is in, besides the one of its key.
-const LISTS: usize = 3;
-const SENT: usize = 0;
-const RECEIVED: usize = 1;
-const PAIR: usize = 2;
 
-/// See the file. Messages are numbered from 0 here; as each takes more than 48 bytes, memory ends before the numbers do.
+/// See the file. Messages are numbered from 0 here; as each takes more than 40 bytes, memory ends before the numbers do.
 #[derive(Default)]
 pub(super) struct Generation {
     /// All ids are greater.
@@ -28,7 +22,8 @@ pub(super) struct Generation {
     /// All keys, one behind the other.
     keys: String,
     by_key: HashTable<u32>,
-    newest_in_box: HashMap<(u64, Side), u32>,
+    /// Ascending. Searched from both ends: whoever acknowledges the first of thousands must not pass by the others.
+    boxes: HashMap<(u64, Side), Vec<u32>>,
     newest_of_pair: HashMap<(u64, u64), u32>,
 }
 
@@ -38,8 +33,8 @@ struct Held {
     recipient: u64,
     /// In `keys`; it begins where the one before it ends.
     key_end: usize,
-    /// The next older message of each list.
-    earlier: [u32; LISTS],
+    /// The next older message of the pair.
+    earlier: u32,
 }
 
 impl Generation {
@@ -57,10 +52,9 @@ impl Generation {
         let Entry { id, sender, recipient, key } = entry;
         // Proof: see the type.
         let number = u32::try_from(self.held.len()).expect("memory ends before numbers do");
-        let mut earlier = [NONE; LISTS];
-        earlier[SENT] = self.newest_in_box.insert((sender, Side::Sent), number).unwrap_or(NONE);
-        earlier[RECEIVED] = self.newest_in_box.insert((recipient, Side::Received), number).unwrap_or(NONE);
-        earlier[PAIR] = self.newest_of_pair.insert(pair(sender, recipient), number).unwrap_or(NONE);
+        self.boxes.entry((sender, Side::Sent)).or_default().push(number);
+        self.boxes.entry((recipient, Side::Received)).or_default().push(number);
+        let earlier = self.newest_of_pair.insert(pair(sender, recipient), number).unwrap_or(NONE);
         self.keys.push_str(key);
         self.held.push(Held { id, sender, recipient, key_end: self.keys.len(), earlier });
         self.last = id;
@@ -76,25 +70,20 @@ impl Generation {
         self.by_key.find(hash, is_it).map(|number| self.held[*number as usize].id)
     }
 
-    /// Ids of a user's list, newest first.
-    pub fn list(&self, user: u64, side: Side) -> impl Iterator<Item = u64> {
-        let list = match side {
-            Side::Sent => SENT,
-            Side::Received => RECEIVED,
-        };
-        self.chain(self.newest_in_box.get(&(user, side)), list)
+    /// Ids of a user's list behind `after`, ascending.
+    pub fn list(&self, user: u64, side: Side, after: u64) -> impl Iterator<Item = u64> {
+        let numbers = self.boxes.get(&(user, side)).map_or(&[][..], Vec::as_slice);
+        let id = |number: &u32| self.held[*number as usize].id;
+        let from = numbers.partition_point(|number| id(number) <= after);
+        numbers[from..].iter().map(id)
     }
 
     /// Ids between two users, newest first.
     pub fn between(&self, pair: (u64, u64)) -> impl Iterator<Item = u64> {
-        self.chain(self.newest_of_pair.get(&pair), PAIR)
-    }
-
-    fn chain(&self, newest: Option<&u32>, list: usize) -> impl Iterator<Item = u64> {
-        let mut next = newest.copied().unwrap_or(NONE);
+        let mut next = self.newest_of_pair.get(&pair).copied().unwrap_or(NONE);
         std::iter::from_fn(move || {
             let held = self.held.get(next as usize)?;
-            next = held.earlier[list];
+            next = held.earlier;
             Some(held.id)
         })
     }
@@ -149,10 +138,15 @@ mod tests {
         }
         let backwards = |keep: &dyn Fn(u64) -> bool| (11..=1_010).rev().filter(|id| keep(*id)).collect::<Vec<u64>>();
         for user in 0..5 {
-            let sent: Vec<u64> = generation.list(user, Side::Sent).collect();
-            assert_eq!(sent, backwards(&|id| id % 3 == user));
-            let received: Vec<u64> = generation.list(user, Side::Received).collect();
-            assert_eq!(received, backwards(&|id| id % 5 == user));
+            for after in [0, 11, 500, 1_010] {
+                let forwards = |keep: &dyn Fn(u64) -> bool| {
+                    (11..=1_010).filter(|id| *id > after && keep(*id)).collect::<Vec<u64>>()
+                };
+                let sent: Vec<u64> = generation.list(user, Side::Sent, after).collect();
+                assert_eq!(sent, forwards(&|id| id % 3 == user));
+                let received: Vec<u64> = generation.list(user, Side::Received, after).collect();
+                assert_eq!(received, forwards(&|id| id % 5 == user));
+            }
             for other in user..5 {
                 let between: Vec<u64> = generation.between((user, other)).collect();
                 assert_eq!(between, backwards(&|id| pair(id % 3, id % 5) == (user, other)));

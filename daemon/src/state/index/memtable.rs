@@ -159,11 +159,8 @@ impl Memtable {
             return None;
         }
         let (user, side) = list;
-        let newest_first = generations.all().rev().flat_map(|generation| generation.list(user, side));
-        let mut found: Vec<u64> = newest_first.skip_while(|id| *id > through).take_while(|id| *id > after).collect();
-        found.reverse();
-        found.truncate(limit);
-        Some(found)
+        let ascending = generations.all().flat_map(|generation| generation.list(user, side, after));
+        Some(ascending.take_while(|id| *id <= through).take(limit).collect())
     }
 
     /// As [`Memtable::list`], newest first.

@@ -72,7 +72,7 @@ pub fn by_key(conn: &Connection, memtable: &Memtable, sender: u64, key: &str) ->
         Found::Here(id) => Ok(KeyUse::Message(id)),
         Found::PerhapsInTables => Ok(find_key(conn, sender, key)?.map_or(KeyUse::PerhapsGone, KeyUse::Message)),
         Found::Nowhere => {
-            debug_assert_eq!(find_key(conn, sender, key)?, None, "the filter denied a key of user {sender}");
+            debug_assert!(!in_tables(conn, sender, key)?, "the filter denied a key of user {sender}");
             Ok(KeyUse::Never)
         }
     }
@@ -83,6 +83,15 @@ fn find_key(conn: &Connection, sender: u64, key: &str) -> Result<Option<u64>> {
     conn.prepare_cached("SELECT message_id FROM message_keys WHERE sender_id = ?1 AND key = ?2")?
         .query_row((int(sender), key), |row| uint(row, 0))
         .optional()
+}
+
+/// Whether any table holds the key.
+fn in_tables(conn: &Connection, sender: u64, key: &str) -> Result<bool> {
+    let gone = conn
+        .prepare_cached("SELECT 1 FROM send_keys WHERE sender_id = ?1 AND key = ?2")?
+        .query_row((int(sender), key), |_| Ok(()))
+        .optional()?;
+    Ok(gone.is_some() || find_key(conn, sender, key)?.is_some())
 }
 
 /// Forgets a message whose row goes in this transaction, and whose key goes to `send_keys`.

@@ -141,6 +141,28 @@ fn a_snapshot_that_ends_before_the_log_begins_is_not_kept() {
 }
 
 #[test]
+fn a_snapshot_serves_until_the_log_has_left_it_behind() {
+    let fixture = Fixture::new();
+    let mut s = source(&fixture);
+    let first = s.store.build_snapshot().unwrap();
+    let row = register(first.last.index + 1, "Later");
+    s.append(vec![row.clone()]);
+    s.apply(vec![row]);
+    assert_eq!(s.store.snapshot_of_all_through(first.last.index).unwrap(), first, "the second member gets the same");
+    s.store.forget_snapshot_before(first.last.index);
+    assert_eq!(s.store.current_snapshot(), Some(first.clone()), "the log goes on from it");
+    s.store.forget_snapshot_before(first.last.index + 1);
+    assert!(s.store.current_snapshot().is_none() && !first.path.exists());
+    let second = s.store.snapshot_of_all_through(first.last.index).unwrap();
+    assert_eq!(second.last.index, first.last.index + 1);
+    // The log is shortened while one is being built.
+    s.store.forget_snapshot_before(second.last.index + 1);
+    let error = s.store.build_snapshot().unwrap_err();
+    assert!(error.to_string().contains("raise change_log_bytes"), "{error}");
+    assert_eq!(std::fs::read_dir(s.store.snapshot_dir()).unwrap().count(), 0, "nothing unfinished is left");
+}
+
+#[test]
 fn a_log_that_goes_on_behind_the_snapshot_stays_and_another_does_not() {
     let from = Fixture::new();
     let file = source(&from).store.build_snapshot().unwrap();

@@ -195,6 +195,7 @@ impl Writer {
         let first: Option<i64> = self.db.conn.query_row("SELECT min(log_index) FROM log", [], |row| row.get(0))?;
         let Some(first) = first.and_then(|first| u64::try_from(first).ok()).filter(|first| *first < begin) else {
             self.disk.garbage = false;
+            self.shared.purging.store(false, Ordering::Relaxed);
             return Ok(false);
         };
         let to = begin.min(first + u64::from(CHUNK_ROWS));

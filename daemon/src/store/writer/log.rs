@@ -206,6 +206,7 @@ impl Writer {
         let disk = &mut self.disk;
         *disk =
             super::LogBounds { begin: disk.begin.max(begin), end: disk.end.max(begin), purged: true, garbage: true };
+        self.shared.purging.store(true, Ordering::Relaxed);
         Ok(())
     }
 
