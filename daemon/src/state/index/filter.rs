@@ -242,7 +242,7 @@ mod tests {
     fn a_filter_that_would_grow_too_large_gives_up_and_denies_nothing() {
         let mut tried = Tried::filled(1);
         while tried.filter.layers.len() < LAYERS_MAX {
-            tried.filter.layers.push(Layer { blocks: Vec::new(), room: 0 });
+            tried.filter.layers.push(Layer { room: 0, ..Layer::with_room(BLOCK_BITS) });
         }
         tried.add(1, "one too many");
         assert!(tried.may_hold(3, "never") && tried.filter.layers.is_empty());
