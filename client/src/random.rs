@@ -16,8 +16,8 @@ pub fn key() -> String {
 }
 
 /// A fresh key for a send: the time and 80 random bits as 32 hexadecimal digits. A sender sends thousands of messages:
-/// with keys that grow, the nodes' index of keys grows at one place a sender, instead of writing another page for nearly
-/// every message. Nothing else rests on the time; a clock that goes back costs nothing but that.
+/// with keys that grow, the nodes' index of keys grows at its end, instead of writing another page for nearly every
+/// message. Nothing else rests on the time; a clock that goes back costs nothing but that.
 pub fn send_key() -> String {
     send_key_at(SystemTime::now())
 }

@@ -16,7 +16,6 @@ pub struct Histogram<T = ()>(PhantomData<T>);
 
 impl<T> Histogram<T> {
     /// An empty one, as it will stay.
-    #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         Histogram(PhantomData)
     }
@@ -35,7 +34,6 @@ impl<T> Histogram<T> {
 
 /// Of no samples: all zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[allow(missing_docs)]
 pub struct PercentileStats {
     pub samples: u64,
     pub p0_1: u64,

@@ -49,7 +49,7 @@ pub(crate) struct StateMachine<R> {
     runtime: PhantomData<fn() -> R>,
 }
 
-/// Hands over the description that was made while nothing was applied.
+/// Hands over the description of what was applied when openraft asked for it.
 pub(crate) struct Builder {
     store: Store,
     described: io::Result<SnapshotMeta>,

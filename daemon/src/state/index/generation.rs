@@ -11,7 +11,7 @@ use crate::state::hash::HashMap;
 /// Ends a list.
 const NONE: u32 = u32::MAX;
 
-/// See the file. Messages are numbered from 0 here; as each takes more than 40 bytes, memory ends before the numbers do.
+/// Messages are numbered from 0 here; as each takes more than 40 bytes, memory ends before the numbers do.
 #[derive(Default)]
 pub(super) struct Generation {
     /// All ids are greater.
@@ -22,7 +22,7 @@ pub(super) struct Generation {
     /// All keys, one behind the other.
     keys: String,
     by_key: HashTable<u32>,
-    /// Ascending. Searched from both ends: whoever acknowledges the first of thousands must not pass by the others.
+    /// Ascending, to be bisected: whoever acknowledges the first of thousands must not pass by the others.
     boxes: HashMap<(u64, Side), Vec<u32>>,
     newest_of_pair: HashMap<(u64, u64), u32>,
 }
