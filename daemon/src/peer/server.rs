@@ -1,8 +1,9 @@
 //! Listens for peers: TLS handshake, hello, then one handler for the connection's purpose.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use messagebase_protocol::peer::{
@@ -148,8 +149,7 @@ async fn read_calls<H: PeerHandler>(
     handler: Arc<H>,
     answers: mpsc::Sender<Answer>,
 ) -> io::Result<()> {
-    // A held write or a question about the leader must not delay what comes behind it. Nothing relies on the order
-    // of frames here: openraft has one append in flight, a lane one batch.
+    // A held write or a question about the leader must not delay what comes behind it.
     let at_a_time = match hello.purpose {
         Purpose::Raft | Purpose::Forward | Purpose::Admin => CALLS_MAX,
         Purpose::Snapshot | Purpose::Presence | Purpose::Probe => 1,
@@ -166,7 +166,12 @@ async fn read_calls<H: PeerHandler>(
         };
         if at_a_time == 1 {
             work.await;
-        } else {
+            continue;
+        }
+        // As far as they go without waiting, calls are handled in the order of their frames: an append that overtook the
+        // one before it would have to be sent again. And what needs no waiting needs no task.
+        let mut work = Box::pin(work);
+        if poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx).is_pending())).await {
             tokio::spawn(work);
         }
     }

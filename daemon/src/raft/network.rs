@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::stream::Stream;
 use messagebase_protocol::peer::{CHUNK_BYTES, Purpose};
 use openraft::async_runtime::Select2;
+use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{Backoff, RPCOption, RPCTypes};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{AsyncRuntime, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 
@@ -25,6 +27,7 @@ use super::frame::{
     to_wire_vote, transfer_to_wire,
 };
 use super::links::PeerLinks;
+use super::pipeline::pipelined;
 use super::receivers::Receivers;
 use super::state_machine::{Snapshot, SnapshotData};
 use super::types::{Node, Types, Vote, from_log_id, to_log_id};
@@ -41,6 +44,10 @@ const BUILD_RETRY: Duration = Duration::from_secs(5);
 /// Pauses before a peer that could not be reached is tried again; the last one repeats.
 const RETRY_PAUSES: [Duration; 4] =
     [Duration::from_millis(20), Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200)];
+
+/// What a stream of appends is opened with: its answers.
+type Opened<'s, R> =
+    BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types<R>>, RPCError<Types<R>>>>, RPCError<Types<R>>>>;
 
 /// Makes the connections of one replica.
 pub(super) struct Network<R: AsyncRuntime, W: Wire> {
@@ -160,6 +167,20 @@ impl<R: AsyncRuntime, W: Wire> Peer<R, W> {
         result.map_err(|e| self.rpc_error(e, RPCTypes::Vote, timeout))
     }
 
+    async fn append_call(
+        &self,
+        rpc: AppendEntriesRequest<Types<R>>,
+        hard_ttl: Duration,
+    ) -> Result<AppendEntriesResponse<Types<R>>, RPCError<Types<R>>> {
+        // Openraft drops the call at the hard limit; giving up before would lose the answers of peers that are far away.
+        let timeout = hard_ttl.max(self.answer);
+        let result = call(&*self.link, &append_to_wire(rpc), timeout).await.and_then(|reply| match reply {
+            Reply::Append(reply) => Ok(append_reply_from_wire(reply)),
+            other => Err(unexpected(&other)),
+        });
+        result.map_err(|e| self.rpc_error(e, RPCTypes::AppendEntries, timeout))
+    }
+
     async fn send_file(&self, vote: Vote, data: SnapshotData) -> Result<Vote, CallError> {
         let path = match data.into_file::<R>().await {
             Ok(file) => file.path,
@@ -219,13 +240,17 @@ impl<R: AsyncRuntime, W: Wire> RaftNetworkV2<Types<R>> for Peer<R, W> {
         rpc: AppendEntriesRequest<Types<R>>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types<R>>, RPCError<Types<R>>> {
-        // Openraft drops the call at the hard limit; giving up before would lose the answers of peers that are far away.
-        let timeout = option.hard_ttl().max(self.answer);
-        let result = call(&*self.link, &append_to_wire(rpc), timeout).await.and_then(|reply| match reply {
-            Reply::Append(reply) => Ok(append_reply_from_wire(reply)),
-            other => Err(unexpected(&other)),
-        });
-        result.map_err(|e| self.rpc_error(e, RPCTypes::AppendEntries, timeout))
+        self.append_call(rpc, option.hard_ttl()).await
+    }
+
+    fn stream_append<'s, S>(&'s mut self, input: S, option: RPCOption) -> Opened<'s, R>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types<R>>> + OptionalSend + Unpin + 'static,
+    {
+        let this = &*self;
+        let within = option.hard_ttl();
+        let answers = pipelined(input, move |rpc| this.append_call(rpc, within));
+        Box::pin(async move { Ok(answers) })
     }
 
     async fn vote(
