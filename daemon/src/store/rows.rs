@@ -71,12 +71,18 @@ pub(super) fn read(row: &Row<'_>) -> Result<LogRow> {
     Ok(LogRow { id, payload })
 }
 
-/// Writes an entry; returns its size in bytes.
-pub(super) fn insert(conn: &Connection, row: &LogRow) -> Result<u64> {
-    let columns = encode(&row.payload).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
-    conn.prepare_cached("INSERT INTO log (log_index, term, leader_id, change, secrets) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute((int(row.id.index), int(row.id.term), int(row.id.leader), &columns.change, &columns.secrets))?;
-    Ok(columns.change.len() as u64 + columns.secrets.map_or(0, |s| s.len() as u64) + ROW_OVERHEAD_BYTES)
+/// Writes entries; returns their size in bytes.
+pub(super) fn insert(conn: &Connection, rows: &[LogRow]) -> Result<u64> {
+    let mut statement = conn
+        .prepare_cached("INSERT INTO log (log_index, term, leader_id, change, secrets) VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    let mut bytes = 0;
+    for row in rows {
+        let columns = encode(&row.payload).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+        let (index, term, leader) = (int(row.id.index), int(row.id.term), int(row.id.leader));
+        statement.execute((index, term, leader, &columns.change, &columns.secrets))?;
+        bytes += columns.change.len() as u64 + columns.secrets.map_or(0, |s| s.len() as u64) + ROW_OVERHEAD_BYTES;
+    }
+    Ok(bytes)
 }
 
 /// Bytes of the entries in `[from, to)`, as [`insert`] counts them.

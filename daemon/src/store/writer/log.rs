@@ -171,11 +171,8 @@ impl Writer {
         if first < self.disk.end {
             self.cut(first)?;
         }
-        let mut bytes = 0;
-        for row in rows {
-            bytes += rows::insert(&self.db.conn, row)?;
-            self.disk.end = row.id.index + 1;
-        }
+        let bytes = rows::insert(&self.db.conn, rows)?;
+        self.disk.end = rows.last().map_or(first, |last| last.id.index + 1);
         self.shared.log_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
