@@ -8,9 +8,9 @@ use libmimalloc_sys::{mi_option_set_default, mi_option_t};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// `mi_option_arena_purge_mult` (mimalloc 2.3's include/mimalloc.h; the crate does not name it): how many times longer than
-/// memory of small blocks that of large ones is kept after it was freed.
+/// single pages whole segments and large blocks are kept after they were freed.
 const ARENA_PURGE_MULT: mi_option_t = 24;
-/// Not at all. What is late is only given back when another large block is freed: a node that has no more logins would
+/// Not at all. What is late is only given back when another one is freed: a node that has no more logins would
 /// keep the 19 MiB of its last password hash.
 const AT_ONCE: c_long = 0;
 

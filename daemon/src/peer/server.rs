@@ -13,6 +13,7 @@ use messagebase_protocol::peer::{
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::unconstrained;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -171,7 +172,7 @@ async fn read_calls<H: PeerHandler>(
         // As far as they go without waiting, calls are handled in the order of their frames: an append that overtook the
         // one before it would have to be sent again. And what needs no waiting needs no task.
         let mut work = Box::pin(work);
-        if poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx).is_pending())).await {
+        if unconstrained(poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx).is_pending()))).await {
             tokio::spawn(work);
         }
     }

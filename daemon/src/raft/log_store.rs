@@ -18,7 +18,8 @@ use super::types::{
 use crate::planted::{Defect, planted};
 use crate::store::{BoxedDone, Job, LogPayload, LogRow, Store, StoreError};
 
-/// Bytes of entries in one append to a follower; keeps a frame far below its limit and a heartbeat behind it short.
+/// Bytes of entries in one append to a follower; keeps a frame far below its limit, and short what a heartbeat's answer
+/// waits for: the peer's disk must have what came before it.
 pub(crate) const APPEND_BYTES: usize = 1024 * 1024;
 /// Bytes of entries read at once from the file when a range isn't in the tail.
 const READ_BYTES: usize = 4 * 1024 * 1024;

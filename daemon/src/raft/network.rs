@@ -15,8 +15,8 @@ use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{Backoff, RPCOption, RPCTypes};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderError,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{AsyncRuntime, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 
@@ -27,7 +27,7 @@ use super::frame::{
     to_wire_vote, transfer_to_wire,
 };
 use super::links::PeerLinks;
-use super::pipeline::pipelined;
+use super::pipeline::{Answer, Told, pipelined};
 use super::receivers::Receivers;
 use super::state_machine::{Snapshot, SnapshotData};
 use super::types::{Node, Types, Vote, from_log_id, to_log_id};
@@ -46,8 +46,7 @@ const RETRY_PAUSES: [Duration; 4] =
     [Duration::from_millis(20), Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200)];
 
 /// What a stream of appends is opened with: its answers.
-type Opened<'s, R> =
-    BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types<R>>, RPCError<Types<R>>>>, RPCError<Types<R>>>>;
+type Opened<'s, R> = BoxFuture<'s, Result<BoxStream<'s, Answer<R>>, RPCError<Types<R>>>>;
 
 /// Makes the connections of one replica.
 pub(super) struct Network<R: AsyncRuntime, W: Wire> {
@@ -127,7 +126,10 @@ impl From<WireError> for CallError {
 }
 
 async fn call<L: Link>(link: &L, request: &Request, timeout: Duration) -> Result<Reply, CallError> {
-    let frame = encode(request).map_err(CallError::Lost)?;
+    call_frame(link, encode(request).map_err(CallError::Lost)?, timeout).await
+}
+
+async fn call_frame<L: Link>(link: &L, frame: Vec<u8>, timeout: Duration) -> Result<Reply, CallError> {
     let answer = link.call(frame, timeout).await?;
     match decode(&answer).map_err(CallError::Lost)? {
         // Also what a node says that is stopping: go away for a while.
@@ -167,18 +169,28 @@ impl<R: AsyncRuntime, W: Wire> Peer<R, W> {
         result.map_err(|e| self.rpc_error(e, RPCTypes::Vote, timeout))
     }
 
-    async fn append_call(
+    /// The frame's bytes, and the call.
+    fn append_call(
         &self,
         rpc: AppendEntriesRequest<Types<R>>,
         hard_ttl: Duration,
-    ) -> Result<AppendEntriesResponse<Types<R>>, RPCError<Types<R>>> {
+    ) -> (usize, impl Future<Output = Told<R>> + Send + '_) {
         // Openraft drops the call at the hard limit; giving up before would lose the answers of peers that are far away.
         let timeout = hard_ttl.max(self.answer);
-        let result = call(&*self.link, &append_to_wire(rpc), timeout).await.and_then(|reply| match reply {
-            Reply::Append(reply) => Ok(append_reply_from_wire(reply)),
-            other => Err(unexpected(&other)),
-        });
-        result.map_err(|e| self.rpc_error(e, RPCTypes::AppendEntries, timeout))
+        let frame = encode(&append_to_wire(rpc));
+        let bytes = frame.as_ref().map_or(0, Vec::len);
+        let call = async move {
+            let reply = match frame {
+                Ok(frame) => call_frame(&*self.link, frame, timeout).await,
+                Err(why) => Err(CallError::Lost(why)),
+            };
+            let result = reply.and_then(|reply| match reply {
+                Reply::Append(reply) => Ok(append_reply_from_wire(reply)),
+                other => Err(unexpected(&other)),
+            });
+            result.map_err(|e| self.rpc_error(e, RPCTypes::AppendEntries, timeout))
+        };
+        (bytes, call)
     }
 
     async fn send_file(&self, vote: Vote, data: SnapshotData) -> Result<Vote, CallError> {
@@ -240,7 +252,7 @@ impl<R: AsyncRuntime, W: Wire> RaftNetworkV2<Types<R>> for Peer<R, W> {
         rpc: AppendEntriesRequest<Types<R>>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types<R>>, RPCError<Types<R>>> {
-        self.append_call(rpc, option.hard_ttl()).await
+        self.append_call(rpc, option.hard_ttl()).1.await
     }
 
     fn stream_append<'s, S>(&'s mut self, input: S, option: RPCOption) -> Opened<'s, R>

@@ -4,7 +4,13 @@
 //! Frames leave in order, and the peer door hands them over in order; still nothing here relies on that. An append that
 //! arrives before its predecessor is refused for the gap, which says nothing about the peer's log: the stream then ends,
 //! and openraft begins the next one behind what was acknowledged.
+//!
+//! **Invariant:** an answer is not told while a later request on its way confirms no more. openraft takes an answer for
+//! one to every request that it confirms (`drain_acked` in its replication/inflight_append_queue.rs), so a request without
+//! entries would count as answered before it was: the leader would believe that a majority knew it later than it did, and
+//! a linear read could miss what another leader has acknowledged. The answer to the later one tells as much.
 
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::task::Poll;
 
@@ -16,36 +22,36 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendRe
 
 use super::types::{RaftLogId, Types};
 
-/// Appends on their way to one peer, each of at most `APPEND_BYTES`. The groups of writes are two at a time
-/// (`super::group`); more is for a peer that catches up.
-const ON_THEIR_WAY_MAX: usize = 4;
+/// Requests on their way to one peer. The groups of writes are two at a time (`super::group`), and what is committed is
+/// told in between.
+const ON_THEIR_WAY_MAX: usize = 8;
+/// With so many bytes on their way nothing follows. One append may be larger (`APPEND_BYTES`): a peer that catches up gets
+/// one at a time, and has the whole time limit for each.
+const ON_THEIR_WAY_BYTES: usize = 256 * 1024;
 
 type Asked<R> = AppendEntriesRequest<Types<R>>;
-type Told<R> = Result<AppendEntriesResponse<Types<R>>, RPCError<Types<R>>>;
+/// What the peer answered.
+pub(super) type Told<R> = Result<AppendEntriesResponse<Types<R>>, RPCError<Types<R>>>;
+/// What openraft is told of it.
+pub(super) type Answer<R> = Result<StreamAppendResult<Types<R>>, RPCError<Types<R>>>;
 
-/// Sends what `input` yields by `send`, whose first poll puts a frame on its way. Ends after the first answer that is not
-/// a whole success.
+/// Sends what `input` yields by `send`, which tells a request's bytes; the first poll of its future puts the frame on its
+/// way. Ends after the first answer that is not a whole success.
 pub(super) fn pipelined<'s, R, S, A>(
     input: S,
-    send: impl Fn(Asked<R>) -> A + Send + 's,
-) -> BoxStream<'s, Result<StreamAppendResult<Types<R>>, RPCError<Types<R>>>>
+    send: impl Fn(Asked<R>) -> (usize, A) + Send + 's,
+) -> BoxStream<'s, Answer<R>>
 where
     R: AsyncRuntime,
     S: Stream<Item = Asked<R>> + Unpin + Send + 'static,
     A: Future<Output = Told<R>> + Send + 's,
 {
-    // Boxed once a call: what is on its way is moved about.
-    let begin = move |rpc: Asked<R>, alone: bool| {
-        let (prev, last) = range(&rpc);
-        let told = send(rpc);
-        Box::pin(async move { Answered { prev, last, alone, told: told.await } })
-    };
-    let pipeline = Pipeline { input: Some(input), begin, on_the_way: FuturesOrdered::new(), notice: None };
+    let pipeline =
+        Pipeline { input: Some(input), send, calls: FuturesOrdered::new(), on_the_way: VecDeque::new(), bytes: 0 };
     Box::pin(stream::unfold(Some(pipeline), |pipeline| async move {
         let mut pipeline = pipeline?;
-        let answered = pipeline.next().await?;
-        let (result, whole) = answered.result()?;
-        Some((result, whole.then_some(pipeline)))
+        let (result, goes_on) = pipeline.next().await?;
+        Some((result, goes_on.then_some(pipeline)))
     }))
 }
 
@@ -54,94 +60,93 @@ fn range<R: AsyncRuntime>(rpc: &Asked<R>) -> (Option<RaftLogId>, Option<RaftLogI
     (rpc.prev_log_id, rpc.entries.last().map_or(rpc.prev_log_id, |last| Some(last.log_id)))
 }
 
-struct Answered<R: AsyncRuntime> {
+/// A request that is not answered yet.
+struct OnTheWay {
     prev: Option<RaftLogId>,
     last: Option<RaftLogId>,
-    /// Sent when nothing else was on its way.
+    bytes: usize,
+    /// Nothing else was on its way when it was sent.
     alone: bool,
-    told: Told<R>,
 }
 
-impl<R: AsyncRuntime> Answered<R> {
-    /// What openraft is told, and whether more may follow; `None` if nothing can be said.
-    fn result(self) -> Option<(Result<StreamAppendResult<Types<R>>, RPCError<Types<R>>>, bool)> {
-        match self.told {
-            Ok(AppendEntriesResponse::Conflict) if !self.alone => {
-                tracing::debug!("an append came before its predecessor; sending it again");
-                None
-            }
-            Ok(response) => {
-                let result = response.into_stream_result(self.prev, self.last);
-                let whole = matches!(&result, Ok(matching) if *matching == self.last);
-                Some((Ok(result), whole))
-            }
-            Err(error) => Some((Err(error), false)),
-        }
-    }
-}
-
-struct Pipeline<R: AsyncRuntime, S, B, F: Future> {
+struct Pipeline<S, B, A: Future> {
     /// `None`: at its end.
     input: Option<S>,
-    begin: B,
-    on_the_way: FuturesOrdered<F>,
-    /// The newest request without entries, which tells only what is committed. It waits while something is on its way,
-    /// because the next entries mostly come before the answer and tell it as well: half as many frames.
-    notice: Option<Asked<R>>,
-}
-
-impl<R, S, B, F> Pipeline<R, S, B, F>
-where
-    R: AsyncRuntime,
-    S: Stream<Item = Asked<R>> + Unpin,
-    B: Fn(Asked<R>, bool) -> F,
-    F: Future<Output = Answered<R>>,
-{
-    /// The next answer, in the order of the requests; sends what is to be sent meanwhile.
-    async fn next(&mut self) -> Option<Answered<R>> {
-        loop {
-            if self.on_the_way.is_empty()
-                && let Some(notice) = self.notice.take()
-            {
-                self.send(notice);
-            }
-            if self.on_the_way.is_empty() && self.input.is_none() {
-                return None;
-            }
-            let Pipeline { input, on_the_way, .. } = &mut *self;
-            let event = poll_fn(|cx| {
-                // The calls first: being polled puts them on their way.
-                if let Poll::Ready(Some(answered)) = on_the_way.poll_next_unpin(cx) {
-                    return Poll::Ready(Event::Answered(answered));
-                }
-                match input {
-                    Some(input) if on_the_way.len() < ON_THEIR_WAY_MAX => input.poll_next_unpin(cx).map(Event::Asked),
-                    _ => Poll::Pending,
-                }
-            });
-            match event.await {
-                Event::Answered(answered) => return Some(answered),
-                Event::Asked(None) => self.input = None,
-                Event::Asked(Some(rpc)) if rpc.entries.is_empty() && !self.on_the_way.is_empty() => {
-                    self.notice = Some(rpc);
-                }
-                Event::Asked(Some(rpc)) => {
-                    self.notice = None;
-                    self.send(rpc);
-                }
-            }
-        }
-    }
-
-    fn send(&mut self, rpc: Asked<R>) {
-        let alone = self.on_the_way.is_empty();
-        self.on_the_way.push_back((self.begin)(rpc, alone));
-    }
+    send: B,
+    calls: FuturesOrdered<A>,
+    /// Of each call, in their order.
+    on_the_way: VecDeque<OnTheWay>,
+    bytes: usize,
 }
 
 enum Event<R: AsyncRuntime> {
     Asked(Option<Asked<R>>),
-    Answered(Answered<R>),
+    Told(Told<R>),
+}
+
+impl<R, S, B, A> Pipeline<S, B, A>
+where
+    R: AsyncRuntime,
+    S: Stream<Item = Asked<R>> + Unpin,
+    B: Fn(Asked<R>) -> (usize, A),
+    A: Future<Output = Told<R>>,
+{
+    /// What openraft is told next, and whether more may follow; sends what is to be sent meanwhile.
+    async fn next(&mut self) -> Option<(Answer<R>, bool)> {
+        loop {
+            match self.event().await {
+                Event::Told(told) => {
+                    let answered = self.on_the_way.pop_front()?;
+                    self.bytes -= answered.bytes;
+                    let result = match told {
+                        Ok(AppendEntriesResponse::Conflict) if !answered.alone => {
+                            tracing::debug!("an append came before its predecessor; sending it again");
+                            return None;
+                        }
+                        Ok(response) => response.into_stream_result(answered.prev, answered.last),
+                        Err(error) => return Some((Err(error), false)),
+                    };
+                    let whole = matches!(&result, Ok(matching) if *matching == answered.last);
+                    let told_later = self.on_the_way.front().is_some_and(|next| next.last == answered.last);
+                    if !(whole && told_later) {
+                        return Some((Ok(result), whole));
+                    }
+                }
+                Event::Asked(Some(rpc)) => {
+                    let alone = self.on_the_way.is_empty();
+                    let (prev, last) = range(&rpc);
+                    let (bytes, call) = (self.send)(rpc);
+                    self.bytes += bytes;
+                    self.on_the_way.push_back(OnTheWay { prev, last, bytes, alone });
+                    self.calls.push_back(call);
+                }
+                Event::Asked(None) => {
+                    self.input = None;
+                    if self.on_the_way.is_empty() {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn event(&mut self) -> Event<R> {
+        let room = self.on_the_way.len() < ON_THEIR_WAY_MAX && self.bytes < ON_THEIR_WAY_BYTES;
+        let Pipeline { input, calls, .. } = self;
+        poll_fn(|cx| {
+            // The calls first: being polled puts them on their way.
+            if let Poll::Ready(Some(told)) = calls.poll_next_unpin(cx) {
+                return Poll::Ready(Event::Told(told));
+            }
+            match input {
+                Some(input) if room => input.poll_next_unpin(cx).map(Event::Asked),
+                Some(_) => Poll::Pending,
+                None if calls.is_empty() => Poll::Ready(Event::Asked(None)),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
 }
 
 #[cfg(test)]
@@ -151,8 +156,8 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use std::task::{Context, Waker};
 
-    use futures_util::stream::BoxStream as Answers;
     use openraft::EntryPayload;
+    use openraft::errors::NetworkError;
     use openraft::raft::StreamAppendError;
     use tokio::sync::{mpsc, oneshot};
 
@@ -174,16 +179,21 @@ mod tests {
         AppendEntriesRequest { vote: Vote::new(1, 1), prev_log_id: Some(id(prev)), entries, leader_commit: None }
     }
 
+    /// (prev, last) of what was sent, and where its answer goes.
+    type Sent = (u64, u64, Option<oneshot::Sender<Response>>);
+    /// The index that is confirmed; else what ends the stream: `None` when the answer was lost.
+    type Confirmed = Result<u64, Option<StreamAppendError<Types<Runtime>>>>;
+
     /// A stream whose input and answers the test gives.
     struct Peer {
         input: RefCell<Option<mpsc::Sender<Asked<Runtime>>>>,
-        /// (prev, last) of what was sent, and where its answer goes.
-        sent: Arc<Mutex<Vec<(u64, u64, Option<oneshot::Sender<Response>>)>>>,
-        answers: RefCell<Answers<'static, Result<StreamAppendResult<Types<Runtime>>, RPCError<Types<Runtime>>>>>,
+        sent: Arc<Mutex<Vec<Sent>>>,
+        answers: RefCell<BoxStream<'static, Answer<Runtime>>>,
     }
 
     impl Peer {
-        fn new() -> Peer {
+        /// Each request has so many bytes.
+        fn new(bytes: usize) -> Peer {
             let (input, asked) = mpsc::channel(16);
             let sent = Arc::<Mutex<Vec<_>>>::default();
             let on_send = sent.clone();
@@ -191,10 +201,11 @@ mod tests {
                 let (told, answer) = oneshot::channel();
                 let (prev, last) = range(&rpc);
                 let on_send = on_send.clone();
-                async move {
+                let call = async move {
                     on_send.lock().unwrap().push((prev.unwrap().index, last.unwrap().index, Some(told)));
-                    Ok(answer.await.unwrap())
-                }
+                    answer.await.map_err(|lost| RPCError::Network(NetworkError::new(&lost)))
+                };
+                (bytes, call)
             };
             let asked = Box::pin(stream::unfold(asked, |mut asked| async { Some((asked.recv().await?, asked)) }));
             Peer { input: RefCell::new(Some(input)), sent, answers: RefCell::new(pipelined(asked, send)) }
@@ -212,18 +223,22 @@ mod tests {
             self.sent.lock().unwrap().iter().map(|(prev, last, _)| (*prev, *last)).collect()
         }
 
-        /// The index that the next answer confirms; an error that ends the stream is `Err`.
-        fn told(&self) -> Poll<Option<Result<u64, StreamAppendError<Types<Runtime>>>>> {
+        fn lose(&self, nth: usize) {
+            self.sent.lock().unwrap()[nth].2.take();
+        }
+
+        fn told(&self) -> Poll<Option<Confirmed>> {
             let mut answers = self.answers.borrow_mut();
-            Pin::new(&mut *answers)
-                .poll_next(&mut Context::from_waker(Waker::noop()))
-                .map(|told| told.map(|told| told.unwrap().map(|matching| matching.unwrap().index)))
+            let told = Pin::new(&mut *answers).poll_next(&mut Context::from_waker(Waker::noop()));
+            told.map(|told| {
+                told.map(|told| told.map_err(|_| None)?.map(|matching| matching.unwrap().index).map_err(Some))
+            })
         }
     }
 
     #[test]
     fn appends_do_not_wait_for_each_other_and_are_answered_in_order() {
-        let peer = Peer::new();
+        let peer = Peer::new(1);
         for n in 0..ON_THEIR_WAY_MAX as u64 + 2 {
             peer.ask(append(n, n + 1));
         }
@@ -239,35 +254,42 @@ mod tests {
     }
 
     #[test]
-    fn what_tells_only_the_commit_waits_for_entries_or_for_the_last_answer() {
-        let peer = Peer::new();
-        peer.ask(append(4, 4));
+    fn large_appends_go_one_at_a_time() {
+        let peer = Peer::new(ON_THEIR_WAY_BYTES);
+        peer.ask(append(1, 2));
+        peer.ask(append(2, 3));
         assert_eq!(peer.told(), Poll::Pending);
-        assert_eq!(peer.sent(), [(4, 4)]);
-        peer.ask(append(4, 5));
-        peer.ask(append(5, 5));
-        peer.ask(append(5, 7));
+        assert_eq!(peer.sent(), [(1, 2)]);
+        peer.answer(0, Response::Success);
+        assert_eq!(peer.told(), Poll::Ready(Some(Ok(2))));
         assert_eq!(peer.told(), Poll::Pending);
-        assert_eq!(peer.sent(), [(4, 4), (4, 5), (5, 7)]);
-        peer.ask(append(7, 7));
-        assert_eq!(peer.told(), Poll::Pending);
-        peer.input.borrow_mut().take();
-        for (nth, index) in [(0, 4), (1, 5), (2, 7)] {
-            assert_eq!(peer.told(), Poll::Pending);
-            assert_eq!(peer.sent().len(), 3);
-            peer.answer(nth, Response::Success);
-            assert_eq!(peer.told(), Poll::Ready(Some(Ok(index))));
+        assert_eq!(peer.sent(), [(1, 2), (2, 3)]);
+    }
+
+    #[test]
+    fn an_answer_is_not_told_while_a_later_request_that_confirms_the_same_has_none() {
+        let peer = Peer::new(1);
+        for (prev, last) in [(4, 5), (5, 5), (5, 5), (5, 6)] {
+            peer.ask(append(prev, last));
         }
+        peer.input.borrow_mut().take();
         assert_eq!(peer.told(), Poll::Pending);
-        assert_eq!(peer.sent().last(), Some(&(7, 7)));
+        assert_eq!(peer.sent(), [(4, 5), (5, 5), (5, 5), (5, 6)]);
+        for nth in 0..2 {
+            peer.answer(nth, Response::Success);
+            assert_eq!(peer.told(), Poll::Pending);
+        }
         peer.answer(3, Response::Success);
-        assert_eq!(peer.told(), Poll::Ready(Some(Ok(7))));
+        assert_eq!(peer.told(), Poll::Pending);
+        peer.answer(2, Response::Success);
+        assert_eq!(peer.told(), Poll::Ready(Some(Ok(5))));
+        assert_eq!(peer.told(), Poll::Ready(Some(Ok(6))));
         assert_eq!(peer.told(), Poll::Ready(None));
     }
 
     #[test]
     fn a_conflict_counts_only_when_nothing_was_overtaken() {
-        let peer = Peer::new();
+        let peer = Peer::new(1);
         peer.ask(append(1, 2));
         peer.ask(append(2, 3));
         assert_eq!(peer.told(), Poll::Pending);
@@ -277,11 +299,11 @@ mod tests {
         // Of the second nothing is known; openraft begins anew behind the first.
         assert_eq!(peer.told(), Poll::Ready(None));
 
-        let peer = Peer::new();
+        let peer = Peer::new(1);
         peer.ask(append(1, 2));
         assert_eq!(peer.told(), Poll::Pending);
         peer.answer(0, Response::Conflict);
-        assert_eq!(peer.told(), Poll::Ready(Some(Err(StreamAppendError::Conflict(id(1))))));
+        assert_eq!(peer.told(), Poll::Ready(Some(Err(Some(StreamAppendError::Conflict(id(1)))))));
         assert_eq!(peer.told(), Poll::Ready(None));
     }
 
@@ -289,9 +311,9 @@ mod tests {
     fn nothing_follows_half_a_success_or_a_higher_vote() {
         for (response, told) in [
             (Response::PartialSuccess(Some(id(2))), Ok(2)),
-            (Response::HigherVote(Vote::new(2, 2)), Err(StreamAppendError::HigherVote(Vote::new(2, 2)))),
+            (Response::HigherVote(Vote::new(2, 2)), Err(Some(StreamAppendError::HigherVote(Vote::new(2, 2))))),
         ] {
-            let peer = Peer::new();
+            let peer = Peer::new(1);
             peer.ask(append(1, 3));
             peer.ask(append(3, 4));
             assert_eq!(peer.told(), Poll::Pending);
@@ -300,5 +322,21 @@ mod tests {
             assert_eq!(peer.told(), Poll::Ready(Some(told)));
             assert_eq!(peer.told(), Poll::Ready(None));
         }
+    }
+
+    #[test]
+    fn a_lost_answer_ends_the_stream_in_its_turn() {
+        let peer = Peer::new(1);
+        peer.ask(append(1, 2));
+        peer.ask(append(2, 3));
+        peer.ask(append(3, 4));
+        assert_eq!(peer.told(), Poll::Pending);
+        peer.lose(1);
+        peer.answer(2, Response::Success);
+        assert_eq!(peer.told(), Poll::Pending);
+        peer.answer(0, Response::Success);
+        assert_eq!(peer.told(), Poll::Ready(Some(Ok(2))));
+        assert_eq!(peer.told(), Poll::Ready(Some(Err(None))));
+        assert_eq!(peer.told(), Poll::Ready(None));
     }
 }
