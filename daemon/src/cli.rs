@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::{Parser, ValueEnum};
 use messagebase_config::{Config, ConfigError, pki};
+use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 
 use crate::{memory, node};
@@ -49,25 +50,29 @@ pub fn main() -> ExitCode {
         Ok(loaded) => loaded,
         Err(e) => return leave(EXIT_CONFIG, &e.to_string()),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(async_threads()).enable_all().build()
-    {
-        Ok(runtime) => runtime,
+    let started = async_threads("replication", 1).and_then(|own| Ok((own, async_threads("clients", for_clients())?)));
+    let (own, clients) = match started {
+        Ok(started) => started,
         Err(e) => return leave(EXIT_FAILED, &format!("failed to start the runtime: {e}")),
     };
-    let ended = runtime.block_on(node::run(Arc::new(config), arguments.node, tls));
+    let ended = own.block_on(node::run(Arc::new(config), arguments.node, tls, clients.handle().clone()));
     // Tasks that hang on a dead peer must not delay the exit.
-    runtime.shutdown_background();
+    clients.shutdown_background();
+    own.shutdown_background();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => leave(EXIT_FAILED, &e),
     }
 }
 
-/// Half of the processors, at least one: the writer, hashers and readers have threads of their own. With a thread a
-/// processor, each change of a node that has little to do wakes a second one in vain, which costs it a tenth of its
-/// processor time.
-fn async_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |processors| processors.get().div_ceil(2))
+fn async_threads(name: &str, threads: usize) -> std::io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build()
+}
+
+/// All processors but one, at least one. Replication has a thread to itself: when thousands of clients come back at once,
+/// their handshakes queue for these, and a heartbeat behind them would be so late that the leader is taken for dead.
+fn for_clients() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| processors.get().saturating_sub(1).max(1))
 }
 
 fn load(arguments: &Arguments) -> Result<(Config, pki::NodeTls), ConfigError> {

@@ -13,6 +13,7 @@ use messagebase_protocol::peer::Boot;
 use metrics_exporter_prometheus::PrometheusHandle;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{OnceCell, mpsc};
 use tokio::time::timeout;
@@ -46,14 +47,19 @@ const FOLD_WITHIN: Duration = Duration::from_millis(300);
 const PID_FILE: &str = "mbd.pid";
 
 struct Listeners {
-    client: TcpListener,
     peer: TcpListener,
+    clients: ClientListeners,
+}
+
+struct ClientListeners {
+    tls: TcpListener,
     plain: Option<TcpListener>,
     http: Option<TcpListener>,
 }
 
-/// Runs node `number` until SIGTERM, SIGINT, `mbctl stop` (`Ok`) or a failure (`Err` with the reason).
-pub async fn run(config: Arc<Config>, number: u16, tls: NodeTls) -> Result<(), String> {
+/// Runs node `number` until SIGTERM, SIGINT, `mbctl stop` (`Ok`) or a failure (`Err` with the reason). All that serves
+/// clients runs on the threads of `clients`, all else on the caller's.
+pub async fn run(config: Arc<Config>, number: u16, tls: NodeTls, clients: Handle) -> Result<(), String> {
     // Proof for the default: the command line checked that the node is configured.
     let node = config.node(number).cloned().ok_or_else(|| format!("there is no node {number}"))?;
     // First of all, so that a stop during the start is heard too.
@@ -99,7 +105,7 @@ pub async fn run(config: Arc<Config>, number: u16, tls: NodeTls) -> Result<(), S
     if let Some(why) = boots::known_stale(&shared).await? {
         shared.mark_stale(why);
     }
-    let ended = serve(&shared, writer, listeners, &tls, Start { metrics, meetings, signals }).await;
+    let ended = serve(&shared, writer, listeners, &tls, Start { metrics, meetings, signals, clients }).await;
     if let Err(e) = std::fs::remove_file(&pid_file) {
         warn!("failed to remove {}: {e}", pid_file.display());
     }
@@ -113,7 +119,7 @@ async fn serve(
     tls: &NodeTls,
     start: Start,
 ) -> Result<(), String> {
-    let Start { metrics, meetings, signals } = start;
+    let Start { metrics, meetings, signals, clients } = start;
     let on_fatal = {
         let shared = shared.clone();
         move |e: crate::store::StoreError| shared.fail(format!("the log can't be made durable: {e}"))
@@ -123,7 +129,11 @@ async fn serve(
     let service = serve_clients(shared).await?;
     // Peers are served longer than clients: without the leader's entries a write that was accepted can't be answered.
     let peers = CancellationToken::new();
-    let doors = open_doors(shared, &service, listeners, tls, metrics, &tasks, &peers);
+    let acceptor = TlsAcceptor::from(tls.peer_listen.clone());
+    let handler = Arc::new(Handler { shared: shared.clone(), service: service.clone() });
+    tasks.spawn(server::serve(listeners.peer, acceptor, handler, peers.clone()));
+    let acceptor = TlsAcceptor::from(tls.door.clone());
+    let doors = open_doors(shared, service, listeners.clients, acceptor, metrics, &clients);
     tasks.spawn(boots::remember(shared.clone(), meetings));
     tasks.spawn(boots::heed(shared.clone()));
     tasks.spawn(gossip::run(shared.clone()));
@@ -157,35 +167,30 @@ async fn serve_clients(shared: &Arc<Shared>) -> Result<Arc<Service>, String> {
     built.map_err(|e| format!("failed to prepare password hashing: {e}"))
 }
 
-/// Starts all listeners' tasks. The returned tracker is empty once every client connection has ended.
+/// Starts the tasks of the listeners for clients. The returned tracker is empty once every client connection has ended.
 fn open_doors(
     shared: &Arc<Shared>,
-    service: &Arc<Service>,
-    listeners: Listeners,
-    tls: &NodeTls,
+    service: Arc<Service>,
+    listeners: ClientListeners,
+    acceptor: TlsAcceptor,
     metrics: PrometheusHandle,
-    tasks: &TaskTracker,
-    peers: &CancellationToken,
+    clients: &Handle,
 ) -> TaskTracker {
     let door = Door::new(service.clone(), shared.config.limits.connections, Patience::default());
     let doors = TaskTracker::new();
-    let acceptor = TlsAcceptor::from(tls.door.clone());
-    doors.spawn(door.clone().serve(listeners.client, Some(acceptor), shared.stop.clone()));
+    doors.spawn_on(door.clone().serve(listeners.tls, Some(acceptor), shared.stop.clone()), clients);
     if let Some(plain) = listeners.plain {
-        doors.spawn(door.clone().serve(plain, None, shared.stop.clone()));
+        doors.spawn_on(door.clone().serve(plain, None, shared.stop.clone()), clients);
     }
     if let Some(listener) = listeners.http {
-        let parts = HttpParts { service: service.clone(), door, store: shared.store.clone(), metrics };
+        let parts = HttpParts { service, door, store: shared.store.clone(), metrics };
         let stop = shared.stop.clone();
-        tasks.spawn(async move {
+        clients.spawn(async move {
             if let Err(e) = http::serve(listener, parts, stop.cancelled_owned()).await {
                 warn!("the http listener ended: {e}");
             }
         });
     }
-    let acceptor = TlsAcceptor::from(tls.peer_listen.clone());
-    let handler = Arc::new(Handler { shared: shared.clone(), service: service.clone() });
-    tasks.spawn(server::serve(listeners.peer, acceptor, handler, peers.clone()));
     doors.close();
     doors
 }
@@ -210,6 +215,7 @@ struct Start {
     metrics: PrometheusHandle,
     meetings: mpsc::Receiver<(u64, Boot)>,
     signals: Signals,
+    clients: Handle,
 }
 
 /// SIGTERM and SIGINT.
@@ -288,18 +294,17 @@ fn fold_wal(file: &Path) -> rusqlite::Result<()> {
 
 async fn bind(node: &NodeConfig) -> Result<Listeners, String> {
     let http = node.http_bind.as_ref().or(node.http.as_ref());
-    Ok(Listeners {
-        client: listen("client", node.client_bind.as_ref().unwrap_or(&node.client)).await?,
-        peer: listen("peer", node.peer_bind.as_ref().unwrap_or(&node.peer)).await?,
-        plain: match &node.plain {
-            Some(address) => Some(listen("plain", address).await?),
-            None => None,
-        },
-        http: match http {
-            Some(address) => Some(listen("http", address).await?),
-            None => None,
-        },
-    })
+    let tls = listen("client", node.client_bind.as_ref().unwrap_or(&node.client)).await?;
+    let peer = listen("peer", node.peer_bind.as_ref().unwrap_or(&node.peer)).await?;
+    let plain = match &node.plain {
+        Some(address) => Some(listen("plain", address).await?),
+        None => None,
+    };
+    let http = match http {
+        Some(address) => Some(listen("http", address).await?),
+        None => None,
+    };
+    Ok(Listeners { peer, clients: ClientListeners { tls, plain, http } })
 }
 
 async fn listen(what: &str, address: &Address) -> Result<TcpListener, String> {
