@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use messagebase_daemon::change::{Change, Outcome, Secrets};
+use messagebase_daemon::change::{Change, Outcome, Refusal, Secrets};
 use messagebase_daemon::raft::api::{Draft, NoQuorum, Verdict};
 use messagebase_sim::cluster::Cluster;
 use messagebase_sim::net::SimReplica;
@@ -93,6 +93,45 @@ async fn tell(seed: u64) -> Story {
     let story = Story { leaders: (first, second), took: cluster.elapsed(), ids, digests: digests[0].clone() };
     cluster.shutdown().await;
     story
+}
+
+/// A follower's acknowledgement is applied, but the answer never reaches it, and the session ends before it asks again.
+async fn an_answer_is_lost(seed: u64) {
+    let cluster = Cluster::start(seed, 3).await;
+    let first = cluster.wait("a leader of all", |c| c.leader_among(&ALL)).await;
+    let follower = *ALL.iter().find(|n| **n != first).expect("two follow");
+    let (there, here) = (cluster.replica(first).clone(), cluster.replica(follower).clone());
+    let Outcome::Registered { user: ann, .. } = one(&here, register("ann")).await else { panic!("not registered") };
+    let Outcome::Registered { user: ben, .. } = one(&here, register("ben")).await else { panic!("not registered") };
+    let Outcome::LoggedIn { session: anns, .. } = one(&here, login(ann, 7)).await else { panic!("not logged in") };
+    let Outcome::LoggedIn { session: bens, .. } = one(&here, login(ben, 8)).await else { panic!("not logged in") };
+    let Outcome::Sent { id, .. } = one(&here, send(anns, ann, "ben", 0)).await else { panic!("not sent") };
+
+    let applied = |replica: &SimReplica| replica.view().applied;
+    let before = applied(&there);
+    cluster.net.cut_one_way(first, follower);
+    let ack = Draft { actor: Some(bens), body: Change::Ack { user: ben, through: id }, secrets: None };
+    let acknowledging = SimRuntime::spawn({
+        let here = here.clone();
+        async move { here.propose(vec![ack]).await }
+    });
+    cluster.wait("the acknowledgement to be applied", |_| (applied(&there) > before).then_some(())).await;
+    let lock = Draft { actor: None, body: Change::Lock { name: "ben".into() }, secrets: None };
+    assert_eq!(one(&there, lock).await, Outcome::Done, "seed {seed}");
+    cluster.net.heal();
+    let third = *ALL.iter().find(|n| ![first, follower].contains(n)).expect("the other one");
+    assert_eq!(there.transfer(third).await, Ok(()), "seed {seed}");
+
+    let verdicts = acknowledging.await.expect("does not panic");
+    assert_eq!(verdicts, [Verdict::InDoubt(Refusal::NotLoggedIn)], "seed {seed}: it was done before");
+    cluster.shutdown().await;
+}
+
+#[test]
+fn a_refusal_after_a_lost_answer_is_in_doubt() {
+    for seed in 1..=5 {
+        SimRuntime::with_seed(seed).block_on(an_answer_is_lost(seed));
+    }
 }
 
 fn run(seed: u64) -> Story {

@@ -7,7 +7,7 @@ use messagebase_protocol::peer::{AdminError, AdminOk, AdminReply, UserRow};
 
 use super::{internal, no_quorum, refused, waiting};
 use crate::change::{Change, Outcome, Refusal, Secrets};
-use crate::node::Shared;
+use crate::node::{Replica, Shared};
 use crate::raft::api::{Draft, Verdict};
 use crate::service::{Service, send_key};
 use crate::state::read;
@@ -74,7 +74,7 @@ pub async fn reset_password(
 }
 
 /// Deletes an account; its name stays reserved. The change has no key, so a repetition inside [`Replica::propose`]
-/// finds no account any more: if there was one before, that means done.
+/// finds no account any more: if there was one before, that means done, by this change or another.
 ///
 /// [`Replica::propose`]: crate::raft::Replica::propose
 pub async fn delete(shared: &Arc<Shared>, name: String) -> AdminReply {
@@ -85,9 +85,10 @@ pub async fn delete(shared: &Arc<Shared>, name: String) -> AdminReply {
     if found.is_none() {
         return Err(no_such_user(&name));
     }
-    match verdict(shared, Change::Remove { name: name.clone() }, None).await? {
-        Outcome::Refused(Refusal::NoSuchUser) => Ok(AdminOk::Done),
-        outcome => answer(&name, outcome),
+    match verdict(replica, Change::Remove { name: name.clone() }, None).await {
+        Verdict::InDoubt(Refusal::NoSuchUser)
+        | Verdict::Applied { outcome: Outcome::Refused(Refusal::NoSuchUser), .. } => Ok(AdminOk::Done),
+        verdict => answer(&name, verdict),
     }
 }
 
@@ -103,19 +104,19 @@ async fn hashed(service: &Arc<Service>, password: String) -> Result<Secrets, Adm
 }
 
 async fn propose(shared: &Arc<Shared>, name: &str, body: Change, secrets: Option<Secrets>) -> AdminReply {
-    answer(name, verdict(shared, body, secrets).await?)
-}
-
-async fn verdict(shared: &Arc<Shared>, body: Change, secrets: Option<Secrets>) -> Result<Outcome, AdminError> {
     let replica = shared.replica().ok_or_else(|| waiting(shared))?;
-    let verdict = replica.propose(vec![Draft { actor: None, body, secrets }]).await.pop();
-    match verdict {
-        Some(Verdict::Applied { outcome, .. }) => Ok(outcome),
-        Some(Verdict::NoQuorum | Verdict::Closing) | None => Err(no_quorum()),
-    }
+    answer(name, verdict(replica, body, secrets).await)
 }
 
-fn answer(name: &str, outcome: Outcome) -> AdminReply {
+async fn verdict(replica: &Replica, body: Change, secrets: Option<Secrets>) -> Verdict {
+    replica.propose(vec![Draft { actor: None, body, secrets }]).await.pop().unwrap_or(Verdict::NoQuorum)
+}
+
+fn answer(name: &str, verdict: Verdict) -> AdminReply {
+    let outcome = match verdict {
+        Verdict::Applied { outcome, .. } => outcome,
+        Verdict::InDoubt(_) | Verdict::NoQuorum | Verdict::Closing => return Err(no_quorum()),
+    };
     match outcome {
         Outcome::Refused(Refusal::NoSuchUser) => Err(no_such_user(name)),
         Outcome::Refused(Refusal::NameTaken) => Err(AdminError {

@@ -7,7 +7,7 @@ use messagebase_protocol::json::{LogPosition, MemberInfo};
 use messagebase_protocol::peer::Purpose;
 use serde::{Deserialize, Serialize};
 
-use crate::change::{Change, Outcome, Secrets};
+use crate::change::{Change, Outcome, Refusal, Secrets};
 
 /// A change before the leader stamps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ pub enum Verdict {
         /// What it came to.
         outcome: Outcome,
     },
+    /// Refused, after an attempt whose answer was lost: that one may have taken effect, or may yet.
+    InDoubt(Refusal),
     /// No majority answered in time; it may still be applied later.
     NoQuorum,
     /// This node is stopping; it may still be applied later.

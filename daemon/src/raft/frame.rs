@@ -164,7 +164,7 @@ pub(crate) enum TransferReply {
 pub(crate) enum ForwardReply {
     /// One a draft; `None` when its entry was lost with a leader or the time ran out: ask again, for the whole batch.
     Answered(Vec<Option<(u64, Outcome)>>),
-    /// Nothing was proposed; or, made by the node that asked, nothing is known.
+    /// Nothing was proposed.
     NotLeader { hint: Option<u64> },
 }
 

@@ -34,7 +34,7 @@ const DEADLINES_APART: Duration = Duration::from_millis(250);
 pub(super) enum Written {
     /// One a command; `None` when its entry was lost with this leader.
     Answered(Answers),
-    /// Refused whole, before anything was appended: this node does not lead. Forwarded: or nothing is known.
+    /// Refused whole, before anything was appended: the node that was asked does not lead.
     NotLeader {
         /// Who does, perhaps.
         hint: Option<u64>,
@@ -57,7 +57,7 @@ pub(super) struct Proposal<I> {
     pub(super) drafts: Vec<Draft>,
     /// When its caller gives up.
     pub(super) deadline: I,
-    /// Dropped when nothing is known at the deadline.
+    /// Dropped when nothing is known, at the deadline or before.
     pub(super) answer: oneshot::Sender<Written>,
 }
 
@@ -128,7 +128,8 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let answering = async {
             match self.inner.raft.client_write_many(commands).await {
                 Ok(written) => answer_members(written, members).await,
-                Err(_) => members.into_iter().for_each(|member| member.tell(Written::NotLeader { hint: None })),
+                // The node is ending; the change may be in its log already.
+                Err(_) => drop(members),
             }
         };
         // Who was told nothing by then has given up.
@@ -148,13 +149,15 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let (drafts, members) = Member::split(group);
         let reply = match self.leader().filter(|leader| *leader != self.raft_id()) {
             Some(leader) => self.forward(leader, drafts, deadline).await,
-            None => ForwardReply::NotLeader { hint: None },
+            None => Some(ForwardReply::NotLeader { hint: None }),
         };
         let mut answers = match reply {
-            ForwardReply::Answered(answers) => answers.into_iter(),
-            ForwardReply::NotLeader { hint } => {
+            Some(ForwardReply::Answered(answers)) => answers.into_iter(),
+            Some(ForwardReply::NotLeader { hint }) => {
                 return members.into_iter().for_each(|member| member.tell(Written::NotLeader { hint }));
             }
+            // The frame may have arrived. The members are dropped untold.
+            None => return,
         };
         for member in members {
             let theirs = answers.by_ref().take(member.entries).collect();

@@ -1,9 +1,14 @@
 //! Writes: from a session's batch to applied outcomes, through whoever leads.
 //!
 //! One connection's order is kept like this: its caller has one batch in flight; the leader admits a batch whole or
-//! not at all; whatever went wrong, the WHOLE batch is proposed again. Keys make the repetition harmless, and the
-//! first occurrence of each change is in the order of the batch whichever attempts survive.
+//! not at all; whatever went wrong, ALL of it that has no answer is proposed again, in its order. Keys make the
+//! repetition harmless, and the first occurrence of each change is in the order of the batch whichever attempts survive.
+//!
+//! A change that has its answer is not proposed again: a refused one could take effect after all. And a refusal counts
+//! only while no attempt was lost before it ([`Verdict::InDoubt`]): the lost one may have taken effect, and what it
+//! needed, such as the session, may have ended since.
 
+use std::borrow::Cow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,18 +56,12 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             let (part, later) = rest.split_at(part_len(rest));
             // Pinned where it is: it is large, and moving it would cost more than what it does.
             let proposing = pin!(self.propose_part(part, deadline));
-            let answers = match self.unless_stopped(proposing).await {
-                Some(answers) => answers,
-                None => {
-                    verdicts.resize(drafts.len(), Verdict::Closing);
-                    return verdicts;
-                }
+            let Some(fates) = self.unless_stopped(proposing).await else {
+                verdicts.resize(drafts.len(), Verdict::Closing);
+                return verdicts;
             };
-            let complete = answers.iter().all(Option::is_some);
-            verdicts.extend(answers.into_iter().map(|answer| match answer {
-                Some((index, outcome)) => Verdict::Applied { index, outcome },
-                None => Verdict::NoQuorum,
-            }));
+            let complete = fates.iter().all(Option::is_some);
+            verdicts.extend(fates.into_iter().map(|fate| fate.unwrap_or(Verdict::NoQuorum)));
             if !complete {
                 // What follows must not overtake what failed.
                 verdicts.resize(drafts.len(), Verdict::NoQuorum);
@@ -73,34 +72,26 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         verdicts
     }
 
-    async fn propose_part(&self, drafts: &[Draft], deadline: R::Instant) -> Answers {
-        let mut answers: Answers = vec![None; drafts.len()];
+    async fn propose_part(&self, drafts: &[Draft], deadline: R::Instant) -> Vec<Option<Verdict>> {
+        let mut fates = Fates::of(drafts.len());
         loop {
             let leader = self.leader();
+            let open = fates.open(drafts);
             let reply = match leader {
-                Some(id) if id == self.raft_id() => self.propose_here(drafts, deadline).await,
-                Some(_) => self.propose_there(drafts, deadline).await,
+                Some(id) if id == self.raft_id() => self.propose_here(&open, deadline).await,
+                Some(_) => self.propose_there(&open, deadline).await,
                 None => ForwardReply::NotLeader { hint: None },
             };
-            if let ForwardReply::Answered(new) = reply {
-                for (answer, new) in answers.iter_mut().zip(new) {
-                    // The first answer counts: a later one would call the same change a duplicate.
-                    if answer.is_none() {
-                        *answer = new;
-                    }
-                }
-            }
-            if let Some(last) = answers.iter().map(|a| a.as_ref().map(|(index, _)| *index)).max().flatten()
-                && answers.iter().all(Option::is_some)
-            {
-                if !self.applied(last, deadline).await {
+            fates.take(reply);
+            if fates.are_all_known() {
+                if !self.applied(fates.last_index, deadline).await {
                     // Committed, but a read here would not see it: unknown is the honest answer.
                     return vec![None; drafts.len()];
                 }
-                return answers;
+                return fates.verdicts;
             }
             if R::Instant::now() >= deadline {
-                return answers;
+                return fates.verdicts;
             }
             Box::pin(self.another_chance(leader, deadline)).await;
         }
@@ -136,11 +127,12 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         match Self::in_a_group(&self.inner.forwards, drafts, deadline).await {
             Some(Written::Answered(answers)) => ForwardReply::Answered(answers),
             Some(Written::NotLeader { hint }) => ForwardReply::NotLeader { hint },
-            Some(Written::LeaseExpired) | None => ForwardReply::NotLeader { hint: None },
+            Some(Written::LeaseExpired) => ForwardReply::NotLeader { hint: None },
+            None => ForwardReply::Answered(vec![None; drafts.len()]),
         }
     }
 
-    /// `None`: nothing was heard by the deadline.
+    /// `None`: nothing is known of what became of them.
     async fn in_a_group(groups: &Groups<R::Instant>, drafts: &[Draft], deadline: R::Instant) -> Option<Written> {
         let (answer, answered) = oneshot::channel();
         let proposal = Proposal { drafts: drafts.to_vec(), deadline, answer };
@@ -171,15 +163,15 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         drafts.into_iter().map(|draft| Command(Arc::new(envelope(draft)))).collect()
     }
 
-    pub(super) async fn forward(&self, leader: u64, drafts: Vec<Draft>, deadline: R::Instant) -> ForwardReply {
-        const NOBODY: ForwardReply = ForwardReply::NotLeader { hint: None };
-        let Some(wait_ms) = time_left::<R>(deadline) else { return NOBODY };
+    /// `None`: nothing is known of what became of them.
+    pub(super) async fn forward(&self, leader: u64, drafts: Vec<Draft>, deadline: R::Instant) -> Option<ForwardReply> {
+        let Some(wait_ms) = time_left::<R>(deadline) else { return Some(ForwardReply::NotLeader { hint: None }) };
         let asked = drafts.len();
         let request = Request::Forward { drafts, wait_ms };
         match self.ask_leader(leader, &request, deadline).await {
-            Some(Reply::Forward(ForwardReply::Answered(answers))) if answers.len() != asked => NOBODY,
-            Some(Reply::Forward(reply)) => reply,
-            Some(_) | None => NOBODY,
+            Some(Reply::Forward(ForwardReply::Answered(answers))) if answers.len() != asked => None,
+            Some(Reply::Forward(reply)) => Some(reply),
+            Some(_) | None => None,
         }
     }
 
@@ -212,6 +204,54 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     }
 }
 
+/// What has become of the drafts of a part, over all attempts.
+struct Fates {
+    /// One a draft; `None`: no answer yet.
+    verdicts: Vec<Option<Verdict>>,
+    /// Whether an attempt was lost on its way there or back. It had all that has no answer yet.
+    is_in_doubt: bool,
+    /// The greatest index of an answer.
+    last_index: u64,
+}
+
+impl Fates {
+    fn of(drafts: usize) -> Fates {
+        Fates { verdicts: vec![None; drafts], is_in_doubt: false, last_index: 0 }
+    }
+
+    /// The drafts that are to be proposed (again), in order.
+    fn open<'a>(&self, drafts: &'a [Draft]) -> Cow<'a, [Draft]> {
+        if self.verdicts.iter().all(Option::is_none) {
+            return Cow::Borrowed(drafts);
+        }
+        let open = drafts.iter().zip(&self.verdicts).filter(|(_, verdict)| verdict.is_none());
+        Cow::Owned(open.map(|(draft, _)| draft.clone()).collect())
+    }
+
+    /// Takes the reply to an attempt with what was open.
+    fn take(&mut self, reply: ForwardReply) {
+        let ForwardReply::Answered(answers) = reply else { return };
+        let mut answers = answers.into_iter();
+        let mut is_lost = false;
+        for verdict in self.verdicts.iter_mut().filter(|verdict| verdict.is_none()) {
+            let Some((index, outcome)) = answers.next().flatten() else {
+                is_lost = true;
+                continue;
+            };
+            self.last_index = self.last_index.max(index);
+            *verdict = Some(match outcome {
+                Outcome::Refused(refusal) if self.is_in_doubt => Verdict::InDoubt(refusal),
+                outcome => Verdict::Applied { index, outcome },
+            });
+        }
+        self.is_in_doubt |= is_lost;
+    }
+
+    fn are_all_known(&self) -> bool {
+        self.verdicts.iter().all(Option::is_some)
+    }
+}
+
 /// What the leader may use of the time until `deadline`, ms; `None`: too little to ask.
 pub(super) fn time_left<R: AsyncRuntime>(deadline: R::Instant) -> Option<u64> {
     let left = deadline.saturating_duration_since(R::Instant::now()).checked_sub(ANSWER_MARGIN)?;
@@ -240,10 +280,54 @@ pub(super) fn draft_bytes(draft: &Draft) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::Refusal;
 
     fn send(bytes: usize) -> Draft {
         let body = Change::Send { user: 1, to: "b".into(), body: "x".repeat(bytes), key: "k".into() };
         Draft { actor: Some(1), body, secrets: None }
+    }
+
+    fn answered(answers: &[Option<Outcome>]) -> ForwardReply {
+        ForwardReply::Answered(answers.iter().map(|answer| answer.clone().map(|outcome| (7, outcome))).collect())
+    }
+
+    const DONE: Option<Outcome> = Some(Outcome::Done);
+    const REFUSED: Option<Outcome> = Some(Outcome::Refused(Refusal::NoSuchUser));
+
+    #[test]
+    fn a_refusal_counts_unless_an_attempt_was_lost_before_it() {
+        let refused = Verdict::Applied { index: 7, outcome: Outcome::Refused(Refusal::NoSuchUser) };
+        let mut fates = Fates::of(1);
+        fates.take(ForwardReply::NotLeader { hint: None });
+        fates.take(answered(&[REFUSED]));
+        assert_eq!(fates.verdicts, [Some(refused)], "nothing had been proposed");
+
+        let mut fates = Fates::of(1);
+        fates.take(answered(&[None]));
+        fates.take(ForwardReply::NotLeader { hint: None });
+        fates.take(answered(&[REFUSED]));
+        assert_eq!(fates.verdicts, [Some(Verdict::InDoubt(Refusal::NoSuchUser))]);
+
+        let mut fates = Fates::of(1);
+        fates.take(answered(&[None]));
+        fates.take(answered(&[DONE]));
+        assert_eq!(fates.verdicts, [Some(Verdict::Applied { index: 7, outcome: Outcome::Done })]);
+    }
+
+    #[test]
+    fn what_was_answered_is_not_proposed_again() {
+        let drafts = [send(1), send(2), send(3), send(4)];
+        let mut fates = Fates::of(4);
+        assert_eq!(*fates.open(&drafts), drafts);
+        fates.take(answered(&[REFUSED, DONE, None, None]));
+        assert_eq!(*fates.open(&drafts), drafts[2..]);
+        fates.take(answered(&[DONE, REFUSED]));
+        assert!(fates.are_all_known());
+        let of = |outcome| Some(Verdict::Applied { index: 7, outcome });
+        let doubt = Some(Verdict::InDoubt(Refusal::NoSuchUser));
+        let refused = of(Outcome::Refused(Refusal::NoSuchUser));
+        assert_eq!(fates.verdicts, [refused, of(Outcome::Done), of(Outcome::Done), doubt]);
+        assert_eq!(fates.last_index, 7);
     }
 
     #[test]

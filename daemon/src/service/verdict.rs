@@ -13,7 +13,8 @@ pub(super) fn outcome(verdict: Verdict) -> Result<Outcome, Failure> {
             Err(internal_unknown(&format!("the change at index {index} could not be applied; see the node's log")))
         }
         Verdict::Applied { outcome, .. } => Ok(outcome),
-        Verdict::NoQuorum => Err(no_quorum()),
+        // The refusal would be `not_done`, which nobody knows.
+        Verdict::InDoubt(_) | Verdict::NoQuorum => Err(no_quorum()),
         Verdict::Closing => {
             Err(Failure::unknown(Code::Closing, "the node is stopping; repeat on another node under the same key"))
         }
@@ -123,6 +124,7 @@ mod tests {
         }
         for (verdict, code) in [
             (Verdict::NoQuorum, Code::NoQuorum),
+            (Verdict::InDoubt(Refusal::NotLoggedIn), Code::NoQuorum),
             (Verdict::Closing, Code::Closing),
             (Verdict::Applied { index: 1, outcome: Outcome::Rejected }, Code::Internal),
         ] {

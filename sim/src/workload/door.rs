@@ -218,7 +218,7 @@ fn no_quorum() -> Answer {
 fn answer(verdict: Verdict) -> Answer {
     let outcome = match verdict {
         Verdict::Applied { outcome, .. } => outcome,
-        Verdict::NoQuorum => return no_quorum(),
+        Verdict::InDoubt(_) | Verdict::NoQuorum => return no_quorum(),
         Verdict::Closing => return Answer::refused("closing", "unknown"),
     };
     let code = match outcome {
