@@ -378,7 +378,7 @@ impl Start {
         let began = world.clone();
         let clock = move || EPOCH_MS + skew_ms + u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let config = ReplicaConfig::new(id, CLUSTER_ID.into(), change_log_bytes, Settings::default());
-        let replica = SimReplica::start(store.clone(), config, net.wire(id), Arc::new(clock)).await;
+        let replica = SimReplica::start(store.clone(), config, net.wire(id), Arc::new(clock), NodeRuntime::spawn).await;
         let replica = replica.expect("the replica starts");
         life.set_probe(probe(world.clone(), id, number, replica.clone(), store.clone()));
         let failing = replica.clone();

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use messagebase_config::Config;
 use messagebase_protocol::peer::{AdminReply, Boot, PeerReply, PeerRequest, ProbeReply, Purpose};
+use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +59,8 @@ pub struct Shared {
     /// Which life of each peer's process was met last.
     pub ledger: Arc<Ledger>,
     replica: OnceCell<Replica>,
+    /// The threads of the clients' connections.
+    clients: Handle,
     /// A peer recognized this node's data as an older copy: it takes no part any more.
     stale: AtomicBool,
     /// Whether clients and peers are told that this node is going away.
@@ -242,7 +245,9 @@ impl Shared {
             settings(&self.config),
         );
         let clock = Arc::new(unix_ms);
-        Replica::start(self.store.clone(), config, self.wire.clone(), clock).await.map_err(|e| e.to_string())
+        let beside_clients = |task| self.clients.spawn(task);
+        let started = Replica::start(self.store.clone(), config, self.wire.clone(), clock, beside_clients).await;
+        started.map_err(|e| e.to_string())
     }
 
     /// As the driver of a formation: makes the first membership.

@@ -96,6 +96,7 @@ pub async fn run(config: Arc<Config>, number: u16, tls: NodeTls, clients: Handle
         boot,
         ledger,
         replica: OnceCell::new(),
+        clients,
         stale: AtomicBool::new(false),
         closing: AtomicBool::new(false),
         waiting: Mutex::new(Some("it has just been started".into())),
@@ -105,7 +106,7 @@ pub async fn run(config: Arc<Config>, number: u16, tls: NodeTls, clients: Handle
     if let Some(why) = boots::known_stale(&shared).await? {
         shared.mark_stale(why);
     }
-    let ended = serve(&shared, writer, listeners, &tls, Start { metrics, meetings, signals, clients }).await;
+    let ended = serve(&shared, writer, listeners, &tls, Start { metrics, meetings, signals }).await;
     if let Err(e) = std::fs::remove_file(&pid_file) {
         warn!("failed to remove {}: {e}", pid_file.display());
     }
@@ -119,7 +120,7 @@ async fn serve(
     tls: &NodeTls,
     start: Start,
 ) -> Result<(), String> {
-    let Start { metrics, meetings, signals, clients } = start;
+    let Start { metrics, meetings, signals } = start;
     let on_fatal = {
         let shared = shared.clone();
         move |e: crate::store::StoreError| shared.fail(format!("the log can't be made durable: {e}"))
@@ -133,7 +134,7 @@ async fn serve(
     let handler = Arc::new(Handler { shared: shared.clone(), service: service.clone() });
     tasks.spawn(server::serve(listeners.peer, acceptor, handler, peers.clone()));
     let acceptor = TlsAcceptor::from(tls.door.clone());
-    let doors = open_doors(shared, service, listeners.clients, acceptor, metrics, &clients);
+    let doors = open_doors(shared, service, listeners.clients, acceptor, metrics);
     tasks.spawn(boots::remember(shared.clone(), meetings));
     tasks.spawn(boots::heed(shared.clone()));
     tasks.spawn(gossip::run(shared.clone()));
@@ -174,8 +175,8 @@ fn open_doors(
     listeners: ClientListeners,
     acceptor: TlsAcceptor,
     metrics: PrometheusHandle,
-    clients: &Handle,
 ) -> TaskTracker {
+    let clients = &shared.clients;
     let door = Door::new(service.clone(), shared.config.limits.connections, Patience::default());
     let doors = TaskTracker::new();
     doors.spawn_on(door.clone().serve(listeners.tls, Some(acceptor), shared.stop.clone()), clients);
@@ -215,7 +216,6 @@ struct Start {
     metrics: PrometheusHandle,
     meetings: mpsc::Receiver<(u64, Boot)>,
     signals: Signals,
-    clients: Handle,
 }
 
 /// SIGTERM and SIGINT.

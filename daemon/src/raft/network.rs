@@ -27,10 +27,12 @@ use super::frame::{
     to_wire_vote, transfer_to_wire,
 };
 use super::links::PeerLinks;
+use super::notices::{Asker, Askers, Gate};
 use super::pipeline::{Answer, Told, pipelined};
 use super::receivers::Receivers;
 use super::state_machine::{Snapshot, SnapshotData};
 use super::types::{Node, Types, Vote, from_log_id, to_log_id};
+use crate::store::Store;
 
 /// An append's answer waits for the follower's fsync, and stalls of half a second were seen; giving up earlier would
 /// only send the same entries again. Openraft's own limit, the heartbeat interval, is meant for heartbeats.
@@ -57,18 +59,28 @@ pub(super) struct Network<R: AsyncRuntime, W: Wire> {
     /// Counts sendings of snapshots.
     transfers: Arc<AtomicU64>,
     receivers: Arc<Receivers<R::Instant>>,
+    askers: Arc<Askers>,
+    store: Store,
 }
 
 impl<R: AsyncRuntime, W: Wire> Network<R, W> {
-    pub(super) fn new(me: u64, wire: W, links: Arc<PeerLinks<W>>, receivers: Arc<Receivers<R::Instant>>) -> Self {
-        Network { me, wire, links, transfers: Arc::default(), receivers }
+    pub(super) fn new(
+        me: u64,
+        store: Store,
+        wire: W,
+        links: Arc<PeerLinks<W>>,
+        receivers: Arc<Receivers<R::Instant>>,
+        askers: Arc<Askers>,
+    ) -> Self {
+        Network { me, wire, links, transfers: Arc::default(), receivers, askers, store }
     }
 
     fn peer(&self, target: Target, link: Arc<W::Link>, answer: Duration) -> Peer<R, W> {
         let raft_id = target.raft_id;
         let control = self.links.control.to(target);
         let (transfers, receivers) = (self.transfers.clone(), self.receivers.clone());
-        Peer { me: self.me, raft_id, link, control, transfers, receivers, answer }
+        let (asker, store) = (self.askers.of(raft_id), self.store.clone());
+        Peer { me: self.me, raft_id, link, control, transfers, receivers, asker, store, answer }
     }
 }
 
@@ -106,6 +118,8 @@ pub(super) struct Peer<R: AsyncRuntime, W: Wire> {
     control: Arc<W::Link>,
     transfers: Arc<AtomicU64>,
     receivers: Arc<Receivers<R::Instant>>,
+    asker: Arc<Asker>,
+    store: Store,
     /// Least time that an append's answer is waited for.
     answer: Duration,
 }
@@ -261,7 +275,9 @@ impl<R: AsyncRuntime, W: Wire> RaftNetworkV2<Types<R>> for Peer<R, W> {
     {
         let this = &*self;
         let within = option.hard_ttl();
-        let answers = pipelined(input, move |rpc| this.append_call(rpc, within));
+        let store = self.store.clone();
+        let gate = Gate::new(self.asker.clone(), move || store.last_log_index());
+        let answers = pipelined(input, gate, move |rpc| this.append_call(rpc, within));
         Box::pin(async move { Ok(answers) })
     }
 

@@ -20,6 +20,7 @@ use openraft::base::BoxStream;
 use openraft::errors::RPCError;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult};
 
+use super::notices::Gate;
 use super::types::{RaftLogId, Types};
 
 /// Requests on their way to one peer. The groups of writes are two at a time (`super::group`), and what is committed is
@@ -35,10 +36,11 @@ pub(super) type Told<R> = Result<AppendEntriesResponse<Types<R>>, RPCError<Types
 /// What openraft is told of it.
 pub(super) type Answer<R> = Result<StreamAppendResult<Types<R>>, RPCError<Types<R>>>;
 
-/// Sends what `input` yields by `send`, which tells a request's bytes; the first poll of its future puts the frame on its
+/// Sends what `input` yields, when `gate` lets it be asked, by `send`, which tells a request's bytes; the first poll of its future puts the frame on its
 /// way. Ends after the first answer that is not a whole success.
 pub(super) fn pipelined<'s, R, S, A>(
     input: S,
+    gate: Gate<R>,
     send: impl Fn(Asked<R>) -> (usize, A) + Send + 's,
 ) -> BoxStream<'s, Answer<R>>
 where
@@ -46,8 +48,8 @@ where
     S: Stream<Item = Asked<R>> + Unpin + Send + 'static,
     A: Future<Output = Told<R>> + Send + 's,
 {
-    let pipeline =
-        Pipeline { input: Some(input), send, calls: FuturesOrdered::new(), on_the_way: VecDeque::new(), bytes: 0 };
+    let (calls, on_the_way) = (FuturesOrdered::new(), VecDeque::new());
+    let pipeline = Pipeline { input: Some(input), gate, send, calls, on_the_way, bytes: 0 };
     Box::pin(stream::unfold(Some(pipeline), |pipeline| async move {
         let mut pipeline = pipeline?;
         let (result, goes_on) = pipeline.next().await?;
@@ -69,9 +71,10 @@ struct OnTheWay {
     alone: bool,
 }
 
-struct Pipeline<S, B, A: Future> {
+struct Pipeline<R: AsyncRuntime, S, B, A: Future> {
     /// `None`: at its end.
     input: Option<S>,
+    gate: Gate<R>,
     send: B,
     calls: FuturesOrdered<A>,
     /// Of each call, in their order.
@@ -84,7 +87,7 @@ enum Event<R: AsyncRuntime> {
     Told(Told<R>),
 }
 
-impl<R, S, B, A> Pipeline<S, B, A>
+impl<R, S, B, A> Pipeline<R, S, B, A>
 where
     R: AsyncRuntime,
     S: Stream<Item = Asked<R>> + Unpin,
@@ -115,6 +118,9 @@ where
                 Event::Asked(Some(rpc)) => {
                     let alone = self.on_the_way.is_empty();
                     let (prev, last) = range(&rpc);
+                    if let Some(entry) = rpc.entries.last() {
+                        self.gate.sends(entry.log_id.index);
+                    }
                     let (bytes, call) = (self.send)(rpc);
                     self.bytes += bytes;
                     self.on_the_way.push_back(OnTheWay { prev, last, bytes, alone });
@@ -132,14 +138,18 @@ where
 
     async fn event(&mut self) -> Event<R> {
         let room = self.on_the_way.len() < ON_THEIR_WAY_MAX && self.bytes < ON_THEIR_WAY_BYTES;
-        let Pipeline { input, calls, .. } = self;
+        let Pipeline { input, gate, calls, .. } = self;
         poll_fn(|cx| {
             // The calls first: being polled puts them on their way.
             if let Poll::Ready(Some(told)) = calls.poll_next_unpin(cx) {
                 return Poll::Ready(Event::Told(told));
             }
             match input {
-                Some(input) if room => input.poll_next_unpin(cx).map(Event::Asked),
+                Some(input) if room && gate.is_open(cx) => {
+                    let asked = input.poll_next_unpin(cx);
+                    gate.asked(&asked);
+                    asked.map(Event::Asked)
+                }
                 Some(_) => Poll::Pending,
                 None if calls.is_empty() => Poll::Ready(Event::Asked(None)),
                 None => Poll::Pending,
@@ -207,8 +217,9 @@ mod tests {
                 };
                 (bytes, call)
             };
+            let gate = Gate::new(Arc::default(), || None);
             let asked = Box::pin(stream::unfold(asked, |mut asked| async { Some((asked.recv().await?, asked)) }));
-            Peer { input: RefCell::new(Some(input)), sent, answers: RefCell::new(pipelined(asked, send)) }
+            Peer { input: RefCell::new(Some(input)), sent, answers: RefCell::new(pipelined(asked, gate, send)) }
         }
 
         fn ask(&self, rpc: Asked<Runtime>) {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, FutureExt};
 use messagebase_protocol::json::{LogPosition, MemberInfo};
 use openraft::async_runtime::{Instant, Select2, WatchReceiver};
 use openraft::{AsyncRuntime, Config, Raft, ServerState, SnapshotPolicy};
@@ -16,6 +17,7 @@ use super::group::{Groups, PROPOSALS_MAX, Way};
 use super::links::PeerLinks;
 use super::log_store::LogStore;
 use super::network::Network;
+use super::notices::Askers;
 use super::receivers::Receivers;
 use super::serve::Incoming;
 use super::state_machine::StateMachine;
@@ -128,6 +130,7 @@ pub(super) struct Inner<R: AsyncRuntime, W: Wire> {
     /// Kept connections to all members.
     pub(super) links: Arc<PeerLinks<W>>,
     pub(super) receivers: Arc<Receivers<R::Instant>>,
+    pub(super) askers: Arc<Askers>,
     /// The snapshot that is being received; taken out while a piece is written, so never locked across an await.
     pub(super) incoming: Mutex<Option<Incoming>>,
     /// Files that were begun for received snapshots; numbers their names.
@@ -159,15 +162,31 @@ pub(super) struct Inner<R: AsyncRuntime, W: Wire> {
 }
 
 impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
-    /// Starts Raft on an opened store whose writer runs.
+    /// Starts Raft on an opened store whose writer runs. `beside_callers` starts a task on the threads of those who
+    /// propose: the tasks that gather their changes wake each of them, and waking another thread costs more than the rest
+    /// of it.
     ///
     /// # Errors
     /// When the timing makes no sense or the store can't be read.
-    pub async fn start(store: Store, config: ReplicaConfig, wire: W, clock: Clock) -> Result<Self, ReplicaError> {
+    pub async fn start(
+        store: Store,
+        config: ReplicaConfig,
+        wire: W,
+        clock: Clock,
+        beside_callers: impl Fn(BoxFuture<'static, ()>) -> R::JoinHandle<()> + Send,
+    ) -> Result<Self, ReplicaError> {
         let raft_config = Arc::new(raft_config(&config)?);
         let links = Arc::new(PeerLinks::new(&wire));
         let receivers = Arc::<Receivers<R::Instant>>::default();
-        let network = Network::<R, W>::new(config.raft_id, wire.clone(), links.clone(), receivers.clone());
+        let askers = Arc::<Askers>::default();
+        let network = Network::<R, W>::new(
+            config.raft_id,
+            store.clone(),
+            wire.clone(),
+            links.clone(),
+            receivers.clone(),
+            askers.clone(),
+        );
         let log = LogStore::<R>::new(store.clone());
         let machine = StateMachine::<R>::new(store.clone());
         let raft = Core::<R>::new(config.raft_id, raft_config, network, log, machine)
@@ -185,6 +204,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 clock,
                 links,
                 receivers,
+                askers,
                 incoming: Mutex::default(),
                 received: AtomicU64::new(0),
                 changes: Arc::default(),
@@ -204,8 +224,8 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         };
         replica.inner.view.send_replace(replica.view());
         replica.spawn(replica.clone().barrier_loop(barrier_queue));
-        replica.spawn(replica.clone().group_loop(Way::Here, proposal_queue));
-        replica.spawn(replica.clone().group_loop(Way::ToLeader, forward_queue));
+        replica.join_at_end(beside_callers(replica.clone().group_loop(Way::Here, proposal_queue).boxed()));
+        replica.join_at_end(beside_callers(replica.clone().group_loop(Way::ToLeader, forward_queue).boxed()));
         replica.spawn(replica.clone().view_loop());
         replica.spawn(replica.clone().housekeeping_loop());
         replica.spawn(replica.clone().log_loop());
@@ -327,7 +347,10 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let handle = R::spawn(task);
+        self.join_at_end(R::spawn(task));
+    }
+
+    fn join_at_end(&self, handle: R::JoinHandle<()>) {
         self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
     }
 

@@ -100,11 +100,14 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 Reply::SnapshotEnd { vote: Box::pin(self.install_received(from, transfer, bytes, vote)).await? }
             }
             Request::Forward { drafts, wait_ms } => {
+                // It answers its own caller once it has applied what is answered here, as it does with a read.
+                let _asking = self.inner.askers.of(from).asks();
                 let deadline = asked_deadline::<R>(wait_ms);
                 let proposing = Box::pin(self.propose_here(&drafts, deadline));
                 Reply::Forward(self.unless_stopped(proposing).await.ok_or("stopping")?)
             }
             Request::ReadIndex { wait_ms } => {
+                let _asking = self.inner.askers.of(from).asks();
                 let deadline = asked_deadline::<R>(wait_ms);
                 let confirming = Box::pin(self.read_index_here(deadline));
                 Reply::ReadIndex(self.unless_stopped(confirming).await.ok_or("stopping")?)
