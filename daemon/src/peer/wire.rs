@@ -14,6 +14,7 @@ use messagebase_protocol::peer::{
 };
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -58,13 +59,15 @@ struct WireParts {
     boot: Boot,
     ledger: Arc<Ledger>,
     on_lost: OnceLock<OnLost>,
+    /// Where the links' tasks run, whoever asks for a link first.
+    runtime: Handle,
 }
 
 /// Told the Raft id of a peer to which a connection broke: most likely its process died just now.
 pub type OnLost = Box<dyn Fn(u64) + Send + Sync>;
 
 impl TlsWire {
-    /// For the node whose certificate the connector shows.
+    /// For the node whose certificate the connector shows. The tasks of its links run on this runtime.
     pub fn new(
         connector: TlsConnector,
         config: Arc<Config>,
@@ -74,7 +77,16 @@ impl TlsWire {
         ledger: Arc<Ledger>,
     ) -> Self {
         TlsWire {
-            parts: Arc::new(WireParts { connector, config, node, store, boot, ledger, on_lost: OnceLock::new() }),
+            parts: Arc::new(WireParts {
+                connector,
+                config,
+                node,
+                store,
+                boot,
+                ledger,
+                on_lost: OnceLock::new(),
+                runtime: Handle::current(),
+            }),
         }
     }
 
@@ -86,7 +98,7 @@ impl TlsWire {
     /// A link that can carry any request, not Raft's alone.
     pub fn peer_link(&self, to: Target, purpose: Purpose) -> TlsLink {
         let (queue, calls) = mpsc::channel(LINK_QUEUE_MAX);
-        tokio::spawn(run_link(self.clone(), to, purpose, calls));
+        self.parts.runtime.spawn(run_link(self.clone(), to, purpose, calls));
         TlsLink { queue }
     }
 

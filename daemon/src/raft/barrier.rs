@@ -94,8 +94,8 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     async fn read_index_of(&self, leader: u64, deadline: R::Instant) -> ReadReply {
         let Some(wait_ms) = time_left::<R>(deadline) else { return ReadReply::Unconfirmed };
         match self.ask_leader(leader, &Request::ReadIndex { wait_ms }, deadline).await {
-            Some(Reply::ReadIndex(reply)) => reply,
-            Some(_) | None => ReadReply::Unconfirmed,
+            Ok(Reply::ReadIndex(reply)) => reply,
+            Ok(_) | Err(_) => ReadReply::Unconfirmed,
         }
     }
 }

@@ -162,7 +162,7 @@ pub(crate) enum TransferReply {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ForwardReply {
-    /// One a draft; `None` when its entry was lost with a leader or the time ran out: ask again, for the whole batch.
+    /// One a draft; `None` when its entry was lost with a leader or the time ran out: ask again.
     Answered(Vec<Option<(u64, Outcome)>>),
     /// Nothing was proposed.
     NotLeader { hint: Option<u64> },

@@ -2,9 +2,9 @@
 //! everywhere, so that the simulation runs the same code in virtual time.
 //!
 //! Start at [`Replica`], all that the rest of the daemon sees; `api` holds the words it speaks. `types` binds openraft
-//! to our entries, `log_store` and `state_machine` bind it to the store, `network`, `pipeline`, `notices`, `frame` and `serve` to
-//! peers. `propose` is the way of a write, `group` the last stretch of it, `barrier` of a linear read; `suspicion` and
-//! `election` find and replace a dead leader; `member` and `upkeep` are the rest.
+//! to our entries, `log_store` and `state_machine` bind it to the store, `network`, `pipeline`, `notices`, `frame` and
+//! `serve` to peers. `propose` is the way of a write, `group` the last stretch of it, `barrier` of a linear read;
+//! `suspicion` and `election` find and replace a dead leader; `member` and `upkeep` are the rest.
 //!
 //! **Invariant:** no tokio timer, socket, `select!` or `spawn` in this room; tokio's channels need no runtime and are
 //! used.

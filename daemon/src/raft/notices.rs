@@ -42,8 +42,8 @@ pub(super) struct Asker {
     questions: AtomicU32,
     /// One has been answered since the gate was looked at.
     answered: AtomicBool,
-    /// The task of the appends to it.
-    appends: AtomicWaker,
+    /// The task that holds back what is committed.
+    holder: AtomicWaker,
 }
 
 impl Asker {
@@ -53,9 +53,10 @@ impl Asker {
         Asking(self.clone())
     }
 
-    /// Whether the peer waits, or has just been answered out of what is committed by now. Wakes the task when that changes.
+    /// Whether the peer waits, or has just been answered out of what is committed by now. Wakes the task with the next
+    /// answer; a question that begins brings entries, or is soon answered.
     fn waits(&self, cx: &Context<'_>) -> bool {
-        self.appends.register(cx.waker());
+        self.holder.register(cx.waker());
         self.answered.swap(false, Ordering::AcqRel) || self.questions.load(Ordering::Acquire) > 0
     }
 }
@@ -67,7 +68,7 @@ impl Drop for Asking {
     fn drop(&mut self) {
         self.0.answered.store(true, Ordering::Release);
         self.0.questions.fetch_sub(1, Ordering::AcqRel);
-        self.0.appends.wake();
+        self.0.holder.wake();
     }
 }
 
@@ -80,7 +81,8 @@ pub(super) struct Gate<R: AsyncRuntime> {
     sent: Option<(u64, R::Instant)>,
     /// Appends in a row.
     streak: u32,
-    /// Whether openraft was asked, had nothing, and will wake this task when it has.
+    /// Whether openraft was asked, gave nothing, and will wake this task when it can: it had nothing, or reads its log,
+    /// which it does only for entries that were not sent.
     parked: bool,
     held: Option<Pin<Box<R::Sleep>>>,
 }
@@ -92,9 +94,12 @@ impl<R: AsyncRuntime> Gate<R> {
     }
 
     /// Whether to ask now. Wakes the task when that changes, given that openraft wakes it for entries.
-    pub(super) fn is_open(&mut self, cx: &mut Context<'_>) -> bool {
-        let waits = self.peer.waits(cx);
-        if self.streak < RHYTHM || !self.parked || waits || (self.last)() > self.sent.map(|(index, _)| index) {
+    pub(super) fn poll_open(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.streak < RHYTHM || !self.parked || (self.last)() > self.sent.map(|(index, _)| index) {
+            return true;
+        }
+        // Only by a stream that holds something back: heartbeats have their own, which would take the waking for theirs.
+        if self.peer.waits(cx) {
             return true;
         }
         let held = self.held.get_or_insert_with(|| Box::pin(R::sleep(HOLD)));
@@ -105,8 +110,8 @@ impl<R: AsyncRuntime> Gate<R> {
         over
     }
 
-    /// openraft was asked.
-    pub(super) fn asked<T>(&mut self, answer: &Poll<T>) {
+    /// openraft was asked, and gave this.
+    pub(super) fn polled<T>(&mut self, answer: &Poll<T>) {
         self.parked = answer.is_pending();
         self.held = None;
     }
@@ -155,18 +160,18 @@ mod tests {
             tokio::time::sleep(BEAT).await;
             let index = self.last.fetch_add(1, Ordering::Relaxed) + 1;
             assert!(self.is_open(), "entries don't wait");
-            self.gate.asked(&Poll::Ready(()));
+            self.gate.polled(&Poll::Ready(()));
             self.gate.sends(index);
             assert!(self.is_open(), "openraft has to be asked until it has nothing");
-            self.gate.asked(&Poll::<()>::Pending);
+            self.gate.polled(&Poll::<()>::Pending);
         }
 
         fn is_open(&mut self) -> bool {
-            self.gate.is_open(&mut Context::from_waker(Waker::noop()))
+            self.gate.poll_open(&mut Context::from_waker(Waker::noop()))
         }
 
         async fn opened(&mut self) {
-            poll_fn(|cx| if self.gate.is_open(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+            poll_fn(|cx| if self.gate.poll_open(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
         }
     }
 
@@ -179,7 +184,7 @@ mod tests {
         let begun = tokio::time::Instant::now();
         stream.opened().await;
         assert!((HOLD..2 * HOLD).contains(&begun.elapsed()), "{:?}", begun.elapsed());
-        stream.gate.asked(&Poll::<()>::Pending);
+        stream.gate.polled(&Poll::<()>::Pending);
         assert!(stream.is_open(), "a rhythm that ended counts no more");
         stream.append().await;
         assert!(stream.is_open());
@@ -199,13 +204,19 @@ mod tests {
         let peer = stream.peer.clone();
         let asking = peer.asks();
         assert!(stream.is_open());
-        stream.gate.asked(&Poll::<()>::Pending);
+        stream.gate.polled(&Poll::<()>::Pending);
         assert!(stream.is_open(), "as long as it asks");
-        stream.gate.asked(&Poll::<()>::Pending);
+        stream.gate.polled(&Poll::<()>::Pending);
         drop(asking);
         assert!(stream.is_open(), "what it was answered is committed, and perhaps not told");
-        stream.gate.asked(&Poll::<()>::Pending);
+        stream.gate.polled(&Poll::<()>::Pending);
         assert!(!stream.is_open());
+        // Heartbeats to the same peer, a stream of their own, take nothing from it.
+        let mut heartbeats = Gate::<Runtime>::new(peer.clone(), || None);
+        drop(peer.asks());
+        assert!(heartbeats.poll_open(&mut Context::from_waker(Waker::noop())));
+        assert!(stream.is_open());
+        stream.gate.polled(&Poll::<()>::Pending);
         // And the end of a question wakes the task.
         let begun = tokio::time::Instant::now();
         let asks = async { drop(peer.asks()) };

@@ -36,8 +36,8 @@ pub(super) type Told<R> = Result<AppendEntriesResponse<Types<R>>, RPCError<Types
 /// What openraft is told of it.
 pub(super) type Answer<R> = Result<StreamAppendResult<Types<R>>, RPCError<Types<R>>>;
 
-/// Sends what `input` yields, when `gate` lets it be asked, by `send`, which tells a request's bytes; the first poll of its future puts the frame on its
-/// way. Ends after the first answer that is not a whole success.
+/// Sends what `input` yields, when `gate` lets it be asked, by `send`, which tells a request's bytes; the first poll of its
+/// future puts the frame on its way. Ends after the first answer that is not a whole success.
 pub(super) fn pipelined<'s, R, S, A>(
     input: S,
     gate: Gate<R>,
@@ -145,9 +145,9 @@ where
                 return Poll::Ready(Event::Told(told));
             }
             match input {
-                Some(input) if room && gate.is_open(cx) => {
+                Some(input) if room && gate.poll_open(cx) => {
                     let asked = input.poll_next_unpin(cx);
-                    gate.asked(&asked);
+                    gate.polled(&asked);
                     asked.map(Event::Asked)
                 }
                 Some(_) => Poll::Pending,

@@ -19,7 +19,7 @@ use openraft::async_runtime::{Instant, Select3, WatchReceiver};
 use openraft::metrics::SerdeInstant;
 use tokio::sync::oneshot;
 
-use super::api::{Draft, Link, Verdict, Wire};
+use super::api::{Draft, Link, Verdict, Wire, WireError};
 use super::frame::{ForwardReply, Reply, Request, decode, encode};
 use super::group::{Groups, Proposal, Written};
 use super::replica::Replica;
@@ -60,10 +60,10 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 verdicts.resize(drafts.len(), Verdict::Closing);
                 return verdicts;
             };
-            let complete = fates.iter().all(Option::is_some);
+            let complete = !fates.iter().any(|fate| matches!(fate, None | Some(Verdict::InDoubt(_))));
             verdicts.extend(fates.into_iter().map(|fate| fate.unwrap_or(Verdict::NoQuorum)));
             if !complete {
-                // What follows must not overtake what failed.
+                // What follows must not overtake what its caller will repeat.
                 verdicts.resize(drafts.len(), Verdict::NoQuorum);
                 return verdicts;
             }
@@ -78,20 +78,19 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             let leader = self.leader();
             let open = fates.open(drafts);
             let reply = match leader {
-                Some(id) if id == self.raft_id() => self.propose_here(&open, deadline).await,
+                Some(id) if id == self.raft_id() => {
+                    self.propose_here(&self.inner.callers_proposals, &open, deadline).await
+                }
                 Some(_) => self.propose_there(&open, deadline).await,
                 None => ForwardReply::NotLeader { hint: None },
             };
             fates.take(reply);
             if fates.are_all_known() {
-                if !self.applied(fates.last_index, deadline).await {
-                    // Committed, but a read here would not see it: unknown is the honest answer.
-                    return vec![None; drafts.len()];
-                }
-                return fates.verdicts;
+                self.applied(fates.last_index, deadline).await;
             }
-            if R::Instant::now() >= deadline {
-                return fates.verdicts;
+            if fates.are_all_known() || R::Instant::now() >= deadline {
+                let applied = self.inner.store.applied().borrow().map_or(0, |id| id.index);
+                return fates.applied_through(applied);
             }
             Box::pin(self.another_chance(leader, deadline)).await;
         }
@@ -102,12 +101,17 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         R::select3(self.leader_changed(tried), R::sleep(RETRY_PAUSE), R::sleep_until(deadline)).await;
     }
 
-    /// Proposes as leader. Waits for a fresh leader's lease, but not for another leader.
-    pub(super) async fn propose_here(&self, drafts: &[Draft], deadline: R::Instant) -> ForwardReply {
+    /// Proposes as leader, by the task behind `groups`. Waits for a fresh leader's lease, but not for another leader.
+    pub(super) async fn propose_here(
+        &self,
+        groups: &Groups<R::Instant>,
+        drafts: &[Draft],
+        deadline: R::Instant,
+    ) -> ForwardReply {
         loop {
             // Looked at before the attempt, so that an answer in between counts.
             let acked = self.inner.raft.data_metrics().borrow_watched().last_quorum_acked;
-            match Self::in_a_group(&self.inner.proposals, drafts, deadline).await {
+            match Self::in_a_group(groups, drafts, deadline).await {
                 Some(Written::Answered(answers)) => return ForwardReply::Answered(answers),
                 Some(Written::NotLeader { hint }) => return ForwardReply::NotLeader { hint },
                 Some(Written::LeaseExpired) => {}
@@ -169,39 +173,56 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let asked = drafts.len();
         let request = Request::Forward { drafts, wait_ms };
         match self.ask_leader(leader, &request, deadline).await {
-            Some(Reply::Forward(ForwardReply::Answered(answers))) if answers.len() != asked => None,
-            Some(Reply::Forward(reply)) => Some(reply),
-            Some(_) | None => None,
+            Ok(Reply::Forward(ForwardReply::Answered(answers))) if answers.len() != asked => None,
+            Ok(Reply::Forward(reply)) => Some(reply),
+            Err(Silence::NotAsked) => Some(ForwardReply::NotLeader { hint: None }),
+            Ok(_) | Err(Silence::Lost) => None,
         }
     }
 
     /// Asks `leader` over the kept connection; gives up when another one leads.
-    pub(super) async fn ask_leader(&self, leader: u64, request: &Request, deadline: R::Instant) -> Option<Reply> {
-        let link = self.inner.links.forward.to(self.target(leader)?);
+    pub(super) async fn ask_leader(
+        &self,
+        leader: u64,
+        request: &Request,
+        deadline: R::Instant,
+    ) -> Result<Reply, Silence> {
+        let link = self.inner.links.forward.to(self.target(leader).ok_or(Silence::NotAsked)?);
         let frame = match encode(request) {
             Ok(frame) => frame,
             Err(error) => {
                 tracing::error!(%error);
-                return None;
+                return Err(Silence::NotAsked);
             }
         };
         let left = deadline.saturating_duration_since(R::Instant::now());
         let call = link.call(frame, left);
         match R::select3(call, self.leader_changed(Some(leader)), R::sleep_until(deadline)).await {
             Select3::First(Ok(answer)) => match decode(&answer) {
-                Ok(reply) => Some(reply),
+                Ok(reply) => Ok(reply),
                 Err(error) => {
                     tracing::warn!(%error, leader);
-                    None
+                    Err(Silence::Lost)
                 }
             },
             Select3::First(Err(error)) => {
                 tracing::debug!(%error, leader, "failed to reach the leader");
-                None
+                Err(match error {
+                    WireError::Refused(_) | WireError::Unreachable(_) => Silence::NotAsked,
+                    WireError::Lost(_) => Silence::Lost,
+                })
             }
-            Select3::Second(()) | Select3::Third(()) => None,
+            Select3::Second(()) | Select3::Third(()) => Err(Silence::Lost),
         }
     }
+}
+
+/// Why a leader gave no answer.
+pub(super) enum Silence {
+    /// Nothing was sent.
+    NotAsked,
+    /// It may have got the question.
+    Lost,
 }
 
 /// What has become of the drafts of a part, over all attempts.
@@ -245,6 +266,12 @@ impl Fates {
             });
         }
         self.is_in_doubt |= is_lost;
+    }
+
+    /// A read here would not see what is applied later: unknown is the honest answer to that.
+    fn applied_through(self, here: u64) -> Vec<Option<Verdict>> {
+        let seen = |verdict: &Verdict| !matches!(verdict, Verdict::Applied { index, .. } if *index > here);
+        self.verdicts.into_iter().map(|verdict| verdict.filter(seen)).collect()
     }
 
     fn are_all_known(&self) -> bool {
@@ -328,6 +355,8 @@ mod tests {
         let refused = of(Outcome::Refused(Refusal::NoSuchUser));
         assert_eq!(fates.verdicts, [refused, of(Outcome::Done), of(Outcome::Done), doubt]);
         assert_eq!(fates.last_index, 7);
+        // What is not applied here yet is unknown; of a refused repetition nothing can be seen anyway.
+        assert_eq!(fates.applied_through(6), [None, None, None, Some(Verdict::InDoubt(Refusal::NoSuchUser))]);
     }
 
     #[test]

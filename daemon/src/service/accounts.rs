@@ -198,7 +198,7 @@ impl Service {
                 Ok(())
             }
             Ok(other) => Err(verdict::unexpected(&other)),
-            // Retried inside the cluster after it was applied: the session went with the account.
+            // An earlier request under this key deleted it: the session went with the account.
             Err(failure) if failure.code == Code::NotLoggedIn => {
                 self.deleted_before(folded, request.key).await.map_err(verdict::after_apply)
             }

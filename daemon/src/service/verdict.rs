@@ -13,8 +13,8 @@ pub(super) fn outcome(verdict: Verdict) -> Result<Outcome, Failure> {
             Err(internal_unknown(&format!("the change at index {index} could not be applied; see the node's log")))
         }
         Verdict::Applied { outcome, .. } => Ok(outcome),
-        // The refusal would be `not_done`, which nobody knows.
-        Verdict::InDoubt(_) | Verdict::NoQuorum => Err(no_quorum()),
+        Verdict::InDoubt(_) => Err(in_doubt()),
+        Verdict::NoQuorum => Err(no_quorum()),
         Verdict::Closing => {
             Err(Failure::unknown(Code::Closing, "the node is stopping; repeat on another node under the same key"))
         }
@@ -47,6 +47,11 @@ pub(super) fn refused(refusal: Refusal) -> Failure {
 /// No majority answered. Always `unknown`: whoever cares repeats under the same key.
 pub fn no_quorum() -> Failure {
     Failure::unknown(Code::NoQuorum, "no majority of the nodes answered in time; repeat under the same key")
+}
+
+/// Refused, after an attempt of which nothing is known; the refusal itself would say `not_done`.
+fn in_doubt() -> Failure {
+    Failure::unknown(Code::NoQuorum, "an answer was lost inside the cluster; repeat under the same key")
 }
 
 /// The operation needs a session.
