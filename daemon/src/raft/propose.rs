@@ -85,10 +85,11 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 None => ForwardReply::NotLeader { hint: None },
             };
             fates.take(reply);
-            if fates.are_all_known() {
-                self.applied(fates.last_index, deadline).await;
+            let all_known = fates.are_all_known();
+            if all_known && self.applied(fates.last_index, deadline).await {
+                return fates.verdicts;
             }
-            if fates.are_all_known() || R::Instant::now() >= deadline {
+            if all_known || R::Instant::now() >= deadline {
                 let applied = self.inner.store.applied().borrow().map_or(0, |id| id.index);
                 return fates.applied_through(applied);
             }
