@@ -47,15 +47,17 @@ impl DiskMood {
 
 /// Carries out a node's jobs until its store is gone.
 pub async fn write(world: World, id: u64, readers: Readers, mut writer: Writer, mood: DiskMood, mut chance: Chance) {
+    let observing = world.clone();
+    writer.observe(Box::new(move |job| observed(&observing, id, job)));
     while let Some(job) = writer.recv().await {
-        if writer.accept(observed(&world, id, job)).is_err() {
+        if writer.accept(job).is_err() {
             return;
         }
         loop {
             let mut worked = false;
             for piece in Piece::ALL {
                 while let Some(job) = writer.try_recv() {
-                    if writer.accept(observed(&world, id, job)).is_err() {
+                    if writer.accept(job).is_err() {
                         return;
                     }
                     // Perhaps of a kind whose turn in this round is over.

@@ -168,6 +168,43 @@ fn applying_publishes_after_commit_and_a_lost_apply_is_replayed_from_the_same_pl
 }
 
 #[test]
+fn an_apply_that_comes_while_the_log_is_written_rides_unless_it_would_overtake_an_append() {
+    enum Next {
+        Append,
+        Apply,
+    }
+    for (jobs, rides) in
+        [(vec![Next::Apply], true), (vec![Next::Apply, Next::Append], true), (vec![Next::Append, Next::Apply], false)]
+    {
+        let mut s = Fixture::new().open();
+        s.append(vec![blank(1, 0)]);
+        let (appended, append) = done();
+        now(s.store.append(vec![blank(1, 1)], appended)).unwrap();
+        let (applied, apply) = done();
+        let mut applied = Some(applied);
+        for job in jobs {
+            let job = match job {
+                Next::Append => Job::Append { rows: vec![blank(1, 2)], done: Box::new(drop) },
+                Next::Apply => Job::Apply {
+                    items: vec![ApplyItem { row: blank(1, 0), respond: None }],
+                    done: applied.take().unwrap(),
+                },
+            };
+            now(s.store.submit(job)).unwrap();
+        }
+        let first = now(s.writer.recv()).unwrap();
+        s.writer.accept(first).unwrap();
+        assert!(s.writer.piece(Piece::Log).unwrap());
+        append.try_recv().unwrap().unwrap();
+        assert_eq!(apply.try_recv().is_ok(), rides);
+        assert_eq!(s.store.applied().borrow().is_some(), rides);
+        // All are told before they are dropped.
+        s.writer.piece(Piece::Log).unwrap();
+        s.writer.piece(Piece::State).unwrap();
+    }
+}
+
+#[test]
 fn an_entry_of_a_newer_version_stops_the_node_and_leaves_no_trace() {
     let mut s = Fixture::new().open();
     let mut newer = register(1, "Ann");

@@ -5,7 +5,7 @@ use super::{APPLY_BYTES_MAX, StateJob, Writer};
 use crate::change::{Change, Outcome};
 use crate::state::effect::Effect;
 use crate::store::shared::fatal;
-use crate::store::{ApplyItem, BoxedDone, LogId, LogPayload, StoreError, rows};
+use crate::store::{ApplyItem, BoxedDone, Job, LogId, LogPayload, StoreError, rows};
 
 /// Rows that one transaction applies at most.
 const APPLY_ROWS_MAX: usize = 2_000;
@@ -43,9 +43,18 @@ impl Writer {
 
     /// Applies, in the open log transaction, some of what waits: under load that saves a transaction of its own. Not
     /// while a snapshot is being installed, whose transactions come between, nor while log jobs are left over, which
-    /// may have been submitted earlier.
+    /// were submitted earlier. What is submitted meanwhile comes along, up to the next log job, which must not be
+    /// overtaken; a vote doesn't wait for anybody.
     pub(super) fn apply_riders(&mut self) -> Result<(), StoreError> {
         if self.install.is_some() || !self.log.is_empty() {
+            return Ok(());
+        }
+        while self.log.is_empty()
+            && let Some(job) = self.try_recv()
+        {
+            self.take(job);
+        }
+        if self.log.iter().any(|job| matches!(job, Job::SaveVote { .. })) {
             return Ok(());
         }
         let items = self.choose_items(RIDERS_MAX, is_quick);

@@ -4,6 +4,7 @@
 //! the applies that wait ride along. Then comes one piece of other work: on the state (at most `APPLY_ROWS_MAX` applied
 //! rows, or one chunk of a snapshot install), on the index of messages, or of cleaning up, in turn; before each it looks
 //! for new jobs again, so that a vote never waits for more than one of them (and now and then for the end of a checkpoint).
+//! So it does before riders are chosen: what an append brought a follower to apply is submitted just behind it.
 //!
 //! Applies may come after log jobs that were submitted later, never before ones that were submitted earlier. While a
 //! snapshot is being installed, log jobs that make sense only behind it are held until it is (`log`).
@@ -91,7 +92,11 @@ pub struct Writer {
     unacknowledged: Vec<BoxedDone<()>>,
     /// What the open transaction has applied.
     applying: Applying,
+    observer: Option<Observer>,
 }
+
+/// Sees each job that the writer takes over, and may replace it.
+pub type Observer = Box<dyn FnMut(Job) -> Job + Send>;
 
 impl Writer {
     pub(super) fn new(
@@ -117,7 +122,13 @@ impl Writer {
             machine,
             unacknowledged: Vec::new(),
             applying: Applying::default(),
+            observer: None,
         }
+    }
+
+    /// From now on `observer` sees the jobs. For the simulation, which knows from them what must be on disk.
+    pub fn observe(&mut self, observer: Observer) {
+        self.observer = Some(observer);
     }
 
     /// Waits for the next job; `None` once all handles are gone. For the simulation, which then does in pieces what
@@ -205,6 +216,10 @@ impl Writer {
     }
 
     fn take(&mut self, job: Job) {
+        let job = match &mut self.observer {
+            Some(observer) => observer(job),
+            None => job,
+        };
         match job {
             Job::Apply { items, done } => self.state.push_back(StateJob::Apply { items: items.into(), done }),
             Job::InstallSnapshot { file, done } => self.state.push_back(StateJob::Install { file, done }),
