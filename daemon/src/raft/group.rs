@@ -4,9 +4,12 @@
 //!
 //! The next group starts once it would be as large as all that is on its way. Nobody waits while nothing is on its way;
 //! under load two groups of half of all writers follow each other, one being written while the other is answered. There
-//! is no timer: company comes from load, and a group that ends lets the next one go, whatever its size.
+//! is no timer: company comes from load, and a group that ends lets the next one go, whatever its size. Only who is
+//! ready to write at that moment comes along.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -27,6 +30,8 @@ use super::types::Types;
 pub(super) const PROPOSALS_MAX: usize = 4_096;
 /// A group that has reached so many entries goes at once.
 const GROUP_ENTRIES: usize = 2_000;
+/// A group lets others run so often at most: what runs then may be a storm of handshakes.
+const GATHERINGS_MAX: usize = 2;
 /// Batches that are forwarded in one frame may lose so much of their time.
 const DEADLINES_APART: Duration = Duration::from_millis(250);
 
@@ -64,6 +69,62 @@ pub(super) struct Proposal<I> {
 /// Feeds a task that makes groups.
 pub(super) type Groups<I> = mpsc::Sender<Proposal<I>>;
 
+/// What is to go as one group.
+struct Waiting<I> {
+    proposals: Vec<Proposal<I>>,
+    entries: usize,
+}
+
+impl<I> Default for Waiting<I> {
+    fn default() -> Self {
+        Waiting { proposals: Vec::new(), entries: 0 }
+    }
+}
+
+impl<I> Waiting<I> {
+    fn take(&mut self, proposal: Proposal<I>) {
+        self.entries += proposal.drafts.len();
+        self.proposals.push(proposal);
+    }
+
+    fn take_all(&mut self, queue: &mut mpsc::Receiver<Proposal<I>>) {
+        while self.entries < GROUP_ENTRIES
+            && let Ok(proposal) = queue.try_recv()
+        {
+            self.take(proposal);
+        }
+    }
+
+    /// Takes along what comes while other tasks that are ready run. The runtime runs whoever is woken next, before other
+    /// connections of which something has arrived: the first of them to write would go alone.
+    async fn gather(&mut self, queue: &mut mpsc::Receiver<Proposal<I>>) {
+        for _ in 0..GATHERINGS_MAX {
+            let before = self.entries;
+            if before >= GROUP_ENTRIES {
+                return;
+            }
+            let_others_run().await;
+            self.take_all(queue);
+            if self.entries == before {
+                return;
+            }
+        }
+    }
+}
+
+/// Ready at the second poll, for which it asks at the first: a runtime puts the task behind those that are ready.
+async fn let_others_run() {
+    let mut asked = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut asked, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     pub(super) async fn group_loop(self, way: Way, mut queue: mpsc::Receiver<Proposal<R::Instant>>) {
         let mut metrics = self.inner.raft.server_metrics();
@@ -71,19 +132,14 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let mut reign = self.vote();
         let mut running = FuturesUnordered::new();
         let mut entries_running = 0;
-        let mut waiting = Vec::new();
-        let mut entries_waiting = 0;
+        let mut waiting = Waiting::default();
         loop {
-            while entries_waiting < GROUP_ENTRIES
-                && let Ok(proposal) = queue.try_recv()
-            {
-                entries_waiting += proposal.drafts.len();
-                waiting.push(proposal);
-            }
-            if entries_waiting >= entries_running.clamp(1, GROUP_ENTRIES) {
-                entries_running += entries_waiting;
-                let (replica, group) = (self.clone(), std::mem::take(&mut waiting));
-                let (entries, begun) = (std::mem::take(&mut entries_waiting), reign);
+            waiting.take_all(&mut queue);
+            if waiting.entries >= entries_running.clamp(1, GROUP_ENTRIES) {
+                waiting.gather(&mut queue).await;
+                entries_running += waiting.entries;
+                let (replica, begun) = (self.clone(), reign);
+                let Waiting { proposals: group, entries } = std::mem::take(&mut waiting);
                 running.push(async move {
                     match way {
                         Way::Here => replica.write_group(group).await,
@@ -101,10 +157,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             match self.unless_stopped(R::select3(ended, queue.recv(), metrics.changed())).await {
                 Some(Select3::First((entries, begun))) if begun == reign => entries_running -= entries,
                 Some(Select3::First(_)) => {}
-                Some(Select3::Second(Some(proposal))) => {
-                    entries_waiting += proposal.drafts.len();
-                    waiting.push(proposal);
-                }
+                Some(Select3::Second(Some(proposal))) => waiting.take(proposal),
                 Some(Select3::Third(Ok(()))) => {
                     metrics.borrow_and_update();
                     if self.vote() != reign {
@@ -252,6 +305,25 @@ mod tests {
         let body = Change::Send { user: 1, to: "b".into(), body: "x".repeat(bytes), key: "k".into() };
         let drafts = vec![Draft { actor: Some(1), body, secrets: None }];
         Proposal { drafts, deadline, answer: oneshot::channel().0 }
+    }
+
+    #[tokio::test]
+    async fn who_is_ready_comes_along() {
+        let (send, mut queue) = mpsc::channel(PROPOSALS_MAX);
+        let mut waiting = Waiting::default();
+        waiting.take(proposal(1, Now::now()));
+        for ready in 0..2 {
+            let send = send.clone();
+            tokio::spawn(async move {
+                // Ready only when somebody else has run.
+                for _ in 0..ready {
+                    let_others_run().await;
+                }
+                send.send(proposal(1, Now::now())).await.ok();
+            });
+        }
+        waiting.gather(&mut queue).await;
+        assert_eq!((waiting.entries, waiting.proposals.len()), (3, 3));
     }
 
     #[test]
