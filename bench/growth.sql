@@ -24,17 +24,24 @@ INSERT INTO messages (id, sender_id, recipient_id, sent_at, delivered_at, key, b
 -- The indexes of messages, in their order; those that were not merged yet are among them.
 INSERT OR IGNORE INTO message_keys (key, sender_id, message_id)
   SELECT key, sender_id, id FROM messages ORDER BY key, sender_id;
-INSERT OR IGNORE INTO message_boxes (user_id, side, message_id)
-  SELECT sender_id, 1, id FROM messages UNION ALL SELECT recipient_id, 0, id FROM messages ORDER BY 1, 2, 3;
-INSERT OR IGNORE INTO message_pairs (low_id, high_id, message_id)
-  SELECT min(sender_id, recipient_id), max(sender_id, recipient_id), id FROM messages ORDER BY 1, 2, 3;
+-- Rows as merges would have written them: at most 16 messages of one list, of those that are merged together.
+DELETE FROM message_lists;
+INSERT INTO message_lists (user_id, side, last_id, ids, others)
+  SELECT user_id, side, max(id), json_group_array(id), json_group_array(other)
+    FROM (SELECT user_id, side, id, other, id / 16384 AS merge,
+                 (row_number() OVER (PARTITION BY user_id, side, id / 16384 ORDER BY id) - 1) / 16 AS part
+            FROM (SELECT sender_id AS user_id, 1 AS side, id, recipient_id AS other FROM messages
+                  UNION ALL
+                  SELECT recipient_id, 0, id, sender_id FROM messages)
+           ORDER BY user_id, side, id)
+   GROUP BY user_id, side, merge, part;
 UPDATE message_index SET merged_through = (SELECT max(id) FROM messages);
 
 INSERT INTO mailboxes (user_id, delivered_through, sent, received)
   SELECT u.id,
-         coalesce((SELECT max(message_id) FROM message_boxes WHERE user_id = u.id AND side = 0), 0),
-         (SELECT count(*) FROM message_boxes WHERE user_id = u.id AND side = 1),
-         (SELECT count(*) FROM message_boxes WHERE user_id = u.id AND side = 0)
+         coalesce((SELECT max(last_id) FROM message_lists WHERE user_id = u.id AND side = 0), 0),
+         coalesce((SELECT sum(json_array_length(ids)) FROM message_lists WHERE user_id = u.id AND side = 1), 0),
+         coalesce((SELECT sum(json_array_length(ids)) FROM message_lists WHERE user_id = u.id AND side = 0), 0)
     FROM users u, replicated_state s WHERE u.id >= s.next_user_id;
 UPDATE replicated_state
    SET next_user_id = next_user_id + :users, next_message_id = next_message_id + :messages, clock = max(clock, :at + 2);

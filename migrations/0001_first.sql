@@ -3,7 +3,7 @@
 --   replicated (in snapshots, backups and digests): users, retired_users, messages, send_keys, account_keys,
 --     sessions, mailboxes, replicated_state
 --   indexes of messages, each node's own work (in snapshots, not in digests): message_index, message_keys,
---     message_boxes, message_pairs
+--     message_lists
 --   the change log: log
 --   this node's own: node, peer_boots
 
@@ -121,18 +121,15 @@ CREATE TABLE message_keys (
   PRIMARY KEY (key, sender_id)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE message_boxes (
-  user_id    INTEGER NOT NULL,
-  side       INTEGER NOT NULL,                  -- 0: to the user, 1: from the user
-  message_id INTEGER NOT NULL,
-  PRIMARY KEY (user_id, side, message_id)
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE message_pairs (
-  low_id     INTEGER NOT NULL,                  -- the lesser user id of the two
-  high_id    INTEGER NOT NULL,
-  message_id INTEGER NOT NULL,
-  PRIMARY KEY (low_id, high_id, message_id)
+-- A user's messages: a row has some that follow each other, because a row for each would take most of the index's time
+-- and room. What two users said to each other is found in the shorter one of their lists.
+CREATE TABLE message_lists (
+  user_id INTEGER NOT NULL,
+  side    INTEGER NOT NULL,                     -- 0: to the user, 1: from the user
+  last_id INTEGER NOT NULL,                     -- no id of the row is greater; all of the next row's are
+  ids     TEXT    NOT NULL,                     -- message ids, ascending: a JSON array
+  others  TEXT    NOT NULL,                     -- of each message the sender or the recipient: a JSON array
+  PRIMARY KEY (user_id, side, last_id)
 ) STRICT, WITHOUT ROWID;
 
 -- ── the change log ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -185,10 +182,12 @@ CREATE VIEW queued_messages (id, sender, recipient, body, sent_at) AS
          coalesce((SELECT name FROM user_names WHERE id = m.recipient_id), 'user ' || m.recipient_id),
          m.body,
          strftime('%Y-%m-%dT%H:%M:%S', m.sent_at / 1000, 'unixepoch') || printf('.%03dZ', m.sent_at % 1000)
-    FROM (SELECT x.message_id AS id
+    FROM (SELECT x.value AS id
             FROM mailboxes b
-      CROSS JOIN message_boxes x ON x.user_id = b.user_id AND x.side = 0 AND x.message_id > b.delivered_through
-           WHERE b.queued_messages > 0 AND x.message_id <= (SELECT merged_through FROM message_index)
+      CROSS JOIN message_lists l
+              ON l.user_id = b.user_id AND l.side = 0 AND l.last_id > b.delivered_through
+      CROSS JOIN json_each(l.ids) x ON x.value > b.delivered_through
+           WHERE b.queued_messages > 0 AND x.value <= (SELECT merged_through FROM message_index)
           UNION ALL
           SELECT id FROM messages WHERE id > (SELECT merged_through FROM message_index)) q
     JOIN messages m ON m.id = q.id

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::ctx::{Ctx, Stop, UserRecord};
 use super::effect::Effect;
-use super::index::{self, Entry, Index, KeyUse, Side};
+use super::index::{self, Entry, Index, KeyUse, List};
 use super::sql::{int, uint};
 use super::warm::{Mailbox, Recipient};
 use crate::change::{Outcome, Refusal};
@@ -167,7 +167,7 @@ pub(super) fn ack(ctx: &mut Ctx<'_>, user: u64, through: u64) -> Result<Outcome,
 /// Ids of what is queued to a user up to `through`, ascending: a mailbox is bounded.
 fn queued(ctx: &mut Ctx<'_>, user: u64, through: u64) -> Result<Vec<u64>, Stop> {
     let delivered_through = mailbox(ctx, user)?.delivered_through;
-    Ok(Index::of(ctx.tx, ctx.memtable)?.list(user, Side::Received, delivered_through, through, usize::MAX)?)
+    Ok(Index::of(ctx.tx, ctx.memtable)?.list(List::to(user), delivered_through, through, usize::MAX)?)
 }
 
 /// Deletes messages delivered longer ago than the settings say, oldest delivery first.

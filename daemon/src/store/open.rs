@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::files::{DirLock, LockError, make_private_dir, open_private_file, sync_dir};
 use super::readers::open_read_only;
-use super::schema::{SCHEMA_VERSION, leftovers, migrations};
+use super::schema::{SCHEMA_VERSION, first_missing, leftovers, migrations};
 use super::shared::Shared;
 use super::tail::Tail;
 use super::writer::{Db, LogBounds};
@@ -113,6 +113,13 @@ fn prepare_schema(db: &mut Db, file: &Path) -> Result<(), OpenError> {
         // A migration begins with a lock of its own: wait for a foreign one here, where it is waited out.
         db.wait_for_lock().map_err(|e| at(e.into()))?;
         migrations().to_latest(&mut db.conn).map_err(|e| at(e.into()))?;
+    }
+    // Until a version is released, its migration is edited: better refused here than stopped by the first merge.
+    if let Some(missing) = first_missing(&db.conn).map_err(|e| at(e.into()))? {
+        return Err(at(format!(
+            "it has no table {missing}: a development version of this schema made it, which nothing can upgrade"
+        )
+        .into()));
     }
     Ok(())
 }

@@ -25,7 +25,7 @@ pub(super) struct Table {
 pub(super) const STATE_TABLE: Table = Table { name: "replicated_state", key: "one" };
 
 /// Tables with rows of users' making: what a snapshot install stages and switches. The replicated ones come first.
-pub(super) const ROW_TABLES: [Table; 11] = [
+pub(super) const ROW_TABLES: [Table; 10] = [
     Table { name: "users", key: "id" },
     Table { name: "retired_users", key: "id" },
     Table { name: "messages", key: "id" },
@@ -35,8 +35,7 @@ pub(super) const ROW_TABLES: [Table; 11] = [
     Table { name: "mailboxes", key: "user_id" },
     Table { name: "message_index", key: "one" },
     Table { name: "message_keys", key: "key, sender_id" },
-    Table { name: "message_boxes", key: "user_id, side, message_id" },
-    Table { name: "message_pairs", key: "low_id, high_id, message_id" },
+    Table { name: "message_lists", key: "user_id, side, last_id" },
 ];
 /// How many of them are replicated. The rest follows from them, each node at its own pace: nothing to compare.
 const REPLICATED: usize = 7;
@@ -98,6 +97,17 @@ pub(super) fn indexes(conn: &Connection, table: &str) -> Result<Vec<IndexDdl>> {
 
 fn from_parenthesis(sql: &str) -> &str {
     sql.find('(').map_or("", |at| &sql[at..])
+}
+
+/// A table that should be there and is not.
+pub(super) fn first_missing(conn: &Connection) -> Result<Option<&'static str>> {
+    for table in in_snapshots() {
+        let found = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+        if conn.query_row(found, [table.name], |row| row.get::<_, i64>(0))? == 0 {
+            return Ok(Some(table.name));
+        }
+    }
+    Ok(None)
 }
 
 /// Tables that an interrupted install left behind.

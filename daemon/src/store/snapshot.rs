@@ -15,7 +15,7 @@ use super::{LogId, SnapshotFile, StoreError};
 use crate::state::Counters;
 
 /// Grows when the file's make-up changes.
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 3;
 
 /// What is being built; an interrupted one is removed at the next start.
 const UNFINISHED: &str = "building.tmp";

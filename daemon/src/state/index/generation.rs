@@ -1,15 +1,13 @@
 //! Entries of consecutive messages, packed: a message takes about 150 bytes, its key included, and few allocations.
 
 use std::hash::BuildHasher;
+use std::ops::RangeInclusive;
 
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 
-use super::{Entry, Side, pair};
+use super::{Entry, List};
 use crate::state::hash::HashMap;
-
-/// Ends a list.
-const NONE: u32 = u32::MAX;
 
 /// Messages are numbered from 0 here; as each takes more than 40 bytes, memory ends before the numbers do.
 #[derive(Default)]
@@ -23,8 +21,9 @@ pub(super) struct Generation {
     keys: String,
     by_key: HashTable<u32>,
     /// Ascending, to be bisected: whoever acknowledges the first of thousands must not pass by the others.
-    boxes: HashMap<(u64, Side), Vec<u32>>,
-    newest_of_pair: HashMap<(u64, u64), u32>,
+    lists: HashMap<List, Vec<u32>>,
+    /// The tables may hold some of these messages already: what a merge wrote that a crash cut off.
+    pub begun: bool,
 }
 
 struct Held {
@@ -33,14 +32,17 @@ struct Held {
     recipient: u64,
     /// In `keys`; it begins where the one before it ends.
     key_end: usize,
-    /// The next older message of the pair.
-    earlier: u32,
 }
 
 impl Generation {
     /// Follows the message `after`.
     pub fn behind(after: u64) -> Generation {
         Generation { after, last: after, ..Generation::default() }
+    }
+
+    /// As [`Generation::behind`], for what is read from the file.
+    pub fn read_behind(after: u64) -> Generation {
+        Generation { begun: true, ..Generation::behind(after) }
     }
 
     pub fn messages(&self) -> usize {
@@ -52,11 +54,11 @@ impl Generation {
         let Entry { id, sender, recipient, key } = entry;
         // Proof: see the type.
         let number = u32::try_from(self.held.len()).expect("memory ends before numbers do");
-        self.boxes.entry((sender, Side::Sent)).or_default().push(number);
-        self.boxes.entry((recipient, Side::Received)).or_default().push(number);
-        let earlier = self.newest_of_pair.insert(pair(sender, recipient), number).unwrap_or(NONE);
+        for list in List::of(entry) {
+            self.lists.entry(list).or_default().push(number);
+        }
         self.keys.push_str(key);
-        self.held.push(Held { id, sender, recipient, key_end: self.keys.len(), earlier });
+        self.held.push(Held { id, sender, recipient, key_end: self.keys.len() });
         self.last = id;
         let Generation { by_key, held, keys, .. } = self;
         by_key.insert_unique(hasher.hash_one((sender, key)), number, |other| {
@@ -70,27 +72,35 @@ impl Generation {
         self.by_key.find(hash, is_it).map(|number| self.held[*number as usize].id)
     }
 
-    /// Ids of a user's list behind `after`, ascending.
-    pub fn list(&self, user: u64, side: Side, after: u64) -> impl Iterator<Item = u64> {
-        let numbers = self.boxes.get(&(user, side)).map_or(&[][..], Vec::as_slice);
+    /// Those ids of a list that are in the range, ascending.
+    pub fn list(&self, list: List, range: RangeInclusive<u64>) -> impl Iterator<Item = u64> {
+        let numbers = self.lists.get(&list).map_or(&[][..], Vec::as_slice);
         let id = |number: &u32| self.held[*number as usize].id;
-        let from = numbers.partition_point(|number| id(number) <= after);
-        numbers[from..].iter().map(id)
+        let from = numbers.partition_point(|number| id(number) < *range.start());
+        let to = from + numbers[from..].partition_point(|number| id(number) <= *range.end());
+        numbers[from..to].iter().map(id)
     }
 
-    /// Ids between two users, newest first.
-    pub fn between(&self, pair: (u64, u64)) -> impl Iterator<Item = u64> {
-        let mut next = self.newest_of_pair.get(&pair).copied().unwrap_or(NONE);
-        std::iter::from_fn(move || {
-            let held = self.held.get(next as usize)?;
-            next = held.earlier;
-            Some(held.id)
-        })
+    /// Ids less than `before` of what one user sent to another, newest first.
+    pub fn sent_to(&self, from: u64, to: u64, before: u64) -> impl Iterator<Item = u64> {
+        let numbers = |list: List| self.lists.get(&list).map_or(&[][..], Vec::as_slice);
+        let (sent, received) = (numbers(List::from(from)), numbers(List::to(to)));
+        let shorter = if sent.len() < received.len() { sent } else { received };
+        let until = shorter.partition_point(|number| self.held[*number as usize].id < before);
+        let held = shorter[..until].iter().rev().map(|number| &self.held[*number as usize]);
+        held.filter(move |held| held.sender == from && held.recipient == to).map(|held| held.id)
+    }
+
+    /// Both lists of all messages, each with its messages' numbers, in the order of their table.
+    pub fn in_order_of_lists(&self) -> Vec<(List, u32)> {
+        let mut lists: Vec<(&List, &Vec<u32>)> = self.lists.iter().collect();
+        lists.sort_unstable();
+        lists.into_iter().flat_map(|(list, numbers)| numbers.iter().map(|number| (*list, *number))).collect()
     }
 
     /// Numbers of the messages, in the order of their keys. Quick where keys grow with the time.
     pub fn in_order_of_keys(&self) -> Vec<u32> {
-        let mut numbers: Vec<u32> = (0..NONE).take(self.held.len()).collect();
+        let mut numbers: Vec<u32> = (0..u32::MAX).take(self.held.len()).collect();
         numbers.sort_by_key(|number| (self.key(*number), self.held[*number as usize].sender));
         numbers
     }
@@ -99,11 +109,6 @@ impl Generation {
     pub fn entry(&self, number: u32) -> Entry<'_> {
         let Held { id, sender, recipient, .. } = self.held[number as usize];
         Entry { id, sender, recipient, key: self.key(number) }
-    }
-
-    /// All messages, oldest first.
-    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
-        (0..NONE).take(self.held.len()).map(|number| self.entry(number))
     }
 
     fn key(&self, number: u32) -> &str {
@@ -132,26 +137,30 @@ mod tests {
         }
         assert_eq!((generation.after, generation.last, generation.messages()), (10, 1_010, 1_000));
         let found = |sender, key: &str| generation.by_key(sender, key, hasher.hash_one((sender, key)));
-        for entry in generation.entries() {
+        for number in 0..1_000 {
+            let entry = generation.entry(number);
             assert_eq!(found(entry.sender, entry.key), Some(entry.id));
             assert_eq!(found(entry.sender + 1, entry.key), None);
         }
-        let backwards = |keep: &dyn Fn(u64) -> bool| (11..=1_010).rev().filter(|id| keep(*id)).collect::<Vec<u64>>();
+        let expected = |range: &RangeInclusive<u64>, belongs: &dyn Fn(u64) -> bool| {
+            (11..=1_010).filter(|id| range.contains(id) && belongs(*id)).collect::<Vec<u64>>()
+        };
         for user in 0..5 {
-            for after in [0, 11, 500, 1_010] {
-                let forwards = |keep: &dyn Fn(u64) -> bool| {
-                    (11..=1_010).filter(|id| *id > after && keep(*id)).collect::<Vec<u64>>()
-                };
-                let sent: Vec<u64> = generation.list(user, Side::Sent, after).collect();
-                assert_eq!(sent, forwards(&|id| id % 3 == user));
-                let received: Vec<u64> = generation.list(user, Side::Received, after).collect();
-                assert_eq!(received, forwards(&|id| id % 5 == user));
+            for range in [0..=0, 0..=u64::MAX, 11..=1_010, 12..=500, 1_010..=1_010, 1_011..=u64::MAX] {
+                let sent: Vec<u64> = generation.list(List::from(user), range.clone()).collect();
+                assert_eq!(sent, expected(&range, &|id| id % 3 == user), "from {user} in {range:?}");
+                let received: Vec<u64> = generation.list(List::to(user), range.clone()).collect();
+                assert_eq!(received, expected(&range, &|id| id % 5 == user), "to {user} in {range:?}");
             }
-            for other in user..5 {
-                let between: Vec<u64> = generation.between((user, other)).collect();
-                assert_eq!(between, backwards(&|id| pair(id % 3, id % 5) == (user, other)));
+            for (other, before) in (0..5).flat_map(|other| [11, 500, u64::MAX].map(|before| (other, before))) {
+                let mut sent: Vec<u64> = generation.sent_to(user, other, before).collect();
+                sent.reverse();
+                let expected = expected(&(0..=before - 1), &|id| id % 3 == user && id % 5 == other);
+                assert_eq!(sent, expected, "from {user} to {other} before {before}");
             }
         }
+        let listed = generation.in_order_of_lists();
+        assert!(listed.is_sorted() && listed.len() == 2_000);
         let ordered: Vec<&str> =
             generation.in_order_of_keys().into_iter().map(|number| generation.entry(number).key).collect();
         assert!(ordered.is_sorted() && ordered.len() == keys.len());

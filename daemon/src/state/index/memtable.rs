@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::quality::RandomState;
@@ -9,7 +10,7 @@ use rusqlite::{Connection, Result};
 
 use super::filter::KeyFilter;
 use super::generation::Generation;
-use super::{Entry, Side, merged_through};
+use super::{Entry, List, merged_through};
 use crate::state::sql::{int, uint};
 
 /// Messages after which the entries collected so far are merged into the tables: enough that a page written takes
@@ -96,7 +97,7 @@ impl Memtable {
     /// the new messages without their entries.
     pub fn reload(&self, conn: &Connection) -> Result<()> {
         let after = merged_through(conn)?;
-        let mut new = Generations { after, active: Generation::behind(after), ..Generations::default() };
+        let mut new = Generations { after, active: Generation::read_behind(after), ..Generations::default() };
         let mut statement =
             conn.prepare("SELECT id, sender_id, recipient_id, key FROM messages WHERE id > ?1 ORDER BY id")?;
         let mut found = statement.query([int(after)])?;
@@ -145,32 +146,36 @@ impl Memtable {
         Ok(true)
     }
 
-    /// `None`: messages behind `merged_through` have left the memory.
-    pub(super) fn list(
+    /// The first `limit` ids of the range. `None`: messages behind `merged_through` have left the memory.
+    pub(super) fn first(
         &self,
         merged_through: u64,
-        list: (u64, Side),
-        after: u64,
-        through: u64,
+        list: List,
+        range: RangeInclusive<u64>,
         limit: usize,
     ) -> Option<Vec<u64>> {
         let generations = self.lock();
         if generations.after > merged_through {
             return None;
         }
-        let (user, side) = list;
-        let ascending = generations.all().flat_map(|generation| generation.list(user, side, after));
-        Some(ascending.take_while(|id| *id <= through).take(limit).collect())
+        Some(generations.all().flat_map(|generation| generation.list(list, range.clone())).take(limit).collect())
     }
 
-    /// As [`Memtable::list`], newest first.
-    pub(super) fn between(&self, merged_through: u64, pair: (u64, u64), before: u64, limit: usize) -> Option<Vec<u64>> {
+    /// As [`Memtable::first`]: ids less than `before` of what one user sent to another, newest first.
+    pub(super) fn sent_to(
+        &self,
+        merged_through: u64,
+        from: u64,
+        to: u64,
+        before: u64,
+        limit: usize,
+    ) -> Option<Vec<u64>> {
         let generations = self.lock();
         if generations.after > merged_through {
             return None;
         }
-        let newest_first = generations.all().rev().flat_map(|generation| generation.between(pair));
-        Some(newest_first.skip_while(|id| *id >= before).take(limit).collect())
+        let newest_first = generations.all().rev().flat_map(|generation| generation.sent_to(from, to, before));
+        Some(newest_first.take(limit).collect())
     }
 
     /// What is to be merged next, once enough has come together.

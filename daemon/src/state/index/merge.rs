@@ -1,109 +1,92 @@
 //! Writing a generation of the memtable to the tables, in their order and in capped transactions.
 
 use std::collections::HashSet;
+use std::iter::Peekable;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Result, ffi};
 
 use super::generation::Generation;
-use super::{Entry, Memtable, Side, find_key, pair};
+use super::lists::ROW_MESSAGES_MAX;
+use super::{Entry, List, Memtable, find_key};
 use crate::state::sql::int;
 
-/// What is written of each message: its key, a row in each of two boxes, its pair.
-const ROWS_A_MESSAGE: usize = 4;
+/// Keys that one statement inserts: two thirds of the time that single ones take; more of them save nothing.
+const KEYS_A_STATEMENT: usize = 8;
 
-/// Rows of one table, in its order.
-enum Rows {
+/// What is still to be written, in the table's order.
+enum Left {
     /// Numbers of the generation's messages.
-    Keys(Vec<u32>),
-    /// User, side, message.
-    Boxes(Vec<(u64, Side, u64)>),
-    /// Lesser and greater user, message.
-    Pairs(Vec<(u64, u64, u64)>),
+    Keys(std::vec::IntoIter<u32>),
+    /// The same for each of their lists.
+    Lists(Peekable<std::vec::IntoIter<(List, u32)>>),
 }
 
-/// A merge under way, a table after the other.
+/// A merge under way: the keys, then the lists.
 pub struct Merge {
     generation: Arc<Generation>,
-    /// Of the table that it is at.
-    rows: Rows,
-    /// Of these.
-    written: usize,
-    /// Of all tables.
-    left: usize,
-}
-
-impl Rows {
-    fn first(generation: &Generation) -> Rows {
-        Rows::Keys(generation.in_order_of_keys())
-    }
-
-    /// The next table's; `None` after the last.
-    fn next(&self, generation: &Generation) -> Option<Rows> {
-        match self {
-            Rows::Keys(_) => {
-                let sides = |e: Entry<'_>| [(e.sender, Side::Sent, e.id), (e.recipient, Side::Received, e.id)];
-                let mut rows: Vec<_> = generation.entries().flat_map(sides).collect();
-                rows.sort_unstable();
-                Some(Rows::Boxes(rows))
-            }
-            Rows::Boxes(_) => {
-                let row = |e: Entry<'_>| {
-                    let (low, high) = pair(e.sender, e.recipient);
-                    (low, high, e.id)
-                };
-                let mut rows: Vec<_> = generation.entries().map(row).collect();
-                rows.sort_unstable();
-                Some(Rows::Pairs(rows))
-            }
-            Rows::Pairs(_) => None,
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Rows::Keys(rows) => rows.len(),
-            Rows::Boxes(rows) => rows.len(),
-            Rows::Pairs(rows) => rows.len(),
-        }
-    }
+    left: Left,
+    /// Where the lists are at.
+    list: Option<List>,
 }
 
 impl Merge {
     /// The next one, if one is due.
     pub fn begin(memtable: &Memtable) -> Option<Merge> {
         let generation = memtable.freeze()?;
-        let left = generation.messages() * ROWS_A_MESSAGE;
-        Some(Merge { rows: Rows::first(&generation), generation, written: 0, left })
+        Some(Merge { left: Left::Keys(generation.in_order_of_keys().into_iter()), generation, list: None })
     }
 
-    /// Rows that are still to be written.
+    /// What is still to be written: keys, and places in lists.
     pub fn left(&self) -> usize {
-        self.left
+        match &self.left {
+            Left::Keys(numbers) => numbers.len() + 2 * self.generation.messages(),
+            Left::Lists(listed) => listed.len(),
+        }
     }
 
-    /// Writes at most `at_most` rows in the open transaction. True: that was the last; [`Merge::committed`] is to be
+    /// Writes at most `at_most` rows in the open transaction. True: those were the last; [`Merge::committed`] is to be
     /// called after the COMMIT.
     pub fn piece(&mut self, conn: &Connection, memtable: &Memtable, at_most: usize) -> Result<bool> {
-        let from = self.written;
-        let to = self.rows.len().min(from + at_most);
-        match &self.rows {
-            Rows::Keys(numbers) => write_keys(conn, memtable, &self.generation, &numbers[from..to])?,
-            Rows::Boxes(rows) => write_boxes(conn, memtable, &rows[from..to])?,
-            Rows::Pairs(rows) => write_pairs(conn, memtable, &rows[from..to])?,
+        match &mut self.left {
+            Left::Keys(numbers) => {
+                let some: Vec<u32> = numbers.take(at_most).collect();
+                write_keys(conn, memtable, &self.generation, &some)?;
+                if numbers.len() == 0 {
+                    self.left = Left::Lists(self.generation.in_order_of_lists().into_iter().peekable());
+                }
+            }
+            Left::Lists(_) => self.write_lists(conn, memtable, at_most)?,
         }
-        self.written = to;
-        self.left -= to - from;
-        if to < self.rows.len() {
-            return Ok(false);
+        let whole = self.left() == 0;
+        if whole {
+            conn.prepare_cached("UPDATE message_index SET merged_through = ?1")?
+                .execute([int(self.generation.last)])?;
         }
-        if let Some(rows) = self.rows.next(&self.generation) {
-            self.rows = rows;
-            self.written = 0;
-            return Ok(false);
+        Ok(whole)
+    }
+
+    fn write_lists(&mut self, conn: &Connection, memtable: &Memtable, at_most: usize) -> Result<()> {
+        let Left::Lists(left) = &mut self.left else { return Ok(()) };
+        let said_gone = memtable.gone();
+        let mut row = Vec::with_capacity(ROW_MESSAGES_MAX);
+        for _ in 0..at_most {
+            let Some((list, _)) = left.peek().copied() else { break };
+            if self.generation.begun && self.list != Some(list) {
+                list.cut(conn, self.generation.after)?;
+            }
+            self.list = Some(list);
+            row.clear();
+            while row.len() < ROW_MESSAGES_MAX
+                && let Some((_, number)) = left.next_if(|(other, _)| *other == list)
+            {
+                row.push(list.listed(self.generation.entry(number)));
+            }
+            let gone = really_gone(conn, &said_gone, row.iter().map(|message| message.id))?;
+            row.retain(|message| !gone.contains(&message.id));
+            list.append(conn, &row)?;
         }
-        conn.prepare_cached("UPDATE message_index SET merged_through = ?1")?.execute([int(self.generation.last)])?;
-        Ok(true)
+        Ok(())
     }
 
     /// The last piece is committed.
@@ -112,18 +95,24 @@ impl Merge {
     }
 }
 
-// What a crash cut off from its merge is written again: rows that are there already are meant to be.
-
+/// What a crash cut off from its merge is written again: keys that are there already are meant to be.
 fn write_keys(conn: &Connection, memtable: &Memtable, generation: &Generation, numbers: &[u32]) -> Result<()> {
     let entries = || numbers.iter().map(|number| generation.entry(*number));
-    let gone = really_gone(conn, memtable, entries().map(|entry| entry.id))?;
+    let gone = really_gone(conn, &memtable.gone(), entries().map(|entry| entry.id))?;
     // Before their table holds them: whoever finds no key here need not look there.
     memtable.in_table(entries().map(|entry| (entry.sender, entry.key)));
-    let mut insert =
-        conn.prepare_cached("INSERT OR IGNORE INTO message_keys (key, sender_id, message_id) VALUES (?1, ?2, ?3)")?;
-    for entry in entries().filter(|entry| !gone.contains(&entry.id)) {
-        if insert.execute((entry.key, int(entry.sender), int(entry.id)))? == 0 {
-            must_be_the_same(conn, entry)?;
+    let there: Vec<Entry<'_>> = entries().filter(|entry| !gone.contains(&entry.id)).collect();
+    for some in there.chunks(KEYS_A_STATEMENT) {
+        let values = ["(?,?,?)"; KEYS_A_STATEMENT][..some.len()].join(",");
+        let sql = format!("INSERT OR IGNORE INTO message_keys (key, sender_id, message_id) VALUES {values}");
+        let mut insert = conn.prepare_cached(&sql)?;
+        for (at, entry) in some.iter().enumerate() {
+            insert.raw_bind_parameter(3 * at + 1, entry.key)?;
+            insert.raw_bind_parameter(3 * at + 2, int(entry.sender))?;
+            insert.raw_bind_parameter(3 * at + 3, int(entry.id))?;
+        }
+        if insert.raw_execute()? < some.len() {
+            some.iter().try_for_each(|entry| must_be_the_same(conn, *entry))?;
         }
     }
     Ok(())
@@ -141,31 +130,10 @@ fn must_be_the_same(conn: &Connection, entry: Entry<'_>) -> Result<()> {
     }
 }
 
-fn write_boxes(conn: &Connection, memtable: &Memtable, rows: &[(u64, Side, u64)]) -> Result<()> {
-    let gone = really_gone(conn, memtable, rows.iter().map(|row| row.2))?;
-    let mut insert =
-        conn.prepare_cached("INSERT OR IGNORE INTO message_boxes (user_id, side, message_id) VALUES (?1, ?2, ?3)")?;
-    for (user, side, id) in rows.iter().filter(|row| !gone.contains(&row.2)) {
-        insert.execute((int(*user), *side as i64, int(*id)))?;
-    }
-    Ok(())
-}
-
-fn write_pairs(conn: &Connection, memtable: &Memtable, rows: &[(u64, u64, u64)]) -> Result<()> {
-    let gone = really_gone(conn, memtable, rows.iter().map(|row| row.2))?;
-    let mut insert =
-        conn.prepare_cached("INSERT OR IGNORE INTO message_pairs (low_id, high_id, message_id) VALUES (?1, ?2, ?3)")?;
-    for (low, high, id) in rows.iter().filter(|row| !gone.contains(&row.2)) {
-        insert.execute((int(*low), int(*high), int(*id)))?;
-    }
-    Ok(())
-}
-
-/// Of these messages those that are gone. A change that was taken back left its messages where they were.
-fn really_gone(conn: &Connection, memtable: &Memtable, ids: impl Iterator<Item = u64>) -> Result<HashSet<u64>> {
-    let said = memtable.gone();
+/// Of these messages those that are gone as was said. A change that was taken back left its messages where they were.
+fn really_gone(conn: &Connection, said: &HashSet<u64>, ids: impl Iterator<Item = u64>) -> Result<HashSet<u64>> {
     if said.is_empty() {
-        return Ok(said);
+        return Ok(HashSet::new());
     }
     let mut gone: HashSet<u64> = ids.filter(|id| said.contains(id)).collect();
     let mut there = Vec::new();

@@ -1,4 +1,4 @@
-//! Which messages belong to a key, a user, a pair of users. Kept by each node for itself and not replicated: all of it
+//! Which messages belong to a key, and to a user. Kept by each node for itself and not replicated: all of it
 //! follows from `messages`.
 //!
 //! An index that SQLite keeps up to date costs a written page for nearly every message, because each user's entries
@@ -13,6 +13,7 @@
 
 mod filter;
 mod generation;
+mod lists;
 mod memtable;
 mod merge;
 #[cfg(test)]
@@ -22,20 +23,12 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension, Result, ffi};
 
+pub use lists::List;
 use memtable::Found;
 pub use memtable::{MERGE_AT, Memtable, MergeSchedule};
 pub use merge::Merge;
 
 use super::sql::{int, uint};
-
-/// One of a user's two lists of messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Side {
-    /// Messages to the user.
-    Received = 0,
-    /// Messages from the user.
-    Sent = 1,
-}
 
 /// What of a message is indexed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,11 +41,6 @@ pub struct Entry<'a> {
     pub recipient: u64,
     /// Its key, scoped to the sender.
     pub key: &'a str,
-}
-
-/// Both directions between two users lie under one pair.
-fn pair(a: u64, b: u64) -> (u64, u64) {
-    (a.min(b), a.max(b))
 }
 
 /// What a key was used for.
@@ -96,19 +84,10 @@ fn in_tables(conn: &Connection, sender: u64, key: &str) -> Result<bool> {
 
 /// Forgets a message whose row goes in this transaction, and whose key goes to `send_keys`.
 pub fn remove(conn: &Connection, memtable: &Memtable, entry: Entry<'_>) -> Result<()> {
-    let Entry { id, sender, recipient, key } = entry;
+    let Entry { id, sender, key, .. } = entry;
     memtable.is_gone(id, sender, key);
-    let run = |sql: &str, params: &[i64]| conn.prepare_cached(sql)?.execute(rusqlite::params_from_iter(params));
     conn.prepare_cached("DELETE FROM message_keys WHERE sender_id = ?1 AND key = ?2")?.execute((int(sender), key))?;
-    const BOX: &str = "DELETE FROM message_boxes WHERE user_id = ?1 AND side = ?2 AND message_id = ?3";
-    run(BOX, &[int(sender), Side::Sent as i64, int(id)])?;
-    run(BOX, &[int(recipient), Side::Received as i64, int(id)])?;
-    let (low, high) = pair(sender, recipient);
-    run(
-        "DELETE FROM message_pairs WHERE low_id = ?1 AND high_id = ?2 AND message_id = ?3",
-        &[int(low), int(high), int(id)],
-    )?;
-    Ok(())
+    List::of(entry).into_iter().try_for_each(|list| list.remove(conn, id))
 }
 
 /// The index as one transaction sees it.
@@ -130,27 +109,23 @@ impl<'a> Index<'a> {
     }
 
     /// Ids of at most `limit` messages of a list, greater than `after` and not greater than `through`, ascending.
-    pub fn list(&self, user: u64, side: Side, after: u64, through: u64, limit: usize) -> Result<Vec<u64>> {
-        let mut statement = self.conn.prepare_cached(
-            "SELECT message_id FROM message_boxes
-              WHERE user_id = ?1 AND side = ?2 AND message_id > ?3 AND message_id <= ?4 ORDER BY message_id LIMIT ?5",
-        )?;
-        let params = (int(user), side as i64, int(after), int(through), rows(limit));
-        let mut ids = statement.query_map(params, |row| uint(row, 0))?.collect::<Result<BTreeSet<u64>>>()?;
-        ids.extend(self.fitting(self.memtable.list(self.merged_through, (user, side), after, through, limit))?);
+    pub fn list(&self, list: List, after: u64, through: u64, limit: usize) -> Result<Vec<u64>> {
+        // No id is the greatest number.
+        let range = after.saturating_add(1)..=through;
+        let mut ids = list.first(self.conn, range.clone(), limit)?;
+        ids.extend(self.fitting(self.memtable.first(self.merged_through, list, range, limit))?);
         Ok(ids.into_iter().take(limit).collect())
     }
 
-    /// Ids of at most `limit` messages between two users, less than `before`, descending.
+    /// Ids of at most `limit` messages between two users, less than `before`, descending; fewer: there are no more.
+    /// Costs more the more messages both of them had with others since, and all that either had when there are fewer.
     pub fn between(&self, a: u64, b: u64, before: u64, limit: usize) -> Result<Vec<u64>> {
-        let (low, high) = pair(a, b);
-        let mut statement = self.conn.prepare_cached(
-            "SELECT message_id FROM message_pairs
-              WHERE low_id = ?1 AND high_id = ?2 AND message_id < ?3 ORDER BY message_id DESC LIMIT ?4",
-        )?;
-        let params = (int(low), int(high), int(before), rows(limit));
-        let mut ids = statement.query_map(params, |row| uint(row, 0))?.collect::<Result<BTreeSet<u64>>>()?;
-        ids.extend(self.fitting(self.memtable.between(self.merged_through, (low, high), before, limit))?);
+        let mut ids = BTreeSet::new();
+        let directions = [(a, b), (b, a)];
+        for (from, to) in directions.into_iter().take(if a == b { 1 } else { 2 }) {
+            ids.extend(lists::sent_to(self.conn, from, to, before, limit)?);
+            ids.extend(self.fitting(self.memtable.sent_to(self.merged_through, from, to, before, limit))?);
+        }
         Ok(ids.into_iter().rev().take(limit).collect())
     }
 
@@ -164,8 +139,4 @@ impl<'a> Index<'a> {
 
 fn merged_through(conn: &Connection) -> Result<u64> {
     conn.prepare_cached("SELECT merged_through FROM message_index")?.query_row([], |row| uint(row, 0))
-}
-
-fn rows(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
 }

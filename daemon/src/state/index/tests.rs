@@ -1,8 +1,11 @@
 //! The index against what `messages` itself says, through merges, crashes and rows that go.
 
+use std::collections::BTreeMap;
+
 use rusqlite::Connection;
 
-use super::{Entry, Index, KeyUse, Memtable, Merge, MergeSchedule, Side, by_key, remove};
+use super::lists::ROW_MESSAGES_MAX;
+use super::{Entry, Index, KeyUse, List, Memtable, Merge, MergeSchedule, by_key, remove};
 use crate::state::sql::{int, uint};
 
 const USERS: u64 = 5;
@@ -92,15 +95,15 @@ impl World {
     fn check(&self, after: u64, what: &str) {
         let index = Index::of(&self.conn, &self.memtable).unwrap();
         for user in 1..=USERS {
-            for (side, column) in [(Side::Received, "recipient_id"), (Side::Sent, "sender_id")] {
-                let listed = self.there(index.list(user, side, after, u64::MAX, usize::MAX).unwrap());
+            for (list, column) in [(List::to(user), "recipient_id"), (List::from(user), "sender_id")] {
+                let listed = self.there(index.list(list, after, u64::MAX, usize::MAX).unwrap());
                 let expected = self.ids(&format!("{column} = {user} AND id > {after} ORDER BY id"));
-                assert_eq!(listed, expected, "{what}: {side:?} of {user} after {after}");
+                assert_eq!(listed, expected, "{what}: {list:?} after {after}");
                 let half = after / 2;
-                let between = self.there(index.list(user, side, half, after, usize::MAX).unwrap());
+                let between = self.there(index.list(list, half, after, usize::MAX).unwrap());
                 let expected = self.ids(&format!("{column} = {user} AND id > {half} AND id <= {after} ORDER BY id"));
-                assert_eq!(between, expected, "{what}: {side:?} of {user} from {half} to {after}");
-                let first = index.list(user, side, after, u64::MAX, 2).unwrap();
+                assert_eq!(between, expected, "{what}: {list:?} from {half} to {after}");
+                let first = index.list(list, after, u64::MAX, 2).unwrap();
                 assert!(first.len() <= 2 && first.is_sorted(), "{what}: {first:?}");
             }
             for other in 1..=USERS {
@@ -126,6 +129,34 @@ impl World {
         }
         let never = by_key(&self.conn, &self.memtable, 1, "never used").unwrap();
         assert!(!matches!(never, KeyUse::Message(_)), "{what}: {never:?}");
+    }
+}
+
+impl World {
+    /// Once all is merged: each list has its messages, once, in rows that don't overlap.
+    fn check_rows(&self, what: &str) {
+        const ROWS: &str = "SELECT user_id, side, last_id, ids, others FROM message_lists ORDER BY 1, 2, 3";
+        let mut statement = self.conn.prepare(ROWS).unwrap();
+        let mut listed: BTreeMap<[i64; 2], Vec<(u64, i64)>> = BTreeMap::new();
+        let mut rows = statement.query([]).unwrap();
+        while let Some(row) = rows.next().unwrap() {
+            let list = listed.entry([0, 1].map(|n| row.get(n).unwrap())).or_default();
+            let ids: Vec<u64> = serde_json::from_str(&row.get::<_, String>(3).unwrap()).unwrap();
+            let others: Vec<i64> = serde_json::from_str(&row.get::<_, String>(4).unwrap()).unwrap();
+            assert!(!ids.is_empty() && ids.len() <= ROW_MESSAGES_MAX && ids.len() == others.len(), "{what}: {ids:?}");
+            assert!(ids.last() <= Some(&uint(row, 2).unwrap()), "{what}: {ids:?}");
+            list.extend(ids.into_iter().zip(others));
+        }
+        let mut expected: BTreeMap<[i64; 2], Vec<(u64, i64)>> = BTreeMap::new();
+        let mut statement = self.conn.prepare("SELECT id, sender_id, recipient_id FROM messages ORDER BY id").unwrap();
+        let mut rows = statement.query([]).unwrap();
+        while let Some(row) = rows.next().unwrap() {
+            let [id, from, to]: [i64; 3] = [0, 1, 2].map(|n| row.get(n).unwrap());
+            for (list, other) in [([to, 0], from), ([from, 1], to)] {
+                expected.entry(list).or_default().push((id.unsigned_abs(), other));
+            }
+        }
+        assert_eq!(listed, expected, "{what}");
     }
 }
 
@@ -157,6 +188,7 @@ fn whatever_happens_the_index_finds_what_is_there() {
         world.check(0, &format!("seed {seed}, all merged"));
         let entries: i64 = world.conn.query_row("SELECT count(*) FROM message_keys", [], |row| row.get(0)).unwrap();
         assert_eq!(entries, world.ids("true").len() as i64, "seed {seed}: nothing stays of what went");
+        world.check_rows(&format!("seed {seed}"));
     }
 }
 
@@ -179,6 +211,31 @@ fn nodes_merge_in_turns() {
     for id in &nodes[0][1..] {
         let apart = |other: &Vec<u64>| other.iter().all(|at| at.abs_diff(*id) >= 90);
         assert!(apart(&nodes[1]) && apart(&nodes[2]), "{nodes:?}");
+    }
+}
+
+#[test]
+fn two_messages_under_one_key_stop_the_merge() {
+    let world = World::new();
+    for id in 1..=20 {
+        let key = format!("k{}", id % 19);
+        world.memtable.add(Entry { id, sender: 1, recipient: 2, key: &key });
+    }
+    let mut merge = Merge::begin(&world.memtable).unwrap();
+    let error = merge.piece(&world.conn, &world.memtable, 100).unwrap_err();
+    assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseCorrupt));
+}
+
+/// Another error would be taken for that of the entry which reads the list, and this node alone would roll it back.
+#[test]
+fn a_damaged_list_is_an_error_of_the_file() {
+    for damage in ["ids = 'x'", "others = '[1, 2]'"] {
+        let mut world = World::new();
+        world.send(1, 2);
+        while world.merge(9) {}
+        world.conn.execute_batch(&format!("UPDATE message_lists SET {damage}")).unwrap();
+        let error = List::to(2).remove(&world.conn, 1).unwrap_err();
+        assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseCorrupt), "{damage}: {error}");
     }
 }
 
@@ -207,15 +264,12 @@ fn a_read_that_began_before_a_merge_sees_all_and_before_two_is_sent_away() {
     let read = reader.unchecked_transaction().unwrap();
     let memtable = world.memtable.clone();
     let index = Index::of(&read, &memtable).unwrap();
-    let received = || index.list(2, Side::Received, 0, u64::MAX, 9);
+    let received = || index.list(List::to(2), 0, u64::MAX, 9);
     while world.merge(9) {}
     world.send(1, 2);
     assert_eq!(received().unwrap(), [1, 2], "the second one's row is not visible yet");
     while world.merge(9) {}
     let error = received().unwrap_err();
     assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy));
-    assert_eq!(
-        Index::of(&world.conn, &world.memtable).unwrap().list(2, Side::Received, 0, u64::MAX, 9).unwrap(),
-        [1, 2]
-    );
+    assert_eq!(Index::of(&world.conn, &world.memtable).unwrap().list(List::to(2), 0, u64::MAX, 9).unwrap(), [1, 2]);
 }

@@ -6,7 +6,7 @@ use messagebase_protocol::json::{Message, MessageRecord};
 use rusqlite::{Connection, OptionalExtension, Result, Row};
 
 use super::Page;
-use crate::state::index::{Index, Memtable, Side};
+use crate::state::index::{Index, List, Memtable};
 use crate::state::sql::{int, opt_uint, uint};
 
 /// Columns of a message `m` with both names.
@@ -41,7 +41,7 @@ pub fn inbox_page(conn: &Connection, memtable: &Memtable, user: u64, after: u64,
     // No mailbox: the account is gone, and what was queued to it.
     let Some(delivered_through) = delivered_through else { return Ok(Page::cut(Vec::new(), limit)) };
     let index = Index::of(conn, memtable)?;
-    let next = |after, at_most| index.list(user, Side::Received, after, u64::MAX, at_most);
+    let next = |after, at_most| index.list(List::to(user), after, u64::MAX, at_most);
     let records = visible(conn, after.max(delivered_through), limit as usize + 1, next)?;
     let message = |m: MessageRecord| Message { id: m.id, from: m.from, to: m.to, body: m.body, sent_at: m.sent_at };
     Ok(Page::cut(records.into_iter().map(message).collect(), limit))
@@ -58,8 +58,8 @@ pub fn sync_page(
     let index = Index::of(conn, memtable)?;
     let next = |after, at_most| {
         // A message to oneself is in both lists.
-        let mut ids: BTreeSet<u64> = index.list(user, Side::Received, after, u64::MAX, at_most)?.into_iter().collect();
-        ids.extend(index.list(user, Side::Sent, after, u64::MAX, at_most)?);
+        let mut ids: BTreeSet<u64> = index.list(List::to(user), after, u64::MAX, at_most)?.into_iter().collect();
+        ids.extend(index.list(List::from(user), after, u64::MAX, at_most)?);
         Ok(ids.into_iter().take(at_most).collect())
     };
     Ok(Page::cut(visible(conn, after, limit as usize + 1, next)?, limit))
@@ -77,9 +77,11 @@ fn visible(
     while found.len() < wanted {
         let at_most = wanted - found.len();
         let ids = next(last, at_most)?;
-        let Some(newest) = ids.last().copied() else { break };
         found.extend(by_ids(conn, &ids)?);
-        last = newest;
+        match ids.last() {
+            Some(newest) if ids.len() == at_most => last = *newest,
+            _ => break,
+        }
     }
     Ok(found)
 }
@@ -113,14 +115,17 @@ pub fn history_page(
     // Newest first.
     let mut found = Vec::new();
     while found.len() < wanted {
+        let at_most = wanted - found.len();
         let mut ids = BTreeSet::new();
         for other in &others {
-            ids.extend(index.between(user, *other, before, wanted - found.len())?);
+            ids.extend(index.between(user, *other, before, at_most)?);
         }
-        let ids: Vec<u64> = ids.into_iter().rev().take(wanted - found.len()).collect();
-        let Some(oldest) = ids.last().copied() else { break };
+        let ids: Vec<u64> = ids.into_iter().rev().take(at_most).collect();
         found.extend(by_ids(conn, &ids)?);
-        before = oldest;
+        match ids.last() {
+            Some(oldest) if ids.len() == at_most => before = *oldest,
+            _ => break,
+        }
     }
     let mut page = Page::cut(found, limit);
     page.items.reverse();
@@ -147,11 +152,13 @@ fn talked(conn: &Connection, index: &Index<'_>, user: u64, other: u64) -> Result
     let mut before = u64::MAX;
     loop {
         let ids = index.between(user, other, before, AT_A_TIME)?;
-        let Some(oldest) = ids.last() else { return Ok(false) };
         if !by_ids(conn, &ids)?.is_empty() {
             return Ok(true);
         }
-        before = *oldest;
+        match ids.last() {
+            Some(oldest) if ids.len() == AT_A_TIME => before = *oldest,
+            _ => return Ok(false),
+        }
     }
 }
 

@@ -140,7 +140,7 @@ fn queries_of_apply_use_the_index_made_for_them() {
             .contains("messages_delivered")
     );
     let view = plan("SELECT * FROM queued_messages WHERE id > 5 LIMIT 3");
-    for table in ["users", "retired_users", "messages", "x", "m"] {
+    for table in ["users", "retired_users", "messages", "l", "m"] {
         assert!(!view.split("; ").any(|step| step == format!("SCAN {table}")), "{table} is read whole: {view}");
     }
 }

@@ -40,6 +40,16 @@ fn a_newer_schema_is_refused_and_both_versions_are_named() {
 }
 
 #[test]
+fn a_file_of_an_unfinished_schema_is_refused_and_the_table_named() {
+    let fixture = Fixture::new();
+    let file = fixture.open().store.file().to_owned();
+    let conn = rusqlite::Connection::open(&file).unwrap();
+    conn.execute_batch("DROP VIEW queued_messages; DROP TABLE message_lists").unwrap();
+    let error = Store::open(fixture.options()).err().unwrap();
+    assert!(error.to_string().contains("no table message_lists"), "{error}");
+}
+
+#[test]
 fn another_nodes_directory_is_refused() {
     let fixture = Fixture::new();
     drop(fixture.open());

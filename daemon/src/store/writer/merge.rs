@@ -6,15 +6,15 @@ use crate::store::StoreError;
 use crate::store::shared::fatal;
 
 /// Rows that one transaction writes. With rows all over the tables that is as many pages.
-const MERGE_ROWS: usize = 500;
+const MERGE_ROWS: usize = 512;
 /// The same for each whole merge that waits while one is under way: a follower that catches up.
-const MERGE_ROWS_BEHIND: usize = 2_000;
+const MERGE_ROWS_BEHIND: usize = 2_048;
 /// Merges that wait count as this many at most.
 const BEHIND_MAX: usize = 8;
-/// A merge of more rows than this comes from catching up too, and does not wait for messages.
-const MERGE_PACED_ROWS: usize = 8 * MERGE_AT;
-/// For so many rows another message must have come before the next transaction: a message has four rows, so that a merge
-/// takes about a third of the time until the next one, in steps that no append waits for long.
+/// A merge of more keys and places in lists than this comes from catching up too, and does not wait for messages.
+const MERGE_PACED: usize = 6 * MERGE_AT;
+/// For so many rows another message must have come before the next transaction: a message has between one row and three,
+/// so that a merge takes a tenth to a quarter of the time until the next one, in steps that no append waits for long.
 const ROWS_A_MESSAGE: u64 = 12;
 /// Keys that are read at a time after a start, less than a millisecond's work.
 const FILTER_ROWS: usize = 1_000;
@@ -30,7 +30,7 @@ impl Writer {
         let memtable = self.shared.readers.memtable().clone();
         let behind = memtable.backlog().min(BEHIND_MAX);
         let added = memtable.added();
-        let waits = |merge: &Merge| behind == 0 && added < self.next_merge && merge.left() < MERGE_PACED_ROWS;
+        let waits = |merge: &Merge| behind == 0 && added < self.next_merge && merge.left() < MERGE_PACED;
         let due = match self.merge.take_if(|merge| !waits(merge)) {
             None if self.merge.is_none() => Merge::begin(&memtable),
             due => due,
