@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use messagebase_harness::{Cluster, Connection, Heard, Place, SHORT, programs};
+use messagebase_harness::{Client, Cluster, Connection, Heard, Place, SHORT, programs};
 use serde_json::json;
 
 /// The cluster's configuration, but with the keys of another `pki/`.
@@ -41,7 +41,8 @@ fn a_foreign_authority_is_trusted_by_nobody() {
     let ran = cluster.mbd(&["--node", "3", "--config"]).arg(&config).start();
     cluster.wait_ready(&[1, 2]);
     serves(&cluster, "anna");
-    let mut stranger = cluster.client(3);
+    let plain = cluster.ports(3).plain;
+    let mut stranger = cluster.wait("the stranger to open its door", || Client::plain(plain).ok());
     let ready = stranger.ok("ping", json!({}))["ready"].clone();
     assert_eq!(ready, false);
     drop(ran);
