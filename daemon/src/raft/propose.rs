@@ -78,9 +78,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             let leader = self.leader();
             let open = fates.open(drafts);
             let reply = match leader {
-                Some(id) if id == self.raft_id() => {
-                    self.propose_here(&self.inner.callers_proposals, &open, deadline).await
-                }
+                Some(id) if id == self.raft_id() => self.propose_here(&open, deadline).await,
                 Some(_) => self.propose_there(&open, deadline).await,
                 None => ForwardReply::NotLeader { hint: None },
             };
@@ -102,17 +100,12 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         R::select3(self.leader_changed(tried), R::sleep(RETRY_PAUSE), R::sleep_until(deadline)).await;
     }
 
-    /// Proposes as leader, by the task behind `groups`. Waits for a fresh leader's lease, but not for another leader.
-    pub(super) async fn propose_here(
-        &self,
-        groups: &Groups<R::Instant>,
-        drafts: &[Draft],
-        deadline: R::Instant,
-    ) -> ForwardReply {
+    /// Proposes as leader, in a group with what others ask. Waits for a fresh leader's lease, but not for another leader.
+    pub(super) async fn propose_here(&self, drafts: &[Draft], deadline: R::Instant) -> ForwardReply {
         loop {
             // Looked at before the attempt, so that an answer in between counts.
             let acked = self.inner.raft.data_metrics().borrow_watched().last_quorum_acked;
-            match Self::in_a_group(groups, drafts, deadline).await {
+            match Self::in_a_group(&self.inner.proposals, drafts, deadline).await {
                 Some(Written::Answered(answers)) => return ForwardReply::Answered(answers),
                 Some(Written::NotLeader { hint }) => return ForwardReply::NotLeader { hint },
                 Some(Written::LeaseExpired) => {}

@@ -150,10 +150,8 @@ pub(super) struct Inner<R: AsyncRuntime, W: Wire> {
     pub(super) electing: AtomicBool,
     /// Feeds the barrier task.
     pub(super) barriers: mpsc::Sender<oneshot::Sender<()>>,
-    /// Feeds the task that proposes in groups what callers here ask.
-    pub(super) callers_proposals: Groups<R::Instant>,
-    /// Feeds the one that proposes what peers forward and what replication itself needs: it must not wait for threads
-    /// that callers have work for.
+    /// Feeds the task that proposes in groups. One for all: were what peers forward grouped by itself, each group of it
+    /// would cost a sync of its own on every node.
     pub(super) proposals: Groups<R::Instant>,
     /// Feeds the task that forwards in groups.
     pub(super) forwards: Groups<R::Instant>,
@@ -196,7 +194,6 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             .await
             .map_err(|e| ReplicaError(format!("failed to start replication: {e}")))?;
         let (barriers, barrier_queue) = mpsc::channel(BARRIER_QUEUE);
-        let (callers_proposals, callers_queue) = mpsc::channel(PROPOSALS_MAX);
         let (proposals, proposal_queue) = mpsc::channel(PROPOSALS_MAX);
         let (forwards, forward_queue) = mpsc::channel(PROPOSALS_MAX);
         let replica = Replica {
@@ -219,7 +216,6 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 led: Mutex::default(),
                 electing: AtomicBool::new(false),
                 barriers,
-                callers_proposals,
                 proposals,
                 forwards,
                 stop: watch::Sender::new(false),
@@ -229,8 +225,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         };
         replica.inner.view.send_replace(replica.view());
         replica.spawn(replica.clone().barrier_loop(barrier_queue));
-        replica.spawn(replica.clone().group_loop(Way::Here, proposal_queue));
-        replica.join_at_end(beside_callers(replica.clone().group_loop(Way::Here, callers_queue).boxed()));
+        replica.join_at_end(beside_callers(replica.clone().group_loop(Way::Here, proposal_queue).boxed()));
         replica.join_at_end(beside_callers(replica.clone().group_loop(Way::ToLeader, forward_queue).boxed()));
         replica.spawn(replica.clone().view_loop());
         replica.spawn(replica.clone().housekeeping_loop());

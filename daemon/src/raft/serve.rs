@@ -103,7 +103,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 // It answers its own caller once it has applied what is answered here, as it does with a read.
                 let _asking = self.inner.askers.of(from).asks();
                 let deadline = asked_deadline::<R>(wait_ms);
-                let proposing = Box::pin(self.propose_here(&self.inner.proposals, &drafts, deadline));
+                let proposing = Box::pin(self.propose_here(&drafts, deadline));
                 Reply::Forward(self.unless_stopped(proposing).await.ok_or("stopping")?)
             }
             Request::ReadIndex { wait_ms } => {

@@ -83,7 +83,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         }
         let drafts: Vec<Draft> = changes.into_iter().map(|body| Draft { actor: None, body, secrets: None }).collect();
         // What fails is proposed again by whoever leads at the next look.
-        let reply = self.propose_here(&self.inner.proposals, &drafts, R::Instant::now() + PROPOSAL_WAIT).await;
+        let reply = self.propose_here(&drafts, R::Instant::now() + PROPOSAL_WAIT).await;
         tracing::debug!(?reply, "proposed housekeeping");
     }
 
