@@ -30,24 +30,29 @@ struct Readable<'a> {
     body: &'a Change,
 }
 
-/// The two text columns of an entry.
-pub(super) struct Columns {
-    pub change: String,
-    pub secrets: Option<String>,
-}
-
-pub(super) fn encode(payload: &LogPayload) -> serde_json::Result<Columns> {
-    Ok(match payload {
-        LogPayload::Blank => Columns { change: BLANK.to_owned(), secrets: None },
-        LogPayload::Membership(json) => Columns { change: format!("{MEMBERSHIP}{json}}}"), secrets: None },
-        LogPayload::Change(envelope) => {
-            let Envelope { v, at, actor, body, secrets } = &**envelope;
-            Columns {
-                change: serde_json::to_string(&Readable { v: *v, at: *at, actor: *actor, body })?,
-                secrets: secrets.as_ref().map(serde_json::to_string).transpose()?,
+/// The column `change`, into `text`, which is empty.
+fn write_change(payload: &LogPayload, text: &mut Vec<u8>) -> serde_json::Result<()> {
+    match payload {
+        LogPayload::Blank => text.extend_from_slice(BLANK.as_bytes()),
+        LogPayload::Membership(json) => {
+            for part in [MEMBERSHIP, json, "}"] {
+                text.extend_from_slice(part.as_bytes());
             }
         }
-    })
+        LogPayload::Change(envelope) => {
+            let Envelope { v, at, actor, body, secrets: _ } = &**envelope;
+            serde_json::to_writer(text, &Readable { v: *v, at: *at, actor: *actor, body })?;
+        }
+    }
+    Ok(())
+}
+
+/// The column `secrets`.
+fn secrets_of(payload: &LogPayload) -> serde_json::Result<Option<String>> {
+    match payload {
+        LogPayload::Change(envelope) => envelope.secrets.as_ref().map(serde_json::to_string).transpose(),
+        LogPayload::Blank | LogPayload::Membership(_) => Ok(None),
+    }
 }
 
 fn decode(change: &str, secrets: Option<&str>) -> serde_json::Result<LogPayload> {
@@ -75,12 +80,17 @@ pub(super) fn read(row: &Row<'_>) -> Result<LogRow> {
 pub(super) fn insert(conn: &Connection, rows: &[LogRow]) -> Result<u64> {
     let mut statement = conn
         .prepare_cached("INSERT INTO log (log_index, term, leader_id, change, secrets) VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    let unwritable = |e: serde_json::Error| rusqlite::Error::ToSqlConversionFailure(Box::new(e));
     let mut bytes = 0;
+    // One for all rows: it grows once.
+    let mut change = Vec::new();
     for row in rows {
-        let columns = encode(&row.payload).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+        change.clear();
+        write_change(&row.payload, &mut change).map_err(unwritable)?;
+        let secrets = secrets_of(&row.payload).map_err(unwritable)?;
         let (index, term, leader) = (int(row.id.index), int(row.id.term), int(row.id.leader));
-        statement.execute((index, term, leader, &columns.change, &columns.secrets))?;
-        bytes += columns.change.len() as u64 + columns.secrets.map_or(0, |s| s.len() as u64) + ROW_OVERHEAD_BYTES;
+        statement.execute((index, term, leader, std::str::from_utf8(&change)?, &secrets))?;
+        bytes += change.len() as u64 + secrets.map_or(0, |s| s.len() as u64) + ROW_OVERHEAD_BYTES;
     }
     Ok(bytes)
 }
