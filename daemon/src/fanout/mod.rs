@@ -129,20 +129,19 @@ impl Fanout {
     fn tell(&self, effect: Effect) {
         match effect {
             Effect::Message { sender, recipient, sending_session, message } => {
-                let id = message.id;
-                let line = Rendered::message(message);
-                for listener in self.listeners_of(recipient) {
-                    if let Some(line) = line.to_recipient(listener.dialect) {
-                        listener.outbox.event(line, Some(id));
-                    }
-                }
-                if sender == recipient {
+                let to_recipient = self.listeners_of(recipient);
+                let mut to_others = if sender == recipient { Vec::new() } else { self.listeners_of(sender) };
+                to_others.retain(|listener| Some(listener.session) != sending_session);
+                if to_recipient.is_empty() && to_others.is_empty() {
                     return;
                 }
-                for listener in self.listeners_of(sender) {
-                    if Some(listener.session) == sending_session {
-                        continue;
+                let line = Rendered::message(message.to_message());
+                for listener in to_recipient {
+                    if let Some(line) = line.to_recipient(listener.dialect) {
+                        listener.outbox.event(line, Some(message.id));
                     }
+                }
+                for listener in to_others {
                     if let Some(line) = line.to_others(listener.dialect) {
                         listener.outbox.event(line, None);
                     }
@@ -189,9 +188,10 @@ mod tests {
     use messagebase_protocol::json::Message;
 
     use super::*;
+    use crate::state::effect::NewMessage;
 
-    fn message(id: u64) -> Message {
-        Message { id, from: "ann".into(), to: "bob".into(), body: "hi".into(), sent_at: 1 }
+    fn message(id: u64) -> NewMessage {
+        Message { id, from: "ann".into(), to: "bob".into(), body: "hi".into(), sent_at: 1 }.into()
     }
 
     async fn drain(outbox: &Outbox) -> String {

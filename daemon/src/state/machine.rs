@@ -1,5 +1,7 @@
 //! Applying entries, one after the other, in the writer's transactions.
 
+use std::sync::Arc;
+
 use rusqlite::Connection;
 
 use super::counters::Counters;
@@ -89,7 +91,7 @@ fn change(
     memtable: &Memtable,
     warm: &mut Warm,
     counters: &mut Counters,
-    envelope: &Envelope,
+    envelope: &Arc<Envelope>,
     index: u64,
 ) -> Result<Applied, ApplyError> {
     let fatal = |source| ApplyError::Sqlite { index, source };
@@ -169,7 +171,7 @@ fn ended(stop: Stop, index: u64) -> Result<Outcome, ApplyError> {
     }
 }
 
-fn carry_out(ctx: &mut Ctx<'_>, envelope: &Envelope) -> Result<Outcome, Stop> {
+fn carry_out(ctx: &mut Ctx<'_>, envelope: &Arc<Envelope>) -> Result<Outcome, Stop> {
     let secrets = envelope.secrets.as_ref();
     let password_hash = secrets.and_then(|s| s.password_hash.as_deref());
     match &envelope.body {
@@ -182,7 +184,7 @@ fn carry_out(ctx: &mut Ctx<'_>, envelope: &Envelope) -> Result<Outcome, Stop> {
             user::password(ctx, *user, *credential_version, key, password_hash)
         }
         Change::Delete { user, credential_version, key } => user::delete(ctx, *user, *credential_version, key),
-        Change::Send { user, to, body, key } => message::send(ctx, *user, to, body, key),
+        Change::Send { user, to, body, key } => message::send(ctx, envelope, *user, to, body, key),
         Change::Ack { user, through } => message::ack(ctx, *user, *through),
         Change::ExpireSessions {} => session::expire(ctx),
         Change::ForgetDelivered { at_most } => message::forget_delivered(ctx, *at_most),

@@ -1,24 +1,31 @@
 //! Messages: send, acknowledge, forget. A key is permanent: when a message's row goes, its key goes to `send_keys`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use messagebase_protocol::json::Message;
 use messagebase_protocol::name::fold_name;
 use rusqlite::Row;
 use sha2::{Digest, Sha256};
 
 use super::ctx::{Ctx, Stop, UserRecord};
-use super::effect::Effect;
+use super::effect::{Effect, NewMessage};
 use super::index::{self, Entry, Index, KeyUse, List};
 use super::sql::{int, uint};
 use super::warm::{Mailbox, Recipient};
-use crate::change::{Outcome, Refusal};
+use crate::change::{Envelope, Outcome, Refusal};
 use crate::planted::{Defect, planted};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// Sends a message, unless the sender's key was used before.
-pub(super) fn send(ctx: &mut Ctx<'_>, user: u64, to: &str, body: &str, key: &str) -> Result<Outcome, Stop> {
+pub(super) fn send(
+    ctx: &mut Ctx<'_>,
+    envelope: &Arc<Envelope>,
+    user: u64,
+    to: &str,
+    body: &str,
+    key: &str,
+) -> Result<Outcome, Stop> {
     let to_folded = fold_name(to);
     let unlike;
     let key = if planted(Defect::KeyUniqueness) {
@@ -54,13 +61,7 @@ pub(super) fn send(ctx: &mut Ctx<'_>, user: u64, to: &str, body: &str, key: &str
         sender: user,
         recipient: to,
         sending_session: Some(actor.session),
-        message: Message {
-            id,
-            from: actor.user_name.to_string(),
-            to: to_name.to_string(),
-            body: body.to_owned(),
-            sent_at,
-        },
+        message: NewMessage::of(envelope, id, actor.user_name, to_name, sent_at),
     });
     Ok(Outcome::Sent { id, sent_at, duplicate: false, recipient: Some(to) })
 }

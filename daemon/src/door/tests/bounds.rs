@@ -73,7 +73,7 @@ async fn a_slow_reader_is_dropped_and_loses_nothing() {
         sent_at: 1,
     };
     for id in 1..=600 {
-        let message = messagebase_protocol::json::Message { id, ..message.clone() };
+        let message = messagebase_protocol::json::Message { id, ..message.clone() }.into();
         node.fanout.publish(vec![Effect::Message { sender: 1, recipient: 2, sending_session: None, message }]);
     }
     until("the slow reader to be dropped", async || node.fanout.sessions() == 0).await;

@@ -17,6 +17,9 @@ use crate::state::sql::{int, uint};
 /// many of them, few enough that they take little memory and are read again in tens of milliseconds after a crash.
 pub const MERGE_AT: usize = 16_384;
 
+/// Room is kept for so many times as many messages at most.
+const SPARE_MAX: usize = 2;
+
 /// The memory part of the index; clones are the same one.
 #[derive(Clone)]
 pub struct Memtable {
@@ -60,6 +63,8 @@ struct Generations {
     merged: Option<Arc<Generation>>,
     merging: Option<Arc<Generation>>,
     active: Generation,
+    /// The last one of which nobody needs anything any more: its room.
+    spare: Generation,
     /// Messages whose rows went before their entries were merged.
     gone: HashSet<u64>,
     filter: KeyFilter,
@@ -184,7 +189,7 @@ impl Memtable {
         let Generation { after, last, .. } = generations.active;
         let messages = generations.active.messages();
         if generations.merging.is_none() && self.schedule.is_due(messages, after, last) {
-            let next = Generation::behind(last);
+            let next = std::mem::take(&mut generations.spare).emptied(last);
             generations.merging = Some(Arc::new(std::mem::replace(&mut generations.active, next)));
             return generations.merging.clone();
         }
@@ -209,7 +214,11 @@ impl Memtable {
         let mut generations = self.lock();
         let through = generations.merged.as_ref().map(|generation| generation.last);
         generations.after = through.unwrap_or(generations.after);
-        generations.merged = generations.merging.take();
+        let merging = generations.merging.take();
+        let old = std::mem::replace(&mut generations.merged, merging);
+        // Not of one that had to wait for its merge for long: it would be kept for ever.
+        let room = |old: &Generation| old.messages() <= SPARE_MAX * self.schedule.at;
+        generations.spare = old.and_then(Arc::into_inner).filter(room).unwrap_or_default();
         let merged_through = generations.merged.as_ref().map_or(0, |generation| generation.last);
         generations.gone.retain(|id| *id > merged_through);
     }

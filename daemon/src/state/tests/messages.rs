@@ -19,8 +19,11 @@ fn a_message_is_stored_counted_and_told() {
     let sent_at = read::clock(&w.conn).unwrap();
     assert_eq!(applied.outcome, Outcome::Sent { id: 1, sent_at, duplicate: false, recipient: Some(bob.0) });
     let message = Message { id: 1, from: "Ann".into(), to: "Bob".into(), body: "hällo".into(), sent_at };
-    let told = Effect::Message { sender: ann.0, recipient: bob.0, sending_session: Some(ann.1), message };
-    assert_eq!(applied.effects, [told]);
+    let [Effect::Message { sender, recipient, sending_session, message: told }] = applied.effects.as_slice() else {
+        panic!("{:?}", applied.effects);
+    };
+    assert_eq!((*sender, *recipient, *sending_session), (ann.0, bob.0, Some(ann.1)));
+    assert_eq!(told.to_message(), message);
     assert_eq!(w.count("SELECT queued_bytes FROM mailboxes WHERE user_id = 2"), 6);
     assert_eq!(read::queued_count(&w.conn, bob.0).unwrap(), 1);
     assert_eq!(w.send(ann, "nobody", "x", "k2").outcome, refused(Refusal::NoSuchUser));
