@@ -1,18 +1,26 @@
 //! Chance: idempotency keys and jitter. The operating system's generator, because two clients must never choose the
-//! same key for different messages.
+//! same key for different messages. It is asked for many bytes at once: a call for each send would cost as much as the
+//! rest of its key.
 
-use std::fmt::Write as _;
+use std::cell::RefCell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-const KEY_BYTES: usize = 16;
-/// Of a send's key that are random.
-const SEND_KEY_RANDOM_BYTES: usize = 10;
+/// Of a send's key that are random: the lowest ones.
+const SEND_KEY_RANDOM_BITS: u32 = 80;
 /// Milliseconds since 1970 in a send's key, as in a UUID of version 7 (RFC 9562, section 5.7): the lowest 48 bits.
 const SEND_KEY_TIME_BITS: u32 = 48;
+/// The system is asked for so many bytes at once; it gives up to 256 in one piece (getrandom(2)).
+const POOL_BYTES: usize = 256;
+
+thread_local! {
+    /// Bytes that nobody was given yet. A copy of a running virtual machine would be given the same ones: at another time,
+    /// which is in the keys of sends as well.
+    static POOL: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A fresh key: 128 random bits as 32 hexadecimal digits (a key may have 64 characters).
 pub fn key() -> String {
-    bytes::<KEY_BYTES>().iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:032x}", u128::from_le_bytes(bytes()))
 }
 
 /// A fresh key for a send: the time and 80 random bits as 32 hexadecimal digits. A sender sends thousands of messages:
@@ -25,12 +33,8 @@ pub fn send_key() -> String {
 fn send_key_at(now: SystemTime) -> String {
     let millis = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
     let millis = millis & ((1 << SEND_KEY_TIME_BITS) - 1);
-    let mut key = format!("{millis:012x}");
-    for byte in bytes::<SEND_KEY_RANDOM_BYTES>() {
-        // Writing to a String does not fail.
-        let _ = write!(key, "{byte:02x}");
-    }
-    key
+    let random = u128::from_le_bytes(bytes()) & ((1 << SEND_KEY_RANDOM_BITS) - 1);
+    format!("{:032x}", (millis << SEND_KEY_RANDOM_BITS) | random)
 }
 
 /// A random time up to (excluding) `bound`: full jitter, so that a crowd of clients that lost the same node does not
@@ -42,13 +46,24 @@ pub fn up_to(bound: Duration) -> Duration {
 
 #[allow(clippy::expect_used, reason = "without the system's generator no key is safe: nothing can go on")]
 fn bytes<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).expect("the operating system has a random generator");
-    bytes
+    POOL.with_borrow_mut(|pool| {
+        if pool.len() < N {
+            pool.resize(POOL_BYTES.max(N), 0);
+            getrandom::fill(pool).expect("the operating system has a random generator");
+        }
+        let mut bytes = [0; N];
+        let rest = pool.len() - N;
+        bytes.copy_from_slice(&pool[rest..]);
+        // What is given is not given again.
+        pool.truncate(rest);
+        bytes
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -60,9 +75,10 @@ mod tests {
 
     #[test]
     fn keys_of_sends_differ_are_valid_and_grow_with_time() {
-        let (a, b) = (send_key(), send_key());
-        assert_ne!(a, b);
-        assert!(messagebase_protocol::name::check_key(&a).is_ok());
+        // As many as empty the pool several times, of one moment.
+        let keys: HashSet<String> = (0..10 * POOL_BYTES).map(|_| send_key_at(UNIX_EPOCH)).collect();
+        assert_eq!(keys.len(), 10 * POOL_BYTES);
+        assert!(messagebase_protocol::name::check_key(&send_key()).is_ok());
         let at = |millis| send_key_at(UNIX_EPOCH + Duration::from_millis(millis));
         assert!(at(0) < at(1) && at(999) < at(1_000) && at((1 << 41) - 1) < at(1 << 41));
         assert!(at(1_000).starts_with("0000000003e8") && at(1_000).len() == 32);

@@ -79,7 +79,7 @@ pub async fn leader_at(road: &Road) -> Result<usize, LoadError> {
 /// A message that no other send has: its label, and filling up to the wanted length.
 pub fn body(person: &str, serial: u64, bytes: usize) -> String {
     let mut body = label(person, serial);
-    body.extend(std::iter::repeat_n('.', bytes.saturating_sub(body.len())));
+    body.push_str(&".".repeat(bytes.saturating_sub(body.len())));
     body
 }
 
