@@ -1,6 +1,6 @@
 //! Chance: idempotency keys and jitter. The operating system's generator, because two clients must never choose the
-//! same key for different messages. It is asked for many bytes at once: a call for each send would cost as much as the
-//! rest of its key.
+//! same key for different messages. For the keys of sends it is asked for many bytes at once: a call for each would cost as
+//! much as the rest of the key.
 
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,14 +13,14 @@ const SEND_KEY_TIME_BITS: u32 = 48;
 const POOL_BYTES: usize = 256;
 
 thread_local! {
-    /// Bytes that nobody was given yet. A copy of a running virtual machine would be given the same ones: at another time,
-    /// which is in the keys of sends as well.
+    /// For the keys of sends: bytes that none was given yet. A copy of a running virtual machine is given the same ones,
+    /// most likely not in the same millisecond.
     static POOL: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A fresh key: 128 random bits as 32 hexadecimal digits (a key may have 64 characters).
 pub fn key() -> String {
-    format!("{:032x}", u128::from_le_bytes(bytes()))
+    format!("{:032x}", u128::from_le_bytes(fresh()))
 }
 
 /// A fresh key for a send: the time and 80 random bits as 32 hexadecimal digits. A sender sends thousands of messages:
@@ -33,7 +33,7 @@ pub fn send_key() -> String {
 fn send_key_at(now: SystemTime) -> String {
     let millis = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
     let millis = millis & ((1 << SEND_KEY_TIME_BITS) - 1);
-    let random = u128::from_le_bytes(bytes()) & ((1 << SEND_KEY_RANDOM_BITS) - 1);
+    let random = u128::from_le_bytes(pooled()) & ((1 << SEND_KEY_RANDOM_BITS) - 1);
     format!("{:032x}", (millis << SEND_KEY_RANDOM_BITS) | random)
 }
 
@@ -41,15 +41,20 @@ fn send_key_at(now: SystemTime) -> String {
 /// come back in step.
 pub fn up_to(bound: Duration) -> Duration {
     let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX).max(1);
-    Duration::from_nanos(u64::from_le_bytes(bytes::<8>()) % nanos)
+    Duration::from_nanos(u64::from_le_bytes(fresh()) % nanos)
 }
 
 #[allow(clippy::expect_used, reason = "without the system's generator no key is safe: nothing can go on")]
-fn bytes<const N: usize>() -> [u8; N] {
+fn fresh<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the operating system has a random generator");
+    bytes
+}
+
+fn pooled<const N: usize>() -> [u8; N] {
     POOL.with_borrow_mut(|pool| {
         if pool.len() < N {
-            pool.resize(POOL_BYTES.max(N), 0);
-            getrandom::fill(pool).expect("the operating system has a random generator");
+            *pool = fresh::<POOL_BYTES>().to_vec();
         }
         let mut bytes = [0; N];
         let rest = pool.len() - N;

@@ -58,7 +58,7 @@ struct ClientListeners {
 }
 
 /// Runs node `number` until SIGTERM, SIGINT, `mbctl stop` (`Ok`) or a failure (`Err` with the reason). All that serves
-/// clients and gathers their writes runs on the threads of `clients`, all else on the caller's.
+/// clients and gathers writes runs on the threads of `clients`, all else on the caller's.
 pub async fn run(config: Arc<Config>, number: u16, tls: NodeTls, clients: Handle) -> Result<(), String> {
     // Proof for the default: the command line checked that the node is configured.
     let node = config.node(number).cloned().ok_or_else(|| format!("there is no node {number}"))?;

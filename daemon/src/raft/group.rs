@@ -9,13 +9,16 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use openraft::AsyncRuntime;
-use openraft::async_runtime::{Instant, Select3, WatchReceiver};
+use openraft::async_runtime::{Instant, Select2, Select3, WatchReceiver};
 use openraft::errors::{ClientWriteError, Fatal, ForwardReason};
 use openraft::raft::WriteResult;
 use tokio::sync::{mpsc, oneshot};
@@ -32,6 +35,9 @@ pub(super) const PROPOSALS_MAX: usize = 4_096;
 const GROUP_ENTRIES: usize = 2_000;
 /// A group lets others run so often at most: what runs then may be a storm of handshakes.
 const GATHERINGS_MAX: usize = 2;
+/// So long the callers' threads may take to look at what a peer forwards; then it goes apart from what they ask. A crowd of
+/// handshakes keeps them for longer.
+const LATE: Duration = Duration::from_millis(20);
 /// Batches that are forwarded in one frame may lose so much of their time.
 const DEADLINES_APART: Duration = Duration::from_millis(250);
 
@@ -57,13 +63,26 @@ pub(super) enum Way {
     ToLeader,
 }
 
-/// One connection's batch, or a group that another node forwarded. Admitted whole or not at all.
+/// One connection's batch, a group that another node forwarded, or housekeeping. Admitted whole or not at all.
 pub(super) struct Proposal<I> {
     pub(super) drafts: Vec<Draft>,
     /// When its caller gives up.
     pub(super) deadline: I,
     /// Dropped when nothing is known, at the deadline or before.
     pub(super) answer: oneshot::Sender<Written>,
+    /// Where it has been offered twice.
+    claim: Option<Claim>,
+}
+
+/// Of a proposal that is offered to two tasks, one takes it.
+#[derive(Clone, Default)]
+struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    /// False if it was taken before.
+    fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
 }
 
 /// Feeds a task that makes groups.
@@ -83,6 +102,9 @@ impl<I> Default for Waiting<I> {
 
 impl<I> Waiting<I> {
     fn take(&mut self, proposal: Proposal<I>) {
+        if proposal.claim.as_ref().is_some_and(|claim| !claim.take()) {
+            return;
+        }
         self.entries += proposal.drafts.len();
         self.proposals.push(proposal);
     }
@@ -95,8 +117,8 @@ impl<I> Waiting<I> {
         }
     }
 
-    /// Takes along what comes while other tasks that are ready run. The runtime runs whoever is woken next, before other
-    /// connections of which something has arrived: the first of them to write would go alone.
+    /// Takes along what comes while other tasks of this runtime that are ready run. It runs whoever is woken next, before
+    /// other connections of which something has arrived: the first of them to write would go alone.
     async fn gather(&mut self, queue: &mut mpsc::Receiver<Proposal<I>>) {
         for _ in 0..GATHERINGS_MAX {
             let before = self.entries;
@@ -123,6 +145,46 @@ async fn let_others_run() {
         Poll::Pending
     })
     .await;
+}
+
+/// Has the task behind `groups` propose the drafts. `None`: nothing is known of what became of them.
+pub(super) async fn in_a_group<R: AsyncRuntime>(
+    groups: &Groups<R::Instant>,
+    drafts: &[Draft],
+    deadline: R::Instant,
+) -> Option<Written> {
+    offer::<R>(groups, drafts, deadline, None).await
+}
+
+/// As [`in_a_group`], but by the task behind `apart` when nobody has looked at them in [`LATE`].
+pub(super) async fn in_a_group_or_apart<R: AsyncRuntime>(
+    groups: &Groups<R::Instant>,
+    apart: &Groups<R::Instant>,
+    drafts: &[Draft],
+    deadline: R::Instant,
+) -> Option<Written> {
+    let claim = Claim::default();
+    let mut offered = pin!(offer::<R>(groups, drafts, deadline, Some(claim.clone())));
+    match R::select2(offered.as_mut(), R::sleep(LATE)).await {
+        Select2::First(written) => written,
+        Select2::Second(()) if claim.take() => in_a_group::<R>(apart, drafts, deadline).await,
+        Select2::Second(()) => offered.await,
+    }
+}
+
+async fn offer<R: AsyncRuntime>(
+    groups: &Groups<R::Instant>,
+    drafts: &[Draft],
+    deadline: R::Instant,
+    claim: Option<Claim>,
+) -> Option<Written> {
+    let (answer, answered) = oneshot::channel();
+    let proposal = Proposal { drafts: drafts.to_vec(), deadline, answer, claim };
+    let ask = async {
+        groups.send(proposal).await.ok()?;
+        answered.await.ok()
+    };
+    R::timeout_at(deadline, ask).await.ok().flatten()
 }
 
 impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
@@ -304,7 +366,7 @@ mod tests {
     fn proposal(bytes: usize, deadline: Now) -> Proposal<Now> {
         let body = Change::Send { user: 1, to: "b".into(), body: "x".repeat(bytes), key: "k".into() };
         let drafts = vec![Draft { actor: Some(1), body, secrets: None }];
-        Proposal { drafts, deadline, answer: oneshot::channel().0 }
+        Proposal { drafts, deadline, answer: oneshot::channel().0, claim: None }
     }
 
     #[tokio::test]
@@ -324,6 +386,37 @@ mod tests {
         }
         waiting.gather(&mut queue).await;
         assert_eq!((waiting.entries, waiting.proposals.len()), (3, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_looks_at_goes_apart_and_once() {
+        type Runtime = openraft_rt_tokio::TokioRuntime;
+        let (groups, mut queue) = mpsc::channel(PROPOSALS_MAX);
+        let (apart, mut queue_apart) = mpsc::channel(PROPOSALS_MAX);
+        let drafts = proposal(1, Now::now()).drafts;
+        let deadline = Now::now() + Duration::from_secs(3);
+        let asked = in_a_group_or_apart::<Runtime>(&groups, &apart, &drafts, deadline);
+        let answer = async {
+            let late: Proposal<Now> = queue_apart.recv().await.unwrap();
+            let mut waiting = Waiting::default();
+            waiting.take_all(&mut queue);
+            assert_eq!(waiting.entries, 0, "it was taken from there");
+            assert_eq!(late.drafts, drafts);
+            late.answer.send(Written::LeaseExpired).ok().unwrap();
+        };
+        let (written, ()) = tokio::join!(asked, answer);
+        assert!(matches!(written, Some(Written::LeaseExpired)));
+
+        let asked = in_a_group_or_apart::<Runtime>(&groups, &apart, &drafts, deadline);
+        let answer = async {
+            let mut waiting = Waiting::default();
+            waiting.take(queue.recv().await.unwrap());
+            tokio::time::sleep(2 * LATE).await;
+            assert!(queue_apart.try_recv().is_err(), "it is taken, however long it takes");
+            waiting.proposals.pop().unwrap().answer.send(Written::LeaseExpired).ok().unwrap();
+        };
+        let (written, ()) = tokio::join!(asked, answer);
+        assert!(matches!(written, Some(Written::LeaseExpired)));
     }
 
     #[test]

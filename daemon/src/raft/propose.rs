@@ -17,11 +17,10 @@ use messagebase_protocol::limits::WRITE_DEADLINE;
 use openraft::AsyncRuntime;
 use openraft::async_runtime::{Instant, Select3, WatchReceiver};
 use openraft::metrics::SerdeInstant;
-use tokio::sync::oneshot;
 
 use super::api::{Draft, Link, Verdict, Wire, WireError};
 use super::frame::{ForwardReply, Reply, Request, decode, encode};
-use super::group::{Groups, Proposal, Written};
+use super::group::{Written, in_a_group, in_a_group_or_apart};
 use super::replica::Replica;
 use super::types::Command;
 use crate::change::{Change, Envelope, LOG_VERSION, Outcome};
@@ -34,6 +33,18 @@ pub(super) const ANSWER_MARGIN: Duration = Duration::from_millis(50);
 const PART_DRAFTS: usize = 512;
 /// Bytes proposed at once; a part has to fit a frame.
 pub(super) const PART_BYTES: usize = 2 * 1024 * 1024;
+
+/// Who asks a leader to propose, which decides on whose threads that is done.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Origin {
+    /// Clients and operators of this node: beside them.
+    Callers,
+    /// Another node, for its own: beside this node's callers too, that they go as one group, unless these keep their
+    /// threads too busy.
+    Peer,
+    /// Replication itself, which must not wait for callers.
+    Replication,
+}
 
 /// What is known of each draft's fate.
 pub(super) type Answers = Vec<Option<(u64, Outcome)>>;
@@ -78,7 +89,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             let leader = self.leader();
             let open = fates.open(drafts);
             let reply = match leader {
-                Some(id) if id == self.raft_id() => self.propose_here(&open, deadline).await,
+                Some(id) if id == self.raft_id() => self.propose_here(Origin::Callers, &open, deadline).await,
                 Some(_) => self.propose_there(&open, deadline).await,
                 None => ForwardReply::NotLeader { hint: None },
             };
@@ -101,11 +112,17 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     }
 
     /// Proposes as leader, in a group with what others ask. Waits for a fresh leader's lease, but not for another leader.
-    pub(super) async fn propose_here(&self, drafts: &[Draft], deadline: R::Instant) -> ForwardReply {
+    pub(super) async fn propose_here(&self, origin: Origin, drafts: &[Draft], deadline: R::Instant) -> ForwardReply {
+        let (groups, apart) = (&self.inner.proposals, &self.inner.proposals_apart);
         loop {
             // Looked at before the attempt, so that an answer in between counts.
             let acked = self.inner.raft.data_metrics().borrow_watched().last_quorum_acked;
-            match Self::in_a_group(&self.inner.proposals, drafts, deadline).await {
+            let written = match origin {
+                Origin::Callers => in_a_group::<R>(groups, drafts, deadline).await,
+                Origin::Peer => in_a_group_or_apart::<R>(groups, apart, drafts, deadline).await,
+                Origin::Replication => in_a_group::<R>(apart, drafts, deadline).await,
+            };
+            match written {
                 Some(Written::Answered(answers)) => return ForwardReply::Answered(answers),
                 Some(Written::NotLeader { hint }) => return ForwardReply::NotLeader { hint },
                 Some(Written::LeaseExpired) => {}
@@ -122,23 +139,12 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
 
     /// Has whoever leads propose, in a group with what other connections here ask.
     async fn propose_there(&self, drafts: &[Draft], deadline: R::Instant) -> ForwardReply {
-        match Self::in_a_group(&self.inner.forwards, drafts, deadline).await {
+        match in_a_group::<R>(&self.inner.forwards, drafts, deadline).await {
             Some(Written::Answered(answers)) => ForwardReply::Answered(answers),
             Some(Written::NotLeader { hint }) => ForwardReply::NotLeader { hint },
             Some(Written::LeaseExpired) => ForwardReply::NotLeader { hint: None },
             None => ForwardReply::Answered(vec![None; drafts.len()]),
         }
-    }
-
-    /// `None`: nothing is known of what became of them.
-    async fn in_a_group(groups: &Groups<R::Instant>, drafts: &[Draft], deadline: R::Instant) -> Option<Written> {
-        let (answer, answered) = oneshot::channel();
-        let proposal = Proposal { drafts: drafts.to_vec(), deadline, answer };
-        let ask = async {
-            groups.send(proposal).await.ok()?;
-            answered.await.ok()
-        };
-        R::timeout_at(deadline, ask).await.ok().flatten()
     }
 
     /// Resolves when a quorum has answered this leader after `seen`.

@@ -150,9 +150,11 @@ pub(super) struct Inner<R: AsyncRuntime, W: Wire> {
     pub(super) electing: AtomicBool,
     /// Feeds the barrier task.
     pub(super) barriers: mpsc::Sender<oneshot::Sender<()>>,
-    /// Feeds the task that proposes in groups. One for all: were what peers forward grouped by itself, each group of it
-    /// would cost a sync of its own on every node.
+    /// Feeds the task that proposes in groups, of callers here and of peers: were what these forward grouped by itself,
+    /// each group of it would cost a sync of its own on every node.
     pub(super) proposals: Groups<R::Instant>,
+    /// Feeds one on replication's own thread: for what must not wait for threads that callers have work for.
+    pub(super) proposals_apart: Groups<R::Instant>,
     /// Feeds the task that forwards in groups.
     pub(super) forwards: Groups<R::Instant>,
     /// True from shutdown on; all tasks and waits end.
@@ -195,6 +197,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             .map_err(|e| ReplicaError(format!("failed to start replication: {e}")))?;
         let (barriers, barrier_queue) = mpsc::channel(BARRIER_QUEUE);
         let (proposals, proposal_queue) = mpsc::channel(PROPOSALS_MAX);
+        let (proposals_apart, apart_queue) = mpsc::channel(PROPOSALS_MAX);
         let (forwards, forward_queue) = mpsc::channel(PROPOSALS_MAX);
         let replica = Replica {
             inner: Arc::new(Inner {
@@ -217,6 +220,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 electing: AtomicBool::new(false),
                 barriers,
                 proposals,
+                proposals_apart,
                 forwards,
                 stop: watch::Sender::new(false),
                 view: tokio::sync::watch::Sender::new(blank_view()),
@@ -225,6 +229,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         };
         replica.inner.view.send_replace(replica.view());
         replica.spawn(replica.clone().barrier_loop(barrier_queue));
+        replica.spawn(replica.clone().group_loop(Way::Here, apart_queue));
         replica.join_at_end(beside_callers(replica.clone().group_loop(Way::Here, proposal_queue).boxed()));
         replica.join_at_end(beside_callers(replica.clone().group_loop(Way::ToLeader, forward_queue).boxed()));
         replica.spawn(replica.clone().view_loop());

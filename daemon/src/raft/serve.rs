@@ -17,6 +17,7 @@ use super::frame::{
     Reply, Request, TransferReply, WireVote, append_from_wire, append_reply_to_wire, decode, encode, from_wire_vote,
     to_wire_vote, vote_reply_to_wire, vote_request,
 };
+use super::propose::Origin;
 use super::replica::Replica;
 use super::state_machine::snapshot_of;
 use super::types::{Types, from_log_id, to_log_id};
@@ -103,7 +104,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 // It answers its own caller once it has applied what is answered here, as it does with a read.
                 let _asking = self.inner.askers.of(from).asks();
                 let deadline = asked_deadline::<R>(wait_ms);
-                let proposing = Box::pin(self.propose_here(&drafts, deadline));
+                let proposing = Box::pin(self.propose_here(Origin::Peer, &drafts, deadline));
                 Reply::Forward(self.unless_stopped(proposing).await.ok_or("stopping")?)
             }
             Request::ReadIndex { wait_ms } => {

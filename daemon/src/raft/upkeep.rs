@@ -9,6 +9,7 @@ use openraft::async_runtime::{Instant, Select2, WatchReceiver};
 use super::api::{Draft, Wire};
 use super::blocking::blocking;
 use super::due::{self, Due};
+use super::propose::Origin;
 use super::replica::Replica;
 use crate::change::Change;
 
@@ -83,7 +84,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         }
         let drafts: Vec<Draft> = changes.into_iter().map(|body| Draft { actor: None, body, secrets: None }).collect();
         // What fails is proposed again by whoever leads at the next look.
-        let reply = self.propose_here(&drafts, R::Instant::now() + PROPOSAL_WAIT).await;
+        let reply = self.propose_here(Origin::Replication, &drafts, R::Instant::now() + PROPOSAL_WAIT).await;
         tracing::debug!(?reply, "proposed housekeeping");
     }
 

@@ -45,15 +45,15 @@ impl Generation {
         Generation { begun: true, ..Generation::behind(after) }
     }
 
-    /// As [`Generation::behind`], in the room that this one took, which is not needed any more: room that grows piece by
-    /// piece is copied and hashed again on its way, and pages that are fresh from the system cost a fault each.
-    pub fn emptied(mut self, after: u64) -> Generation {
+    /// Its room, to be used again: room that grows piece by piece is copied and hashed again on its way, and pages that are
+    /// fresh from the system cost a fault each.
+    pub fn emptied(mut self) -> Generation {
         self.held.clear();
         self.keys.clear();
         self.by_key.clear();
         self.lists.clear();
         let Generation { held, keys, by_key, lists, .. } = self;
-        Generation { after, last: after, held, keys, by_key, lists, begun: false }
+        Generation { after: 0, last: 0, held, keys, by_key, lists, begun: false }
     }
 
     pub fn messages(&self) -> usize {

@@ -63,7 +63,7 @@ struct Generations {
     merged: Option<Arc<Generation>>,
     merging: Option<Arc<Generation>>,
     active: Generation,
-    /// The last one of which nobody needs anything any more: its room.
+    /// Empty: the room of the last one of which nobody needs anything any more.
     spare: Generation,
     /// Messages whose rows went before their entries were merged.
     gone: HashSet<u64>,
@@ -189,7 +189,8 @@ impl Memtable {
         let Generation { after, last, .. } = generations.active;
         let messages = generations.active.messages();
         if generations.merging.is_none() && self.schedule.is_due(messages, after, last) {
-            let next = std::mem::take(&mut generations.spare).emptied(last);
+            let mut next = std::mem::take(&mut generations.spare);
+            (next.after, next.last) = (last, last);
             generations.merging = Some(Arc::new(std::mem::replace(&mut generations.active, next)));
             return generations.merging.clone();
         }
@@ -211,16 +212,19 @@ impl Memtable {
 
     /// The merge is committed.
     pub(super) fn merged(&self) {
-        let mut generations = self.lock();
-        let through = generations.merged.as_ref().map(|generation| generation.last);
-        generations.after = through.unwrap_or(generations.after);
-        let merging = generations.merging.take();
-        let old = std::mem::replace(&mut generations.merged, merging);
-        // Not of one that had to wait for its merge for long: it would be kept for ever.
+        let old = {
+            let mut generations = self.lock();
+            let through = generations.merged.as_ref().map(|generation| generation.last);
+            generations.after = through.unwrap_or(generations.after);
+            let merging = generations.merging.take();
+            let merged_through = merging.as_ref().map_or(0, |generation| generation.last);
+            generations.gone.retain(|id| *id > merged_through);
+            std::mem::replace(&mut generations.merged, merging)
+        };
+        // Emptied while no reader waits. Not of one that had to wait for its merge for long: it would be kept for ever.
         let room = |old: &Generation| old.messages() <= SPARE_MAX * self.schedule.at;
-        generations.spare = old.and_then(Arc::into_inner).filter(room).unwrap_or_default();
-        let merged_through = generations.merged.as_ref().map_or(0, |generation| generation.last);
-        generations.gone.retain(|id| *id > merged_through);
+        let old = old.and_then(Arc::into_inner).filter(room);
+        self.lock().spare = old.map(Generation::emptied).unwrap_or_default();
     }
 
     /// How far the memory is behind: from 1 on another merge is due while one is under way.
