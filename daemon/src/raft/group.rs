@@ -397,7 +397,8 @@ mod tests {
         let deadline = Now::now() + Duration::from_secs(3);
         let asked = in_a_group_or_apart::<Runtime>(&groups, &apart, &drafts, deadline);
         let answer = async {
-            let late: Proposal<Now> = queue_apart.recv().await.unwrap();
+            let late = tokio::time::timeout(2 * LATE, queue_apart.recv()).await;
+            let late: Proposal<Now> = late.expect("it goes apart").unwrap();
             let mut waiting = Waiting::default();
             waiting.take_all(&mut queue);
             assert_eq!(waiting.entries, 0, "it was taken from there");
