@@ -226,6 +226,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_senders_other_sessions_hear_of_it_when_the_recipient_is_away() {
+        let fanout = Fanout::new(Arc::new(Presence::new()));
+        let (_a, other) = attach(&fanout, 1, 11, Dialect::Json);
+        let effect = Effect::Message { sender: 1, recipient: 2, sending_session: Some(10), message: message(5) };
+        fanout.publish(vec![effect]);
+        assert_eq!(drain(&other).await.lines().count(), 1);
+    }
+
+    #[tokio::test]
     async fn a_message_to_oneself_comes_once_to_every_session() {
         let fanout = Fanout::new(Arc::new(Presence::new()));
         let (_a, one) = attach(&fanout, 1, 10, Dialect::Pipe);
