@@ -3,9 +3,9 @@
 //! with the others that came.
 //!
 //! The next group starts once it would be as large as all that is on its way. Nobody waits while nothing is on its way;
-//! under load two groups of half of all writers follow each other, one being written while the other is answered. There
-//! is no timer: company comes from load, and a group that ends lets the next one go, whatever its size. Only who is
-//! ready to write at that moment comes along.
+//! under load two groups of half of all writers follow each other, one being written while the other is answered. No
+//! timer waits for company: it comes from load, and a group that ends lets the next one go, whatever its size. Only who
+//! is ready to write at that moment comes along.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
