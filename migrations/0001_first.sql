@@ -4,7 +4,7 @@
 --     sessions, mailboxes, replicated_state
 --   indexes of messages, each node's own work (in snapshots, not in digests): message_index, message_keys,
 --     message_lists
---   the change log: log
+--   the change log: log_0 to log_7
 --   this node's own: node, peer_boots
 
 -- ── replicated ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -133,13 +133,33 @@ CREATE TABLE message_lists (
 ) STRICT, WITHOUT ROWID;
 
 -- ── the change log ──────────────────────────────────────────────────────────────────────────────────────────────
-CREATE TABLE log (
+-- In segments that are filled in turn: one that nobody needs any more is emptied as a whole, which writes none of its
+-- pages. Deleting the oldest rows of one table writes each of their pages once more.
+CREATE TABLE log_0 (
   log_index INTEGER PRIMARY KEY,
   term      INTEGER NOT NULL,
   leader_id INTEGER NOT NULL,                   -- Raft id: generation * 65536 + node
   change    TEXT    NOT NULL,                   -- JSON: {"blank":{}}, {"membership":…} or the envelope; no secrets
   secrets   TEXT                                -- JSON of change::Secrets
 ) STRICT;
+CREATE TABLE log_1 (log_index INTEGER PRIMARY KEY, term INTEGER NOT NULL, leader_id INTEGER NOT NULL,
+                    change TEXT NOT NULL, secrets TEXT) STRICT;
+CREATE TABLE log_2 (log_index INTEGER PRIMARY KEY, term INTEGER NOT NULL, leader_id INTEGER NOT NULL,
+                    change TEXT NOT NULL, secrets TEXT) STRICT;
+CREATE TABLE log_3 (log_index INTEGER PRIMARY KEY, term INTEGER NOT NULL, leader_id INTEGER NOT NULL,
+                    change TEXT NOT NULL, secrets TEXT) STRICT;
+CREATE TABLE log_4 (log_index INTEGER PRIMARY KEY, term INTEGER NOT NULL, leader_id INTEGER NOT NULL,
+                    change TEXT NOT NULL, secrets TEXT) STRICT;
+CREATE TABLE log_5 (log_index INTEGER PRIMARY KEY, term INTEGER NOT NULL, leader_id INTEGER NOT NULL,
+                    change TEXT NOT NULL, secrets TEXT) STRICT;
+CREATE TABLE log_6 (log_index INTEGER PRIMARY KEY, term INTEGER NOT NULL, leader_id INTEGER NOT NULL,
+                    change TEXT NOT NULL, secrets TEXT) STRICT;
+CREATE TABLE log_7 (log_index INTEGER PRIMARY KEY, term INTEGER NOT NULL, leader_id INTEGER NOT NULL,
+                    change TEXT NOT NULL, secrets TEXT) STRICT;
+
+CREATE VIEW log (log_index, term, leader_id, change, secrets) AS
+            SELECT * FROM log_0 UNION ALL SELECT * FROM log_1 UNION ALL SELECT * FROM log_2 UNION ALL SELECT * FROM log_3
+  UNION ALL SELECT * FROM log_4 UNION ALL SELECT * FROM log_5 UNION ALL SELECT * FROM log_6 UNION ALL SELECT * FROM log_7;
 
 -- ── this node's own ─────────────────────────────────────────────────────────────────────────────────────────────
 CREATE TABLE node (

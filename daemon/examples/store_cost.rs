@@ -79,6 +79,7 @@ fn main() {
         node: 1,
         readers: 1,
         merge_at: MERGE_AT,
+        change_log_bytes: 64 << 20,
         effects: Arc::new(Nobody),
     };
     let (store, writer) = Store::open(options).expect("a blank store opens");

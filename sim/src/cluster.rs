@@ -367,8 +367,14 @@ impl Start {
     async fn run(self, life: Arc<Life>) -> (SimReplica, Store) {
         let Start { net, raft_id: id, number, dir, change_log_bytes, skew_ms, chance, mood } = self;
         let world = net.world.clone();
-        let options =
-            StoreOptions { dir, node: node_of(id), readers: 1, merge_at: MERGED_EARLY, effects: Arc::new(Nobody) };
+        let options = StoreOptions {
+            dir,
+            node: node_of(id),
+            readers: 1,
+            merge_at: MERGED_EARLY,
+            change_log_bytes,
+            effects: Arc::new(Nobody),
+        };
         let (store, writer) = Store::open(options).expect("its own store opens");
         disk::reopened(&world, id, &store).expect("its own store can be read");
         NodeRuntime::spawn(disk::write(world.clone(), id, store.readers().clone(), writer, mood, chance));

@@ -73,6 +73,7 @@ pub async fn run(config: Arc<Config>, number: u16, tls: NodeTls, clients: Handle
         node: number,
         readers: READERS,
         merge_at: MERGE_AT,
+        change_log_bytes: config.limits.change_log_bytes,
         effects: fanout.clone(),
     };
     let opened = tokio::task::spawn_blocking(move || Store::open(options)).await.map_err(|e| e.to_string())?;

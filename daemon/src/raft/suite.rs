@@ -33,6 +33,8 @@ impl StoreBuilder<C, LogStore<TokioRuntime>, StateMachine<TokioRuntime>, tempfil
             node: 1,
             readers: 2,
             merge_at: MERGE_AT,
+            // Several segments in its tests.
+            change_log_bytes: 1_024,
             effects: Arc::new(Nobody),
         };
         let (store, writer) = Store::open(options).expect("a blank store opens");

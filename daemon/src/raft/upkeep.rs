@@ -123,6 +123,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let begin = store.log_begin();
         let Some(applied) = store.applied().borrow().map(|last| last.index) else { return Ok(()) };
         let through = purge_through(begin, applied).min(self.held_behind().unwrap_or(u64::MAX));
+        let through = store.whole_segments(begin, through);
         if through <= begin {
             return Ok(());
         }

@@ -148,6 +148,7 @@ impl TestNode {
             node: 1,
             readers: 4,
             merge_at: MERGE_AT,
+            change_log_bytes: LIMITS.change_log_bytes,
             effects: fanout.clone(),
         };
         let (store, writer) = Store::open(options).expect("a new store opens");

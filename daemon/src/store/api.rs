@@ -172,6 +172,8 @@ pub struct StoreOptions {
     /// Messages that come together in memory before their index entries are merged into the file
     /// ([`MERGE_AT`](crate::state::index::MERGE_AT)).
     pub merge_at: usize,
+    /// Bytes that whoever purges the change log keeps it to: its segments are made for that.
+    pub change_log_bytes: u64,
     /// Where effects go.
     pub effects: Arc<dyn EffectSink>,
 }

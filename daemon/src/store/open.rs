@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 use tokio::sync::mpsc;
 
 use super::files::{DirLock, LockError, make_private_dir, open_private_file, sync_dir};
@@ -14,8 +14,8 @@ use super::readers::open_read_only;
 use super::schema::{SCHEMA_VERSION, first_missing, leftovers, migrations};
 use super::shared::Shared;
 use super::tail::Tail;
-use super::writer::{Db, LogBounds};
-use super::{Identity, LogId, OpenError, Readers, Store, StoreOptions, Writer, rows, snapshot};
+use super::writer::{Db, LogBounds, Segments};
+use super::{Identity, LogId, OpenError, Readers, Store, StoreOptions, Writer, snapshot};
 use crate::state::Counters;
 use crate::state::index::{Memtable, MergeSchedule};
 use crate::state::sql::{int, opt_uint, uint};
@@ -36,7 +36,7 @@ struct OnDisk {
     purged: Option<LogId>,
     applied: Option<LogId>,
     bounds: LogBounds,
-    log_bytes: u64,
+    segments: Segments,
 }
 
 pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> {
@@ -53,7 +53,7 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
     open_private_file(&file).map_err(|e| at(&file, e.into()))?;
     let mut db = Db::open(&file).map_err(|e| at(&file, e.into()))?;
     prepare_schema(&mut db, &file)?;
-    let disk = read(&db.conn).map_err(|e| at(&file, e.into()))?;
+    let disk = read(&db.conn, options.change_log_bytes).map_err(|e| at(&file, e.into()))?;
     check_node(&db, &disk, &options).map_err(|e| e.unwrap_or_else(|e| at(&file, e.into())))?;
     drop_leftovers(&db).map_err(|e| at(&file, e.into()))?;
 
@@ -79,7 +79,8 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
         vote: Mutex::new(disk.vote),
         applied: watch::Sender::new(disk.applied),
         starts,
-        log_bytes: AtomicU64::new(disk.log_bytes),
+        log_bytes: AtomicU64::new(disk.segments.bytes()),
+        segments: Mutex::new(disk.segments.last_entries()),
         purging: AtomicBool::new(disk.bounds.garbage),
         synced_commits: AtomicU64::new(0),
         fatal: OnceLock::new(),
@@ -90,7 +91,7 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
         useless_before: AtomicU64::new(0),
         _lock: lock,
     });
-    let writer = Writer::new(shared.clone(), receiver, db, disk.bounds, options.effects);
+    let writer = Writer::new(shared.clone(), receiver, db, (disk.bounds, disk.segments), options.effects);
     Ok((Store::new(shared, sender), writer))
 }
 
@@ -124,7 +125,7 @@ fn prepare_schema(db: &mut Db, file: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn read(conn: &Connection) -> rusqlite::Result<OnDisk> {
+fn read(conn: &Connection, change_log_bytes: u64) -> rusqlite::Result<OnDisk> {
     let counters = Counters::load(conn)?;
     let (node, identity, vote, purged) = conn.query_row(
         "SELECT node, cluster_id, raft_id, founders, vote, purged_term, purged_leader, purged_index FROM node",
@@ -142,16 +143,12 @@ fn read(conn: &Connection) -> rusqlite::Result<OnDisk> {
             Ok((opt_uint(row, 0)?, identity, row.get(4)?, crate::state::log_id(row, 5)?))
         },
     )?;
-    let last = conn
-        .query_row("SELECT log_index FROM log ORDER BY log_index DESC LIMIT 1", [], |row| uint(row, 0))
-        .optional()?;
-    let first =
-        conn.query_row("SELECT log_index FROM log ORDER BY log_index LIMIT 1", [], |row| uint(row, 0)).optional()?;
+    let segments = Segments::load(conn, change_log_bytes)?;
+    let (first, end) = segments.ends().unzip();
     let begin = purged.map_or(first.unwrap_or(0), |purged: LogId| purged.index + 1);
-    let end = last.map_or(begin, |last| begin.max(last + 1));
+    let end = end.map_or(begin, |end| begin.max(end));
     let bounds = LogBounds { begin, end, purged: purged.is_some(), garbage: first.is_some_and(|f| f < begin) };
-    let log_bytes = rows::stored_bytes(conn, 0, end)?;
-    Ok(OnDisk { node, identity, vote, purged, applied: counters.applied, bounds, log_bytes })
+    Ok(OnDisk { node, identity, vote, purged, applied: counters.applied, bounds, segments })
 }
 
 /// Refuses another node's directory; gives a new one its number.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{LogId, LogPayload, LogRow};
 use crate::change::{Change, Envelope};
-use crate::state::sql::{int, uint};
+use crate::state::sql::{int, opt_uint, uint};
 
 const BLANK: &str = "{\"blank\":{}}";
 const MEMBERSHIP: &str = "{\"membership\":";
@@ -76,10 +76,9 @@ pub(super) fn read(row: &Row<'_>) -> Result<LogRow> {
     Ok(LogRow { id, payload })
 }
 
-/// Writes entries; returns their size in bytes.
-pub(super) fn insert(conn: &Connection, rows: &[LogRow]) -> Result<u64> {
-    let mut statement = conn
-        .prepare_cached("INSERT INTO log (log_index, term, leader_id, change, secrets) VALUES (?1, ?2, ?3, ?4, ?5)")?;
+/// Writes entries to one of the log's tables; returns their size in bytes.
+pub(super) fn insert(conn: &Connection, table: &str, rows: &[LogRow]) -> Result<u64> {
+    let mut statement = conn.prepare_cached(&format!("INSERT INTO {table} ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5)"))?;
     let unwritable = |e: serde_json::Error| rusqlite::Error::ToSqlConversionFailure(Box::new(e));
     let mut bytes = 0;
     // One for all rows: it grows once.
@@ -95,12 +94,18 @@ pub(super) fn insert(conn: &Connection, rows: &[LogRow]) -> Result<u64> {
     Ok(bytes)
 }
 
-/// Bytes of the entries in `[from, to)`, as [`insert`] counts them.
-pub(super) fn stored_bytes(conn: &Connection, from: u64, to: u64) -> Result<u64> {
-    conn.prepare_cached(
+/// The first and the last entry of one of the log's tables.
+pub(super) fn ends(conn: &Connection, table: &str) -> Result<Option<(u64, u64)>> {
+    let ends = format!("SELECT (SELECT min(log_index) FROM {table}), (SELECT max(log_index) FROM {table})");
+    conn.query_row(&ends, [], |row| Ok(opt_uint(row, 0)?.zip(opt_uint(row, 1)?)))
+}
+
+/// Bytes of those entries of a table that are in `[from, to)`, as [`insert`] counts them.
+pub(super) fn stored_bytes(conn: &Connection, table: &str, from: u64, to: u64) -> Result<u64> {
+    conn.prepare_cached(&format!(
         "SELECT coalesce(sum(octet_length(change) + coalesce(octet_length(secrets), 0) + ?3), 0)
-           FROM log WHERE log_index >= ?1 AND log_index < ?2",
-    )?
+           FROM {table} WHERE log_index >= ?1 AND log_index < ?2"
+    ))?
     .query_row((int(from), int(to), int(ROW_OVERHEAD_BYTES)), |row| uint(row, 0))
 }
 

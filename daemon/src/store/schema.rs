@@ -3,6 +3,8 @@
 use rusqlite::{Connection, Result};
 use rusqlite_migration::{M, Migrations};
 
+use super::writer::LOG_TABLES;
+
 /// The numbered files of `migrations/`, in order. Add-only.
 const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/0001_first.sql")];
 
@@ -101,10 +103,10 @@ fn from_parenthesis(sql: &str) -> &str {
 
 /// A table that should be there and is not.
 pub(super) fn first_missing(conn: &Connection) -> Result<Option<&'static str>> {
-    for table in in_snapshots() {
+    for table in in_snapshots().map(|table| table.name).chain(LOG_TABLES) {
         let found = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1";
-        if conn.query_row(found, [table.name], |row| row.get::<_, i64>(0))? == 0 {
-            return Ok(Some(table.name));
+        if conn.query_row(found, [table], |row| row.get::<_, i64>(0))? == 0 {
+            return Ok(Some(table));
         }
     }
     Ok(None)

@@ -23,6 +23,8 @@ pub(super) struct Shared {
     /// How often this directory was opened.
     pub starts: u64,
     pub log_bytes: AtomicU64,
+    /// The last entries of the log's segments that nothing more is appended to, ascending.
+    pub segments: Mutex<Vec<u64>>,
     /// Whether purged rows of the log are still to be deleted.
     pub purging: AtomicBool,
     /// Log transactions made durable since the start: each is one sync of the WAL.

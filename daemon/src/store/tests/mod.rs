@@ -4,6 +4,7 @@
 mod install;
 mod log;
 mod opening;
+mod segments;
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -49,6 +50,8 @@ impl Fixture {
             node: 1,
             readers: 2,
             merge_at: 4,
+            // Segments of a few entries, so that every test of the log goes through several.
+            change_log_bytes: 3_000,
             effects: self.heard.clone(),
         }
     }

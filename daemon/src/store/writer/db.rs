@@ -96,6 +96,12 @@ impl Db {
         Ok(())
     }
 
+    /// Frames in the WAL after the last COMMIT.
+    #[cfg(test)]
+    pub fn frames(&self) -> u32 {
+        self.frames
+    }
+
     /// After a final error.
     pub fn abandon(&mut self) {
         self.checkpoints.end(false);

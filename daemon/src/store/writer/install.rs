@@ -12,7 +12,6 @@ use rusqlite::Connection;
 
 use super::{StateJob, Writer};
 use crate::state::Counters;
-use crate::state::sql::int;
 use crate::store::readers::open_read_only;
 use crate::store::schema::{OLD, ROW_TABLES, STAGING, Table, indexes, leftovers, table_ddl};
 use crate::store::shared::{fatal, lock};
@@ -191,17 +190,13 @@ impl Writer {
     }
 
     fn delete_purged(&mut self) -> rusqlite::Result<bool> {
-        let begin = self.disk.begin;
-        let first: Option<i64> = self.db.conn.query_row("SELECT min(log_index) FROM log", [], |row| row.get(0))?;
-        let Some(first) = first.and_then(|first| u64::try_from(first).ok()).filter(|first| *first < begin) else {
+        let Some(bytes) = self.segments.delete_before(&self.db.conn, self.disk.begin)? else {
             self.disk.garbage = false;
             self.shared.purging.store(false, Ordering::Relaxed);
             return Ok(false);
         };
-        let to = begin.min(first + u64::from(CHUNK_ROWS));
-        let bytes = rows::stored_bytes(&self.db.conn, first, to)?;
-        self.db.conn.execute("DELETE FROM log WHERE log_index < ?1", [int(to)])?;
         self.shared.log_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.tell_segments();
         Ok(true)
     }
 

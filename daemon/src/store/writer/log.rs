@@ -7,7 +7,7 @@ use super::install::Cleanup;
 use super::{LOG_ROWS_MAX, StateJob, Writer};
 use crate::state::sql::int;
 use crate::store::shared::{fatal, lock};
-use crate::store::{Identity, Job, LogId, LogRow, StoreError, rows};
+use crate::store::{Identity, Job, LogId, LogRow, StoreError};
 
 /// Jobs held for a snapshot that was not submitted yet. So many that come without it prove that none is on its way.
 const HELD_MAX: usize = 1_024;
@@ -171,9 +171,12 @@ impl Writer {
         if first < self.disk.end {
             self.cut(first)?;
         }
-        let bytes = rows::insert(&self.db.conn, rows)?;
+        let (bytes, begun) = self.segments.append(&self.db.conn, rows)?;
         self.disk.end = rows.last().map_or(first, |last| last.id.index + 1);
         self.shared.log_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if begun {
+            self.tell_segments();
+        }
         Ok(())
     }
 
@@ -183,11 +186,16 @@ impl Writer {
         if end >= self.disk.end {
             return Ok(());
         }
-        let bytes = rows::stored_bytes(&self.db.conn, end, self.disk.end)?;
-        self.db.conn.prepare_cached("DELETE FROM log WHERE log_index >= ?1")?.execute([int(end)])?;
+        let bytes = self.segments.cut(&self.db.conn, end)?;
         self.shared.log_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.disk.end = end;
+        self.tell_segments();
         Ok(())
+    }
+
+    /// Whoever purges goes by them.
+    pub(super) fn tell_segments(&self) {
+        *lock(&self.shared.segments) = self.segments.last_entries();
     }
 
     /// Moves the beginning. The rows before it are deleted later, in capped transactions: a vote may be waiting.

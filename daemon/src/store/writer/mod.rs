@@ -15,6 +15,7 @@ mod db;
 mod install;
 mod log;
 mod merge;
+mod segments;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use std::thread::JoinHandle;
 use tokio::sync::mpsc;
 
 pub(super) use db::Db;
+pub(super) use segments::{Segments, TABLES as LOG_TABLES};
 
 use self::apply::Applying;
 use self::install::{Cleanup, Install};
@@ -80,6 +82,7 @@ pub struct Writer {
     effects: Arc<dyn EffectSink>,
     db: Db,
     disk: LogBounds,
+    segments: Segments,
     log: VecDeque<Job>,
     state: VecDeque<StateJob>,
     install: Option<Install>,
@@ -103,9 +106,10 @@ impl Writer {
         shared: Arc<Shared>,
         jobs: mpsc::Receiver<Job>,
         db: Db,
-        disk: LogBounds,
+        disk: (LogBounds, Segments),
         effects: Arc<dyn EffectSink>,
     ) -> Writer {
+        let (disk, segments) = disk;
         let machine = Machine::new(shared.readers.memtable().clone());
         Writer {
             shared,
@@ -113,6 +117,7 @@ impl Writer {
             effects,
             db,
             disk,
+            segments,
             log: VecDeque::new(),
             state: VecDeque::new(),
             install: None,
@@ -174,6 +179,12 @@ impl Writer {
     pub fn checkpoint(&mut self, idle: bool) -> Result<(), StoreError> {
         let copied = self.db.checkpoint(idle).map_err(|e| fatal("copy the write-ahead log into the file", e));
         copied.inspect_err(|error| self.die(error))
+    }
+
+    /// Frames in the WAL after the last COMMIT.
+    #[cfg(test)]
+    pub(super) fn wal_frames(&self) -> u32 {
+        self.db.frames()
     }
 
     /// Carries out `first` and everything that waits behind it. After an error nothing more is done or acknowledged.

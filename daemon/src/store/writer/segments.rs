@@ -1,0 +1,148 @@
+//! The tables of the change log: segments that take turns, as in other logs.
+//!
+//! A segment that nobody needs any more is emptied as a whole. In one table for all, deleting the oldest rows wrote each
+//! of their pages to the WAL and then to the file once more, as much as appending them had: SQLite's WAL holds every page
+//! that a transaction changed, also when it is free at the end (`pagerWalFrames` in SQLite's pager.c; without a WAL
+//! `PGHDR_DONT_WRITE` saves them). Emptying a whole table changes none of its leaves (`clearDatabasePage` in btree.c).
+//! 8 MiB of log: 4 ms and 20 KiB of WAL, instead of 29 ms and 8.6 MiB.
+
+use rusqlite::{Connection, Result};
+
+use crate::state::sql::int;
+use crate::store::{LogRow, rows};
+
+/// The tables, in their order around the ring.
+pub(in crate::store) const TABLES: [&str; 8] = ["log_0", "log_1", "log_2", "log_3", "log_4", "log_5", "log_6", "log_7"];
+/// Segments that a log of the length that it is kept to has: two less than there are, because it is longer for a while.
+const IN_USE: u64 = TABLES.len() as u64 - 2;
+/// Bytes of a segment that is emptied at once, in about 8 ms: a vote may be waiting. One became longer when the next one
+/// was not empty.
+const EMPTIED_AT_ONCE_MAX: u64 = 16 * 1024 * 1024;
+/// Rows that one transaction deletes from another.
+const DELETED_AT_ONCE_MAX: u64 = 1_000;
+
+/// What the tables hold. They are filled in turn: behind the active one, around the ring, comes the oldest.
+#[derive(Debug)]
+pub(in crate::store) struct Segments {
+    all: [Segment; TABLES.len()],
+    /// The one that is appended to.
+    active: usize,
+    /// Bytes after which the next one is begun.
+    full_at: u64,
+}
+
+/// The entries `[first, end)`.
+#[derive(Debug, Clone, Copy, Default)]
+struct Segment {
+    first: u64,
+    end: u64,
+    bytes: u64,
+}
+
+impl Segment {
+    fn is_empty(&self) -> bool {
+        self.first == self.end
+    }
+}
+
+impl Segments {
+    /// As the tables are, for a log that is kept to `log_bytes`.
+    pub fn load(conn: &Connection, log_bytes: u64) -> Result<Segments> {
+        let mut all = [Segment::default(); TABLES.len()];
+        for (segment, table) in all.iter_mut().zip(TABLES) {
+            if let Some((first, last)) = rows::ends(conn, table)? {
+                let end = last + 1;
+                *segment = Segment { first, end, bytes: rows::stored_bytes(conn, table, first, end)? };
+            }
+        }
+        let mut segments = Segments { all, active: 0, full_at: (log_bytes / IN_USE).max(1) };
+        segments.active = segments.newest().unwrap_or(0);
+        Ok(segments)
+    }
+
+    /// The oldest row, and the one behind the newest.
+    pub fn ends(&self) -> Option<(u64, u64)> {
+        let held = || self.all.iter().filter(|segment| !segment.is_empty());
+        held().map(|segment| segment.first).min().zip(held().map(|segment| segment.end).max())
+    }
+
+    /// Bytes of all rows.
+    pub fn bytes(&self) -> u64 {
+        self.all.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// The last entries of the segments that nothing more is appended to, ascending.
+    pub fn last_entries(&self) -> Vec<u64> {
+        let full = self.all.iter().enumerate().filter(|(at, segment)| *at != self.active && !segment.is_empty());
+        let mut last: Vec<u64> = full.map(|(_, segment)| segment.end - 1).collect();
+        last.sort_unstable();
+        last
+    }
+
+    /// Appends; the rows follow those that are there. Returns their bytes, and whether they began another segment.
+    pub fn append(&mut self, conn: &Connection, rows: &[LogRow]) -> Result<(u64, bool)> {
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok((0, false)) };
+        let next = (self.active + 1) % TABLES.len();
+        let begun = self.all[self.active].bytes >= self.full_at && self.all[next].is_empty();
+        if begun {
+            self.active = next;
+        }
+        let bytes = rows::insert(conn, TABLES[self.active], rows)?;
+        let active = &mut self.all[self.active];
+        if active.is_empty() {
+            active.first = first.id.index;
+        }
+        active.end = last.id.index + 1;
+        active.bytes += bytes;
+        Ok((bytes, begun))
+    }
+
+    /// Removes the entries from `end` on; returns their bytes.
+    pub fn cut(&mut self, conn: &Connection, end: u64) -> Result<u64> {
+        let mut removed = 0;
+        for (segment, table) in self.all.iter_mut().zip(TABLES) {
+            if segment.end <= end {
+                continue;
+            }
+            if segment.first >= end {
+                removed += empty(conn, segment, table)?;
+            } else {
+                let bytes = rows::stored_bytes(conn, table, end, segment.end)?;
+                conn.prepare_cached(&format!("DELETE FROM {table} WHERE log_index >= ?1"))?.execute([int(end)])?;
+                *segment = Segment { end, bytes: segment.bytes - bytes, ..*segment };
+                removed += bytes;
+            }
+        }
+        self.active = self.newest().unwrap_or(self.active);
+        Ok(removed)
+    }
+
+    /// Removes some of the entries before `begin`, as many as one transaction may; returns their bytes. `None`: there
+    /// are none.
+    pub fn delete_before(&mut self, conn: &Connection, begin: u64) -> Result<Option<u64>> {
+        let held = self.all.iter_mut().zip(TABLES).filter(|(segment, _)| !segment.is_empty());
+        let Some((oldest, table)) = held.min_by_key(|(segment, _)| segment.first) else { return Ok(None) };
+        if oldest.first >= begin {
+            return Ok(None);
+        }
+        if oldest.end <= begin && oldest.bytes <= EMPTIED_AT_ONCE_MAX {
+            return empty(conn, oldest, table).map(Some);
+        }
+        let to = begin.min(oldest.end).min(oldest.first + DELETED_AT_ONCE_MAX);
+        let bytes = rows::stored_bytes(conn, table, oldest.first, to)?;
+        conn.prepare_cached(&format!("DELETE FROM {table} WHERE log_index < ?1"))?.execute([int(to)])?;
+        *oldest = Segment { first: to, bytes: oldest.bytes - bytes, ..*oldest };
+        Ok(Some(bytes))
+    }
+
+    fn newest(&self) -> Option<usize> {
+        let held = self.all.iter().enumerate().filter(|(_, segment)| !segment.is_empty());
+        held.max_by_key(|(_, segment)| segment.end).map(|(at, _)| at)
+    }
+}
+
+/// Without a WHERE, or it would be row by row.
+fn empty(conn: &Connection, segment: &mut Segment, table: &str) -> Result<u64> {
+    conn.prepare_cached(&format!("DELETE FROM {table}"))?.execute([])?;
+    Ok(std::mem::take(segment).bytes)
+}
