@@ -130,26 +130,48 @@ pub type Say<'a> = &'a (dyn Fn(&str) + Sync);
 
 /// What was used up to now.
 struct Sample {
-    servers: Usage,
+    /// In the order of the servers.
+    servers: Vec<Spent>,
     clients: Usage,
-    syncs: Option<f64>,
     machine: Ticks,
 }
 
+/// What one server used up to now.
+#[derive(Clone, Copy)]
+struct Spent {
+    /// `None`: it is gone.
+    usage: Option<Usage>,
+    syncs: Option<f64>,
+}
+
 async fn sample<S: Subject>(subject: &S) -> Result<Sample, LoadError> {
-    let pids: Vec<u32> = subject.servers().iter().map(|server| server.pid).collect();
-    let mut syncs = Some(0.0);
+    let mut servers = Vec::new();
     for server in subject.servers() {
-        let counted = match &server.metrics {
-            None => None,
-            Some(address) => {
+        let usage = usage(server.pid)?;
+        let syncs = match &server.metrics {
+            Some(address) if usage.is_some() => {
                 let counters = Counters::read(address).await?;
                 subject.sync_counters().iter().map(|name| counters.value(name)).sum::<Option<f64>>()
             }
+            _ => None,
         };
-        syncs = syncs.zip(counted).map(|(sum, one)| sum + one);
+        servers.push(Spent { usage, syncs });
     }
-    Ok(Sample { servers: usage(&pids)?, clients: usage_of_this()?, syncs, machine: Ticks::now() })
+    Ok(Sample { servers, clients: usage_of_this()?, machine: Ticks::now() })
+}
+
+/// What all servers used between two samples: usage and syncs, and how many are missing because they ended.
+fn spent(before: &Sample, after: &Sample) -> (Usage, Option<f64>, usize) {
+    let (mut sum, mut syncs, mut gone) = (Usage::default(), Some(0.0), 0);
+    for (before, after) in before.servers.iter().zip(&after.servers) {
+        let Some((from, to)) = before.usage.zip(after.usage) else {
+            gone += 1;
+            continue;
+        };
+        sum = sum.and(to.since(from));
+        syncs = syncs.zip(after.syncs.zip(before.syncs)).map(|(sum, (to, from))| sum + to - from);
+    }
+    (sum, syncs, gone)
 }
 
 /// One round: connects, warms up, measures, disconnects.
@@ -178,12 +200,16 @@ pub async fn round<S: Subject>(
     if let Some(first) = done.first_failure {
         return Err(LoadError::Failing { failed: done.failed, first });
     }
-    let held: Vec<Memory> = subject.servers().iter().map(|s| memory(s.pid)).collect::<Result<_, _>>()?;
+    let held: Vec<Option<Memory>> = subject.servers().iter().map(|s| memory(s.pid)).collect::<Result<_, _>>()?;
+    let held = || held.iter().flatten();
     let disk: Vec<u64> = subject.servers().iter().map(|s| directory_bytes(&s.data_dir)).collect::<Result<_, _>>()?;
     #[allow(clippy::cast_precision_loss, reason = "counts of one round are far below 2^52")]
     let sends = done.latencies.len() as f64;
     let each = |total: f64| if sends > 0.0 { total / sends } else { 0.0 };
-    let servers = after.servers.since(before.servers);
+    let (servers, syncs, gone) = spent(&before, &after);
+    if gone > 0 {
+        say(&format!("{name}: {gone} of the nodes ended meanwhile; what they used is not counted"));
+    }
     let clients = after.clients.since(before.clients);
     let micros = |time: Duration| time.as_secs_f64() * 1e6;
     #[allow(clippy::cast_precision_loss, reason = "as above")]
@@ -196,11 +222,11 @@ pub async fn round<S: Subject>(
         max_ms: done.latencies.ms_at(1.0),
         server_cpu_us: each(micros(servers.cpu)),
         client_cpu_us: each(micros(clients.cpu)),
-        synced_commits: after.syncs.zip(before.syncs).map(|(after, before)| each(after - before)),
+        synced_commits: syncs.map(each),
         write_calls: each(servers.write_calls as f64),
         storage_bytes: each(servers.storage_bytes as f64),
-        memory_mib: held.iter().map(|m| mib(m.now)).fold(0.0, f64::max),
-        memory_peak_mib: held.iter().map(|m| mib(m.peak)).fold(0.0, f64::max),
+        memory_mib: held().map(|m| mib(m.now)).fold(0.0, f64::max),
+        memory_peak_mib: held().map(|m| mib(m.peak)).fold(0.0, f64::max),
         repeated: subject.repeated(),
         stolen_percent: after.machine.stolen_since(before.machine),
         disk_mib: disk.iter().map(|bytes| mib(*bytes)).fold(0.0, f64::max),

@@ -23,6 +23,16 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// With what another process used.
+    #[must_use]
+    pub fn and(self, other: Usage) -> Usage {
+        Usage {
+            cpu: self.cpu + other.cpu,
+            write_calls: self.write_calls + other.write_calls,
+            storage_bytes: self.storage_bytes + other.storage_bytes,
+        }
+    }
+
     /// What was used between `earlier` and this.
     pub fn since(self, earlier: Usage) -> Usage {
         Usage {
@@ -42,19 +52,21 @@ pub struct Memory {
     pub peak: u64,
 }
 
-/// The sum over these processes.
+/// Of one process; `None`: it is gone.
 ///
 /// # Errors
-/// One of them is gone, or belongs to somebody else.
-pub fn usage(pids: &[u32]) -> io::Result<Usage> {
-    let mut sum = Usage::default();
-    for pid in pids {
-        let one = usage_in(Path::new(&format!("/proc/{pid}")))?;
-        sum.cpu += one.cpu;
-        sum.write_calls += one.write_calls;
-        sum.storage_bytes += one.storage_bytes;
+/// It belongs to somebody else.
+pub fn usage(pid: u32) -> io::Result<Option<Usage>> {
+    unless_gone(usage_in(Path::new(&format!("/proc/{pid}"))))
+}
+
+/// A process that ends while its files are read makes reading fail with ESRCH.
+fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    const ESRCH: i32 = 3;
+    match read {
+        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(ESRCH) => Ok(None),
+        read => read.map(Some),
     }
-    Ok(sum)
 }
 
 /// Of the process that measures: the clients' side.
@@ -89,15 +101,20 @@ fn unreadable(file: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("/proc/PID/{file} does not read as expected"))
 }
 
-/// Resident memory of a process.
+/// Resident memory of a process; `None`: it is gone.
 ///
 /// # Errors
-/// It is gone.
-pub fn memory(pid: u32) -> io::Result<Memory> {
+/// It belongs to somebody else.
+pub fn memory(pid: u32) -> io::Result<Option<Memory>> {
     const KIB: u64 = 1_024;
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let field = |name| number_after(&status, name).map(|kib| kib * KIB).ok_or_else(|| unreadable("status"));
-    Ok(Memory { now: field("VmRSS:")?, peak: field("VmHWM:")? })
+    let Some(status) = unless_gone(std::fs::read_to_string(format!("/proc/{pid}/status")))? else { return Ok(None) };
+    let field = |name| number_after(&status, name).map(|kib| kib * KIB);
+    match (field("VmRSS:"), field("VmHWM:")) {
+        (Some(now), Some(peak)) => Ok(Some(Memory { now, peak })),
+        // One that has ended and was not waited for has no memory.
+        _ if status.contains("\nState:\tZ") => Ok(None),
+        _ => Err(unreadable("status")),
+    }
 }
 
 /// Bytes as MiB.
@@ -135,8 +152,16 @@ mod tests {
 
     #[test]
     fn this_process_can_be_measured() {
-        let (used, held) = (usage_of_this().unwrap(), memory(std::process::id()).unwrap());
-        assert_eq!(usage(&[std::process::id()]).unwrap().since(used).storage_bytes, 0);
+        let (used, held) = (usage_of_this().unwrap(), memory(std::process::id()).unwrap().unwrap());
+        assert_eq!(usage(std::process::id()).unwrap().unwrap().since(used).storage_bytes, 0);
         assert!(held.now > 0 && held.peak >= held.now);
+    }
+
+    #[test]
+    fn a_process_that_is_gone_uses_nothing() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        child.wait().unwrap();
+        assert_eq!((usage(pid).unwrap(), memory(pid).unwrap()), (None, None));
     }
 }
