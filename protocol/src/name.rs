@@ -1,5 +1,7 @@
 //! User names, passwords, keys and bodies: the checks that both ends make before anything is sent or hashed.
 
+use std::borrow::Cow;
+
 use crate::code::{Code, Failure};
 use crate::limits::{BODY_MAX_BYTES, KEY_MAX_BYTES, NAME_MAX_BYTES, PASSWORD_MAX_BYTES, PASSWORD_MIN_BYTES};
 
@@ -19,6 +21,11 @@ pub fn check_name(name: &str) -> Result<(), Failure> {
 /// The form of a name that decides whether two names are the same: ASCII lower case.
 pub fn fold_name(name: &str) -> String {
     name.to_ascii_lowercase()
+}
+
+/// As [`fold_name`], without a copy of a name that has this form already.
+pub fn folded(name: &str) -> Cow<'_, str> {
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) { fold_name(name).into() } else { name.into() }
 }
 
 /// Checks a password's length; called before any hashing.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use messagebase_protocol::name::fold_name;
+use messagebase_protocol::name::folded;
 use rusqlite::Row;
 use sha2::{Digest, Sha256};
 
@@ -26,7 +26,7 @@ pub(super) fn send(
     body: &str,
     key: &str,
 ) -> Result<Outcome, Stop> {
-    let to_folded = fold_name(to);
+    let to_folded = folded(to);
     let unlike;
     let key = if planted(Defect::KeyUniqueness) {
         unlike = format!("{key} {}", ctx.state.next_message_id);

@@ -77,10 +77,17 @@ impl Default for KeyFilter {
 }
 
 impl KeyFilter {
-    /// Takes note of a key that is written to a table, or was read there.
+    /// Takes note of a key that was read in a table, or changes from one to the other: it may have come before.
     pub fn add(&mut self, hash: u64) {
-        // A key may come twice: read and merged, or when its message goes.
-        if matches!(self.filled, Filled::GivenUp) || self.layers.iter().rev().any(|layer| layer.may_hold(hash)) {
+        if !self.layers.iter().rev().any(|layer| layer.may_hold(hash)) {
+            self.add_new(hash);
+        }
+    }
+
+    /// Takes note of a key that is written to a table. One that came before only takes room; to look for it takes longer than
+    /// all else, a line of each layer that is in no cache.
+    pub fn add_new(&mut self, hash: u64) {
+        if matches!(self.filled, Filled::GivenUp) {
             return;
         }
         if self.layers.last().is_none_or(|layer| layer.room == 0) {

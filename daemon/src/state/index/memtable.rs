@@ -135,7 +135,7 @@ impl Memtable {
     /// These keys are being written to a table.
     pub(super) fn in_table<'a>(&self, keys: impl Iterator<Item = (u64, &'a str)>) {
         let Generations { filter, hasher, .. } = &mut *self.lock();
-        keys.for_each(|key| filter.add(hasher.hash_one(key)));
+        keys.for_each(|key| filter.add_new(hasher.hash_one(key)));
     }
 
     /// Reads some of the keys that are in the tables already; false once all were read.
