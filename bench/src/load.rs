@@ -147,17 +147,21 @@ struct Spent {
 async fn sample<S: Subject>(subject: &S) -> Result<Sample, LoadError> {
     let mut servers = Vec::new();
     for server in subject.servers() {
-        let usage = usage(server.pid)?;
-        let syncs = match &server.metrics {
-            Some(address) if usage.is_some() => {
-                let counters = Counters::read(address).await?;
-                subject.sync_counters().iter().map(|name| counters.value(name)).sum::<Option<f64>>()
-            }
-            _ => None,
-        };
-        servers.push(Spent { usage, syncs });
+        servers.push(used_by(server, subject.sync_counters()).await?);
     }
     Ok(Sample { servers, clients: usage_of_this()?, machine: Ticks::now() })
+}
+
+async fn used_by(server: &Server, sync_counters: &[&str]) -> Result<Spent, LoadError> {
+    let Some(usage) = usage(server.pid)? else { return Ok(Spent { usage: None, syncs: None }) };
+    let syncs = match &server.metrics {
+        None => None,
+        Some(address) => {
+            let counters = Counters::read(address).await?;
+            sync_counters.iter().map(|name| counters.value(name)).sum::<Option<f64>>()
+        }
+    };
+    Ok(Spent { usage: Some(usage), syncs })
 }
 
 /// What all servers used between two samples: usage and syncs, and how many are missing because they ended.

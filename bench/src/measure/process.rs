@@ -79,10 +79,18 @@ pub fn usage_of_this() -> io::Result<Usage> {
 
 fn usage_in(dir: &Path) -> io::Result<Usage> {
     let stat = std::fs::read_to_string(dir.join("stat"))?;
+    if has_ended(&stat) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
     let cpu = cpu(&stat).ok_or_else(|| unreadable("stat"))?;
     let io = std::fs::read_to_string(dir.join("io"))?;
     let field = |name| number_after(&io, name).ok_or_else(|| unreadable("io"));
     Ok(Usage { cpu, write_calls: field("syscw:")?, storage_bytes: field("write_bytes:")? })
+}
+
+/// Ended, and not yet waited for by whoever started it.
+fn has_ended(stat: &str) -> bool {
+    stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with(['Z', 'X']))
 }
 
 fn cpu(stat: &str) -> Option<Duration> {
@@ -161,6 +169,7 @@ mod tests {
     fn a_process_that_is_gone_uses_nothing() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = child.id();
+        assert!(has_ended("7 (a) S) Z 1 7") && !has_ended("7 (a) Z) S 1 7"));
         child.wait().unwrap();
         assert_eq!((usage(pid).unwrap(), memory(pid).unwrap()), (None, None));
     }
