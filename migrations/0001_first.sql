@@ -133,8 +133,8 @@ CREATE TABLE message_lists (
 ) STRICT, WITHOUT ROWID;
 
 -- ── the change log ──────────────────────────────────────────────────────────────────────────────────────────────
--- In segments that are filled in turn: one that nobody needs any more is emptied as a whole, which writes none of its
--- pages. Deleting the oldest rows of one table writes each of their pages once more.
+-- In segments that are filled in turn: one that nobody needs any more is emptied as a whole where it is not too long,
+-- which writes none of its pages. Deleting the oldest rows of one table writes each of their pages once more.
 CREATE TABLE log_0 (
   log_index INTEGER PRIMARY KEY,
   term      INTEGER NOT NULL,

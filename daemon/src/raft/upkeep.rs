@@ -122,8 +122,11 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         }
         let begin = store.log_begin();
         let Some(applied) = store.applied().borrow().map(|last| last.index) else { return Ok(()) };
-        let through = purge_through(begin, applied).min(self.held_behind().unwrap_or(u64::MAX));
-        let through = store.whole_segments(begin, through);
+        let half = purge_through(begin, applied);
+        let through = half.min(self.held_behind().unwrap_or(u64::MAX));
+        let whole = store.whole_segments(begin, through);
+        // A member that catches up will soon need no more of its segment; until then deleting rows would cost more.
+        let through = whole.unwrap_or(if through < half { begin } else { half });
         if through <= begin {
             return Ok(());
         }

@@ -237,11 +237,11 @@ impl Store {
     }
 
     /// Where to purge to rather than to `through`: to the end of a segment, because whole segments cost nearly nothing to
-    /// remove. `through` itself if no segment ends between `begin` and it.
-    pub fn whole_segments(&self, begin: u64, through: u64) -> u64 {
+    /// remove. `None` if no segment ends between `begin` and it.
+    pub fn whole_segments(&self, begin: u64, through: u64) -> Option<u64> {
         let segments = lock(&self.shared.segments);
         let before = segments.iter().rev().find(|last| **last <= through);
-        before.copied().filter(|last| *last > begin).unwrap_or(through)
+        before.copied().filter(|last| *last > begin)
     }
 
     /// Whether rows of the log that were purged are still to be deleted; they count in [`Store::log_bytes`].

@@ -84,8 +84,8 @@ impl KeyFilter {
         }
     }
 
-    /// Takes note of a key that is written to a table. One that came before only takes room; to look for it takes longer than
-    /// all else, a line of each layer that is in no cache.
+    /// Takes note of a key that is written to a table. One that came before only takes room; to look for it takes longer
+    /// than all else, a line of each layer that is in no cache.
     pub fn add_new(&mut self, hash: u64) {
         if matches!(self.filled, Filled::GivenUp) {
             return;
@@ -216,6 +216,17 @@ mod tests {
         for (sender, key) in keys(KEYS) {
             assert!(tried.may_hold(sender, &key), "{sender} {key}");
         }
+    }
+
+    #[test]
+    fn a_key_that_came_before_takes_no_room_unless_it_is_said_to_be_new() {
+        let mut tried = Tried::filled(10);
+        let room = |tried: &Tried| tried.filter.layers[0].room;
+        let before = room(&tried);
+        tried.add(3, "key 3");
+        assert_eq!(room(&tried), before);
+        tried.filter.add_new(tried.hasher.hash_one((3_u64, "key 3")));
+        assert_eq!(room(&tried), before - 1);
     }
 
     #[test]

@@ -170,7 +170,10 @@ fn a_log_that_goes_on_behind_the_snapshot_stays_and_another_does_not() {
     for (term, kept) in [(1, end - file.last.index - 1), (2, 0)] {
         let to = Fixture::new();
         let mut target = to.open();
-        target.append((0..end).map(|i| blank(term, i)).collect());
+        // Several segments.
+        for part in (0..end).collect::<Vec<u64>>().chunks(USERS as usize / 5) {
+            target.append(part.iter().map(|i| blank(term, *i)).collect());
+        }
         let file = SnapshotFile { path: file.path.clone(), ..file.clone() };
         let last = file.last;
         target.run(|done| Job::InstallSnapshot { file, done }).unwrap();

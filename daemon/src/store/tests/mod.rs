@@ -50,7 +50,7 @@ impl Fixture {
             node: 1,
             readers: 2,
             merge_at: 4,
-            // Segments of a few entries, so that every test of the log goes through several.
+            // A segment is full with a few entries.
             change_log_bytes: 3_000,
             effects: self.heard.clone(),
         }

@@ -196,7 +196,6 @@ impl Writer {
             return Ok(false);
         };
         self.shared.log_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.tell_segments();
         Ok(true)
     }
 
