@@ -99,9 +99,6 @@ fn segments_take_turns_and_the_newest_goes_on_when_all_are_full() {
     assert_eq!(in_use(&s), LOG_TABLES.len() - 2);
     s.append(vec![blank(1, 200)]);
     assert_eq!(s.query::<i64>("SELECT log_index FROM log_0"), 200, "the oldest table is the next one");
-    // Also for a store that was opened anew.
-    drop(s);
-    let mut s = fixture.open();
     for index in 201..206 {
         s.append(vec![blank(1, index)]);
     }
@@ -109,6 +106,11 @@ fn segments_take_turns_and_the_newest_goes_on_when_all_are_full() {
     let ends = [(9, 13), (14, 33), (34, 198), (34, 199), (199, 204), (204, 205)];
     let expected = [None, Some(29), None, Some(199), Some(204), None];
     assert_eq!(ends.map(|(begin, through)| whole(&s, begin, through)), expected, "around the ring");
+    // Also for a store that was opened anew.
+    drop(s);
+    let mut s = fixture.open();
+    s.append(vec![blank(1, 206)]);
+    assert_eq!((s.count("SELECT count(*) FROM log_0"), s.count("SELECT count(*) FROM log_1")), (5, 2));
     // A segment that is purged in part.
     s.run(|done| Job::Purge { through: id(1, 11), done }).unwrap();
     assert_eq!(s.query::<i64>("SELECT min(log_index) FROM log"), 12);
@@ -141,6 +143,8 @@ fn what_is_before_a_gap_is_emptied_without_a_step_for_each_missing_entry() {
             s.writer.accept(job).unwrap();
         }
         s.writer.piece(Piece::Log).unwrap();
+        let behind_garbage = s.count(&format!("SELECT count(*) FROM log_0 WHERE log_index > {FAR}"));
+        assert_eq!((full, behind_garbage), (full, 0), "it could not be emptied as a whole");
         let mut pieces = 0;
         while s.writer.piece(Piece::Cleanup).unwrap() {
             pieces += 1;
