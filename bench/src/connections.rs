@@ -88,7 +88,10 @@ pub async fn measure(road: &Road, servers: &[Server], plan: Plan, say: Say<'_>) 
     let Some(server) = servers.iter().find(|server| server.node == node) else {
         return Err(LoadError::Refused(format!("node {node} leads and is not among those that are measured")));
     };
-    let held = |pid: u32| memory(pid).map(|memory| memory.map_or(0.0, |memory| mib(memory.now)));
+    let held = |pid: u32| match memory(pid)? {
+        Some(memory) => Ok(mib(memory.now)),
+        None => Err(LoadError::Refused(format!("process {pid} has ended"))),
+    };
     tokio::time::sleep(SETTLE).await;
     let (before, before_here) = (held(server.pid)?, held(std::process::id())?);
     let (tell, mut heard) = mpsc::channel(HEARD_MAX);

@@ -55,3 +55,17 @@ pub fn check_body(body: &str) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folded_name_is_copied_only_when_it_changes() {
+        for name in ["anna", "a.b-c_9", "Anna", "annA", "A"] {
+            let folded = folded(name);
+            assert_eq!(folded, fold_name(name));
+            assert_eq!(matches!(folded, Cow::Borrowed(_)), folded == name, "{name}");
+        }
+    }
+}
