@@ -28,12 +28,13 @@ fn scan(
 ) -> Result<Vec<DirectoryRow>> {
     let glob = Glob::new(pattern_folded.unwrap_or("*"));
     let mut statement = conn.prepare_cached(
-        "SELECT id, name, name_folded FROM users
-          WHERE name_folded > ?1 AND name_folded >= ?2 AND name_folded < ?3 ORDER BY name_folded",
+        "SELECT id, name, name_folded FROM users WHERE name_folded >= ?1 AND name_folded < ?2 ORDER BY name_folded",
     )?;
-    // Names are printable ASCII: DEL stands behind every one that goes on after the prefix.
-    let end = format!("{}\u{7f}", glob.prefix());
-    let mut rows = statement.query((after_folded.unwrap_or(""), glob.prefix(), end))?;
+    // Names are printable ASCII: SOH stands before every one that goes on after `after`, DEL behind every one that goes
+    // on after the prefix. One bound on each side: of two, SQLite may begin at the wrong one and read all between.
+    let after = after_folded.map(|after| format!("{after}\u{1}")).unwrap_or_default();
+    let begin = if after.as_str() > glob.prefix() { after.as_str() } else { glob.prefix() };
+    let mut rows = statement.query((begin, format!("{}\u{7f}", glob.prefix())))?;
     let mut found = Vec::new();
     while found.len() < at_most as usize
         && let Some(row) = rows.next()?

@@ -70,6 +70,37 @@ fn the_directory_is_by_name_and_globs() {
     assert_eq!(list(Some("*o?"), None, 9), (names(&["bob", "Zoe"]), false));
     assert_eq!(list(Some("[a]*"), None, 9), (names(&[]), false));
     assert_eq!(list(Some("ä*"), None, 9), (names(&[]), false));
+    assert_eq!(list(Some("an*"), Some("ann"), 9), (names(&["Anna"]), false));
+    assert_eq!(list(Some("b*"), Some("ann"), 9), (names(&["bob"]), false));
+    assert_eq!(list(Some("an*"), Some("b"), 9), (names(&[]), false));
+}
+
+#[test]
+fn a_search_for_a_prefix_does_not_read_the_names_before_it() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    let mut w = World::new();
+    for number in 0..300 {
+        w.register(&format!("user-{number:03}"));
+    }
+    let steps = |pattern: &str, after: Option<&str>| {
+        let counted = Arc::new(AtomicU64::new(0));
+        let count = counted.clone();
+        let each = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            false
+        };
+        w.conn.progress_handler(1, Some(each)).unwrap();
+        let page = read::users_page(&w.conn, Some(pattern), after, 100).unwrap();
+        w.conn.progress_handler(1, None::<fn() -> bool>).unwrap();
+        assert_eq!(page.items.len(), 10, "{pattern} after {after:?}");
+        counted.load(Ordering::Relaxed)
+    };
+    let first = steps("user-00*", None);
+    for after in [None, Some("a"), Some("user-100")] {
+        let last = steps("user-29*", after);
+        assert!(last <= first + 10, "{last} steps of SQLite's machine, {first} for the first names");
+    }
 }
 
 #[test]
