@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::load::crowd::{Crowd, Person, Road, ask};
 use crate::load::drive::Latencies;
+use crate::load::few::few_at_a_time;
 use crate::load::messagebase::leader_at;
 use crate::load::{LoadError, Say, Server};
 use crate::measure::{memory, mib};
@@ -135,20 +136,17 @@ async fn open(
     say: Say<'_>,
 ) -> Result<JoinSet<()>, LoadError> {
     const TELL_EVERY: usize = 1_000;
-    let (mut listeners, mut opening) = (JoinSet::new(), JoinSet::new());
-    let mut waiting = 0..sessions;
-    loop {
-        while opening.len() < CONNECTING_AT_A_TIME
-            && let Some(at) = waiting.next()
-        {
-            let (road, person) = (road.clone(), people[at % people.len()].clone());
-            opening.spawn(async move { road.resume_listening(node, &person).await });
+    let deed = |_, at: usize| {
+        let (road, person) = (road.clone(), people[at % people.len()].clone());
+        async move { road.resume_listening(node, &person).await }
+    };
+    let told = |open: usize| {
+        if open.is_multiple_of(TELL_EVERY) {
+            say(&format!("sessions open: {open} of {sessions}"));
         }
-        let (connection, mut events) = match opening.join_next().await {
-            None => return Ok(listeners),
-            Some(Err(panicked)) => return Err(LoadError::Refused(panicked.to_string())),
-            Some(Ok(opened)) => opened?,
-        };
+    };
+    let mut listeners = JoinSet::new();
+    for (connection, mut events) in few_at_a_time(0..sessions, CONNECTING_AT_A_TIME, deed, told).await? {
         let tell = tell.clone();
         listeners.spawn(async move {
             // Held: dropping it would end the connection.
@@ -160,10 +158,8 @@ async fn open(
             }
             let _ = tell.send(Heard::Lost).await;
         });
-        if listeners.len() % TELL_EVERY == 0 {
-            say(&format!("sessions open: {} of {sessions}", listeners.len()));
-        }
     }
+    Ok(listeners)
 }
 
 /// One message to every account, one after the other; each must come to all of the account's connections.

@@ -12,9 +12,8 @@ mod wire;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use tokio::task::JoinSet;
-
 use crate::load::drive::Worked;
+use crate::load::few::few_at_a_time;
 use crate::load::{LoadError, Place, Say, Server, Shape, Subject};
 use grpc::{Putter, Road};
 use nodes::Nodes;
@@ -63,27 +62,17 @@ impl Subject for Etcd {
         }
         let leader = self.nodes.leader_at().await?;
         let roads = self.nodes.roads();
-        let mut links: Vec<Option<Arc<Putter>>> = vec![None; shape.connections];
-        let mut opening = JoinSet::new();
-        let mut waiting = 0..shape.connections;
-        loop {
-            while opening.len() < CONNECTING_AT_A_TIME
-                && let Some(at) = waiting.next()
-            {
-                let node = match shape.place {
-                    Place::Leader => leader,
-                    Place::Spread => at % roads.len(),
-                };
-                let road: Road = roads[node].clone();
-                let (serial, value_bytes) = (self.serials[at].clone(), self.value_bytes);
-                opening.spawn(async move { (at, Putter::open(&road, at, serial, value_bytes).await) });
-            }
-            match opening.join_next().await {
-                None => return Ok(links.into_iter().flatten().collect()),
-                Some(Err(panicked)) => return Err(LoadError::Refused(panicked.to_string())),
-                Some(Ok((at, opened))) => links[at] = Some(Arc::new(opened?)),
-            }
-        }
+        let value_bytes = self.value_bytes;
+        let serials = self.serials[..shape.connections].iter().cloned();
+        let deed = |at: usize, serial| {
+            let node = match shape.place {
+                Place::Leader => leader,
+                Place::Spread => at % roads.len(),
+            };
+            let road: Road = roads[node].clone();
+            async move { Putter::open(&road, at, serial, value_bytes).await.map(Arc::new) }
+        };
+        few_at_a_time(serials, CONNECTING_AT_A_TIME, deed, |_| {}).await
     }
 
     fn absorb(&mut self, _worked: Vec<Worked>) {

@@ -6,10 +6,12 @@
 //! - [`crowd`]: accounts and their sessions; [`messagebase`]: a cluster as a [`Subject`].
 //! - [`figures`]: what a round and several rounds come to; [`compare`]: two systems side by side.
 //! - [`proof`]: reads back what was acknowledged.
+//! - [`few`]: many things to do, a few at a time.
 
 pub mod compare;
 pub mod crowd;
 pub mod drive;
+pub mod few;
 pub mod figures;
 pub mod messagebase;
 pub mod proof;
@@ -106,7 +108,7 @@ pub struct Server {
 /// A system under load.
 #[allow(async_fn_in_trait, reason = "used with known types inside this crate's callers; nobody needs it to be Send")]
 pub trait Subject {
-    /// How a client sends.
+    /// How a client calls.
     type Link: Link;
     /// For tables: `messagebase`, `etcd`.
     fn name(&self) -> &'static str;
@@ -195,7 +197,7 @@ pub async fn round<S: Subject>(
     let before = sample(subject).await?;
     let measured = load.begin();
     load.pass(Duration::from_millis(timing.measured_ms), PROGRESS_EVERY, |per_second| {
-        say(&format!("{name}: {per_second:.0} sends/s"));
+        say(&format!("{name}: {per_second:.0} a second"));
     })
     .await;
     let elapsed = load.end(measured);
@@ -208,8 +210,8 @@ pub async fn round<S: Subject>(
     let held = || held.iter().flatten();
     let disk: Vec<u64> = subject.servers().iter().map(|s| directory_bytes(&s.data_dir)).collect::<Result<_, _>>()?;
     #[allow(clippy::cast_precision_loss, reason = "counts of one round are far below 2^52")]
-    let sends = done.latencies.len() as f64;
-    let each = |total: f64| if sends > 0.0 { total / sends } else { 0.0 };
+    let answered = done.latencies.len() as f64;
+    let each = |total: f64| if answered > 0.0 { total / answered } else { 0.0 };
     let (servers, syncs, gone) = spent(&before, &after);
     if gone > 0 {
         say(&format!("{name}: {gone} of the nodes ended meanwhile; what they used is not counted"));
@@ -218,7 +220,7 @@ pub async fn round<S: Subject>(
     let micros = |time: Duration| time.as_secs_f64() * 1e6;
     #[allow(clippy::cast_precision_loss, reason = "as above")]
     let figures = Figures {
-        sends_per_second: sends / elapsed.as_secs_f64(),
+        per_second: answered / elapsed.as_secs_f64(),
         p50_ms: done.latencies.ms_at(0.5),
         p90_ms: done.latencies.ms_at(0.9),
         p99_ms: done.latencies.ms_at(0.99),

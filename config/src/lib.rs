@@ -21,6 +21,9 @@ pub const CONFIG_ENV: &str = "MESSAGEBASE_CONFIG";
 /// The file that is looked for in the current directory.
 pub const CONFIG_FILE: &str = "messagebase.toml";
 
+/// A node's whole state, in its directory.
+pub const DATABASE_FILE: &str = "messagebase.db";
+
 /// The whole, validated configuration. Paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {

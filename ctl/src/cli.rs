@@ -234,6 +234,8 @@ pub enum BenchCommand {
     Connections(ConnectionsArgs),
     /// Sends without and with connections that do nothing but log in
     Logins(LoginsArgs),
+    /// Questions and sends with ten million messages stored, beside a cluster with few; needs the package sqlite3
+    Growth(GrowthArgs),
 }
 
 /// Arguments of `bench connections`.
@@ -278,6 +280,49 @@ pub struct LoginsArgs {
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub seconds: u32,
     /// Bytes of a message's body
+    #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u16).range(20..=16_384))]
+    pub body_bytes: u16,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub place: BenchPlace,
+}
+
+/// Arguments of `bench growth`.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "The nodes' files are filled before they are measured: with ten million messages that takes ten \
+    minutes, 15 GB of disk and 7 GB of memory. With --keep the large cluster stays, to be started with `mbctl up` and measured again \
+    with --existing, under the same --users and --messages."
+)]
+pub struct GrowthArgs {
+    /// Messages that the large cluster holds; the newest tenth is queued
+    #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = clap::value_parser!(u32).range(1_000..=100_000_000))]
+    pub messages: u32,
+    /// Users whose messages they are
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(11..=1_000_000))]
+    pub users: u32,
+    /// Users who ask, spread over all; the small cluster holds them alone, with as many messages for each
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u16).range(11..=5_000))]
+    pub askers: u16,
+    /// Only these requests [default: all]
+    #[arg(long, value_enum, value_name = "REQUEST,…", value_delimiter = ',')]
+    pub requests: Vec<GrowthRequest>,
+    /// Questions under way at a time
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub questions: u16,
+    /// Connections that send, one send outstanding each
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub senders: u16,
+    /// Rounds of each request on each cluster, alternating; medians are shown
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub rounds: u32,
+    /// Seconds of load before each round that are not measured
+    #[arg(long, value_name = "S", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=3_600))]
+    pub warm_up: u32,
+    /// Seconds that each round measures
+    #[arg(long, value_name = "S", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub seconds: u32,
+    /// Bytes of a sent message's body
     #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u16).range(20..=16_384))]
     pub body_bytes: u16,
     #[command(flatten)]
@@ -401,6 +446,23 @@ pub enum SendersOn {
     Leader,
     /// In turn to all nodes
     All,
+}
+
+/// What `bench growth` measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GrowthRequest {
+    /// The first page of what is queued
+    Inbox,
+    /// A page of all messages behind one of them
+    Sync,
+    /// The newest page of a conversation
+    History,
+    /// The users whose names begin alike
+    Search,
+    /// A send
+    Send,
+    /// A new connection and a login
+    Login,
 }
 
 /// Which layer of the client library `bench load` measures through.

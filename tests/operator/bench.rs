@@ -91,7 +91,7 @@ fn a_storm_of_logins_is_measured_beside_the_same_load() {
     let bench = place.bare_mbctl(&["bench", "logins"]).args(&shape).arg("--dir").arg(&ground);
     let report: Value = bench.within(LONG * 3).run().expect_code(0).json();
     for point in [&report["calm"], &report["storm"]] {
-        assert!(point["median"]["sends_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{report}");
+        assert!(point["median"]["per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{report}");
     }
     let answers = &report["answers"][0];
     assert!(answers["logged_in"].as_u64().zip(answers["wrong"].as_u64()).is_some(), "{report}");

@@ -124,10 +124,10 @@ where
 }
 
 impl Link for Putter {
-    async fn send(&self) -> Result<Receipt, String> {
+    async fn call(&self) -> Result<Option<Receipt>, String> {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let put = tokio::time::timeout(PUT_TIMEOUT, self.put(serial)).await;
         let id = put.unwrap_or_else(|_| Err("no answer in time".into()))?;
-        Ok(Receipt { serial, id })
+        Ok(Some(Receipt { serial, id }))
     }
 }

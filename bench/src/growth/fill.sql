@@ -1,31 +1,35 @@
--- Fills the database of a STOPPED node with users and delivered messages among them, to measure what a large state costs.
--- How to use it: docs/BENCHMARKS.md. Every node of a new cluster must be filled, with the same numbers: what is written
--- depends on nothing else, so all nodes hold the same. The users can't log in; they are the mass beside those who do.
+-- Fills the database of a STOPPED node of a new cluster with users and messages among them, for `mbctl bench growth`.
+-- Every node must be filled, with the same numbers: what is written depends on nothing else, so all nodes hold the
+-- same. Parameters: :users, :messages, :at (Unix ms, in the past), :password_hash (PHC string, the same for all).
+-- `PRAGMA temp_store = MEMORY` must come before them: it drops temporary tables, where sqlite3 keeps its parameters.
 --
--- Parameters: :users, :messages, :at (Unix ms).
+-- Names are User-000000 and so on. Each user writes to ten others in turn. The newest tenth of the messages is queued.
+
+-- The file is new and rebuilt from nothing if this fails: without a journal each page is written once.
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA cache_size = -262144;
 BEGIN;
 INSERT INTO users (id, name, name_folded, password_hash, credential_version, created_at)
-  WITH RECURSIVE i (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < :users)
-  SELECT next_user_id - 1 + i, printf('User-%06d', i), printf('user-%06d', i),
-         '$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA', 1, :at
+  WITH RECURSIVE i (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM i WHERE i < :users - 1)
+  SELECT next_user_id + i, printf('User-%06d', i), printf('user-%06d', i), :password_hash, 1, :at
     FROM i, replicated_state;
 
--- Primes spread senders and recipients; each message is between other two than the one before.
+-- 7919 is a prime and spreads the senders; the ten recipients of each lie apart, too.
 INSERT INTO messages (id, sender_id, recipient_id, sent_at, delivered_at, key, body)
-  WITH RECURSIVE i (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < :messages)
-  SELECT next_message_id - 1 + i,
+  WITH RECURSIVE i (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM i WHERE i < :messages - 1)
+  SELECT next_message_id + i,
          next_user_id + (i * 7919) % :users,
-         next_user_id + (i * 104729 + i / :users * 31) % :users,
-         :at, :at + 1,
+         next_user_id + (i * 7919 + 1 + (i / :users) % 10 * 104729) % :users,
+         :at, CASE WHEN i < :messages - :messages / 10 THEN :at + 1 END,
          printf('0%019d-%08x', i, (i * 2654435761) & 4294967295),
          printf('%.*c', 256, 'x')
     FROM i, replicated_state;
 
--- The indexes of messages, in their order; those that were not merged yet are among them.
-INSERT OR IGNORE INTO message_keys (key, sender_id, message_id)
+-- The indexes of messages, in their order.
+INSERT INTO message_keys (key, sender_id, message_id)
   SELECT key, sender_id, id FROM messages ORDER BY key, sender_id;
 -- Rows as merges would have written them: at most 16 messages of one list, of those that are merged together.
-DELETE FROM message_lists;
 INSERT INTO message_lists (user_id, side, last_id, ids, others)
   SELECT user_id, side, max(id), json_group_array(id), json_group_array(other)
     FROM (SELECT user_id, side, id, other, id / 16384 AS merge,
@@ -37,13 +41,17 @@ INSERT INTO message_lists (user_id, side, last_id, ids, others)
    GROUP BY user_id, side, merge, part;
 UPDATE message_index SET merged_through = (SELECT max(id) FROM messages);
 
-INSERT INTO mailboxes (user_id, delivered_through, sent, received)
-  SELECT u.id,
-         coalesce((SELECT max(last_id) FROM message_lists WHERE user_id = u.id AND side = 0), 0),
-         coalesce((SELECT sum(json_array_length(ids)) FROM message_lists WHERE user_id = u.id AND side = 1), 0),
-         coalesce((SELECT sum(json_array_length(ids)) FROM message_lists WHERE user_id = u.id AND side = 0), 0)
-    FROM users u, replicated_state s WHERE u.id >= s.next_user_id;
+INSERT INTO mailboxes (user_id, queued_messages, queued_bytes, delivered_through, sent, received)
+  SELECT u.id, coalesce(queued, 0), coalesce(queued_bytes, 0), coalesce(delivered_through, 0), coalesce(sent, 0),
+         coalesce(received, 0)
+    FROM replicated_state s JOIN users u ON u.id >= s.next_user_id
+    LEFT JOIN (SELECT recipient_id AS user_id, count(*) AS received,
+                      count(*) FILTER (WHERE delivered_at IS NULL) AS queued,
+                      sum(length(body)) FILTER (WHERE delivered_at IS NULL) AS queued_bytes,
+                      max(id) FILTER (WHERE delivered_at IS NOT NULL) AS delivered_through
+                 FROM messages GROUP BY recipient_id) r ON r.user_id = u.id
+    LEFT JOIN (SELECT sender_id AS user_id, count(*) AS sent FROM messages GROUP BY sender_id) s1 ON s1.user_id = u.id;
 UPDATE replicated_state
    SET next_user_id = next_user_id + :users, next_message_id = next_message_id + :messages, clock = max(clock, :at + 2);
 COMMIT;
-PRAGMA wal_checkpoint(TRUNCATE);
+PRAGMA journal_mode = WAL;

@@ -10,7 +10,7 @@ use super::{LoadError, Say, Shape, Subject, Timing, round};
 #[derive(Debug, Clone, Serialize)]
 pub struct Ratios {
     /// More is better.
-    pub sends_per_second: f64,
+    pub per_second: f64,
     /// Less is better, as in all below.
     pub p50: f64,
     /// The tail.
@@ -39,7 +39,7 @@ impl Pair {
         let by = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
         let (a, b) = (&ours.median, &theirs.median);
         let ratios = Ratios {
-            sends_per_second: by(a.sends_per_second, b.sends_per_second),
+            per_second: by(a.per_second, b.per_second),
             p50: by(a.p50_ms, b.p50_ms),
             p99: by(a.p99_ms, b.p99_ms),
             server_cpu: by(a.server_cpu_us, b.server_cpu_us),

@@ -13,9 +13,9 @@ use messagebase_protocol::code::Code;
 use messagebase_protocol::json::{Consistency, Event, LoggedIn, Op, Registered, Resumed};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use super::drive::Receipt;
+use super::few::few_at_a_time;
 use super::{LoadError, Say};
 
 /// Accounts that receive. Each may have `queued_messages_per_user` messages waiting; with the default of 10,000 that
@@ -83,7 +83,7 @@ impl Crowd {
         let password = random::key();
         let mark: String = random::key().chars().take(MARK_CHARACTERS).collect();
         let recipients: Vec<String> = (0..recipients).map(|n| format!("inbox-{mark}-{n:05}")).collect();
-        let mut crowd = Crowd { road, password, mark, recipients: recipients.clone().into(), people: Vec::new() };
+        let crowd = Crowd { road, password, mark, recipients: recipients.clone().into(), people: Vec::new() };
         crowd.each(recipients, "recipients made", say, register).await?;
         Ok(crowd)
     }
@@ -95,8 +95,7 @@ impl Crowd {
     pub async fn at_least(&mut self, count: usize, say: Say<'_>) -> Result<&[Arc<Person>], LoadError> {
         let names: Vec<String> = (self.people.len()..count).map(|n| format!("sender-{}-{n:05}", self.mark)).collect();
         if !names.is_empty() {
-            let mut made = self.each(names, "senders registered and logged in", say, register_and_log_in).await?;
-            made.sort_by(|a, b| a.name.cmp(&b.name));
+            let made = self.each(names, "senders registered and logged in", say, register_and_log_in).await?;
             self.people.extend(made.into_iter().map(Arc::new));
         }
         Ok(&self.people[..count])
@@ -124,7 +123,7 @@ impl Crowd {
 
     /// Does the same for all names, a few at a time, in turn on all nodes.
     async fn each<T, F>(
-        &mut self,
+        &self,
         names: Vec<String>,
         what: &str,
         say: Say<'_>,
@@ -136,24 +135,14 @@ impl Crowd {
     {
         const TELL_EVERY: usize = 64;
         let total = names.len();
-        let mut done = Vec::with_capacity(total);
-        let mut running = JoinSet::new();
-        let mut names = names.into_iter().enumerate();
-        loop {
-            while running.len() < AT_A_TIME
-                && let Some((at, name)) = names.next()
-            {
-                running.spawn(deed(self.road.clone(), at, name, self.password.clone()));
+        let (road, password) = (self.road.clone(), self.password.clone());
+        let deed = |at, name| deed(road.clone(), at, name, password.clone());
+        let tell = |done: usize| {
+            if done.is_multiple_of(TELL_EVERY) || done == total {
+                say(&format!("{what}: {done} of {total}"));
             }
-            match running.join_next().await {
-                None => return Ok(done),
-                Some(Ok(result)) => done.push(result?),
-                Some(Err(panicked)) => return Err(LoadError::Refused(panicked.to_string())),
-            }
-            if done.len() % TELL_EVERY == 0 || done.len() == total {
-                say(&format!("{what}: {} of {total}", done.len()));
-            }
-        }
+        };
+        few_at_a_time(names, AT_A_TIME, deed, tell).await
     }
 }
 

@@ -1,4 +1,4 @@
-//! The load: a task for each send that may be outstanding, all of them sending one after another until told to stop.
+//! The load: a task for each call that may be outstanding, all of them calling one after another until told to stop.
 //! It knows no protocol; a [`Link`] does.
 
 use std::future::Future;
@@ -29,9 +29,9 @@ pub struct Receipt {
 
 /// One connection of one client.
 pub trait Link: Send + Sync + 'static {
-    /// Sends one value that was never sent before and waits until it is acknowledged. May be called again before it
-    /// has returned.
-    fn send(&self) -> impl Future<Output = Result<Receipt, String>> + Send;
+    /// Sends one value that was never sent before and waits until it is acknowledged; or asks one thing, which leaves
+    /// no receipt. May be called again before it has returned.
+    fn call(&self) -> impl Future<Output = Result<Option<Receipt>, String>> + Send;
 }
 
 /// Stages of a load; it begins at 0, warming up.
@@ -41,7 +41,7 @@ const OVER: u8 = 2;
 #[derive(Default)]
 struct Shared {
     stage: AtomicU8,
-    acknowledged: AtomicU64,
+    answered: AtomicU64,
     failures: Mutex<Vec<String>>,
 }
 
@@ -52,7 +52,7 @@ pub struct Worked {
     pub link: usize,
     /// All that was acknowledged, warm-up included.
     pub receipts: Vec<Receipt>,
-    /// Of what was acknowledged in the measured stretch, µs.
+    /// Of what was answered in the measured stretch, µs.
     latencies: Vec<u32>,
 }
 
@@ -95,7 +95,7 @@ pub struct Done {
     pub worked: Vec<Worked>,
     /// Of the measured stretch.
     pub latencies: Latencies,
-    /// Tasks that stopped because a send failed.
+    /// Tasks that stopped because a call failed.
     pub failed: usize,
     /// Why the first of them did.
     pub first_failure: Option<String>,
@@ -120,23 +120,23 @@ impl Load {
         Load { shared, tasks }
     }
 
-    /// Lets time pass and tells now and then how many sends a second were acknowledged since it told last. Returns
-    /// early when a send has failed.
+    /// Lets time pass and tells now and then how many calls a second were answered since it told last. Returns
+    /// early when one has failed.
     pub async fn pass(&self, time: Duration, tell_every: Duration, mut tell: impl FnMut(f64)) {
         let end = tokio::time::Instant::now() + time;
-        let (mut told_at, mut told) = (Instant::now(), self.acknowledged());
+        let (mut told_at, mut told) = (Instant::now(), self.answered());
         while tokio::time::Instant::now() < end && self.failures() == 0 {
             tokio::time::sleep_until(end.min(tokio::time::Instant::now() + tell_every)).await;
-            let (now, count) = (Instant::now(), self.acknowledged());
+            let (now, count) = (Instant::now(), self.answered());
             #[allow(clippy::cast_precision_loss, reason = "a count of sends is far below 2^52")]
             tell((count - told) as f64 / (now - told_at).as_secs_f64().max(0.001));
             (told_at, told) = (now, count);
         }
     }
 
-    /// Sends acknowledged up to now.
-    pub fn acknowledged(&self) -> u64 {
-        self.shared.acknowledged.load(Ordering::Relaxed)
+    /// Calls answered up to now.
+    pub fn answered(&self) -> u64 {
+        self.shared.answered.load(Ordering::Relaxed)
     }
 
     fn failures(&self) -> usize {
@@ -179,13 +179,13 @@ async fn work<L: Link>(at: usize, link: Arc<L>, shared: Arc<Shared>) -> Worked {
     let mut worked = Worked { link: at, ..Worked::default() };
     while shared.stage.load(Ordering::Relaxed) != OVER {
         let began = Instant::now();
-        match link.send().await {
+        match link.call().await {
             Ok(receipt) => {
                 if shared.stage.load(Ordering::Relaxed) == MEASURING {
                     worked.latencies.push(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX));
                 }
-                shared.acknowledged.fetch_add(1, Ordering::Relaxed);
-                worked.receipts.push(receipt);
+                shared.answered.fetch_add(1, Ordering::Relaxed);
+                worked.receipts.extend(receipt);
             }
             Err(why) => {
                 shared.failures.lock().unwrap_or_else(PoisonError::into_inner).push(why);
@@ -207,10 +207,10 @@ mod tests {
     }
 
     impl Link for Fake {
-        async fn send(&self) -> Result<Receipt, String> {
+        async fn call(&self) -> Result<Option<Receipt>, String> {
             tokio::task::yield_now().await;
             let serial = self.next.fetch_add(1, Ordering::Relaxed);
-            if serial >= self.fails_at { Err(format!("no {serial}")) } else { Ok(Receipt { serial, id: serial }) }
+            if serial >= self.fails_at { Err(format!("no {serial}")) } else { Ok(Some(Receipt { serial, id: serial })) }
         }
     }
 
@@ -230,11 +230,11 @@ mod tests {
     async fn only_the_measured_stretch_counts_and_every_receipt_is_kept() {
         let links = fakes(u64::MAX);
         let load = Load::start(&links, 2);
-        while load.acknowledged() < 10 {
+        while load.answered() < 10 {
             tokio::task::yield_now().await;
         }
         let begun = load.begin();
-        while load.acknowledged() < 20 {
+        while load.answered() < 20 {
             tokio::task::yield_now().await;
         }
         load.end(begun);

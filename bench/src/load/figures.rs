@@ -7,12 +7,12 @@ use serde::Serialize;
 use super::Shape;
 use crate::measure::Spread;
 
-/// One round, or the medians of several. What is said per send is divided by the sends acknowledged in the measured
-/// stretch.
+/// One round, or the medians of several. A send is one that was acknowledged in the measured stretch; where questions
+/// were asked, it is one that was answered.
 #[derive(Debug, Clone, Serialize)]
 pub struct Figures {
-    /// Acknowledged sends a second.
-    pub sends_per_second: f64,
+    /// Sends a second.
+    pub per_second: f64,
     /// Half of the sends took no longer, ms.
     pub p50_ms: f64,
     /// Nine of ten.
@@ -53,7 +53,7 @@ impl Figures {
         let of = |pick: fn(&Figures) -> f64| Spread::of(&rounds.iter().map(pick).collect::<Vec<_>>()).median;
         let synced: Option<Vec<f64>> = rounds.iter().map(|one| one.synced_commits).collect();
         Figures {
-            sends_per_second: of(|f| f.sends_per_second),
+            per_second: of(|f| f.per_second),
             p50_ms: of(|f| f.p50_ms),
             p90_ms: of(|f| f.p90_ms),
             p99_ms: of(|f| f.p99_ms),
@@ -77,9 +77,9 @@ impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:.0} sends/s, p50 {:.2} ms, p99 {:.2} ms, {:.0} µs of the servers' and {:.0} µs of the clients' CPU a send, \
+            "{:.0} a second, p50 {:.2} ms, p99 {:.2} ms, {:.0} µs of the servers' and {:.0} µs of the clients' CPU each, \
              {:.0} % of the processors stolen{}",
-            self.sends_per_second,
+            self.per_second,
             self.p50_ms,
             self.p99_ms,
             self.server_cpu_us,
@@ -103,7 +103,7 @@ pub struct Point {
     /// The median of each figure.
     pub median: Figures,
     /// How far the rounds' throughput lies apart.
-    pub sends_per_second: Spread,
+    pub per_second: Spread,
     /// How far their p99 lies apart, ms.
     pub p99_ms: Spread,
     /// One by one, in their order.
@@ -118,7 +118,7 @@ impl Point {
             system,
             shape,
             median: Figures::medians(&rounds),
-            sends_per_second: spread(|f| f.sends_per_second),
+            per_second: spread(|f| f.per_second),
             p99_ms: spread(|f| f.p99_ms),
             rounds,
         }

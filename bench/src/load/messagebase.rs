@@ -12,10 +12,10 @@ use messagebase_client::{Options, random};
 use messagebase_protocol::code::Code;
 use messagebase_protocol::json::{Op, Sent, Status};
 use serde::Serialize;
-use tokio::task::JoinSet;
 
 use super::crowd::{Crowd, Person, Road, ask, words};
 use super::drive::{Link, Receipt, SEND_PATIENCE, Worked};
+use super::few::few_at_a_time;
 use super::{LoadError, Place, Say, Server, Shape, Subject};
 
 /// A node answers sooner, if only that no majority did; later is a failure of the measurement.
@@ -35,6 +35,7 @@ pub enum Through {
 
 /// The cluster and its clients.
 pub struct Messagebase {
+    name: &'static str,
     crowd: Crowd,
     servers: Vec<Server>,
     through: Through,
@@ -45,7 +46,12 @@ pub struct Messagebase {
 impl Messagebase {
     /// For a crowd on running nodes. A message is `value_bytes` long, its label at least.
     pub fn new(crowd: Crowd, servers: Vec<Server>, through: Through, value_bytes: usize) -> Messagebase {
-        Messagebase { crowd, servers, through, value_bytes, repeated: Arc::default() }
+        Messagebase { name: "messagebase", crowd, servers, through, value_bytes, repeated: Arc::default() }
+    }
+
+    /// With another name than `messagebase`, where there are several.
+    pub fn named(self, name: &'static str) -> Messagebase {
+        Messagebase { name, ..self }
     }
 
     /// The accounts, for the proof.
@@ -109,7 +115,7 @@ enum Via {
 }
 
 impl Link for Sender {
-    async fn send(&self) -> Result<Receipt, String> {
+    async fn call(&self) -> Result<Option<Receipt>, String> {
         let serial = self.person.next_serial();
         // The remainder is a place in the list, so it fits.
         let to = (self.first_recipient as u64).wrapping_add(serial) % self.recipients.len() as u64;
@@ -122,7 +128,7 @@ impl Link for Sender {
             }
             Via::Client(client) => client.send(to, &body).await.map_err(|e| e.to_string())?,
         };
-        Ok(Receipt { serial, id: sent.id })
+        Ok(Some(Receipt { serial, id: sent.id }))
     }
 }
 
@@ -147,7 +153,7 @@ impl Subject for Messagebase {
     type Link = Sender;
 
     fn name(&self) -> &'static str {
-        "messagebase"
+        self.name
     }
 
     fn servers(&self) -> &[Server] {
@@ -163,34 +169,22 @@ impl Subject for Messagebase {
         self.repeated.store(0, Ordering::Relaxed);
         let road = self.crowd.road().clone();
         let leader = leader_at(&road).await?;
-        let mut links: Vec<Option<Arc<Sender>>> = vec![None; shape.connections];
-        let mut opening = JoinSet::new();
-        let mut waiting = self.crowd.people()[..shape.connections].iter().enumerate();
-        loop {
-            while opening.len() < CONNECTING_AT_A_TIME
-                && let Some((at, person)) = waiting.next()
-            {
-                let node = match shape.place {
-                    Place::Leader => leader,
-                    Place::Spread => at % road.endpoints.len(),
-                };
-                let (road, person, through) = (road.clone(), person.clone(), self.through);
-                opening.spawn(async move { open(road, node, &person, through).await.map(|via| (at, person, via)) });
-            }
-            match opening.join_next().await {
-                None => break,
-                Some(Err(panicked)) => return Err(LoadError::Refused(panicked.to_string())),
-                Some(Ok(opened)) => {
-                    let (at, person, via) = opened?;
-                    let recipients = self.crowd.recipients();
-                    let (value_bytes, repeated) = (self.value_bytes, self.repeated.clone());
-                    let first_recipient = at;
-                    links[at] =
-                        Some(Arc::new(Sender { via, person, recipients, first_recipient, value_bytes, repeated }));
-                }
-            }
-        }
-        Ok(links.into_iter().flatten().collect())
+        let people = self.crowd.people()[..shape.connections].iter().cloned();
+        let through = self.through;
+        let deed = |at: usize, person: Arc<Person>| {
+            let node = match shape.place {
+                Place::Leader => leader,
+                Place::Spread => at % road.endpoints.len(),
+            };
+            let road = road.clone();
+            async move { open(road, node, &person, through).await.map(|via| (person, via)) }
+        };
+        let opened = few_at_a_time(people, CONNECTING_AT_A_TIME, deed, |_| {}).await?;
+        let sender = |(first_recipient, (person, via))| {
+            let (recipients, repeated) = (self.crowd.recipients(), self.repeated.clone());
+            Arc::new(Sender { via, person, recipients, first_recipient, value_bytes: self.value_bytes, repeated })
+        };
+        Ok(opened.into_iter().enumerate().map(sender).collect())
     }
 
     fn repeated(&self) -> Option<u64> {

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use messagebase_protocol::json::{Consistency, MessageRecord, Op, Records};
 use messagebase_protocol::limits::PAGE_MAX;
 use serde::Serialize;
-use tokio::task::JoinSet;
 
 use super::crowd::{Crowd, Person, Road, ask};
 use super::drive::Receipt;
+use super::few::few_at_a_time;
 use super::messagebase::serial_of;
 use super::{LoadError, Say};
 
@@ -32,28 +32,13 @@ pub struct Proof {
 /// # Errors
 /// `Disproved`, or the nodes can't be read.
 pub async fn read_back(crowd: &Crowd, say: Say<'_>) -> Result<Proof, LoadError> {
-    let mut proof = Proof::default();
-    let mut reading = JoinSet::new();
-    let mut people = crowd.people().iter().enumerate();
-    let mut read = 0;
-    loop {
-        while reading.len() < READERS
-            && let Some((at, person)) = people.next()
-        {
-            reading.spawn(of_one(crowd.road().clone(), at, person.clone()));
-        }
-        match reading.join_next().await {
-            None => return Ok(proof),
-            Some(Err(panicked)) => return Err(LoadError::Refused(panicked.to_string())),
-            Some(Ok(one)) => {
-                let one = one?;
-                proof.acknowledged += one.acknowledged;
-                proof.unanswered += one.unanswered;
-                read += 1;
-                say(&format!("reading back: {} messages of {read} senders", proof.acknowledged + proof.unanswered));
-            }
-        }
-    }
+    let deed = |at, person| of_one(crowd.road().clone(), at, person);
+    let tell = |read| say(&format!("reading back: the messages of {read} senders"));
+    let found = few_at_a_time(crowd.people().iter().cloned(), READERS, deed, tell).await?;
+    Ok(found.into_iter().fold(Proof::default(), |all, one| Proof {
+        acknowledged: all.acknowledged + one.acknowledged,
+        unanswered: all.unanswered + one.unanswered,
+    }))
 }
 
 async fn of_one(road: Road, at: usize, person: Arc<Person>) -> Result<Proof, LoadError> {

@@ -13,6 +13,7 @@ use crate::output::Output;
 mod compare;
 mod connections;
 mod failover;
+mod growth;
 mod load;
 mod logins;
 mod stand;
@@ -31,6 +32,7 @@ pub async fn run(flag: Option<&Path>, command: &BenchCommand, output: &Output) -
             BenchCommand::Load(arguments) => load::run(flag, arguments, output).await,
             BenchCommand::Compare(arguments) => compare::run(flag, arguments, output).await,
             BenchCommand::Connections(arguments) => connections::run(flag, arguments, output).await,
+            BenchCommand::Growth(arguments) => growth::run(flag, arguments, output).await,
             BenchCommand::Logins(arguments) => logins::run(flag, arguments, output).await,
         }
     };

@@ -24,7 +24,6 @@ use crate::watch;
 /// Jobs that may wait for the writer. Submitters wait beyond it.
 const JOBS_MAX: usize = 1_024;
 
-const DATABASE: &str = "messagebase.db";
 const LOCK: &str = "lock";
 const SNAPSHOTS: &str = "snapshots";
 
@@ -49,7 +48,7 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
         LockError::Io(e) => at(&lock_path, e.into()),
     })?;
 
-    let file = dir.join(DATABASE);
+    let file = dir.join(messagebase_config::DATABASE_FILE);
     open_private_file(&file).map_err(|e| at(&file, e.into()))?;
     let mut db = Db::open(&file).map_err(|e| at(&file, e.into()))?;
     prepare_schema(&mut db, &file)?;

@@ -130,7 +130,7 @@ impl Place {
 
     /// Node N's database.
     pub fn database(&self, node: u16) -> PathBuf {
-        self.data(node).join("messagebase.db")
+        self.data(node).join(messagebase_config::DATABASE_FILE)
     }
 
     /// The numbers of the nodes in the configuration.

@@ -97,7 +97,7 @@ const COLUMNS: [Column; 12] = [
 ];
 
 fn row(point: &Point) -> Vec<String> {
-    let (median, spread) = (&point.median, &point.sends_per_second);
+    let (median, spread) = (&point.median, &point.per_second);
     vec![
         point.shape.connections.to_string(),
         point.shape.outstanding.to_string(),
@@ -122,7 +122,7 @@ fn ratios(pair: &Pair) -> Vec<String> {
         nothing(),
         nothing(),
         "ours by theirs".into(),
-        times(ratios.sends_per_second),
+        times(ratios.per_second),
         nothing(),
         nothing(),
         times(ratios.p50),

@@ -116,7 +116,7 @@ const COLUMNS: [Column; 15] = [
 
 fn row(point: &Point) -> Vec<String> {
     let Figures { p50_ms, p99_ms, p999_ms, server_cpu_us, client_cpu_us, write_calls, memory_mib, .. } = &point.median;
-    let spread = &point.sends_per_second;
+    let spread = &point.per_second;
     vec![
         point.shape.connections.to_string(),
         point.shape.outstanding.to_string(),

@@ -68,7 +68,7 @@ fn row(name: &str, point: &Point, answers: &[Answers]) -> Vec<String> {
     let busy: u64 = answers.iter().map(|one| one.busy).sum();
     vec![
         name.to_owned(),
-        format!("{:.0}", point.median.sends_per_second),
+        format!("{:.0}", point.median.per_second),
         format!("{:.2}", point.median.p50_ms),
         format!("{:.2}", point.median.p99_ms),
         format!("{:.2}", point.median.p999_ms),

@@ -1,14 +1,17 @@
 //! The cluster that load is put on: one of the command's own, or the configured one; and what is done to it for the
 //! proof.
 
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use messagebase_bench::growth::fill::{Size, fill};
 use messagebase_bench::load::crowd::{Crowd, RECIPIENTS, Road};
 use messagebase_bench::load::drive::Load;
+use messagebase_bench::load::few::few_at_a_time;
 use messagebase_bench::load::messagebase::{Messagebase, Through};
 use messagebase_bench::load::proof::{Proof, read_back};
 use messagebase_bench::load::{LoadError, Say, Server, Shape, Subject};
+use messagebase_config::DATABASE_FILE;
 use nix::sys::signal::Signal;
 use serde::Serialize;
 
@@ -23,6 +26,10 @@ use crate::throwaway::Throwaway;
 /// How long the nodes may take to serve.
 const SERVE_PATIENCE: Patience =
     Patience { limit: Duration::from_secs(60), every: Duration::from_millis(100), speak: Duration::from_secs(5) };
+/// Files filled at a time: each takes a processor, and 3.4 GB of memory for ten million messages.
+const FILLING_AT_A_TIME: usize = 2;
+/// How long ago the messages that a file is filled with were sent.
+const FILLED_AGO: Duration = Duration::from_secs(3_600);
 /// Load that the kill interrupts.
 const LAST_LOAD: Duration = Duration::from_secs(2);
 /// Longest silence during it.
@@ -77,6 +84,35 @@ impl Stand {
         };
         stand.served(output).await?;
         Ok(stand)
+    }
+
+    /// Makes a cluster whose nodes hold users and messages, and starts it. How long it took from there until all nodes
+    /// served.
+    ///
+    /// # Errors
+    /// As [`Stand::put_up`]; or the files can't be filled.
+    pub async fn filled(
+        place: &BenchPlace,
+        size: Size,
+        say: Say<'_>,
+        output: &Output,
+    ) -> Result<(Stand, Duration), CtlError> {
+        // Its nodes make their files and agree on who they are.
+        let stand = Stand::put_up(None, place, output).await?;
+        let Some(own) = &stand.own else { return Err(CtlError::usage("only a new cluster is filled")) };
+        own.bury();
+        say(&format!("filling the files with {} messages of {} users", size.messages, size.users));
+        let files = own.numbers().into_iter().map(|node| own.config().node_dir(node).join(DATABASE_FILE));
+        // In the past: the state's clock must not be ahead of the nodes'.
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(FILLED_AGO);
+        let at = u64::try_from(at.as_millis()).unwrap_or(0);
+        let deed = |_, file: PathBuf| async move { fill(&file, size, at).await };
+        let tell = |files: usize| say(&format!("filled the files of {files} nodes"));
+        few_at_a_time(files, FILLING_AT_A_TIME, deed, tell).await.map_err(failed)?;
+        let started = Instant::now();
+        own.numbers().into_iter().try_for_each(|node| own.start(node))?;
+        stand.served(output).await?;
+        Ok((stand, started.elapsed()))
     }
 
     /// Where everything of the cluster is, if it is this command's own.
