@@ -38,6 +38,9 @@ struct Report {
 /// # Errors
 /// There is no sqlite3, a cluster can't be made or filled, or a question or a send failed: exit 1.
 pub async fn run(flag: Option<&Path>, arguments: &GrowthArgs, output: &Output) -> Result<Exit, CtlError> {
+    if arguments.messages < arguments.users {
+        return Err(CtlError::usage("--messages must not be less than --users: those who ask would have none"));
+    }
     let machine = Machine::here();
     if !fill::is_possible().await {
         return Err(CtlError::failed("no_sqlite3", format!("`{}` is not on PATH", fill::PROGRAM))
