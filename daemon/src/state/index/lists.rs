@@ -78,8 +78,37 @@ impl List {
         .map(drop)
     }
 
+    /// Removes the last row unless it is full, and returns what it held: to be appended again with what follows, so
+    /// that a list which grows by one message a merge does not have a row for each.
+    pub(super) fn reopen(self, conn: &Connection) -> Result<Vec<Listed>> {
+        const LAST: &str = "SELECT ids, others, last_id FROM message_lists
+                             WHERE user_id = ?1 AND side = ?2 ORDER BY last_id DESC LIMIT 1";
+        let (user, side) = self.key();
+        let last =
+            conn.prepare_cached(LAST)?.query_row((user, side), |row| Ok((messages(row)?, uint(row, 2)?))).optional()?;
+        match last {
+            Some((messages, last)) if messages.len() < ROW_MESSAGES_MAX => {
+                self.cut(conn, last.saturating_sub(1))?;
+                Ok(messages)
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Removes what is behind `after`, and returns what a removed row held up to there: to be appended again.
+    pub(super) fn reopen_behind(self, conn: &Connection, after: u64) -> Result<Vec<Listed>> {
+        const BEHIND: &str = "SELECT ids, others FROM message_lists
+                               WHERE user_id = ?1 AND side = ?2 AND last_id > ?3 ORDER BY last_id LIMIT 1";
+        let (user, side) = self.key();
+        let first = conn.prepare_cached(BEHIND)?.query_row((user, side, int(after)), messages).optional()?;
+        self.cut(conn, after)?;
+        let mut messages = first.unwrap_or_default();
+        messages.retain(|message| message.id <= after);
+        Ok(messages)
+    }
+
     /// Removes the rows that end behind `after`.
-    pub(super) fn cut(self, conn: &Connection, after: u64) -> Result<()> {
+    fn cut(self, conn: &Connection, after: u64) -> Result<()> {
         let (user, side) = self.key();
         conn.prepare_cached("DELETE FROM message_lists WHERE user_id = ?1 AND side = ?2 AND last_id > ?3")?
             .execute((user, side, int(after)))

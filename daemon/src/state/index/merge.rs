@@ -72,11 +72,16 @@ impl Merge {
         let mut row = Vec::with_capacity(ROW_MESSAGES_MAX);
         for _ in 0..at_most {
             let Some((list, _)) = left.peek().copied() else { break };
-            if self.generation.begun && self.list != Some(list) {
-                list.cut(conn, self.generation.after)?;
-            }
-            self.list = Some(list);
             row.clear();
+            if self.list != Some(list) {
+                if self.generation.begun {
+                    row = list.reopen_behind(conn, self.generation.after)?;
+                }
+                if row.is_empty() {
+                    row = list.reopen(conn)?;
+                }
+                self.list = Some(list);
+            }
             while row.len() < ROW_MESSAGES_MAX
                 && let Some((_, number)) = left.next_if(|(other, _)| *other == list)
             {

@@ -193,6 +193,24 @@ fn whatever_happens_the_index_finds_what_is_there() {
 }
 
 #[test]
+fn a_list_that_grows_by_one_message_a_merge_has_full_rows() {
+    const FULL: u64 = 3;
+    for crashes in [false, true] {
+        let mut world = World::new();
+        for _ in 0..FULL * ROW_MESSAGES_MAX as u64 {
+            world.send(1, 2);
+            if crashes {
+                world.crash();
+            }
+            while world.merge(9) {}
+        }
+        let rows = world.conn.query_row("SELECT count(*) FROM message_lists", [], |row| uint(row, 0)).unwrap();
+        assert_eq!(rows, 2 * FULL, "crashes: {crashes}");
+        world.check_rows("all merged");
+    }
+}
+
+#[test]
 fn nodes_merge_in_turns() {
     let merged_at = |node: u64| {
         let memtable = Memtable::new(MergeSchedule::of_node(node, 300));
