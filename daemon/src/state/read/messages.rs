@@ -3,19 +3,12 @@
 use std::collections::BTreeSet;
 
 use messagebase_protocol::json::{Message, MessageRecord};
-use rusqlite::{Connection, OptionalExtension, Result, Row};
+use rusqlite::{Connection, OptionalExtension, Result};
 
 use super::Page;
+use super::names::Names;
 use crate::state::index::{Index, List, Memtable};
 use crate::state::sql::{int, opt_uint, uint};
-
-/// Columns of a message `m` with both names.
-const COLUMNS: &str = "m.id,
-        coalesce((SELECT name FROM users WHERE id = m.sender_id),
-                 (SELECT name FROM retired_users WHERE id = m.sender_id), 'user ' || m.sender_id),
-        coalesce((SELECT name FROM users WHERE id = m.recipient_id),
-                 (SELECT name FROM retired_users WHERE id = m.recipient_id), 'user ' || m.recipient_id),
-        m.body, m.sent_at, m.delivered_at";
 
 /// Messages waiting for the user.
 pub fn queued_count(conn: &Connection, user: u64) -> Result<u64> {
@@ -73,11 +66,12 @@ fn visible(
     wanted: usize,
     next: impl Fn(u64, usize) -> Result<Vec<u64>>,
 ) -> Result<Vec<MessageRecord>> {
+    let mut names = Names::of(conn);
     let mut found = Vec::new();
     while found.len() < wanted {
         let at_most = wanted - found.len();
         let ids = next(last, at_most)?;
-        found.extend(by_ids(conn, &ids)?);
+        found.extend(by_ids(conn, &mut names, &ids)?);
         match ids.last() {
             Some(newest) if ids.len() == at_most => last = *newest,
             _ => break,
@@ -86,11 +80,23 @@ fn visible(
     Ok(found)
 }
 
-fn by_ids(conn: &Connection, ids: &[u64]) -> Result<Vec<MessageRecord>> {
-    let mut statement = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM messages m WHERE m.id = ?1"))?;
+/// Those of the messages that are there.
+fn by_ids(conn: &Connection, names: &mut Names<'_>, ids: &[u64]) -> Result<Vec<MessageRecord>> {
+    let mut statement =
+        conn.prepare_cached("SELECT sender_id, recipient_id, body, sent_at, delivered_at FROM messages WHERE id = ?1")?;
     let mut found = Vec::with_capacity(ids.len());
     for id in ids {
-        found.extend(statement.query_row([int(*id)], record).optional()?);
+        let mut rows = statement.query([int(*id)])?;
+        if let Some(row) = rows.next()? {
+            found.push(MessageRecord {
+                id: *id,
+                from: names.name(uint(row, 0)?)?,
+                to: names.name(uint(row, 1)?)?,
+                body: row.get(2)?,
+                sent_at: uint(row, 3)?,
+                delivered_at: opt_uint(row, 4)?,
+            });
+        }
     }
     Ok(found)
 }
@@ -112,6 +118,7 @@ pub fn history_page(
     }
     let wanted = limit as usize + 1;
     let mut before = before.unwrap_or(u64::MAX);
+    let mut names = Names::of(conn);
     // Newest first.
     let mut found = Vec::new();
     while found.len() < wanted {
@@ -121,7 +128,7 @@ pub fn history_page(
             ids.extend(index.between(user, *other, before, at_most)?);
         }
         let ids: Vec<u64> = ids.into_iter().rev().take(at_most).collect();
-        found.extend(by_ids(conn, &ids)?);
+        found.extend(by_ids(conn, &mut names, &ids)?);
         match ids.last() {
             Some(oldest) if ids.len() == at_most => before = *oldest,
             _ => break,
@@ -149,26 +156,18 @@ fn partners(conn: &Connection, index: &Index<'_>, user: u64, folded: &str) -> Re
 /// Whether there is a message between the two: the index may name some that are gone, on one node longer than on another.
 fn talked(conn: &Connection, index: &Index<'_>, user: u64, other: u64) -> Result<bool> {
     const AT_A_TIME: usize = 16;
+    let mut is_there = conn.prepare_cached("SELECT 1 FROM messages WHERE id = ?1")?;
     let mut before = u64::MAX;
     loop {
         let ids = index.between(user, other, before, AT_A_TIME)?;
-        if !by_ids(conn, &ids)?.is_empty() {
-            return Ok(true);
+        for id in &ids {
+            if is_there.exists([int(*id)])? {
+                return Ok(true);
+            }
         }
         match ids.last() {
             Some(oldest) if ids.len() == AT_A_TIME => before = *oldest,
             _ => return Ok(false),
         }
     }
-}
-
-fn record(row: &Row<'_>) -> Result<MessageRecord> {
-    Ok(MessageRecord {
-        id: uint(row, 0)?,
-        from: row.get(1)?,
-        to: row.get(2)?,
-        body: row.get(3)?,
-        sent_at: uint(row, 4)?,
-        delivered_at: opt_uint(row, 5)?,
-    })
 }

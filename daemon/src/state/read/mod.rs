@@ -5,6 +5,7 @@ mod accounts;
 mod directory;
 mod glob;
 mod messages;
+mod names;
 mod node;
 
 pub use accounts::{account_key, deleted_by_key, session_by_id, session_by_token_hash, user_by_id, user_by_name};
