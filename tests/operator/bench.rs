@@ -100,6 +100,30 @@ fn a_storm_of_logins_is_measured_beside_the_same_load() {
 }
 
 #[test]
+fn reads_and_sends_are_measured_on_a_filled_cluster_beside_a_small_one() {
+    let place = place(1);
+    let ground = ground(&place);
+    let size = ["--messages", "6000", "--users", "30", "--askers", "20", "--questions", "2", "--senders", "2"];
+    let shape = ["--rounds", "1", "--warm-up", "0", "--seconds", "1", "--json"];
+    let bench = place.bare_mbctl(&["bench", "growth"]).args(&size).args(&shape).arg("--dir").arg(&ground);
+    let ran = bench.within(LONG * 3).run();
+    let filled_by = std::process::Command::new("sqlite3").arg("--version").output();
+    if filled_by.is_err() {
+        assert_eq!(ran.expect_code(1).json()["error"]["code"], "no_sqlite3");
+        return;
+    }
+    let report: Value = ran.expect_code(0).json();
+    assert_eq!([&report["large"]["users"], &report["small"]["messages"]], [30, 4_000], "{report}");
+    let lines = report["lines"].as_array().expect("a list");
+    let requests: Vec<_> = lines.iter().filter_map(|line| line["request"].as_str()).collect();
+    assert_eq!(requests, ["inbox", "sync", "history", "search", "send", "login"], "{report}");
+    for point in lines.iter().flat_map(|line| [&line["large"], &line["small"]]) {
+        assert!(point["median"]["per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{report}");
+    }
+    nothing_is_left(&ground);
+}
+
+#[test]
 fn an_interruption_ends_hung_nodes_as_well() {
     let place = place(1);
     let ground = ground(&place);
