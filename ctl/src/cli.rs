@@ -54,6 +54,10 @@ pub enum Command {
     Logs(LogsArgs),
     /// Compare the nodes' states at one applied index
     Verify,
+    /// A consistent copy of the state from a live node, wherever it runs, into a new file
+    Backup(BackupArgs),
+    /// Begin a new cluster with what is in a backup, as one node of this machine; its data directory must be empty
+    Restore(BackupArgs),
     /// Measure a cluster through the client library
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -101,6 +105,17 @@ pub struct Nodes {
     /// Numbers of nodes
     #[arg(value_name = "N", required = true, value_parser = clap::value_parser!(u16).range(1..))]
     pub nodes: Vec<u16>,
+}
+
+/// Arguments of `backup` and `restore`.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// The backup; `backup` never replaces a file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Which node [default: `backup` a follower that keeps up, `restore` the first one of this machine]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub node: Option<u16>,
 }
 
 /// A node.

@@ -71,7 +71,7 @@ impl Survey {
     }
 
     /// Why nobody answered, one node a line.
-    fn silence(&self) -> CtlError {
+    pub fn silence(&self) -> CtlError {
         let reasons: Vec<String> = self.rows.iter().filter_map(|row| row.answer.as_ref().err().map(explain)).collect();
         CtlError::no_node(format!("no node answers\n  {}", reasons.join("\n  ")))
             .hint("start this machine's nodes with `mbctl up`")
@@ -299,6 +299,8 @@ pub fn unexpected(ok: &AdminOk) -> CtlError {
         AdminOk::Rows(_) => "rows",
         AdminOk::Changes(_) => "changes",
         AdminOk::Digest { .. } => "a digest",
+        AdminOk::BackupBegun { .. } => "a backup's number",
+        AdminOk::BackupPiece(_) => "a backup's piece",
     };
     CtlError::failed("internal", format!("the node answered something else than it was asked: {kind}"))
 }

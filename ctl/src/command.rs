@@ -1,5 +1,6 @@
 //! A file for each command. Each takes its arguments and the output and says how it ended.
 
+pub mod backup;
 pub mod bench;
 pub mod changes;
 pub mod demo;
@@ -9,6 +10,7 @@ pub mod kill;
 pub mod logs;
 pub mod manual;
 pub mod member;
+pub mod restore;
 pub mod sql;
 pub mod status;
 pub mod transfer;
@@ -48,6 +50,8 @@ pub async fn run(cli: Cli, output: &Output) -> Result<Exit, CtlError> {
         Command::Sql(arguments) => sql::run(&Cluster::open(flag)?, arguments, output).await,
         Command::Changes(arguments) => changes::run(&Cluster::open(flag)?, &arguments, output).await,
         Command::Bench(command) => bench::run(flag, &command, output).await,
+        Command::Backup(arguments) => backup::run(&Cluster::open(flag)?, &arguments, output).await,
+        Command::Restore(arguments) => restore::run(&Cluster::open(flag)?, flag, &arguments, output).await,
         Command::Verify => verify::run(&Cluster::open(flag)?, output).await,
     }
 }

@@ -17,6 +17,7 @@ pub mod command;
 pub mod door;
 pub mod error;
 pub mod exit;
+pub mod interruption;
 pub mod judge;
 pub mod keys;
 pub mod machine;

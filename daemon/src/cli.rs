@@ -1,12 +1,13 @@
 //! The command line of `mbd`: arguments, logging, exit codes.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, ValueEnum};
 use messagebase_config::{Config, ConfigError, pki};
+use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 
@@ -33,6 +34,10 @@ struct Arguments {
     /// How log lines are written.
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
+    /// Make this node, on an empty data directory, the only member of a new cluster with what is in a backup, and end.
+    /// `mbctl restore` does that and says what comes next.
+    #[arg(long, value_name = "FILE")]
+    restore: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -50,6 +55,9 @@ pub fn main() -> ExitCode {
         Ok(loaded) => loaded,
         Err(e) => return leave(EXIT_CONFIG, &e.to_string()),
     };
+    if let Some(file) = &arguments.restore {
+        return restore(&config, arguments.node, file);
+    }
     let started = async_threads("replication", 1).and_then(|own| Ok((own, async_threads("clients", for_clients())?)));
     let (own, clients) = match started {
         Ok(started) => started,
@@ -63,6 +71,25 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => leave(EXIT_FAILED, &e),
     }
+}
+
+/// What came of it goes to standard output for `mbctl`, one line of JSON; what failed is said to people as ever.
+fn restore(config: &Config, node: u16, file: &Path) -> ExitCode {
+    let restored = match config.node(node) {
+        Some(node) => node::restore(config, node, file),
+        // Proof for the default: `load` checked that the node is configured.
+        None => return leave(EXIT_CONFIG, "there is no such node"),
+    };
+    let (line, ended) = match &restored {
+        Ok(restored) => (json!(restored), ExitCode::SUCCESS),
+        Err(e) => {
+            let why = e.to_string();
+            (json!({ "error": { "code": e.code(), "message": why } }), leave(EXIT_FAILED, &why))
+        }
+    };
+    // What was done is done, whether somebody reads it or not.
+    let _ = writeln!(std::io::stdout(), "{line}");
+    ended
 }
 
 fn async_threads(name: &str, threads: usize) -> std::io::Result<Runtime> {

@@ -2,9 +2,11 @@
 //! (outcome → reply, events); nothing reaches around a layer.
 //!
 //! `door` → `service` → `raft` → `store`; `state` sees a transaction and `change` alone; `peer` carries `raft`'s
-//! bytes and operators' requests; `node` builds one node of all of them. `watch` is a channel, `memory` the allocator.
+//! bytes and operators' requests; `node` builds one node of all of them. `watch` is a channel, `memory` the allocator,
+//! `background` a thread that gives way.
 
 pub mod admin;
+pub mod background;
 pub mod change;
 pub mod cli;
 pub mod door;

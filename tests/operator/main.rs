@@ -1,5 +1,6 @@
 //! `mbctl`: what an operator does to a cluster, and what it prints for people and for scripts.
 
+mod backup;
 mod bench;
 mod init;
 mod running;

@@ -3,11 +3,10 @@
 
 use std::path::Path;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
 use crate::cli::BenchCommand;
 use crate::error::CtlError;
 use crate::exit::Exit;
+use crate::interruption::Interruption;
 use crate::output::Output;
 
 mod compare;
@@ -24,8 +23,7 @@ mod stand;
 /// What the benchmark failed with, or that it was interrupted (exit 1).
 pub async fn run(flag: Option<&Path>, command: &BenchCommand, output: &Output) -> Result<Exit, CtlError> {
     // Listened for before anything is started: by default they end the program on the spot.
-    let mut interruption =
-        Interruption::listen().map_err(|e| CtlError::failed("io", "failed to listen for signals").because(e))?;
+    let mut interruption = Interruption::listen()?;
     let benchmark = async {
         match command {
             BenchCommand::Failover(arguments) => failover::run(flag, arguments, output).await,
@@ -42,34 +40,6 @@ pub async fn run(flag: Option<&Path>, command: &BenchCommand, output: &Output) -
         which = interruption.came() => {
             Err(CtlError::failed("interrupted", format!("{which}; there is no result"))
                 .hint("fewer `--rounds` end sooner"))
-        }
-    }
-}
-
-/// Somebody wants this program to end.
-struct Interruption {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-    quit: Signal,
-}
-
-impl Interruption {
-    fn listen() -> std::io::Result<Interruption> {
-        Ok(Interruption {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-            quit: signal(SignalKind::quit())?,
-        })
-    }
-
-    async fn came(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "interrupted",
-            _ = self.terminate.recv() => "interrupted by SIGTERM",
-            _ = self.quit.recv() => "interrupted by SIGQUIT",
-            _ = self.hangup.recv() => "interrupted, because the terminal is gone",
         }
     }
 }

@@ -10,10 +10,14 @@ use crate::cluster::{CALL_DEADLINE, Cluster, unexpected, unknown_node};
 use crate::error::CtlError;
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::poll::{Look, Patience, until};
 use crate::table::{Column, or_none, render};
 
 /// A change of membership is answered when a majority has it, and a replaced node when it has caught up.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(120);
+/// How long a learner that is asked to vote may go on catching up: with little data that is a moment.
+const CATCH_UP_PATIENCE: Patience =
+    Patience { limit: Duration::from_secs(10), every: Duration::from_millis(200), speak: Duration::from_secs(3) };
 /// How often a change that takes long is mentioned.
 const SPEAK_EVERY: Duration = Duration::from_secs(5);
 
@@ -35,7 +39,7 @@ pub async fn run(cluster: &Cluster, command: &MemberCommand, output: &Output) ->
             (AdminRequest::MemberReplace { node: one.node }, format!("Node {} is back under a new identity.", one.node))
         }
     };
-    let change = cluster.ask_leader(output, &request, CHANGE_DEADLINE);
+    let change = carry_out(cluster, &request, output);
     tokio::pin!(change);
     let mut ticks = tokio::time::interval(SPEAK_EVERY);
     ticks.tick().await;
@@ -51,6 +55,20 @@ pub async fn run(cluster: &Cluster, command: &MemberCommand, output: &Output) ->
     let members = members(cluster, output).await?;
     output.data(&members, |members| format!("{done}\n{}", text(members)));
     Ok(Exit::Done)
+}
+
+/// Asks the leader; again while it says that the node is catching up.
+async fn carry_out(cluster: &Cluster, request: &AdminRequest, output: &Output) -> Result<(), CtlError> {
+    let caught_up = until(output, CATCH_UP_PATIENCE, || async {
+        match cluster.ask_leader(output, request, CHANGE_DEADLINE).await {
+            Ok(_) => Ok(Look::Found(())),
+            Err(e) if e.code() == "behind" => Ok(Look::Missing(e.to_string())),
+            Err(e) => Err(e),
+        }
+    });
+    caught_up
+        .await?
+        .map_err(|behind| CtlError::failed("behind", behind).hint("try again once `mbctl status` shows little lag"))
 }
 
 fn add(cluster: &Cluster, node: u16) -> Result<AdminRequest, CtlError> {

@@ -20,8 +20,8 @@ const CHANGES_MAX: u32 = 1_000;
 const CHANGES_WAIT: Duration = Duration::from_secs(10);
 /// How long a digest may read; it reads everything.
 const DIGEST_TIME_MAX: Duration = Duration::from_secs(60);
-/// How long a digest waits for its index to be applied.
-const DIGEST_WAIT: Duration = Duration::from_secs(10);
+/// How long a digest or a backup waits for its index to be applied.
+pub(super) const REACH_WAIT: Duration = Duration::from_secs(10);
 
 /// One SELECT on this node's file.
 pub async fn sql(shared: &Arc<Shared>, text: String) -> AdminReply {
@@ -51,7 +51,7 @@ pub async fn changes(shared: &Arc<Shared>, from: u64, limit: u32, wait: bool) ->
     }
 }
 
-async fn reach(applied: &mut watch::Receiver<Option<LogId>>, index: u64) {
+pub(super) async fn reach(applied: &mut watch::Receiver<Option<LogId>>, index: u64) {
     // An error means that the store is closing; the digest that follows says so.
     let _ = applied.wait_for(|id: &Option<LogId>| id.is_some_and(|id| id.index >= index)).await.map(drop);
 }
@@ -60,7 +60,7 @@ async fn reach(applied: &mut watch::Receiver<Option<LogId>>, index: u64) {
 pub async fn digest(shared: &Arc<Shared>, at: Option<u64>) -> AdminReply {
     if let Some(at) = at {
         let mut applied = shared.store.applied();
-        let reached = timeout(DIGEST_WAIT, reach(&mut applied, at)).await;
+        let reached = timeout(REACH_WAIT, reach(&mut applied, at)).await;
         if reached.is_err() {
             return Err(refused("behind", format!("node {} has not applied index {at} in time", shared.node)));
         }

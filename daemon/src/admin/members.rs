@@ -118,6 +118,10 @@ fn member_error(e: MemberError) -> AdminError {
     match e {
         MemberError::NotLeader { leader } => not_leader(leader),
         MemberError::NoQuorum => no_quorum(),
+        MemberError::Behind(_) => AdminError {
+            hint: Some("try again once `mbctl status` shows little lag".into()),
+            ..refused("behind", e.to_string())
+        },
         MemberError::Refused(why) => refused("refused", why),
     }
 }

@@ -1,6 +1,7 @@
 //! What `mbctl` asks: looks at the node, changes accounts and membership. One file a subject; the words are in
 //! `messagebase_protocol::peer`. Authenticated by the peer door; every request here is an operator's.
 
+mod backup;
 mod inspect;
 mod members;
 mod report;
@@ -8,6 +9,7 @@ mod users;
 
 use std::sync::Arc;
 
+pub use backup::Backups;
 use messagebase_protocol::peer::{AdminError, AdminErrorKind, AdminOk, AdminReply, AdminRequest};
 
 use crate::node::Shared;
@@ -41,6 +43,8 @@ pub async fn answer(shared: &Arc<Shared>, service: &Arc<Service>, request: Admin
         AdminRequest::Sql { text } => inspect::sql(shared, text).await,
         AdminRequest::Changes { from, limit, wait } => inspect::changes(shared, from, limit, wait).await,
         AdminRequest::Digest { at } => inspect::digest(shared, at).await,
+        AdminRequest::Backup { at } => backup::begin(shared, at).await,
+        AdminRequest::BackupPiece { id, offset } => backup::piece(shared, id, offset).await,
     }
 }
 

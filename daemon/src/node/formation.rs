@@ -72,8 +72,8 @@ pub fn decide(me: &Me, others: &BTreeMap<u16, Option<ProbeReply>>) -> Step {
     if let Some(found) = formed.first() {
         return Step::Wait(format!(
             "node {found} belongs to a cluster and this node has no data of it; \
-             if its disk was lost, run: mbctl member replace {}",
-            me.node
+             if its disk was lost, run: mbctl member replace {}, and if it is no member: mbctl member add {}",
+            me.node, me.node
         ));
     }
     let silent: Vec<u16> = others.iter().filter(|(_, r)| r.is_none()).map(|(n, _)| *n).collect();
@@ -206,7 +206,7 @@ async fn form(shared: &Arc<Shared>, me: &Me, adopted: Option<String>) -> Result<
 }
 
 /// 128 random bits in hex.
-fn new_cluster_id() -> Result<String, String> {
+pub(super) fn new_cluster_id() -> Result<String, String> {
     let mut bytes = [0_u8; 16];
     getrandom::fill(&mut bytes).map_err(|e| format!("no randomness: {e}"))?;
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())

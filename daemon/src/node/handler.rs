@@ -25,8 +25,10 @@ impl PeerHandler for Handler {
         if let Some(reason) = self.refusal(hello) {
             return HelloReply::Refused { reason };
         }
+        // A restored cluster gives out Raft ids that the one before it gave out too.
         if let (Dialer::Node { raft_id, .. }, Some(boot)) = (hello.dialer, hello.boot)
             && raft_id != 0
+            && hello.cluster_id == shared.cluster_id()
             && let Meeting::Stale(reason) = shared.ledger.meet(raft_id, boot)
         {
             return HelloReply::Stale { reason };

@@ -9,6 +9,7 @@ mod chronicle;
 mod formation;
 mod handler;
 mod replication;
+mod restore;
 mod start;
 
 use std::collections::BTreeMap;
@@ -16,14 +17,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use messagebase_config::Config;
+use messagebase_config::{Config, NodeConfig};
 use messagebase_protocol::peer::{AdminReply, Boot, PeerReply, PeerRequest, ProbeReply, Purpose};
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
+pub use restore::restore;
 pub use start::run;
 
+use crate::admin::Backups;
 use crate::change::Settings;
 use crate::fanout::Fanout;
 use crate::peer::ledger::Ledger;
@@ -54,6 +57,8 @@ pub struct Shared {
     pub quit: CancellationToken,
     /// Cancelled when everything is to end.
     pub stop: CancellationToken,
+    /// The backup that is being taken.
+    pub backups: Backups,
     /// Which life of its process this node is in.
     pub boot: Boot,
     /// Which life of each peer's process was met last.
@@ -253,20 +258,19 @@ impl Shared {
     /// As the driver of a formation: makes the first membership.
     async fn initialize(&self) -> Result<(), String> {
         let replica = self.replica().ok_or("replication has not started")?;
-        let member = |node: &messagebase_config::NodeConfig| Member {
-            node: node.id,
-            client: node.client.to_string(),
-            peer: node.peer.to_string(),
-            promote: false,
-        };
         let members: BTreeMap<u64, Member> = self
             .config
             .nodes
             .iter()
-            .map(|node| (raft_id(formation::FIRST_GENERATION, node.id), member(node)))
+            .map(|node| (raft_id(formation::FIRST_GENERATION, node.id), member_of(node)))
             .collect();
         replica.initialize(members).await.map_err(|e| e.to_string())
     }
+}
+
+/// A node of the configuration file as a first membership has it.
+fn member_of(node: &NodeConfig) -> Member {
+    Member { node: node.id, client: node.client.to_string(), peer: node.peer.to_string(), promote: false }
 }
 
 /// The replicated settings as this node's file has them.
@@ -281,8 +285,8 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-/// The wall clock, for the leader's stamps alone; a clock before 1970 counts as 1970.
-fn unix_ms() -> u64 {
+/// The wall clock, for the leader's stamps and what is said of a backup; a clock before 1970 counts as 1970.
+pub fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

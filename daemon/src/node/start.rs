@@ -25,6 +25,7 @@ use tracing::{info, warn};
 use super::handler::Handler;
 use super::replication::Replicated;
 use super::{Shared, boots, chronicle, formation};
+use crate::admin::Backups;
 use crate::door::{Door, Patience};
 use crate::fanout::Fanout;
 use crate::http::{self, HttpParts};
@@ -94,6 +95,7 @@ pub async fn run(config: Arc<Config>, number: u16, tls: NodeTls, clients: Handle
         presence,
         quit: CancellationToken::new(),
         stop: CancellationToken::new(),
+        backups: Backups::default(),
         boot,
         ledger,
         replica: OnceCell::new(),

@@ -57,9 +57,7 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             return Ok(());
         }
         if !self.caught_up(&member) {
-            return Err(MemberError::Refused(format!(
-                "node {node} is still catching up. Hint: try again once mbctl status shows little lag"
-            )));
+            return Err(MemberError::Behind(node));
         }
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([member.raft_id]))).await
     }

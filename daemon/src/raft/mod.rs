@@ -37,7 +37,7 @@ mod upkeep;
 pub use frame::kind as frame_kind;
 pub use glance::Glance;
 pub use replica::{Clock, MemberError, Membership, Replica, ReplicaConfig, ReplicaError};
-pub use types::{Node, RAFT_ID_GENERATION, node_of, raft_id};
+pub use types::{Node, RAFT_ID_GENERATION, alone, node_of, raft_id};
 
 /// The replica as the daemon runs it.
 pub type TokioReplica<W> = Replica<openraft_rt_tokio::TokioRuntime, W>;

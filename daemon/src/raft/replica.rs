@@ -81,6 +81,9 @@ pub enum MemberError {
     /// It may still happen.
     #[error("no majority of the nodes answered in time")]
     NoQuorum,
+    /// Nothing was changed; it will be possible.
+    #[error("node {0} is still catching up")]
+    Behind(u16),
     /// Nothing was changed.
     #[error("{0}")]
     Refused(String),

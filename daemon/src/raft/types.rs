@@ -173,6 +173,16 @@ pub(crate) fn membership_from_json(json: &str) -> io::Result<RaftMembership> {
     RaftMembership::new(parsed.configs, parsed.nodes).map_err(|e| damaged("membership", &e))
 }
 
+/// Vote and membership, as they stand in the file, of a node that begins as the only voter behind entries up to
+/// `last_term`. The vote is its own for the next term, so that it is above that of any entry, whoever led.
+pub fn alone(raft_id: u64, node: Node, last_term: u64) -> (String, String) {
+    let leader_id = LeaderId { term: last_term + 1, node_id: raft_id };
+    let membership = MembershipJson { configs: vec![[raft_id].into()], nodes: [(raft_id, node)].into() };
+    // As in `membership_to_json`.
+    let membership = serde_json::to_string(&membership).unwrap_or_default();
+    (vote_to_json(&Vote { leader_id, committed: false }), membership)
+}
+
 pub(crate) fn stored_membership(stored: Option<(LogId, Arc<str>)>) -> io::Result<StoredMembership> {
     match stored {
         None => Ok(StoredMembership::default()),

@@ -1,7 +1,7 @@
 //! [`Store`]: what the rest of the daemon holds.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use super::shared::{Shared, fatal, lock};
 use super::tail::Plan;
 use super::{
-    BoxedDone, Identity, Job, LogId, LogRow, OpenError, RaftState, Readers, SnapshotFile, StoreError, StoreOptions,
-    Writer, open, rows, snapshot,
+    Backup, BoxedDone, Identity, Job, LogId, LogRow, OpenError, RaftState, Readers, SnapshotFile, StoreError,
+    StoreOptions, Writer, backup, open, rows, snapshot,
 };
 use crate::state::Counters;
 use crate::state::sql::int;
@@ -196,10 +196,7 @@ impl Store {
 
     /// Size of messagebase.db and its WAL. Two `stat`s.
     pub fn db_bytes(&self) -> u64 {
-        let size = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
-        let mut wal = self.shared.file.clone().into_os_string();
-        wal.push("-wal");
-        size(&self.shared.file) + size(&PathBuf::from(wal))
+        self.shared.db_bytes()
     }
 
     /// messagebase.db.
@@ -228,6 +225,19 @@ impl Store {
     pub fn build_snapshot(&self) -> Result<SnapshotFile, StoreError> {
         let applied = self.shared.applied.borrow().map_or(0, |last| last.index);
         self.snapshot_of_all_through(applied)
+    }
+
+    /// A backup of what is applied, stamped with the time. Blocking, for as long as copying the state takes; stops early
+    /// once `unwanted` says so. Beside a snapshot or another backup each takes longer.
+    ///
+    /// # Errors
+    /// Also when nothing is applied yet, and when it was stopped. The store goes on in any case.
+    pub fn build_backup(
+        &self,
+        unwanted: impl FnMut() -> bool + Send + 'static,
+        now_ms: u64,
+    ) -> Result<Backup, StoreError> {
+        backup::build(&self.shared, unwanted, now_ms)
     }
 
     /// The log is being purged through this entry: removes the current snapshot if it ends before it, for nobody can go

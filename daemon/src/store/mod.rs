@@ -8,6 +8,7 @@
 //! **Invariant:** nothing here names openraft, tokio's timers or sockets (its channels are used: they need no runtime).
 
 mod api;
+mod backup;
 mod digest;
 mod files;
 mod handle;
@@ -30,6 +31,7 @@ pub use api::{
     ApplyItem, BoxedDone, EffectSink, Identity, Job, LocalWrite, LogId, LogPayload, LogRow, OpenError, RaftState,
     SnapshotFile, StoreError, StoreOptions,
 };
+pub use backup::{Backup, BackupInfo, NewLife, RestoreError, check_room, restore};
 pub use digest::{TableDigest, digest};
 pub use handle::Store;
 pub use readers::{ReadError, Readers};

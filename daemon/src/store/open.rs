@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
+use super::backup::is_backup;
 use super::files::{DirLock, LockError, make_private_dir, open_private_file, sync_dir};
 use super::readers::open_read_only;
 use super::schema::{SCHEMA_VERSION, first_missing, leftovers, migrations};
@@ -24,7 +25,7 @@ use crate::watch;
 /// Jobs that may wait for the writer. Submitters wait beyond it.
 const JOBS_MAX: usize = 1_024;
 
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
 const SNAPSHOTS: &str = "snapshots";
 
 /// What the file says about this node and its log.
@@ -87,6 +88,7 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
         log_reader: Mutex::new(log_reader),
         building: Mutex::new(()),
         snapshot: Mutex::new(snapshot),
+        backups: AtomicU64::new(0),
         useless_before: AtomicU64::new(0),
         _lock: lock,
     });
@@ -107,6 +109,9 @@ fn prepare_schema(db: &mut Db, file: &Path) -> Result<(), OpenError> {
     let found: i64 = db.conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|e| at(e.into()))?;
     if found > SCHEMA_VERSION {
         return Err(OpenError::NewerSchema { file: file.to_owned(), found, known: SCHEMA_VERSION });
+    }
+    if is_backup(&db.conn).map_err(|e| at(e.into()))? {
+        return Err(at("it is a backup: `mbctl restore` makes a node of it".into()));
     }
     db.configure().map_err(|e| at(e.into()))?;
     if found < SCHEMA_VERSION {

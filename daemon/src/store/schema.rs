@@ -52,6 +52,9 @@ pub(super) fn in_snapshots() -> impl Iterator<Item = &'static Table> {
     ROW_TABLES.iter().chain(std::iter::once(&STATE_TABLE))
 }
 
+/// The table that makes a file a backup.
+pub(super) const BACKUP_TABLE: &str = "backup";
+
 /// What an install copies into.
 pub(super) const STAGING: &str = "staging_";
 /// What an install put aside and is emptying.

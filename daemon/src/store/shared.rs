@@ -1,6 +1,6 @@
 //! What the handles and the writer share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -37,10 +37,22 @@ pub(super) struct Shared {
     /// Held while a snapshot is being built: one at a time.
     pub building: Mutex<()>,
     pub snapshot: Mutex<Option<SnapshotFile>>,
+    /// How many backups were begun since the start: each one's file has a name of its own while it is made.
+    pub backups: AtomicU64,
     /// Snapshots that end before this entry are of no use to anybody.
     pub useless_before: AtomicU64,
     /// The directory is ours until the last handle and the writer are gone.
     pub _lock: DirLock,
+}
+
+impl Shared {
+    /// Size of messagebase.db and its WAL. Two `stat`s.
+    pub fn db_bytes(&self) -> u64 {
+        let size = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
+        let mut wal = self.file.clone().into_os_string();
+        wal.push("-wal");
+        size(&self.file) + size(&PathBuf::from(wal))
+    }
 }
 
 /// Locks; a holder that panicked left nothing half-done that matters, because every section only moves values.

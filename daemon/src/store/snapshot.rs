@@ -231,7 +231,7 @@ fn parse_name(name: &str) -> Option<LogId> {
     Some(LogId { term, leader, index })
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

@@ -108,6 +108,18 @@ pub enum AdminRequest {
         /// The index to digest at.
         at: Option<u64>,
     },
+    /// Begins a backup of this node; one at a time.
+    Backup {
+        /// Not before this index is applied.
+        at: Option<u64>,
+    },
+    /// A piece of the backup; it is forgotten when none is asked for in 30 s, or with its last piece.
+    BackupPiece {
+        /// From the answer to `Backup`.
+        id: u64,
+        /// Where the piece begins.
+        offset: u64,
+    },
 }
 
 impl std::fmt::Debug for AdminRequest {
@@ -134,6 +146,8 @@ impl std::fmt::Debug for AdminRequest {
             AdminRequest::Sql { .. } => "Sql",
             AdminRequest::Changes { .. } => "Changes",
             AdminRequest::Digest { .. } => "Digest",
+            AdminRequest::Backup { .. } => "Backup",
+            AdminRequest::BackupPiece { .. } => "BackupPiece",
         })
     }
 }
@@ -193,6 +207,35 @@ pub enum AdminOk {
         /// (table, SHA-256 in hex, rows).
         tables: Vec<(String, String, u64)>,
     },
+    /// To `Backup`: its pieces can be asked for.
+    BackupBegun {
+        /// Which one.
+        id: u64,
+    },
+    /// To `BackupPiece`.
+    BackupPiece(BackupPiece),
+}
+
+/// A piece of a backup.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupPiece {
+    /// The file's bytes; `None` while it is being made: ask again.
+    pub total: Option<u64>,
+    /// The last entry that is in it, once it is made.
+    pub applied: u64,
+    /// At most [`CHUNK_BYTES`](super::CHUNK_BYTES); fewer only at the end.
+    #[serde(with = "serde_bytes")]
+    pub bytes: Vec<u8>,
+}
+
+impl std::fmt::Debug for BackupPiece {
+    /// Without the bytes: they hold messages.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BackupPiece")
+            .field("total", &self.total)
+            .field("applied", &self.applied)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One row of `mbctl status`.

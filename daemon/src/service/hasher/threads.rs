@@ -9,11 +9,10 @@ use std::time::Duration;
 use argon2::Argon2;
 
 use super::mill::Mill;
+use crate::background;
 
 /// A thread without work keeps its memory for this long: logins come in bursts.
 const MEMORY_KEPT: Duration = Duration::from_secs(1);
-/// The threads' nice value. When the processors are busy they get a twentieth of what others get, but they get it.
-const NICE: i32 = 14;
 
 /// One hash. Called once, with a thread's memory.
 pub(super) type Job = Box<dyn FnOnce(&mut Mill) + Send>;
@@ -81,10 +80,7 @@ impl Queue {
 }
 
 fn run(queue: &Queue, mut mill: Mill) {
-    let this = rustix::thread::gettid();
-    if let Err(error) = rustix::process::setpriority_process(Some(this), NICE) {
-        tracing::warn!(%error, "passwords are hashed at the same priority as everything else");
-    }
+    background::give_way();
     while let Some(job) = queue.next(|| mill.rest()) {
         // A panic answers its own request, by dropping what that waits for, and leaves the thread to the others.
         if catch_unwind(AssertUnwindSafe(|| job(&mut mill))).is_err() {

@@ -1,6 +1,7 @@
 //! The store on real files. `Fixture` is the one harness: a directory, a store, and its writer driven by hand (as the
 //! simulation does) or on its thread.
 
+mod backup;
 mod install;
 mod log;
 mod opening;

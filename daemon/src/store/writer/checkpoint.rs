@@ -129,7 +129,7 @@ impl Checkpoints {
             tracing::warn!(
                 wal_bytes = u64::from(frames) * 4096,
                 "messagebase.db-wal keeps growing, because a reader holds an old state of messagebase.db. \
-                 Hint: end long transactions of sqlite3 and other programs on the file"
+                 Hint: unless a backup is being taken, end long transactions of sqlite3 and other programs on the file"
             );
         }
     }

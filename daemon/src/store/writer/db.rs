@@ -38,7 +38,7 @@ impl Db {
     }
 
     /// A connection that may write, as yet with SQLite's defaults.
-    pub(super) fn connect(file: &Path) -> Result<Connection> {
+    pub(in crate::store) fn connect(file: &Path) -> Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(file, flags)?;
         conn.busy_timeout(LOCK_WAIT)?;

@@ -1,0 +1,49 @@
+//! How a node comes by its identity when everything else is lost: `mbd --restore FILE`, which `mbctl restore` runs. It
+//! becomes the only member of a new cluster with what is in the backup; the others join it blank.
+
+use std::path::Path;
+
+use messagebase_config::{Config, NodeConfig};
+use serde::Serialize;
+
+use super::formation::{FIRST_GENERATION, new_cluster_id};
+use super::{member_of, unix_ms};
+use crate::raft::{alone, raft_id};
+use crate::store::{self, NewLife, RestoreError};
+
+/// What was restored; one line of JSON for `mbctl`.
+#[derive(Debug, Serialize)]
+pub struct Restored {
+    /// The new cluster.
+    pub cluster_id: String,
+    /// The one that the backup is of.
+    pub former_cluster_id: String,
+    /// The node that it was taken from.
+    pub taken_from: u16,
+    /// When, in Unix ms.
+    pub taken_at: u64,
+    /// Accounts in it.
+    pub users: u64,
+}
+
+/// Makes the data directory of `node`, which must be empty, from the backup `from`. Starts nothing.
+///
+/// # Errors
+/// As [`store::restore`].
+pub fn restore(config: &Config, node: &NodeConfig, from: &Path) -> Result<Restored, RestoreError> {
+    let number = node.id;
+    let cluster_id = new_cluster_id().map_err(|e| RestoreError::Failed("make a cluster id", e))?;
+    let raft_id = raft_id(FIRST_GENERATION, number);
+    let life = |last: store::LogId| {
+        let (vote, membership) = alone(raft_id, member_of(node), last.term);
+        NewLife { node: number, cluster_id: cluster_id.clone(), raft_id, vote, membership, now_ms: unix_ms() }
+    };
+    let info = store::restore(from, &config.node_dir(number), life)?;
+    Ok(Restored {
+        cluster_id,
+        former_cluster_id: info.cluster_id,
+        taken_from: info.node,
+        taken_at: info.taken_at,
+        users: info.users,
+    })
+}
