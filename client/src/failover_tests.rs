@@ -254,6 +254,15 @@ async fn another_cluster_gets_neither_token_nor_outbox_unasked() {
         }),
     );
     assert_eq!(held.await, 1);
+    let sending = next(
+        &mut events,
+        "the way back",
+        notice(|notice| match notice {
+            Notice::Back { waiting, .. } => Some(*waiting),
+            _ => None,
+        }),
+    );
+    assert_eq!(sending.await, 0, "nothing is said to be sent that is not");
     assert_eq!(client.user(), None);
     client.login("alice", PASSWORD).await.unwrap();
     client.inbox(0, 1).await.unwrap();

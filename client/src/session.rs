@@ -421,16 +421,18 @@ impl Driver {
     fn tell_where(&mut self, node: u16, leader: Option<u16>, term: u64) {
         let loss = self.loss.take();
         let told = self.told.take();
+        // What is held for another cluster does not go out now.
+        let waiting = if self.outbox.is_held() { 0 } else { self.outbox.len() };
         let Some(Loss { node: lost, at, quiet, .. }) = loss else {
             if told.is_some() {
                 let took = self.started.elapsed();
-                self.tell(Notice::Back { node, term, took, waiting: self.outbox.len() });
+                self.tell(Notice::Back { node, term, took, waiting });
             }
             return;
         };
         let took = at.elapsed();
         if told.is_some() {
-            self.tell(Notice::Back { node, term, took, waiting: self.outbox.len() });
+            self.tell(Notice::Back { node, term, took, waiting });
         } else if !quiet {
             self.tell(Notice::Failover { lost, won: node, leader, term, took });
         }
