@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::cli::BackupArgs;
 use crate::cluster::{CALL_DEADLINE, Cluster, Survey, door_error, unexpected};
-use crate::door::Door;
+use crate::door::{Door, DoorError};
 use crate::error::CtlError;
 use crate::exit::Exit;
 use crate::interruption::Interruption;
@@ -98,7 +98,7 @@ async fn fetch(
     let mut spoken = Instant::now();
     loop {
         let request = AdminRequest::BackupPiece { id, offset };
-        let piece = match door.call(request, CALL_DEADLINE).await.map_err(door_error)?? {
+        let piece = match door.call(request, CALL_DEADLINE).await.map_err(broken_off)?? {
             AdminOk::BackupPiece(piece) => piece,
             other => return Err(unexpected(&other)),
         };
@@ -124,6 +124,13 @@ async fn fetch(
             return Ok((applied, offset));
         }
     }
+}
+
+/// Nothing is unknown then, other than of a change that was asked for.
+fn broken_off(e: DoorError) -> CtlError {
+    CtlError::no_node("the backup broke off, nothing is left of it")
+        .because(e)
+        .hint("`mbctl status` shows the nodes; take it again, from another one with `--node N`")
 }
 
 fn disk(path: &Path, e: std::io::Error) -> CtlError {
