@@ -15,6 +15,7 @@ use crate::exit::Exit;
 use crate::interruption::Interruption;
 use crate::output::Output;
 use crate::publish::Unpublished;
+use crate::table;
 
 /// How long a node may take to apply what was committed when the command began, and to begin.
 const BEGIN_DEADLINE: Duration = Duration::from_secs(15);
@@ -68,7 +69,8 @@ pub async fn run(cluster: &Cluster, arguments: &BackupArgs, output: &Output) -> 
     let cluster_id = survey.report(node).and_then(|report| report.cluster_id.clone());
     let taken = Taken { file: path.display().to_string(), node, cluster_id, applied, bytes };
     output.data(&taken, |taken| {
-        let text = format!("Backed up node {} as of entry {applied} into {}, {}.", node, taken.file, size(bytes));
+        let text =
+            format!("Backed up node {} as of entry {applied} into {}, {}.", node, taken.file, table::bytes(bytes));
         format!("{text}\nIt holds messages and password hashes: keep it as you keep the nodes.")
     });
     Ok(Exit::Done)
@@ -106,7 +108,7 @@ async fn fetch(
             spoken = Instant::now();
             output.note(match piece.total {
                 None => "waiting: the node copies its state".into(),
-                Some(total) => format!("received {} of {}", size(offset), size(total)),
+                Some(total) => format!("received {} of {}", table::bytes(offset), table::bytes(total)),
             });
         }
         let BackupPiece { total: Some(total), applied, bytes } = piece else { continue };
@@ -137,19 +139,12 @@ fn disk(path: &Path, e: std::io::Error) -> CtlError {
     CtlError::failed("io", format!("failed to write {}", path.display())).because(e)
 }
 
-/// Bytes for people.
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..1_048_576 => format!("{} KiB", bytes.div_ceil(1024)),
-        _ => format!("{} MiB", bytes / 1_048_576),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cluster::Row;
     use crate::judge::tests::report;
+    use messagebase_protocol::peer::NodeReport;
 
     #[test]
     fn a_follower_that_keeps_up_is_asked_before_the_leader() {
@@ -160,26 +155,13 @@ mod tests {
             report(3, "follower", 4, Some(1), &all),
         ];
         (reports[1].applied, reports[2].applied) = (Some(7), Some(9));
-        let survey = |reports: Vec<_>| Survey {
-            rows: reports
-                .into_iter()
-                .map(|r: messagebase_protocol::peer::NodeReport| Row {
-                    node: r.node,
-                    peer: String::new(),
-                    answer: Ok(r),
-                })
-                .collect(),
-        };
+        let row = |report: NodeReport| Row { node: report.node, peer: String::new(), answer: Ok(report) };
+        let survey = |reports: Vec<NodeReport>| Survey { rows: reports.into_iter().map(row).collect() };
         assert_eq!(follower(&survey(reports.clone())), Some(3));
         reports[2].ready = false;
         assert_eq!(follower(&survey(reports.clone())), Some(2));
         reports.truncate(1);
         assert_eq!(follower(&survey(reports)), Some(1));
         assert_eq!(follower(&survey(Vec::new())), None);
-    }
-
-    #[test]
-    fn sizes_are_for_people() {
-        assert_eq!([1, 2_048, 5 << 20].map(size), ["1 KiB", "2 KiB", "5 MiB"]);
     }
 }

@@ -3,14 +3,14 @@
 
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use nix::sys::statvfs::statvfs;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 use tracing::subscriber::NoSubscriber;
 
-use super::files::{DirLock, LockError, make_private_dir, open_private_file, sync_dir};
+use super::files::{DirLock, LockError, beside, make_private_dir, open_private_file, sync_dir};
 use super::open::LOCK;
 use super::readers::open_read_only;
 use super::schema::{BACKUP_TABLE, SCHEMA_VERSION, in_snapshots, migrations};
@@ -229,9 +229,9 @@ fn check_usable(file: &Path) -> Result<(), RestoreError> {
     let unusable = |why: String| unusable(file, why);
     let failed = |e: rusqlite::Error| unusable(e.to_string());
     File::open(file).map_err(|e| RestoreError::Failed("open the backup", format!("{}: {e}", file.display())))?;
-    for beside in ["-wal", "-journal"].map(|end| with_end(file, end)) {
-        if beside.exists() {
-            return Err(unusable(format!("{} says that somebody was writing to it", beside.display())));
+    for other in ["-wal", "-journal"].map(|end| beside(file, end)) {
+        if other.exists() {
+            return Err(unusable(format!("{} says that somebody was writing to it", other.display())));
         }
     }
     let conn = open_read_only(file).map_err(failed)?;
@@ -246,17 +246,9 @@ fn check_usable(file: &Path) -> Result<(), RestoreError> {
     if check == "ok" { Ok(()) } else { Err(unusable(format!("it is damaged: {check}"))) }
 }
 
-fn with_end(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.to_owned().into_os_string();
-    name.push(end);
-    name.into()
-}
-
 /// Whether the file is a backup: a node must not run on it.
 pub(super) fn is_backup(conn: &Connection) -> rusqlite::Result<bool> {
-    let found =
-        conn.query_row("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1", [BACKUP_TABLE], |_| Ok(()));
-    found.optional().map(|found| found.is_some())
+    conn.table_exists(Some("main"), BACKUP_TABLE)
 }
 
 fn check_empty(dir: &Path) -> Result<(), RestoreError> {

@@ -107,8 +107,7 @@ fn from_parenthesis(sql: &str) -> &str {
 /// A table that should be there and is not.
 pub(super) fn first_missing(conn: &Connection) -> Result<Option<&'static str>> {
     for table in in_snapshots().map(|table| table.name).chain(LOG_TABLES) {
-        let found = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1";
-        if conn.query_row(found, [table], |row| row.get::<_, i64>(0))? == 0 {
+        if !conn.table_exists(Some("main"), table)? {
             return Ok(Some(table));
         }
     }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rusqlite::Connection;
 
-use super::files::DirLock;
+use super::files::{DirLock, beside};
 use super::tail::Tail;
 use super::{Identity, LogId, Readers, SnapshotFile, StoreError};
 use crate::watch;
@@ -49,9 +49,7 @@ impl Shared {
     /// Size of messagebase.db and its WAL. Two `stat`s.
     pub fn db_bytes(&self) -> u64 {
         let size = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
-        let mut wal = self.file.clone().into_os_string();
-        wal.push("-wal");
-        size(&self.file) + size(&PathBuf::from(wal))
+        size(&self.file) + size(&beside(&self.file, "-wal"))
     }
 }
 
