@@ -110,6 +110,7 @@ fn copy_out(
     for table in in_snapshots().map(|table| table.name) {
         // The first statement that reads begins the read transaction, which all others read in.
         tx.execute_batch(&format!("DELETE FROM main.{table}"))?;
+        // Nobody is logged in to what is restored, so nothing of a token leaves the node.
         if table != "sessions" {
             tx.execute_batch(&format!("INSERT INTO main.{table} SELECT * FROM live.{table}"))?;
         }
@@ -300,7 +301,6 @@ fn begin_anew(file: &Path, live: impl FnOnce(LogId) -> NewLife) -> Result<Backup
     }
     counters.membership = Some((last, life.membership.into()));
     counters.save(&tx)?;
-    tx.execute_batch("DELETE FROM sessions; DELETE FROM peer_boots;")?;
     tx.execute(
         "UPDATE node SET node = ?1, cluster_id = ?2, raft_id = ?3, founders = '[]', vote = ?4, purged_term = ?5,
                 purged_leader = ?6, purged_index = ?7, starts = 0, stale = NULL",

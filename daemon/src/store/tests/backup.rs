@@ -164,6 +164,7 @@ fn a_backup_reads_like_a_nodes_file_and_no_node_runs_on_it() {
     let query = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap();
     assert_eq!(query("SELECT group_concat(body) FROM (SELECT body FROM queued_messages ORDER BY id)"), "one,two");
     assert_eq!(query("SELECT cluster_id || ' ' || applied_index FROM node_state"), "old 4");
+    assert_eq!(query("SELECT count(*) || ' sessions' FROM sessions"), "0 sessions");
     assert_eq!(query("PRAGMA integrity_check"), "ok");
     drop(conn);
 
