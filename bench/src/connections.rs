@@ -79,15 +79,24 @@ enum Heard {
 ///
 /// # Errors
 /// See [`LoadError`]; a connection that ends or a message that does not come is one.
-pub async fn measure(road: &Road, servers: &[Server], plan: Plan, say: Say<'_>) -> Result<Figures, LoadError> {
+pub async fn measure(
+    road: &Road,
+    servers: &[Server],
+    plan: Plan,
+    say: Say<'_>,
+) -> Result<Figures, LoadError> {
     let mut crowd = Crowd::gather(road.clone(), 0, say).await?;
     // One more, who sends.
     let people = crowd.at_least(plan.accounts + 1, say).await?;
-    let Some((sender, people)) = people.split_last() else { return Err(LoadError::Refused("nobody was made".into())) };
+    let Some((sender, people)) = people.split_last() else {
+        return Err(LoadError::Refused("nobody was made".into()));
+    };
     let leader = leader_at(road).await?;
     let node = road.endpoints[leader].node;
     let Some(server) = servers.iter().find(|server| server.node == node) else {
-        return Err(LoadError::Refused(format!("node {node} leads and is not among those that are measured")));
+        return Err(LoadError::Refused(format!(
+            "node {node} leads and is not among those that are measured"
+        )));
     };
     let held = |pid: u32| match memory(pid)? {
         Some(memory) => Ok(mib(memory.now)),
@@ -106,7 +115,10 @@ pub async fn measure(road: &Road, servers: &[Server], plan: Plan, say: Say<'_>) 
     listeners.shutdown().await;
     tokio::time::sleep(SETTLE).await;
     let closed = held(server.pid)?;
-    #[allow(clippy::cast_precision_loss, reason = "a count of sessions is far below 2^52")]
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "a count of sessions is far below 2^52"
+    )]
     let sessions = plan.sessions as f64;
     let each_kib = |before: f64, after: f64| (after - before) * 1_024.0 / sessions;
     Ok(Figures {
@@ -146,13 +158,17 @@ async fn open(
         }
     };
     let mut listeners = JoinSet::new();
-    for (connection, mut events) in few_at_a_time(0..sessions, CONNECTING_AT_A_TIME, deed, told).await? {
+    for (connection, mut events) in
+        few_at_a_time(0..sessions, CONNECTING_AT_A_TIME, deed, told).await?
+    {
         let tell = tell.clone();
         listeners.spawn(async move {
             // Held: dropping it would end the connection.
             let _connection = connection;
             while let Some(event) = events.recv().await {
-                if matches!(event, Event::Message { .. }) && tell.send(Heard::Message(Instant::now())).await.is_err() {
+                if matches!(event, Event::Message { .. })
+                    && tell.send(Heard::Message(Instant::now())).await.is_err()
+                {
                     return;
                 }
             }
@@ -176,7 +192,11 @@ async fn deliver(
     for (at, person) in people.iter().enumerate() {
         let awaited = plan.sessions / people.len() + usize::from(at < plan.sessions % people.len());
         let body = format!("to {}", person.name);
-        let op = Op::Send { to: person.name.clone(), body, key: random::send_key() };
+        let op = Op::Send {
+            to: person.name.clone(),
+            body,
+            key: random::send_key(),
+        };
         let begun = Instant::now();
         ask::<Sent>(&connection, op).await?;
         for _ in 0..awaited {
@@ -184,8 +204,15 @@ async fn deliver(
                 Ok(Some(Heard::Message(at))) => {
                     micros.push(u32::try_from((at - begun).as_micros()).unwrap_or(u32::MAX));
                 }
-                Ok(Some(Heard::Lost) | None) => return Err(LoadError::Refused("an idle session ended".into())),
-                Err(_) => return Err(LoadError::Refused(format!("a message to {} did not arrive", person.name))),
+                Ok(Some(Heard::Lost) | None) => {
+                    return Err(LoadError::Refused("an idle session ended".into()));
+                }
+                Err(_) => {
+                    return Err(LoadError::Refused(format!(
+                        "a message to {} did not arrive",
+                        person.name
+                    )));
+                }
             }
         }
     }

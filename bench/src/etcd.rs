@@ -32,7 +32,11 @@ pub struct Etcd {
 impl Etcd {
     /// For running nodes.
     pub fn new(nodes: Nodes, value_bytes: usize) -> Etcd {
-        Etcd { nodes, value_bytes, serials: Vec::new() }
+        Etcd {
+            nodes,
+            value_bytes,
+            serials: Vec::new(),
+        }
     }
 
     /// Stops the nodes.
@@ -53,7 +57,10 @@ impl Subject for Etcd {
     }
 
     fn sync_counters(&self) -> &'static [&'static str] {
-        &["etcd_disk_wal_fsync_duration_seconds_count", "etcd_disk_backend_commit_duration_seconds_count"]
+        &[
+            "etcd_disk_wal_fsync_duration_seconds_count",
+            "etcd_disk_backend_commit_duration_seconds_count",
+        ]
     }
 
     async fn links(&mut self, shape: &Shape, _say: Say<'_>) -> Result<Vec<Arc<Putter>>, LoadError> {
@@ -70,7 +77,11 @@ impl Subject for Etcd {
                 Place::Spread => at % roads.len(),
             };
             let road: Road = roads[node].clone();
-            async move { Putter::open(&road, at, serial, value_bytes).await.map(Arc::new) }
+            async move {
+                Putter::open(&road, at, serial, value_bytes)
+                    .await
+                    .map(Arc::new)
+            }
         };
         few_at_a_time(serials, CONNECTING_AT_A_TIME, deed, |_| {}).await
     }

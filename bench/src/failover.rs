@@ -112,7 +112,11 @@ impl Standing {
     ///
     /// `None` without followers.
     pub fn next(&self) -> Option<u16> {
-        self.followers.iter().find(|node| **node > self.leader).or(self.followers.first()).copied()
+        self.followers
+            .iter()
+            .find(|node| **node > self.leader)
+            .or(self.followers.first())
+            .copied()
     }
 }
 
@@ -134,7 +138,11 @@ pub trait Stage {
     fn at_rest(&self) -> impl Future<Output = Result<Standing, Self::Error>>;
 
     /// Gives the fault to the leader.
-    fn strike(&self, fault: Fault, standing: &Standing) -> impl Future<Output = Result<Strike, Self::Error>>;
+    fn strike(
+        &self,
+        fault: Fault,
+        standing: &Standing,
+    ) -> impl Future<Output = Result<Strike, Self::Error>>;
 
     /// Begins to bring a struck node back; [`Stage::at_rest`] waits for it.
     fn heal(&self, fault: Fault, node: u16) -> impl Future<Output = Result<(), Self::Error>>;
@@ -244,20 +252,30 @@ pub struct Detail {
 /// # Errors
 /// The cluster or the client failed outside of what is measured, or did not recover. A send that is lost is a result,
 /// not an error.
-pub async fn run<S: Stage>(config: &Config, plan: &Plan, stage: &S) -> Result<Report, FailoverError<S::Error>> {
+pub async fn run<S: Stage>(
+    config: &Config,
+    plan: &Plan,
+    stage: &S,
+) -> Result<Report, FailoverError<S::Error>> {
     let mut standing = stage.at_rest().await.map_err(FailoverError::Stage)?;
     let mut users = Users::sign_up(config).await?;
     let mut sendings = Vec::new();
     let mut rounds = Vec::new();
     for number in 1..=plan.rounds {
-        let alone = FailoverError::Alone { leader: standing.leader };
+        let alone = FailoverError::Alone {
+            leader: standing.leader,
+        };
         let node = match plan.client_on {
             ClientOn::Leader => standing.leader,
             ClientOn::Follower => *standing.followers.first().ok_or(alone)?,
         };
         users.seat_sender(node).await?;
-        let mut round = round::play(number, plan, stage, &standing, &mut users, &mut sendings).await?;
-        stage.heal(plan.fault, round.struck).await.map_err(FailoverError::Stage)?;
+        let mut round =
+            round::play(number, plan, stage, &standing, &mut users, &mut sendings).await?;
+        stage
+            .heal(plan.fault, round.struck)
+            .await
+            .map_err(FailoverError::Stage)?;
         let then = stage.at_rest().await.map_err(FailoverError::Stage)?;
         round.leader = then.leader;
         round.terms = then.term.saturating_sub(standing.term);
@@ -271,20 +289,37 @@ pub async fn run<S: Stage>(config: &Config, plan: &Plan, stage: &S) -> Result<Re
 }
 
 fn report(plan: &Plan, rounds: &[Round], sendings: &[Sending], found: &[mailbox::Found]) -> Report {
-    let attempts: Vec<Attempt> =
-        sendings.iter().map(|sending| Attempt { number: sending.number, fate: sending.fate() }).collect();
+    let attempts: Vec<Attempt> = sendings
+        .iter()
+        .map(|sending| Attempt {
+            number: sending.number,
+            fate: sending.fate(),
+        })
+        .collect();
     let times: Vec<Duration> = rounds.iter().map(|round| round.time).collect();
-    let calm: Vec<Duration> = sendings.iter().filter(|sending| sending.calm).map(Sending::took).collect();
+    let calm: Vec<Duration> = sendings
+        .iter()
+        .filter(|sending| sending.calm)
+        .map(Sending::took)
+        .collect();
     let detail = |round: &Round| Detail {
         struck: round.struck,
-        struck_at: round.struck_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
+        struck_at: round
+            .struck_at
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis() as u64),
         leader: round.leader,
         terms: round.terms,
         time_ms: ms(round.time),
         client_failover_ms: round.failovers.iter().max().copied().map(ms),
     };
-    let failed: Vec<&Sending> = sendings.iter().filter(|s| !matches!(s.fate(), Fate::Acknowledged { .. })).collect();
-    let said = failed.iter().filter_map(|sending| sending.answer.as_ref().err().map(ToString::to_string));
+    let failed: Vec<&Sending> = sendings
+        .iter()
+        .filter(|s| !matches!(s.fate(), Fate::Acknowledged { .. }))
+        .collect();
+    let said = failed
+        .iter()
+        .filter_map(|sending| sending.answer.as_ref().err().map(ToString::to_string));
     Report {
         fault: plan.fault,
         client_on: plan.client_on,
@@ -294,7 +329,10 @@ fn report(plan: &Plan, rounds: &[Round], sendings: &[Sending], found: &[mailbox:
         figures: Figures::of(&times),
         times_ms: times.iter().copied().map(ms).collect(),
         undisturbed_send_median_ms: Figures::of(&calm).median_ms,
-        failovers: rounds.iter().map(|round| round.failovers.len() as u64).sum(),
+        failovers: rounds
+            .iter()
+            .map(|round| round.failovers.len() as u64)
+            .sum(),
         errors: failed.len() as u64,
         error_messages: said.take(ERRORS_SHOWN).collect(),
         verdict: mailbox::judge(&attempts, found),
@@ -308,7 +346,11 @@ mod tests {
 
     #[test]
     fn leadership_goes_round_in_a_circle() {
-        let standing = |leader, followers: &[u16]| Standing { leader, term: 1, followers: followers.to_vec() };
+        let standing = |leader, followers: &[u16]| Standing {
+            leader,
+            term: 1,
+            followers: followers.to_vec(),
+        };
         assert_eq!(standing(1, &[2, 3]).next(), Some(2));
         assert_eq!(standing(2, &[1, 3]).next(), Some(3));
         assert_eq!(standing(3, &[1, 2]).next(), Some(1));

@@ -42,7 +42,10 @@ impl Plan {
     /// The small cluster's size for so many who ask.
     pub fn small(large: Size, askers: u32) -> Size {
         let askers = askers.min(large.users);
-        Size { users: askers, messages: large.messages / large.users * askers }
+        Size {
+            users: askers,
+            messages: large.messages / large.users * askers,
+        }
     }
 }
 
@@ -108,9 +111,16 @@ impl Site {
         plan: &Plan,
         say: Say<'_>,
     ) -> Result<Site, LoadError> {
-        let askers = Askers::gather(name, road, servers.to_vec(), size, plan.small.users, say).await?;
+        let askers =
+            Askers::gather(name, road, servers.to_vec(), size, plan.small.users, say).await?;
         let crowd = Crowd::gather(road.clone(), RECIPIENTS, say).await?;
-        let senders = Messagebase::new(crowd, servers.to_vec(), Through::Connection, plan.body_bytes).named(name);
+        let senders = Messagebase::new(
+            crowd,
+            servers.to_vec(),
+            Through::Connection,
+            plan.body_bytes,
+        )
+        .named(name);
         Ok(Site { askers, senders })
     }
 }
@@ -127,13 +137,25 @@ pub async fn measure(
     say: Say<'_>,
 ) -> Result<Vec<Line>, LoadError> {
     let mut lines = Vec::new();
-    let shape = |connections| [Shape { connections, outstanding: 1, place: Place::Leader }];
+    let shape = |connections| {
+        [Shape {
+            connections,
+            outstanding: 1,
+            place: Place::Leader,
+        }]
+    };
     let (timing, rounds) = (plan.timing, plan.rounds);
-    for request in Request::ALL.into_iter().filter(|request| requests.contains(request)) {
+    for request in Request::ALL
+        .into_iter()
+        .filter(|request| requests.contains(request))
+    {
         say(request.name());
         let pairs = match request {
             Request::Ask(question) => {
-                let (large, small) = (large.askers.turn_to(question), small.askers.turn_to(question));
+                let (large, small) = (
+                    large.askers.turn_to(question),
+                    small.askers.turn_to(question),
+                );
                 side_by_side(large, small, &shape(plan.questions), timing, rounds, say).await?
             }
             Request::Send => {
@@ -157,8 +179,17 @@ mod tests {
 
     #[test]
     fn the_small_cluster_holds_as_many_messages_a_user() {
-        let large = Size { users: 1_000, messages: 50_000 };
-        assert_eq!(Plan::small(large, 20), Size { users: 20, messages: 1_000 });
+        let large = Size {
+            users: 1_000,
+            messages: 50_000,
+        };
+        assert_eq!(
+            Plan::small(large, 20),
+            Size {
+                users: 20,
+                messages: 1_000
+            }
+        );
         assert_eq!(Plan::small(large, 5_000), large);
     }
 }

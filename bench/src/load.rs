@@ -22,7 +22,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::measure::{Counters, Memory, Ticks, Usage, directory_bytes, memory, mib, usage, usage_of_this};
+use crate::measure::{
+    Counters, Memory, Ticks, Usage, directory_bytes, memory, mib, usage, usage_of_this,
+};
 use drive::{Link, Load, Worked};
 use figures::{Figures, Point};
 
@@ -106,7 +108,10 @@ pub struct Server {
 }
 
 /// A system under load.
-#[allow(async_fn_in_trait, reason = "used with known types inside this crate's callers; nobody needs it to be Send")]
+#[allow(
+    async_fn_in_trait,
+    reason = "used with known types inside this crate's callers; nobody needs it to be Send"
+)]
 pub trait Subject {
     /// How a client calls.
     type Link: Link;
@@ -117,7 +122,11 @@ pub trait Subject {
     /// Counters whose sum counts the commits that are synced to disk, one fsync each.
     fn sync_counters(&self) -> &'static [&'static str];
     /// Opens the connections of a round.
-    async fn links(&mut self, shape: &Shape, say: Say<'_>) -> Result<Vec<Arc<Self::Link>>, LoadError>;
+    async fn links(
+        &mut self,
+        shape: &Shape,
+        say: Say<'_>,
+    ) -> Result<Vec<Arc<Self::Link>>, LoadError>;
     /// Sends that were asked again under the same key since the links were opened, because no majority had answered in
     /// time; `None` where nobody counts them.
     fn repeated(&self) -> Option<u64> {
@@ -151,19 +160,34 @@ async fn sample<S: Subject>(subject: &S) -> Result<Sample, LoadError> {
     for server in subject.servers() {
         servers.push(used_by(server, subject.sync_counters()).await?);
     }
-    Ok(Sample { servers, clients: usage_of_this()?, machine: Ticks::now() })
+    Ok(Sample {
+        servers,
+        clients: usage_of_this()?,
+        machine: Ticks::now(),
+    })
 }
 
 async fn used_by(server: &Server, sync_counters: &[&str]) -> Result<Spent, LoadError> {
-    let Some(usage) = usage(server.pid)? else { return Ok(Spent { usage: None, syncs: None }) };
+    let Some(usage) = usage(server.pid)? else {
+        return Ok(Spent {
+            usage: None,
+            syncs: None,
+        });
+    };
     let syncs = match &server.metrics {
         None => None,
         Some(address) => {
             let counters = Counters::read(address).await?;
-            sync_counters.iter().map(|name| counters.value(name)).sum::<Option<f64>>()
+            sync_counters
+                .iter()
+                .map(|name| counters.value(name))
+                .sum::<Option<f64>>()
         }
     };
-    Ok(Spent { usage: Some(usage), syncs })
+    Ok(Spent {
+        usage: Some(usage),
+        syncs,
+    })
 }
 
 /// What all servers used between two samples: usage and syncs, and how many are missing because they ended.
@@ -175,7 +199,9 @@ fn spent(before: &Sample, after: &Sample) -> (Usage, Option<f64>, usize) {
             continue;
         };
         sum = sum.and(to.since(from));
-        syncs = syncs.zip(after.syncs.zip(before.syncs)).map(|(sum, (to, from))| sum + to - from);
+        syncs = syncs
+            .zip(after.syncs.zip(before.syncs))
+            .map(|(sum, (to, from))| sum + to - from);
     }
     (sum, syncs, gone)
 }
@@ -192,29 +218,65 @@ pub async fn round<S: Subject>(
 ) -> Result<Figures, LoadError> {
     let links = subject.links(shape, say).await?;
     let load = Load::start(&links, shape.outstanding);
-    let name = format!("{}, {} x {}", subject.name(), shape.connections, shape.outstanding);
-    load.pass(Duration::from_millis(timing.warm_up_ms), PROGRESS_EVERY, |_| say(&format!("{name}: warming up"))).await;
+    let name = format!(
+        "{}, {} x {}",
+        subject.name(),
+        shape.connections,
+        shape.outstanding
+    );
+    load.pass(
+        Duration::from_millis(timing.warm_up_ms),
+        PROGRESS_EVERY,
+        |_| say(&format!("{name}: warming up")),
+    )
+    .await;
     let before = sample(subject).await?;
     let measured = load.begin();
-    load.pass(Duration::from_millis(timing.measured_ms), PROGRESS_EVERY, |per_second| {
-        say(&format!("{name}: {per_second:.0} a second"));
-    })
+    load.pass(
+        Duration::from_millis(timing.measured_ms),
+        PROGRESS_EVERY,
+        |per_second| {
+            say(&format!("{name}: {per_second:.0} a second"));
+        },
+    )
     .await;
     let elapsed = load.end(measured);
     let after = sample(subject).await?;
     let done = load.finish().await;
     if let Some(first) = done.first_failure {
-        return Err(LoadError::Failing { failed: done.failed, first });
+        return Err(LoadError::Failing {
+            failed: done.failed,
+            first,
+        });
     }
-    let held: Vec<Option<Memory>> = subject.servers().iter().map(|s| memory(s.pid)).collect::<Result<_, _>>()?;
+    let held: Vec<Option<Memory>> = subject
+        .servers()
+        .iter()
+        .map(|s| memory(s.pid))
+        .collect::<Result<_, _>>()?;
     let held = || held.iter().flatten();
-    let disk: Vec<u64> = subject.servers().iter().map(|s| directory_bytes(&s.data_dir)).collect::<Result<_, _>>()?;
-    #[allow(clippy::cast_precision_loss, reason = "counts of one round are far below 2^52")]
+    let disk: Vec<u64> = subject
+        .servers()
+        .iter()
+        .map(|s| directory_bytes(&s.data_dir))
+        .collect::<Result<_, _>>()?;
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "counts of one round are far below 2^52"
+    )]
     let answered = done.latencies.len() as f64;
-    let each = |total: f64| if answered > 0.0 { total / answered } else { 0.0 };
+    let each = |total: f64| {
+        if answered > 0.0 {
+            total / answered
+        } else {
+            0.0
+        }
+    };
     let (servers, syncs, gone) = spent(&before, &after);
     if gone > 0 {
-        say(&format!("{name}: {gone} of the nodes ended meanwhile; what they used is not counted"));
+        say(&format!(
+            "{name}: {gone} of the nodes ended meanwhile; what they used is not counted"
+        ));
     }
     let clients = after.clients.since(before.clients);
     let micros = |time: Duration| time.as_secs_f64() * 1e6;
@@ -257,7 +319,10 @@ pub async fn measure<S: Subject>(
         let mut figures = Vec::with_capacity(rounds);
         for number in 1..=rounds {
             let one = round(subject, shape, timing, say).await?;
-            say(&format!("{}: round {number} of {rounds}: {one}", subject.name()));
+            say(&format!(
+                "{}: round {number} of {rounds}: {one}",
+                subject.name()
+            ));
             figures.push(one);
         }
         points.push(Point::new(subject.name(), shape.clone(), figures));

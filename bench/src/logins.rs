@@ -67,16 +67,29 @@ impl Storm {
         let (accounts, password) = (crowd.recipients(), crowd.password());
         for at in 0..connections {
             let user = accounts[at % accounts.len()].clone();
-            tasks.spawn(log_in_for_ever(road.clone(), node, user, password.to_owned(), counters.clone()));
+            tasks.spawn(log_in_for_ever(
+                road.clone(),
+                node,
+                user,
+                password.to_owned(),
+                counters.clone(),
+            ));
         }
-        Storm { counters, begun: Instant::now(), _tasks: tasks }
+        Storm {
+            counters,
+            begun: Instant::now(),
+            _tasks: tasks,
+        }
     }
 
     /// Ends it.
     pub fn end(self) -> Answers {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (logged_in, wrong) = (of(&self.counters.logged_in), of(&self.counters.wrong));
-        #[allow(clippy::cast_precision_loss, reason = "a count of logins is far below 2^52")]
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "a count of logins is far below 2^52"
+        )]
         let checked_per_second = (logged_in + wrong) as f64 / self.begun.elapsed().as_secs_f64();
         Answers {
             logged_in,
@@ -90,7 +103,13 @@ impl Storm {
 }
 
 /// A wrong password, then the right one, then a new connection.
-async fn log_in_for_ever(road: Road, node: usize, user: String, password: String, counters: Arc<Counters>) {
+async fn log_in_for_ever(
+    road: Road,
+    node: usize,
+    user: String,
+    password: String,
+    counters: Arc<Counters>,
+) {
     loop {
         let Ok(connection) = road.connect(node).await else {
             counters.failed.fetch_add(1, Ordering::Relaxed);
@@ -99,12 +118,22 @@ async fn log_in_for_ever(road: Road, node: usize, user: String, password: String
         };
         let mut wrong = true;
         loop {
-            let password = if wrong { format!("not {password}") } else { password.clone() };
-            let op = Op::Login { user: user.clone(), password };
+            let password = if wrong {
+                format!("not {password}")
+            } else {
+                password.clone()
+            };
+            let op = Op::Login {
+                user: user.clone(),
+                password,
+            };
             let (counter, pause) = match connection.call::<LoggedIn>(op, LOGIN_TIMEOUT).await {
                 Ok(_) => (&counters.logged_in, None),
                 Err(CallError::Refused(failure)) => {
-                    let pause = failure.retry_after_ms.map_or(PAUSE, Duration::from_millis).min(PAUSE_MAX);
+                    let pause = failure
+                        .retry_after_ms
+                        .map_or(PAUSE, Duration::from_millis)
+                        .min(PAUSE_MAX);
                     match failure.code {
                         Code::BadCredentials => (&counters.wrong, None),
                         Code::Busy => (&counters.busy, Some(pause)),
@@ -159,7 +188,8 @@ pub async fn measure(
 ) -> Result<Report, LoadError> {
     let road = subject.crowd().road().clone();
     let stormers = Crowd::gather(road.clone(), ACCOUNTS, say).await?;
-    let (mut calm, mut stormy, mut answers): (Vec<Figures>, Vec<Figures>, Vec<Answers>) = Default::default();
+    let (mut calm, mut stormy, mut answers): (Vec<Figures>, Vec<Figures>, Vec<Answers>) =
+        Default::default();
     for number in 1..=rounds {
         let one = round(subject, shape, timing, say).await?;
         say(&format!("round {number} of {rounds}, calm: {one}"));
@@ -168,7 +198,10 @@ pub async fn measure(
         let one = round(subject, shape, timing, say).await;
         let answered = storm.end();
         let one = one?;
-        say(&format!("round {number} of {rounds}, {:.0} logins/s: {one}", answered.checked_per_second));
+        say(&format!(
+            "round {number} of {rounds}, {:.0} logins/s: {one}",
+            answered.checked_per_second
+        ));
         stormy.push(one);
         answers.push(answered);
     }

@@ -1,6 +1,9 @@
 //! The command line of `mbclient`: what it takes, and which of the two faces it shows: the line editor on a terminal,
 //! else one line in, one reply out.
-#![allow(clippy::print_stderr, reason = "the command tells the user why it can't go on")]
+#![allow(
+    clippy::print_stderr,
+    reason = "the command tells the user why it can't go on"
+)]
 
 use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
@@ -95,7 +98,9 @@ impl Cli {
         I: IntoIterator<Item = T>,
         T: Into<OsString> + Clone,
     {
-        Cli::try_parse_from(text_behind_dashes(arguments.into_iter().map(Into::into).collect()))
+        Cli::try_parse_from(text_behind_dashes(
+            arguments.into_iter().map(Into::into).collect(),
+        ))
     }
 
     /// The password that was given without a question: the file before the environment.
@@ -116,7 +121,10 @@ impl Cli {
 
     /// The library's options that follow, where the command line says nothing those given.
     pub fn options(&self, given: Options) -> Options {
-        let mut options = Options { node: self.node, ..given };
+        let mut options = Options {
+            node: self.node,
+            ..given
+        };
         if let Some(seconds) = self.patience {
             options.patience = Duration::from_secs(seconds);
             options.no_node_patience = options.patience;
@@ -135,10 +143,12 @@ fn text_behind_dashes(arguments: Vec<OsString>) -> Vec<OsString> {
         let argument = argument.to_str()?;
         let name = argument.split_once('=').map_or(argument, |(name, _)| name);
         let known = definition.get_arguments().find(|known| {
-            known.get_long().is_some_and(|long| name.strip_prefix("--") == Some(long))
-                || known
-                    .get_short()
-                    .is_some_and(|short| argument.strip_prefix('-') == Some(short.encode_utf8(&mut [0; 4])))
+            known
+                .get_long()
+                .is_some_and(|long| name.strip_prefix("--") == Some(long))
+                || known.get_short().is_some_and(|short| {
+                    argument.strip_prefix('-') == Some(short.encode_utf8(&mut [0; 4]))
+                })
         })?;
         Some(known.get_action().takes_values() && name == argument)
     };
@@ -154,7 +164,9 @@ fn text_behind_dashes(arguments: Vec<OsString>) -> Vec<OsString> {
             options.extend(has_value.then(|| rest.next()).flatten());
         } else if behind_name {
             texts.push(argument);
-        } else if argument.as_encoded_bytes().starts_with(b"-") || (words.is_empty() && !is_msg(&argument)) {
+        } else if argument.as_encoded_bytes().starts_with(b"-")
+            || (words.is_empty() && !is_msg(&argument))
+        {
             // Not a message, or a mistake for clap to name.
             return arguments;
         } else {
@@ -164,7 +176,12 @@ fn text_behind_dashes(arguments: Vec<OsString>) -> Vec<OsString> {
     if texts.is_empty() {
         return arguments;
     }
-    options.into_iter().chain(words).chain([OsString::from("--")]).chain(texts).collect()
+    options
+        .into_iter()
+        .chain(words)
+        .chain([OsString::from("--")])
+        .chain(texts)
+        .collect()
 }
 
 fn is_msg(word: &OsStr) -> bool {
@@ -173,16 +190,26 @@ fn is_msg(word: &OsStr) -> bool {
 
 fn given(file: Option<&Path>, variable: &str) -> Result<Option<String>, ClientError> {
     let Some(file) = file else {
-        return Ok(std::env::var(variable).ok().filter(|password| !password.is_empty()));
+        return Ok(std::env::var(variable)
+            .ok()
+            .filter(|password| !password.is_empty()));
     };
-    let size = std::fs::metadata(file).map_err(|e| io_error(file, &e))?.len();
+    let size = std::fs::metadata(file)
+        .map_err(|e| io_error(file, &e))?
+        .len();
     if size > PASSWORD_FILE_MAX_BYTES {
-        return Err(ClientError::Usage(format!("{}: a password file holds one short line", file.display())));
+        return Err(ClientError::Usage(format!(
+            "{}: a password file holds one short line",
+            file.display()
+        )));
     }
     let text = std::fs::read_to_string(file).map_err(|e| io_error(file, &e))?;
     match text.lines().next() {
         Some(line) if !line.is_empty() => Ok(Some(line.to_owned())),
-        _ => Err(ClientError::Usage(format!("{}: the first line is empty", file.display()))),
+        _ => Err(ClientError::Usage(format!(
+            "{}: the first line is empty",
+            file.display()
+        ))),
     }
 }
 
@@ -202,14 +229,22 @@ pub fn run_with(cli: &Cli) -> Exit {
         Ok(config) => config,
         Err(error) => return complain(&error.into()),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return complain(&io_error("/", &error)),
     };
-    let interactive = cli.command.is_empty() && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let interactive =
+        cli.command.is_empty() && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let ended = runtime.block_on(async {
-        if interactive { repl::run(cli, &config).await } else { scripted::run(cli, &config).await }
+        if interactive {
+            repl::run(cli, &config).await
+        } else {
+            scripted::run(cli, &config).await
+        }
     });
     // A thread may still wait for a line that nobody will type.
     runtime.shutdown_background();
@@ -258,25 +293,49 @@ mod tests {
                 ["msg", "--config", "x.toml", "bob", text, "more"],
             ] {
                 let cli = parse(&arguments);
-                assert_eq!(cli.config.as_deref(), Some(Path::new("x.toml")), "{arguments:?}");
+                assert_eq!(
+                    cli.config.as_deref(),
+                    Some(Path::new("x.toml")),
+                    "{arguments:?}"
+                );
                 assert_eq!(cli.command, ["msg", "bob", text, "more"], "{arguments:?}");
             }
         }
         let cli = parse(&["msg", "bob", "--peek", "--", "--json", "-u"]);
-        assert_eq!((cli.command.join(" "), cli.peek, cli.json), ("msg bob --json -u".to_owned(), true, false));
-        for arguments in [["mbclient", "--frobnicate", "inbox"], ["mbclient", "msg", "--frobnicate"]] {
+        assert_eq!(
+            (cli.command.join(" "), cli.peek, cli.json),
+            ("msg bob --json -u".to_owned(), true, false)
+        );
+        for arguments in [
+            ["mbclient", "--frobnicate", "inbox"],
+            ["mbclient", "msg", "--frobnicate"],
+        ] {
             assert!(Cli::parse_arguments(arguments).is_err(), "{arguments:?}");
         }
     }
 
     #[test]
     fn patience_is_for_a_cluster_and_for_a_node() {
-        let given = || Options { patience: Duration::from_secs(9), receive: true, ..Options::default() };
+        let given = || Options {
+            patience: Duration::from_secs(9),
+            receive: true,
+            ..Options::default()
+        };
         let options = parse(&["inbox", "--patience", "120"]).options(given());
-        assert_eq!((options.patience.as_secs(), options.no_node_patience.as_secs(), options.receive), (120, 120, true));
+        assert_eq!(
+            (
+                options.patience.as_secs(),
+                options.no_node_patience.as_secs(),
+                options.receive
+            ),
+            (120, 120, true)
+        );
         assert_eq!(parse(&["inbox"]).options(given()).patience.as_secs(), 9);
         for wrong in ["0", "-1", "86401", "soon"] {
-            assert!(Cli::parse_arguments(["mbclient", "--patience", wrong, "inbox"]).is_err(), "{wrong}");
+            assert!(
+                Cli::parse_arguments(["mbclient", "--patience", wrong, "inbox"]).is_err(),
+                "{wrong}"
+            );
         }
     }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 use messagebase_config::Config;
 use messagebase_protocol::code::{Certainty, Code, Failure};
 use messagebase_protocol::json::{
-    Ack, Consistency, DirectoryEntry, Empty, Inbox, LoggedIn, Op, Ping, Records, Registered, Sent, Status, Users,
+    Ack, Consistency, DirectoryEntry, Empty, Inbox, LoggedIn, Op, Ping, Records, Registered, Sent,
+    Status, Users,
 };
 use messagebase_protocol::name::{check_body, check_name, check_password};
 use serde::de::DeserializeOwned;
@@ -101,7 +102,13 @@ impl Client {
     /// `ca.pem` can't be used.
     pub fn start(config: &Config, options: Options) -> Result<(Client, Events), ClientError> {
         let transport = Transport::from_config(config)?;
-        Ok(Client::start_with(Finder { transport, directory: Directory::from_config(config) }, options))
+        Ok(Client::start_with(
+            Finder {
+                transport,
+                directory: Directory::from_config(config),
+            },
+            options,
+        ))
     }
 
     /// Starts a client on given addresses.
@@ -112,14 +119,26 @@ impl Client {
             health_every: options.health_every,
             receive: options.receive,
         });
-        (Client { orders, link, finder, tickets: AtomicU64::new(1), options }, events)
+        (
+            Client {
+                orders,
+                link,
+                finder,
+                tickets: AtomicU64::new(1),
+                options,
+            },
+            events,
+        )
     }
 
     /// Starts a client and waits until a node serves it.
     ///
     /// # Errors
     /// `Config`, or `Unreachable` when patience ends.
-    pub async fn connect(config: &Config, options: Options) -> Result<(Client, Events), ClientError> {
+    pub async fn connect(
+        config: &Config,
+        options: Options,
+    ) -> Result<(Client, Events), ClientError> {
         let (client, events) = Client::start(config, options)?;
         client.connected().await?;
         Ok((client, events))
@@ -153,8 +172,15 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn register(&self, user: &str, password: &str) -> Result<Registered, ClientError> {
-        check_name(user).and_then(|()| check_password(password)).map_err(ClientError::Refused)?;
-        self.call(Op::Register { user: user.into(), password: password.into(), key: random::key() }).await
+        check_name(user)
+            .and_then(|()| check_password(password))
+            .map_err(ClientError::Refused)?;
+        self.call(Op::Register {
+            user: user.into(),
+            password: password.into(),
+            key: random::key(),
+        })
+        .await
     }
 
     /// Begins a session. The token in the answer resumes it in another run: keep it secret.
@@ -162,9 +188,16 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn login(&self, user: &str, password: &str) -> Result<LoggedIn, ClientError> {
-        let op = Op::Login { user: user.into(), password: password.into() };
+        let op = Op::Login {
+            user: user.into(),
+            password: password.into(),
+        };
         let (answer, generation): (LoggedIn, u64) = self.call_where(op).await?;
-        let order = Order::LoggedIn { generation, user: answer.user.clone(), token: answer.token.clone() };
+        let order = Order::LoggedIn {
+            generation,
+            user: answer.user.clone(),
+            token: answer.token.clone(),
+        };
         self.order(order).await?;
         self.user_is(|user| user.is_some()).await?;
         Ok(answer)
@@ -174,15 +207,33 @@ impl Client {
     ///
     /// # Errors
     /// `NotLoggedIn` when the token is not good (any more); else see [`ClientError`].
-    pub async fn resume(&self, user: &str, token: &str, cluster_id: Option<&str>) -> Result<(), ClientError> {
+    pub async fn resume(
+        &self,
+        user: &str,
+        token: &str,
+        cluster_id: Option<&str>,
+    ) -> Result<(), ClientError> {
         let (good, mut verdict) = oneshot::channel();
-        let (user, token, cluster_id) = (user.to_owned(), token.to_owned(), cluster_id.map(str::to_owned));
-        self.order(Order::Resume { user, token, cluster_id, good }).await?;
+        let (user, token, cluster_id) = (
+            user.to_owned(),
+            token.to_owned(),
+            cluster_id.map(str::to_owned),
+        );
+        self.order(Order::Resume {
+            user,
+            token,
+            cluster_id,
+            good,
+        })
+        .await?;
         match self.patiently(&mut verdict).await {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => Err(ClientError::NotLoggedIn),
             Ok(Err(_)) => Err(ClientError::Closed),
-            Err(trouble) => Err(ClientError::Unreachable { trouble, unknown: false }),
+            Err(trouble) => Err(ClientError::Unreachable {
+                trouble,
+                unknown: false,
+            }),
         }
     }
 
@@ -209,7 +260,11 @@ impl Client {
     pub async fn delete(&self, password: &str) -> Result<(), ClientError> {
         let user = self.user().ok_or(ClientError::NotLoggedIn)?;
         self.order(Order::Leaving).await?;
-        let op = Op::Delete { password: password.into(), key: random::key(), user: Some(user) };
+        let op = Op::Delete {
+            password: password.into(),
+            key: random::key(),
+            user: Some(user),
+        };
         match self.call::<Empty>(op).await {
             Ok(_) => self.forget().await,
             Err(error) => {
@@ -226,7 +281,11 @@ impl Client {
     pub async fn password(&self, old: &str, new: &str) -> Result<(), ClientError> {
         check_password(new).map_err(ClientError::Refused)?;
         self.session()?;
-        let op = Op::Password { old: old.into(), new: new.into(), key: random::key() };
+        let op = Op::Password {
+            old: old.into(),
+            new: new.into(),
+            key: random::key(),
+        };
         self.call::<Empty>(op).await.map(|_| ())
     }
 
@@ -243,7 +302,10 @@ impl Client {
         };
         self.withdraw(pending.ticket).await?;
         match pending.answer().await {
-            Err(ClientError::Withdrawn) => Err(ClientError::Unreachable { trouble, unknown: true }),
+            Err(ClientError::Withdrawn) => Err(ClientError::Unreachable {
+                trouble,
+                unknown: true,
+            }),
             answered => answered,
         }
     }
@@ -253,11 +315,19 @@ impl Client {
     /// # Errors
     /// `Refused` if no node could accept it, `NotLoggedIn`. A full outbox shows in the answer.
     pub async fn enqueue(&self, to: &str, body: &str) -> Result<Pending, ClientError> {
-        check_name(to).and_then(|()| check_body(body)).map_err(ClientError::Refused)?;
+        check_name(to)
+            .and_then(|()| check_body(body))
+            .map_err(ClientError::Refused)?;
         self.session()?;
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let (waiter, answer) = oneshot::channel();
-        let entry = Entry { ticket, to: to.into(), body: body.into(), key: random::send_key(), waiter };
+        let entry = Entry {
+            ticket,
+            to: to.into(),
+            body: body.into(),
+            key: random::send_key(),
+            waiter,
+        };
         self.order(Order::Send(entry)).await?;
         Ok(Pending { ticket, answer })
     }
@@ -275,7 +345,12 @@ impl Client {
     /// # Errors
     /// `Closed`.
     pub async fn settle_outbox(&self, send: bool) -> Result<(), ClientError> {
-        self.order(if send { Order::ReleaseOutbox } else { Order::DropOutbox }).await
+        self.order(if send {
+            Order::ReleaseOutbox
+        } else {
+            Order::DropOutbox
+        })
+        .await
     }
 
     /// Begins or stops to report incoming messages as events.
@@ -309,7 +384,12 @@ impl Client {
     /// See [`ClientError`].
     pub async fn inbox(&self, after: u64, limit: u32) -> Result<Inbox, ClientError> {
         self.session()?;
-        self.call(Op::Inbox { after: Some(after), limit: Some(limit), consistency: Consistency::Linear }).await
+        self.call(Op::Inbox {
+            after: Some(after),
+            limit: Some(limit),
+            consistency: Consistency::Linear,
+        })
+        .await
     }
 
     /// One page of everything to or from this user behind an id.
@@ -318,17 +398,33 @@ impl Client {
     /// See [`ClientError`].
     pub async fn sync(&self, after: u64, limit: u32) -> Result<Records, ClientError> {
         self.session()?;
-        self.call(Op::Sync { after, limit: Some(limit), consistency: Consistency::Linear }).await
+        self.call(Op::Sync {
+            after,
+            limit: Some(limit),
+            consistency: Consistency::Linear,
+        })
+        .await
     }
 
     /// One page of a conversation, ending before `before` or with the newest message.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn history(&self, with: &str, before: Option<u64>, limit: u32) -> Result<Records, ClientError> {
+    pub async fn history(
+        &self,
+        with: &str,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Records, ClientError> {
         self.session()?;
         let consistency = Consistency::Linear;
-        self.call(Op::History { with: with.into(), before, limit: Some(limit), consistency }).await
+        self.call(Op::History {
+            with: with.into(),
+            before,
+            limit: Some(limit),
+            consistency,
+        })
+        .await
     }
 
     /// All users whose names match a glob.
@@ -377,7 +473,11 @@ impl Client {
     }
 
     fn session(&self) -> Result<(), ClientError> {
-        if self.link.borrow().user.is_some() { Ok(()) } else { Err(ClientError::NotLoggedIn) }
+        if self.link.borrow().user.is_some() {
+            Ok(())
+        } else {
+            Err(ClientError::NotLoggedIn)
+        }
     }
 
     async fn forget(&self) -> Result<(), ClientError> {
@@ -387,11 +487,17 @@ impl Client {
 
     async fn user_is(&self, wanted: impl Fn(&Option<String>) -> bool) -> Result<(), ClientError> {
         let mut link = self.link.clone();
-        link.wait_for(|link| wanted(&link.user)).await.map(|_| ()).map_err(|_| ClientError::Closed)
+        link.wait_for(|link| wanted(&link.user))
+            .await
+            .map(|_| ())
+            .map_err(|_| ClientError::Closed)
     }
 
     async fn order(&self, order: Order) -> Result<(), ClientError> {
-        self.orders.send(order).await.map_err(|_| ClientError::Closed)
+        self.orders
+            .send(order)
+            .await
+            .map_err(|_| ClientError::Closed)
     }
 
     async fn call<T: DeserializeOwned>(&self, op: Op) -> Result<T, ClientError> {
@@ -408,27 +514,42 @@ impl Client {
             let failure = match up.connection.call(op.clone(), ANSWER_TIMEOUT).await {
                 Ok(answer) => return Ok((answer, up.generation)),
                 Err(CallError::Lost | CallError::TimedOut) => {
-                    self.order(Order::Suspect { generation: up.generation }).await?;
+                    self.order(Order::Suspect {
+                        generation: up.generation,
+                    })
+                    .await?;
                     spent = Some(up.generation);
                     continue;
                 }
                 Err(CallError::Refused(failure)) => failure,
-                Err(CallError::TooMany) => Failure::not_done(Code::Busy, "too many requests on one connection"),
+                Err(CallError::TooMany) => {
+                    Failure::not_done(Code::Busy, "too many requests on one connection")
+                }
                 Err(CallError::Unreadable(message)) => {
                     let code = Code::Internal;
-                    let failure = Failure { code, message, certainty: Certainty::Unknown, retry_after_ms: None };
+                    let failure = Failure {
+                        code,
+                        message,
+                        certainty: Certainty::Unknown,
+                        retry_after_ms: None,
+                    };
                     return Err(ClientError::Refused(failure));
                 }
             };
             match failure.code {
                 Code::NoQuorum | Code::Closing => {
-                    self.order(Order::Suspect { generation: up.generation }).await?;
+                    self.order(Order::Suspect {
+                        generation: up.generation,
+                    })
+                    .await?;
                     spent = Some(up.generation);
                 }
                 Code::Busy => {}
                 _ => return Err(ClientError::Refused(failure)),
             }
-            let pause_now = failure.retry_after_ms.map_or_else(|| random::up_to(pause), Duration::from_millis);
+            let pause_now = failure
+                .retry_after_ms
+                .map_or_else(|| random::up_to(pause), Duration::from_millis);
             pause = (pause * 2).min(RETRY_MAX);
             if began.elapsed() + pause_now >= self.options.patience {
                 return Err(ClientError::Refused(failure));
@@ -465,21 +586,37 @@ impl Client {
     }
 
     /// Waits for a connection newer than `spent`, at most as long as patience since `began`.
-    async fn up(&self, began: Instant, spent: Option<u64>, asked: bool) -> Result<Arc<Up>, ClientError> {
+    async fn up(
+        &self,
+        began: Instant,
+        spent: Option<u64>,
+        asked: bool,
+    ) -> Result<Arc<Up>, ClientError> {
         let mut link = self.link.clone();
         loop {
             let until = {
                 let seen = link.borrow_and_update();
                 match &seen.state {
-                    Ok(up) if spent.is_none_or(|spent| up.generation > spent) => return Ok(up.clone()),
+                    Ok(up) if spent.is_none_or(|spent| up.generation > spent) => {
+                        return Ok(up.clone());
+                    }
                     state => began + self.patience_for(state),
                 }
             };
             match tokio::time::timeout_at(until, link.changed()).await {
                 Ok(changed) => changed.map_err(|_| ClientError::Closed)?,
                 Err(_) => {
-                    let trouble = link.borrow().state.as_ref().err().cloned().unwrap_or(Trouble::Connecting);
-                    return Err(ClientError::Unreachable { trouble, unknown: asked });
+                    let trouble = link
+                        .borrow()
+                        .state
+                        .as_ref()
+                        .err()
+                        .cloned()
+                        .unwrap_or(Trouble::Connecting);
+                    return Err(ClientError::Unreachable {
+                        trouble,
+                        unknown: asked,
+                    });
                 }
             }
         }

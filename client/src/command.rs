@@ -122,25 +122,60 @@ pub struct Spec {
 }
 
 const fn spec(name: &'static str, arguments: &'static str, help: &'static str, face: Face) -> Spec {
-    Spec { name, arguments, help, face }
+    Spec {
+        name,
+        arguments,
+        help,
+        face,
+    }
 }
 
 /// All of them, in the order of the help.
 pub const COMMANDS: &[Spec] = &[
-    spec("register", "[NAME]", "make an account (does not log in)", Face::Both),
+    spec(
+        "register",
+        "[NAME]",
+        "make an account (does not log in)",
+        Face::Both,
+    ),
     spec("login", "[NAME]", "begin a session", Face::Both),
     spec("logout", "", "end the session on every node", Face::Both),
-    spec("msg", "NAME [TEXT]", "send a message; without TEXT open the conversation with NAME", Face::Both),
-    spec("reply", "[TEXT]", "answer the latest sender; without TEXT open the conversation", Face::Prompt),
+    spec(
+        "msg",
+        "NAME [TEXT]",
+        "send a message; without TEXT open the conversation with NAME",
+        Face::Both,
+    ),
+    spec(
+        "reply",
+        "[TEXT]",
+        "answer the latest sender; without TEXT open the conversation",
+        Face::Prompt,
+    ),
     spec("close", "", "leave the conversation", Face::Prompt),
     spec("inbox", "", "show what is undelivered", Face::Both),
     spec("listen", "", "show messages as they come", Face::Script),
-    spec("history", "NAME", "show the conversation with NAME", Face::Both),
+    spec(
+        "history",
+        "NAME",
+        "show the conversation with NAME",
+        Face::Both,
+    ),
     spec("users", "[GLOB]", "list users", Face::Both),
     spec("password", "", "change the password", Face::Both),
-    spec("delete", "", "delete the account that is logged in", Face::Both),
+    spec(
+        "delete",
+        "",
+        "delete the account that is logged in",
+        Face::Both,
+    ),
     spec("status", "", "show the nodes", Face::Both),
-    spec("outbox", "send|drop", "send or forget what was held back for another cluster", Face::Prompt),
+    spec(
+        "outbox",
+        "send|drop",
+        "send or forget what was held back for another cluster",
+        Face::Prompt,
+    ),
     spec("help", "", "this help", Face::Both),
     spec("quit", "", "leave", Face::Both),
 ];
@@ -155,15 +190,28 @@ pub fn parse_pipe(line: &str) -> Option<Result<Command, Wrong>> {
         return None;
     }
     let Some(command) = pipe::parse(line) else {
-        return Some(Err(Wrong("a field is missing; `h` shows the commands".into())));
+        return Some(Err(Wrong(
+            "a field is missing; `h` shows the commands".into(),
+        )));
     };
     Some(Ok(match command {
-        pipe::Command::Register { user, password } => Command::Register { user: Some(user), password: Some(password) },
-        pipe::Command::Login { user, password } => Command::Login { user: Some(user), password: Some(password) },
+        pipe::Command::Register { user, password } => Command::Register {
+            user: Some(user),
+            password: Some(password),
+        },
+        pipe::Command::Login { user, password } => Command::Login {
+            user: Some(user),
+            password: Some(password),
+        },
         pipe::Command::Delete { user } => Command::Delete { user: Some(user) },
         pipe::Command::List => Command::Users { pattern: None },
-        pipe::Command::Search { pattern } => Command::Users { pattern: Some(pipe::search_glob(&pattern)) },
-        pipe::Command::Send { to, body } => Command::Msg { to, text: Some(body) },
+        pipe::Command::Search { pattern } => Command::Users {
+            pattern: Some(pipe::search_glob(&pattern)),
+        },
+        pipe::Command::Send { to, body } => Command::Msg {
+            to,
+            text: Some(body),
+        },
         pipe::Command::Help => Command::PipeHelp,
     }))
 }
@@ -171,32 +219,49 @@ pub fn parse_pipe(line: &str) -> Option<Result<Command, Wrong>> {
 /// Reads a slash command without its slash. A text is the rest of the line, as it is.
 pub fn parse_slash(line: &str) -> Result<Command, Wrong> {
     let (word, rest) = split_word(line);
-    let argument = || Some(rest.trim()).filter(|rest| !rest.is_empty()).map(str::to_owned);
+    let argument = || {
+        Some(rest.trim())
+            .filter(|rest| !rest.is_empty())
+            .map(str::to_owned)
+    };
     let none = |command: Command| match argument() {
         None => Ok(command),
         Some(_) => Err(Wrong(format!("`{word}` takes no argument"))),
     };
     let one = |what: &str| match argument() {
-        Some(argument) if argument.contains(char::is_whitespace) => {
-            Err(Wrong(format!("`{word}` takes one {what}; a password is asked for, never typed into the line")))
-        }
+        Some(argument) if argument.contains(char::is_whitespace) => Err(Wrong(format!(
+            "`{word}` takes one {what}; a password is asked for, never typed into the line"
+        ))),
         argument => Ok(argument),
     };
     match word {
-        "register" => Ok(Command::Register { user: one("name")?, password: None }),
-        "login" => Ok(Command::Login { user: one("name")?, password: None }),
+        "register" => Ok(Command::Register {
+            user: one("name")?,
+            password: None,
+        }),
+        "login" => Ok(Command::Login {
+            user: one("name")?,
+            password: None,
+        }),
         "logout" => none(Command::Logout),
         "delete" => Ok(Command::Delete { user: one("name")? }),
         "password" => none(Command::Password),
-        "users" => Ok(Command::Users { pattern: one("glob")? }),
+        "users" => Ok(Command::Users {
+            pattern: one("glob")?,
+        }),
         "msg" => {
             let (to, text) = split_word(rest);
             if to.is_empty() {
                 return Err(Wrong("`msg` needs a name: msg NAME [TEXT]".into()));
             }
-            Ok(Command::Msg { to: to.to_owned(), text: Some(text.to_owned()).filter(|text| !text.is_empty()) })
+            Ok(Command::Msg {
+                to: to.to_owned(),
+                text: Some(text.to_owned()).filter(|text| !text.is_empty()),
+            })
         }
-        "reply" => Ok(Command::Reply { text: Some(rest.to_owned()).filter(|text| !text.trim().is_empty()) }),
+        "reply" => Ok(Command::Reply {
+            text: Some(rest.to_owned()).filter(|text| !text.trim().is_empty()),
+        }),
         "close" => none(Command::Close),
         "inbox" => none(Command::Inbox),
         "listen" => none(Command::Listen),
@@ -208,7 +273,9 @@ pub fn parse_slash(line: &str) -> Result<Command, Wrong> {
         "outbox" => match argument().as_deref() {
             Some("send") => Ok(Command::Outbox { send: true }),
             Some("drop") => Ok(Command::Outbox { send: false }),
-            _ => Err(Wrong("`outbox` needs to know what to do: outbox send, or outbox drop".into())),
+            _ => Err(Wrong(
+                "`outbox` needs to know what to do: outbox send, or outbox drop".into(),
+            )),
         },
         "help" | "h" => none(Command::Help),
         "quit" | "exit" => none(Command::Quit),
@@ -227,7 +294,10 @@ pub fn parse_words(words: &[String]) -> Result<Command, Wrong> {
     match words {
         [line] => parse_script_line(line),
         [word, to, text @ ..] if word.trim_start_matches('/') == "msg" && !text.is_empty() => {
-            Ok(Command::Msg { to: to.clone(), text: Some(text.join(" ")) })
+            Ok(Command::Msg {
+                to: to.clone(),
+                text: Some(text.join(" ")),
+            })
         }
         words => parse_script_line(&words.join(" ")),
     }
@@ -249,8 +319,12 @@ pub fn help(face: Face, slash: &str) -> Vec<String> {
 /// password behind a command that refuses it.
 pub fn is_secret(line: &str) -> bool {
     let line = line.trim_start();
-    let pipe = line.strip_prefix(['1', '2']).is_some_and(|rest| rest.trim_start().starts_with('|'));
-    let word = split_word(line.trim_start_matches('/')).0.to_ascii_lowercase();
+    let pipe = line
+        .strip_prefix(['1', '2'])
+        .is_some_and(|rest| rest.trim_start().starts_with('|'));
+    let word = split_word(line.trim_start_matches('/'))
+        .0
+        .to_ascii_lowercase();
     pipe || matches!(word.as_str(), "register" | "login" | "password" | "delete")
 }
 
@@ -265,16 +339,27 @@ mod tests {
     use super::*;
 
     fn msg(to: &str, text: &str) -> Command {
-        Command::Msg { to: to.into(), text: Some(text.into()) }
+        Command::Msg {
+            to: to.into(),
+            text: Some(text.into()),
+        }
     }
 
     #[test]
     fn every_command_of_the_table_parses_and_none_is_missing_from_it() {
         for spec in COMMANDS {
-            let line = format!("{} {}", spec.name, if spec.name == "outbox" { "send" } else { "" });
+            let line = format!(
+                "{} {}",
+                spec.name,
+                if spec.name == "outbox" { "send" } else { "" }
+            );
             let parsed = match parse_slash(&line) {
                 Err(wrong) => {
-                    assert!(spec.arguments.starts_with("NAME"), "{}: {wrong:?}", spec.name);
+                    assert!(
+                        spec.arguments.starts_with("NAME"),
+                        "{}: {wrong:?}",
+                        spec.name
+                    );
                     continue;
                 }
                 Ok(parsed) => parsed,
@@ -285,8 +370,17 @@ mod tests {
 
     #[test]
     fn a_text_is_the_rest_of_the_line() {
-        assert_eq!(parse_slash("msg bob  two  blanks \"quoted\" |"), Ok(msg("bob", " two  blanks \"quoted\" |")));
-        assert_eq!(parse_slash("msg bob"), Ok(Command::Msg { to: "bob".into(), text: None }));
+        assert_eq!(
+            parse_slash("msg bob  two  blanks \"quoted\" |"),
+            Ok(msg("bob", " two  blanks \"quoted\" |"))
+        );
+        assert_eq!(
+            parse_slash("msg bob"),
+            Ok(Command::Msg {
+                to: "bob".into(),
+                text: None
+            })
+        );
         assert!(parse_slash("msg").is_err());
     }
 
@@ -294,20 +388,41 @@ mod tests {
     fn pipe_lines_mean_the_same_commands() {
         assert_eq!(parse_script_line("d|bob|a|b"), Ok(msg("bob", "a|b")));
         assert_eq!(parse_script_line("4"), Ok(Command::Users { pattern: None }));
-        assert_eq!(parse_script_line("5|al"), Ok(Command::Users { pattern: Some("al*".into()) }));
+        assert_eq!(
+            parse_script_line("5|al"),
+            Ok(Command::Users {
+                pattern: Some("al*".into())
+            })
+        );
         assert_eq!(parse_script_line("h"), Ok(Command::PipeHelp));
-        assert_eq!(parse_script_line("3|alice"), Ok(Command::Delete { user: Some("alice".into()) }));
+        assert_eq!(
+            parse_script_line("3|alice"),
+            Ok(Command::Delete {
+                user: Some("alice".into())
+            })
+        );
         assert!(parse_script_line("d|bob").is_err());
     }
 
     #[test]
     fn the_words_of_a_command_line() {
-        let words = |words: &[&str]| parse_words(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>());
-        assert_eq!(words(&["msg", "bob", "hello there"]), Ok(msg("bob", "hello there")));
-        assert_eq!(words(&["msg", "bob", "hello", "there"]), Ok(msg("bob", "hello there")));
+        let words = |words: &[&str]| {
+            parse_words(&words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            words(&["msg", "bob", "hello there"]),
+            Ok(msg("bob", "hello there"))
+        );
+        assert_eq!(
+            words(&["msg", "bob", "hello", "there"]),
+            Ok(msg("bob", "hello there"))
+        );
         assert_eq!(words(&["d|bob|hi"]), Ok(msg("bob", "hi")));
         assert_eq!(words(&["users"]), Ok(Command::Users { pattern: None }));
-        assert_eq!(words(&["history", "bob"]), Ok(Command::History { with: "bob".into() }));
+        assert_eq!(
+            words(&["history", "bob"]),
+            Ok(Command::History { with: "bob".into() })
+        );
         assert!(words(&["frobnicate"]).is_err());
     }
 

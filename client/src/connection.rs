@@ -64,7 +64,9 @@ struct Shared {
 impl Shared {
     fn owed_since(&self) -> MutexGuard<'_, Option<Instant>> {
         // A panic while the lock was held can't leave a time half written.
-        self.owed_since.lock().unwrap_or_else(PoisonError::into_inner)
+        self.owed_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn owes(&self) {
@@ -103,7 +105,9 @@ pub struct Connection {
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("closed", &self.is_closed()).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
     }
 }
 
@@ -176,17 +180,31 @@ impl Connection {
                 closing.send_replace(true);
             }
         });
-        (Connection { outgoing, shared, closed, closing, tasks: [reader, writer] }, events)
+        (
+            Connection {
+                outgoing,
+                shared,
+                closed,
+                closing,
+                tasks: [reader, writer],
+            },
+            events,
+        )
     }
 
     /// Asks and waits for the answer.
     ///
     /// # Errors
     /// See [`CallError`]. After `Lost` and `TimedOut` the request may have taken effect.
-    pub async fn call<T: DeserializeOwned>(&self, op: Op, within: Duration) -> Result<T, CallError> {
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        op: Op,
+        within: Duration,
+    ) -> Result<T, CallError> {
         let name = op.name();
         let raw = self.call_raw(op, within).await?;
-        serde_json::from_str(&raw).map_err(|e| CallError::Unreadable(format!("the answer to `{name}`: {e}")))
+        serde_json::from_str(&raw)
+            .map_err(|e| CallError::Unreadable(format!("the answer to `{name}`: {e}")))
     }
 
     /// Asks and returns the `ok` value as its JSON text.
@@ -203,7 +221,10 @@ impl Connection {
             }
             waiters.insert(id, waiter);
         }
-        let _registration = Registration { shared: &self.shared, id };
+        let _registration = Registration {
+            shared: &self.shared,
+            id,
+        };
         // Checked after registering: the reader sets the flag before it clears the map, so one of the two is seen.
         if self.is_closed() {
             return Err(CallError::Lost);
@@ -211,10 +232,18 @@ impl Connection {
         self.shared.owes();
         let line = Request { id, op }.encode();
         let asked = async {
-            self.outgoing.send(line).await.map_err(|_| CallError::Lost)?;
-            answer.await.map_err(|_| CallError::Lost)?.map_err(CallError::Refused)
+            self.outgoing
+                .send(line)
+                .await
+                .map_err(|_| CallError::Lost)?;
+            answer
+                .await
+                .map_err(|_| CallError::Lost)?
+                .map_err(CallError::Refused)
         };
-        tokio::time::timeout(within, asked).await.unwrap_or(Err(CallError::TimedOut))
+        tokio::time::timeout(within, asked)
+            .await
+            .unwrap_or(Err(CallError::TimedOut))
     }
 
     /// Whether it is over.
@@ -267,7 +296,10 @@ async fn read_lines<R: AsyncRead>(read_half: R, shared: &Shared, events: &mpsc::
                 Line::Whole(line) => line,
                 // No reply of this protocol is longer than a page of the longest messages, which the node cuts to fit.
                 Line::TooLong | Line::Abandon => {
-                    tracing::warn!(limit = LINE_MAX_BYTES, "a node sent a line over the limit; closing");
+                    tracing::warn!(
+                        limit = LINE_MAX_BYTES,
+                        "a node sent a line over the limit; closing"
+                    );
                     return;
                 }
             };
@@ -370,7 +402,9 @@ async fn write_lines<W: AsyncWrite>(
 #[cfg(test)]
 mod tests {
     use messagebase_protocol::code::Code;
-    use messagebase_protocol::json::{ClosingReason, Empty, Ping, encode_event, encode_failure, encode_ok};
+    use messagebase_protocol::json::{
+        ClosingReason, Empty, Ping, encode_event, encode_failure, encode_ok,
+    };
     use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream};
 
     use super::*;
@@ -395,16 +429,29 @@ mod tests {
         let server = tokio::spawn(async move {
             let (first, second) = (request(&mut node).await, request(&mut node).await);
             let refusal = Failure::not_done(Code::NoSuchUser, "who?");
-            node.write_all(encode_failure(Some(second.id), &refusal).as_bytes()).await.unwrap();
-            let pong = Ping { ready: true, applied: Some(9) };
-            node.write_all(encode_ok(first.id, &pong).as_bytes()).await.unwrap();
+            node.write_all(encode_failure(Some(second.id), &refusal).as_bytes())
+                .await
+                .unwrap();
+            let pong = Ping {
+                ready: true,
+                applied: Some(9),
+            };
+            node.write_all(encode_ok(first.id, &pong).as_bytes())
+                .await
+                .unwrap();
             node
         });
         let (ping, ack) = tokio::join!(
             connection.call::<Ping>(Op::Ping {}, SOON),
             connection.call::<Empty>(Op::Ack { through: 1 }, SOON)
         );
-        assert_eq!(ping.unwrap(), Ping { ready: true, applied: Some(9) });
+        assert_eq!(
+            ping.unwrap(),
+            Ping {
+                ready: true,
+                applied: Some(9)
+            }
+        );
         assert!(matches!(ack, Err(CallError::Refused(f)) if f.code == Code::NoSuchUser));
         server.await.unwrap();
     }
@@ -415,17 +462,28 @@ mod tests {
         let server = tokio::spawn(async move {
             request(&mut node).await;
         });
-        assert_eq!(connection.call::<Ping>(Op::Ping {}, SOON).await, Err(CallError::Lost));
+        assert_eq!(
+            connection.call::<Ping>(Op::Ping {}, SOON).await,
+            Err(CallError::Lost)
+        );
         server.await.unwrap();
         assert_eq!(events.recv().await, None);
         connection.closed().await;
-        assert_eq!(connection.call::<Ping>(Op::Ping {}, SOON).await, Err(CallError::Lost));
+        assert_eq!(
+            connection.call::<Ping>(Op::Ping {}, SOON).await,
+            Err(CallError::Lost)
+        );
     }
 
     #[tokio::test]
     async fn silence_is_a_timeout_and_forgets_the_request() {
         let (connection, _events, _node) = pair();
-        assert_eq!(connection.call::<Ping>(Op::Ping {}, Duration::from_millis(20)).await, Err(CallError::TimedOut));
+        assert_eq!(
+            connection
+                .call::<Ping>(Op::Ping {}, Duration::from_millis(20))
+                .await,
+            Err(CallError::TimedOut)
+        );
         assert!(connection.shared.waiters().is_empty());
     }
 
@@ -434,7 +492,8 @@ mod tests {
         const WITHIN: Duration = Duration::from_millis(200);
         let (connection, mut events, mut node) = pair();
         let connection = Arc::new(connection);
-        let silent = |longer: Duration| tokio::time::timeout(WITHIN + longer, connection.silent(WITHIN));
+        let silent =
+            |longer: Duration| tokio::time::timeout(WITHIN + longer, connection.silent(WITHIN));
         assert!(silent(WITHIN).await.is_err(), "nothing is owed");
         let asking = connection.clone();
         let call = tokio::spawn(async move { asking.call::<Ping>(Op::Ping {}, SOON).await });
@@ -442,11 +501,30 @@ mod tests {
         assert!(silent(SOON).await.is_ok());
         // An event is a sign of life, though the answer is still owed: the time begins anew.
         let owed_since = *connection.shared.owed_since();
-        node.write_all(encode_event(&Event::Delivered { through: 7, by: "bob".into() }).as_bytes()).await.unwrap();
+        node.write_all(
+            encode_event(&Event::Delivered {
+                through: 7,
+                by: "bob".into(),
+            })
+            .as_bytes(),
+        )
+        .await
+        .unwrap();
         events.recv().await.unwrap();
         assert!(*connection.shared.owed_since() > owed_since);
         assert!(silent(SOON).await.is_ok(), "and then silence again");
-        node.write_all(encode_ok(asked.id, &Ping { ready: true, applied: None }).as_bytes()).await.unwrap();
+        node.write_all(
+            encode_ok(
+                asked.id,
+                &Ping {
+                    ready: true,
+                    applied: None,
+                },
+            )
+            .as_bytes(),
+        )
+        .await
+        .unwrap();
         call.await.unwrap().unwrap();
         assert!(silent(WITHIN).await.is_err(), "nothing is owed any more");
     }
@@ -473,9 +551,15 @@ mod tests {
     #[tokio::test]
     async fn closing_is_the_last_event() {
         let (connection, mut events, mut node) = pair();
-        let closing = Event::Closing { reason: ClosingReason::Shutdown };
-        node.write_all(encode_event(&closing).as_bytes()).await.unwrap();
-        node.write_all(b"{\"event\":\"delivered\",\"through\":1,\"by\":\"x\"}\n").await.unwrap();
+        let closing = Event::Closing {
+            reason: ClosingReason::Shutdown,
+        };
+        node.write_all(encode_event(&closing).as_bytes())
+            .await
+            .unwrap();
+        node.write_all(b"{\"event\":\"delivered\",\"through\":1,\"by\":\"x\"}\n")
+            .await
+            .unwrap();
         assert_eq!(events.recv().await, Some(closing));
         assert_eq!(events.recv().await, None);
         connection.closed().await;
@@ -484,9 +568,19 @@ mod tests {
     #[tokio::test]
     async fn unknown_events_are_skipped_and_garbage_does_not_panic() {
         let (_connection, mut events, mut node) = pair();
-        node.write_all(b"{\"event\":\"dance\"}\nnot json\n{}\n").await.unwrap();
-        node.write_all(b"{\"event\":\"delivered\",\"through\":7,\"by\":\"bob\"}\n").await.unwrap();
-        assert_eq!(events.recv().await, Some(Event::Delivered { through: 7, by: "bob".into() }));
+        node.write_all(b"{\"event\":\"dance\"}\nnot json\n{}\n")
+            .await
+            .unwrap();
+        node.write_all(b"{\"event\":\"delivered\",\"through\":7,\"by\":\"bob\"}\n")
+            .await
+            .unwrap();
+        assert_eq!(
+            events.recv().await,
+            Some(Event::Delivered {
+                through: 7,
+                by: "bob".into()
+            })
+        );
         node.write_all(b"\xff\xfe\n").await.unwrap();
         assert_eq!(events.recv().await, None);
     }
@@ -494,14 +588,19 @@ mod tests {
     #[tokio::test]
     async fn an_owner_that_does_not_keep_up_is_told_of_the_gap() {
         let (connection, mut events, mut node) = pair();
-        let line = encode_event(&Event::Delivered { through: 7, by: "bob".into() });
+        let line = encode_event(&Event::Delivered {
+            through: 7,
+            by: "bob".into(),
+        });
         for _ in 0..EVENTS_MAX + 1 {
             node.write_all(line.as_bytes()).await.unwrap();
         }
         // The reader is past the last event once it has answered a request that came after it.
         let server = tokio::spawn(async move {
             let asked = request(&mut node).await;
-            node.write_all(encode_ok(asked.id, &Empty {}).as_bytes()).await.unwrap();
+            node.write_all(encode_ok(asked.id, &Empty {}).as_bytes())
+                .await
+                .unwrap();
             node
         });
         connection.call::<Empty>(Op::Logout {}, SOON).await.unwrap();

@@ -47,7 +47,10 @@ impl Transport {
     ///
     /// # Errors
     /// Refused, unreachable, not in time, or a certificate that is not the cluster's.
-    pub async fn connect(&self, address: &Address) -> std::io::Result<(Connection, mpsc::Receiver<Event>)> {
+    pub async fn connect(
+        &self,
+        address: &Address,
+    ) -> std::io::Result<(Connection, mpsc::Receiver<Event>)> {
         let dialed = async {
             let tcp = TcpStream::connect((address.host.as_str(), address.port)).await?;
             // Requests are single small lines: waiting to fill a packet would only add latency.
@@ -55,13 +58,18 @@ impl Transport {
             match self {
                 Transport::Plain => Ok(Connection::start(tcp)),
                 Transport::Tls(config) => {
-                    let name = ServerName::try_from(address.host.clone()).map_err(std::io::Error::other)?;
-                    let stream = TlsConnector::from(config.clone()).connect(name, tcp).await?;
+                    let name = ServerName::try_from(address.host.clone())
+                        .map_err(std::io::Error::other)?;
+                    let stream = TlsConnector::from(config.clone())
+                        .connect(name, tcp)
+                        .await?;
                     Ok(Connection::start(stream))
                 }
             }
         };
-        tokio::time::timeout(CONNECT_TIMEOUT, dialed).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+        tokio::time::timeout(CONNECT_TIMEOUT, dialed)
+            .await
+            .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -83,8 +91,14 @@ pub struct Directory {
 impl Directory {
     /// What the file says.
     pub fn from_config(config: &Config) -> Directory {
-        let endpoints =
-            config.nodes.iter().map(|node| Endpoint { node: node.id, address: node.client.clone() }).collect();
+        let endpoints = config
+            .nodes
+            .iter()
+            .map(|node| Endpoint {
+                node: node.id,
+                address: node.client.clone(),
+            })
+            .collect();
         Directory { endpoints }
     }
 
@@ -97,8 +111,13 @@ impl Directory {
     /// can reach.
     pub fn learn(&mut self, status: &Status) {
         for member in &status.members {
-            let Ok(address) = member.client.parse::<Address>() else { continue };
-            let endpoint = Endpoint { node: member.node, address };
+            let Ok(address) = member.client.parse::<Address>() else {
+                continue;
+            };
+            let endpoint = Endpoint {
+                node: member.node,
+                address,
+            };
             if self.endpoints.len() < ENDPOINTS_MAX && !self.endpoints.contains(&endpoint) {
                 self.endpoints.push(endpoint);
             }
@@ -155,15 +174,23 @@ pub struct Unreached {
 impl Unreached {
     /// No answer in time.
     pub fn silent() -> Unreached {
-        Unreached { why: "no answer in time".into(), untrusted: false }
+        Unreached {
+            why: "no answer in time".into(),
+            untrusted: false,
+        }
     }
 }
 
 impl From<std::io::Error> for Unreached {
     fn from(error: std::io::Error) -> Unreached {
-        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let tls = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
         let untrusted = matches!(tls, Some(rustls::Error::InvalidCertificate(_)));
-        Unreached { why: error.to_string(), untrusted }
+        Unreached {
+            why: error.to_string(),
+            untrusted,
+        }
     }
 }
 
@@ -173,7 +200,9 @@ pub fn nobody<'a>(unreached: impl IntoIterator<Item = (&'a Endpoint, &'a Unreach
     let mut tried = 0;
     for (endpoint, Unreached { why, untrusted }) in unreached {
         if *untrusted {
-            return Trouble::Untrusted { why: format!("node {} at {}: {why}", endpoint.node, endpoint.address) };
+            return Trouble::Untrusted {
+                why: format!("node {} at {}: {why}", endpoint.node, endpoint.address),
+            };
         }
         tried += 1;
     }
@@ -193,10 +222,21 @@ pub async fn probe(transport: &Transport, endpoint: &Endpoint) -> Result<Reached
         }
     };
     match ask_status(&connection).await {
-        Ok(status) => Ok(Reached { status, connection, events }),
+        Ok(status) => Ok(Reached {
+            status,
+            connection,
+            events,
+        }),
         Err(error) => {
-            tracing::debug!(node = endpoint.node, ?error, "a node did not answer `status`");
-            Err(Unreached { why: "it does not answer `status`".into(), untrusted: false })
+            tracing::debug!(
+                node = endpoint.node,
+                ?error,
+                "a node did not answer `status`"
+            );
+            Err(Unreached {
+                why: "it does not answer `status`".into(),
+                untrusted: false,
+            })
         }
     }
 }
@@ -211,7 +251,11 @@ pub async fn ask_status(connection: &Connection) -> Result<Status, CallError> {
 
 /// Asks all addresses at once, until `enough` says so, everyone answered, or waiting for the rest is not worth it.
 /// The slots are in the directory's order; unanswered ones stay `Pending`.
-pub async fn probe_all(transport: &Transport, directory: &Directory, enough: impl Fn(&[Slot]) -> bool) -> Vec<Slot> {
+pub async fn probe_all(
+    transport: &Transport,
+    directory: &Directory,
+    enough: impl Fn(&[Slot]) -> bool,
+) -> Vec<Slot> {
     let mut slots: Vec<Slot> = directory.endpoints.iter().map(|_| Slot::Pending).collect();
     let mut probes = JoinSet::new();
     for (at, endpoint) in directory.endpoints.iter().cloned().enumerate() {
@@ -220,8 +264,14 @@ pub async fn probe_all(transport: &Transport, directory: &Directory, enough: imp
     }
     let mut answered = 0;
     loop {
-        let patience = if answered * 2 > slots.len() { STRAGGLER_GRACE } else { CONNECT_TIMEOUT + STATUS_TIMEOUT };
-        let Ok(Some(joined)) = tokio::time::timeout(patience, probes.join_next()).await else { return slots };
+        let patience = if answered * 2 > slots.len() {
+            STRAGGLER_GRACE
+        } else {
+            CONNECT_TIMEOUT + STATUS_TIMEOUT
+        };
+        let Ok(Some(joined)) = tokio::time::timeout(patience, probes.join_next()).await else {
+            return slots;
+        };
         // A probe that panicked is a defect there; here it is a node that did not answer.
         let Ok((at, reached)) = joined else { continue };
         answered += usize::from(reached.is_ok());
@@ -240,29 +290,55 @@ mod tests {
 
     #[test]
     fn the_membership_adds_addresses_and_keeps_the_files() {
-        let here = Endpoint { node: 1, address: "127.0.0.1:7101".parse().unwrap() };
+        let here = Endpoint {
+            node: 1,
+            address: "127.0.0.1:7101".parse().unwrap(),
+        };
         let mut directory = Directory::from_endpoints(vec![here.clone()]);
-        let member = |node, client: &str| MemberInfo { node, client: client.into(), voter: true };
+        let member = |node, client: &str| MemberInfo {
+            node,
+            client: client.into(),
+            voter: true,
+        };
         let status = Status {
-            members: vec![member(1, "127.0.0.1:7101"), member(2, "[::1]:7102"), member(3, "nonsense")],
+            members: vec![
+                member(1, "127.0.0.1:7101"),
+                member(2, "[::1]:7102"),
+                member(3, "nonsense"),
+            ],
             ..crate::election::tests::status(1)
         };
         directory.learn(&status);
         directory.learn(&status);
-        let there = Endpoint { node: 2, address: "[::1]:7102".parse().unwrap() };
+        let there = Endpoint {
+            node: 2,
+            address: "[::1]:7102".parse().unwrap(),
+        };
         assert_eq!(directory.endpoints(), [here, there]);
     }
 
     #[test]
     fn a_foreign_certificate_is_named_and_a_dead_node_counted() {
-        let endpoint = |node: u16| Endpoint { node, address: "127.0.0.1:7101".parse().unwrap() };
+        let endpoint = |node: u16| Endpoint {
+            node,
+            address: "127.0.0.1:7101".parse().unwrap(),
+        };
         let dead = Unreached::from(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
         let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
-        let foreign = Unreached::from(std::io::Error::new(std::io::ErrorKind::InvalidData, unknown));
+        let foreign = Unreached::from(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            unknown,
+        ));
         let nodes = [endpoint(1), endpoint(2)];
-        assert_eq!(nobody([(&nodes[0], &dead), (&nodes[1], &dead)]), Trouble::NoNode { tried: 2 });
+        assert_eq!(
+            nobody([(&nodes[0], &dead), (&nodes[1], &dead)]),
+            Trouble::NoNode { tried: 2 }
+        );
         let told = nobody([(&nodes[0], &dead), (&nodes[1], &foreign)]).to_string();
-        assert!(told.contains("node 2 at 127.0.0.1:7101: invalid peer certificate"), "{told}");
+        assert!(
+            told.contains("node 2 at 127.0.0.1:7101: invalid peer certificate"),
+            "{told}"
+        );
     }
 
     #[tokio::test]
@@ -270,9 +346,18 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let dead = listener.local_addr().unwrap().port();
         drop(listener);
-        let address = Address { host: "127.0.0.1".into(), port: dead };
+        let address = Address {
+            host: "127.0.0.1".into(),
+            port: dead,
+        };
         let directory = Directory::from_endpoints(vec![Endpoint { node: 1, address }]);
         let slots = probe_all(&Transport::Plain, &directory, |_| false).await;
-        assert!(matches!(slots[..], [Slot::Failed(Unreached { untrusted: false, .. })]));
+        assert!(matches!(
+            slots[..],
+            [Slot::Failed(Unreached {
+                untrusted: false,
+                ..
+            })]
+        ));
     }
 }

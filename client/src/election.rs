@@ -50,12 +50,23 @@ pub fn decide(answers: &[Option<Status>]) -> Decision {
         return Decision::NoNode;
     }
     // Nodes of a restored cluster and of the one it replaces may answer side by side; they don't vote together.
-    let clusters: BTreeSet<Option<&str>> = answered.iter().map(|status| status.cluster_id.as_deref()).collect();
+    let clusters: BTreeSet<Option<&str>> = answered
+        .iter()
+        .map(|status| status.cluster_id.as_deref())
+        .collect();
     clusters
         .into_iter()
         .map(|cluster| match cluster {
-            None => Decision::NotFormed { answered: answered.len() },
-            Some(_) => decide_within(answered.iter().copied().filter(|s| s.cluster_id.as_deref() == cluster).collect()),
+            None => Decision::NotFormed {
+                answered: answered.len(),
+            },
+            Some(_) => decide_within(
+                answered
+                    .iter()
+                    .copied()
+                    .filter(|s| s.cluster_id.as_deref() == cluster)
+                    .collect(),
+            ),
         })
         .max_by_key(|decision| decision.promise())
         .unwrap_or(Decision::NoNode)
@@ -81,22 +92,47 @@ fn decide_within(mut nodes: Vec<&Status>) -> Decision {
     let voters: BTreeSet<u16> = nodes
         .iter()
         .max_by_key(|status| (status.applied, status.last_log))
-        .map(|status| status.members.iter().filter(|m| m.voter).map(|m| m.node).collect())
+        .map(|status| {
+            status
+                .members
+                .iter()
+                .filter(|m| m.voter)
+                .map(|m| m.node)
+                .collect()
+        })
         .unwrap_or_default();
     if voters.is_empty() {
-        return Decision::NotFormed { answered: nodes.len() };
+        return Decision::NotFormed {
+            answered: nodes.len(),
+        };
     }
-    let alive: Vec<&Status> = nodes.into_iter().filter(|status| voters.contains(&status.node)).collect();
+    let alive: Vec<&Status> = nodes
+        .into_iter()
+        .filter(|status| voters.contains(&status.node))
+        .collect();
     let needed = voters.len() / 2 + 1;
     if alive.len() < needed {
-        return Decision::NoQuorum { alive: alive.len(), needed };
+        return Decision::NoQuorum {
+            alive: alive.len(),
+            needed,
+        };
     }
-    let named = |leader: u16| alive.iter().filter(|status| status.leader == Some(leader)).count();
-    let live_leader = alive.iter().find(|s| s.leader == Some(s.node) && named(s.node) >= needed);
+    let named = |leader: u16| {
+        alive
+            .iter()
+            .filter(|status| status.leader == Some(leader))
+            .count()
+    };
+    let live_leader = alive
+        .iter()
+        .find(|s| s.leader == Some(s.node) && named(s.node) >= needed);
     if let Some(leader) = live_leader {
         return Decision::Take(leader.node);
     }
-    match alive.iter().max_by_key(|status| (status.last_log, status.node)) {
+    match alive
+        .iter()
+        .max_by_key(|status| (status.last_log, status.node))
+    {
         Some(best) => Decision::Campaign(best.node),
         None => Decision::NoQuorum { alive: 0, needed },
     }
@@ -118,7 +154,11 @@ pub(crate) mod tests {
             role: "follower".into(),
             term: 1,
             leader: None,
-            last_log: Some(LogPosition { term: 1, leader: 1, index: 10 }),
+            last_log: Some(LogPosition {
+                term: 1,
+                leader: 1,
+                index: 10,
+            }),
             committed: Some(10),
             applied: Some(10),
             members: members(3),
@@ -128,61 +168,133 @@ pub(crate) mod tests {
     }
 
     fn members(count: u16) -> Vec<MemberInfo> {
-        (1..=count).map(|node| MemberInfo { node, client: format!("127.0.0.1:{node}"), voter: true }).collect()
+        (1..=count)
+            .map(|node| MemberInfo {
+                node,
+                client: format!("127.0.0.1:{node}"),
+                voter: true,
+            })
+            .collect()
     }
 
     fn follows(node: u16, leader: u16) -> Option<Status> {
-        Some(Status { leader: Some(leader), ..status(node) })
+        Some(Status {
+            leader: Some(leader),
+            ..status(node)
+        })
     }
 
     fn at(node: u16, term: u64, leader: u16, index: u64) -> Option<Status> {
-        Some(Status { last_log: Some(LogPosition { term, leader, index }), ..status(node) })
+        Some(Status {
+            last_log: Some(LogPosition {
+                term,
+                leader,
+                index,
+            }),
+            ..status(node)
+        })
     }
 
     #[test]
     fn a_live_leader_that_a_majority_names_is_taken() {
-        assert_eq!(decide(&[follows(1, 1), follows(2, 1), follows(3, 1)]), Decision::Take(1));
-        assert_eq!(decide(&[None, follows(2, 3), follows(3, 3)]), Decision::Take(3));
+        assert_eq!(
+            decide(&[follows(1, 1), follows(2, 1), follows(3, 1)]),
+            Decision::Take(1)
+        );
+        assert_eq!(
+            decide(&[None, follows(2, 3), follows(3, 3)]),
+            Decision::Take(3)
+        );
     }
 
     #[test]
     fn a_dead_leader_is_not_taken_however_many_name_it() {
-        assert_eq!(decide(&[None, follows(2, 1), follows(3, 1)]), Decision::Campaign(3));
+        assert_eq!(
+            decide(&[None, follows(2, 1), follows(3, 1)]),
+            Decision::Campaign(3)
+        );
     }
 
     #[test]
     fn a_leader_that_only_names_itself_is_not_taken() {
         // Cut off from the others, which have not chosen yet.
-        assert_eq!(decide(&[follows(1, 1), Some(status(2)), Some(status(3))]), Decision::Campaign(3));
+        assert_eq!(
+            decide(&[follows(1, 1), Some(status(2)), Some(status(3))]),
+            Decision::Campaign(3)
+        );
     }
 
     #[test]
     fn the_longest_log_campaigns_by_term_then_leader_then_index_then_node() {
-        assert_eq!(decide(&[None, at(2, 1, 1, 11), at(3, 1, 1, 10)]), Decision::Campaign(2));
-        assert_eq!(decide(&[None, at(2, 2, 1, 5), at(3, 1, 3, 99)]), Decision::Campaign(2));
-        assert_eq!(decide(&[None, at(2, 2, 3, 5), at(3, 2, 1, 99)]), Decision::Campaign(2));
-        assert_eq!(decide(&[None, at(2, 1, 1, 10), at(3, 1, 1, 10)]), Decision::Campaign(3));
+        assert_eq!(
+            decide(&[None, at(2, 1, 1, 11), at(3, 1, 1, 10)]),
+            Decision::Campaign(2)
+        );
+        assert_eq!(
+            decide(&[None, at(2, 2, 1, 5), at(3, 1, 3, 99)]),
+            Decision::Campaign(2)
+        );
+        assert_eq!(
+            decide(&[None, at(2, 2, 3, 5), at(3, 2, 1, 99)]),
+            Decision::Campaign(2)
+        );
+        assert_eq!(
+            decide(&[None, at(2, 1, 1, 10), at(3, 1, 1, 10)]),
+            Decision::Campaign(3)
+        );
     }
 
     #[test]
     fn an_empty_log_loses_against_any() {
-        let empty = Some(Status { last_log: None, ..status(3) });
-        assert_eq!(decide(&[None, at(2, 1, 1, 1), empty]), Decision::Campaign(2));
+        let empty = Some(Status {
+            last_log: None,
+            ..status(3)
+        });
+        assert_eq!(
+            decide(&[None, at(2, 1, 1, 1), empty]),
+            Decision::Campaign(2)
+        );
     }
 
     #[test]
     fn fewer_voters_than_a_majority() {
-        assert_eq!(decide(&[None, None, follows(3, 1)]), Decision::NoQuorum { alive: 1, needed: 2 });
-        let five = |node| Some(Status { members: members(5), ..status(node) });
-        assert_eq!(decide(&[five(1), five(2), None]), Decision::NoQuorum { alive: 2, needed: 3 });
+        assert_eq!(
+            decide(&[None, None, follows(3, 1)]),
+            Decision::NoQuorum {
+                alive: 1,
+                needed: 2
+            }
+        );
+        let five = |node| {
+            Some(Status {
+                members: members(5),
+                ..status(node)
+            })
+        };
+        assert_eq!(
+            decide(&[five(1), five(2), None]),
+            Decision::NoQuorum {
+                alive: 2,
+                needed: 3
+            }
+        );
     }
 
     #[test]
     fn voters_are_counted_as_reported_not_as_configured() {
         // The file lists one node, the cluster has three.
-        assert_eq!(decide(&[follows(1, 1)]), Decision::NoQuorum { alive: 1, needed: 2 });
+        assert_eq!(
+            decide(&[follows(1, 1)]),
+            Decision::NoQuorum {
+                alive: 1,
+                needed: 2
+            }
+        );
         // The file lists three, the cluster has one.
-        let alone = Some(Status { members: members(1), ..follows(1, 1).unwrap() });
+        let alone = Some(Status {
+            members: members(1),
+            ..follows(1, 1).unwrap()
+        });
         assert_eq!(decide(&[alone, None, None]), Decision::Take(1));
     }
 
@@ -192,53 +304,131 @@ pub(crate) mod tests {
         with_learner[2].voter = false;
         let of = |node, index| {
             let members = with_learner.clone();
-            let last_log = Some(LogPosition { term: 1, leader: 1, index });
-            Some(Status { members, last_log, ..status(node) })
+            let last_log = Some(LogPosition {
+                term: 1,
+                leader: 1,
+                index,
+            });
+            Some(Status {
+                members,
+                last_log,
+                ..status(node)
+            })
         };
-        assert_eq!(decide(&[of(1, 10), of(2, 11), of(3, 99)]), Decision::Campaign(2));
-        assert_eq!(decide(&[of(1, 10), None, of(3, 10)]), Decision::NoQuorum { alive: 1, needed: 2 });
+        assert_eq!(
+            decide(&[of(1, 10), of(2, 11), of(3, 99)]),
+            Decision::Campaign(2)
+        );
+        assert_eq!(
+            decide(&[of(1, 10), None, of(3, 10)]),
+            Decision::NoQuorum {
+                alive: 1,
+                needed: 2
+            }
+        );
     }
 
     #[test]
     fn the_freshest_membership_counts() {
-        let old = Some(Status { members: members(1), applied: Some(1), ..status(1) });
-        let new = Some(Status { applied: Some(10), ..status(2) });
+        let old = Some(Status {
+            members: members(1),
+            applied: Some(1),
+            ..status(1)
+        });
+        let new = Some(Status {
+            applied: Some(10),
+            ..status(2)
+        });
         assert_eq!(decide(&[old, new]), Decision::Campaign(2));
     }
 
     #[test]
     fn blank_nodes_are_no_cluster() {
-        let blank = |node| Some(Status { cluster_id: None, members: vec![], last_log: None, ..status(node) });
-        assert_eq!(decide(&[blank(1), blank(2), None]), Decision::NotFormed { answered: 2 });
+        let blank = |node| {
+            Some(Status {
+                cluster_id: None,
+                members: vec![],
+                last_log: None,
+                ..status(node)
+            })
+        };
+        assert_eq!(
+            decide(&[blank(1), blank(2), None]),
+            Decision::NotFormed { answered: 2 }
+        );
         // A wiped node beside two that are well.
-        assert_eq!(decide(&[blank(1), follows(2, 2), follows(3, 2)]), Decision::Take(2));
+        assert_eq!(
+            decide(&[blank(1), follows(2, 2), follows(3, 2)]),
+            Decision::Take(2)
+        );
     }
 
     #[test]
     fn two_clusters_do_not_vote_together() {
-        let other = |status: Option<Status>| status.map(|s| Status { cluster_id: Some("c2".into()), ..s });
-        assert_eq!(decide(&[follows(1, 1), other(follows(2, 1)), None]), Decision::NoQuorum { alive: 1, needed: 2 });
-        let restored = other(follows(1, 1)).map(|s| Status { members: members(1), ..s });
+        let other = |status: Option<Status>| {
+            status.map(|s| Status {
+                cluster_id: Some("c2".into()),
+                ..s
+            })
+        };
+        assert_eq!(
+            decide(&[follows(1, 1), other(follows(2, 1)), None]),
+            Decision::NoQuorum {
+                alive: 1,
+                needed: 2
+            }
+        );
+        let restored = other(follows(1, 1)).map(|s| Status {
+            members: members(1),
+            ..s
+        });
         assert_eq!(decide(&[restored, follows(2, 1), None]), Decision::Take(1));
     }
 
     #[test]
     fn one_node_under_two_addresses_is_one_voter() {
-        assert_eq!(decide(&[follows(1, 1), follows(1, 1)]), Decision::NoQuorum { alive: 1, needed: 2 });
+        assert_eq!(
+            decide(&[follows(1, 1), follows(1, 1)]),
+            Decision::NoQuorum {
+                alive: 1,
+                needed: 2
+            }
+        );
     }
 
     #[test]
     fn a_hung_node_is_left_and_a_busy_one_is_not() {
         // Node 1 hangs as leader: before and after the others have elected; as follower.
-        assert!(is_better_elsewhere(1, &[None, follows(2, 1), follows(3, 1)]));
-        assert!(is_better_elsewhere(1, &[None, follows(2, 3), follows(3, 3)]));
-        assert!(is_better_elsewhere(2, &[follows(1, 1), None, follows(3, 1)]));
+        assert!(is_better_elsewhere(
+            1,
+            &[None, follows(2, 1), follows(3, 1)]
+        ));
+        assert!(is_better_elsewhere(
+            1,
+            &[None, follows(2, 3), follows(3, 3)]
+        ));
+        assert!(is_better_elsewhere(
+            2,
+            &[follows(1, 1), None, follows(3, 1)]
+        ));
         // It answers, if late: also while its leader is gone and another one not yet there.
-        assert!(!is_better_elsewhere(1, &[follows(1, 1), follows(2, 1), follows(3, 1)]));
-        assert!(!is_better_elsewhere(2, &[None, follows(2, 1), follows(3, 1)]));
-        assert!(!is_better_elsewhere(2, &[None, Some(status(2)), Some(status(3))]));
+        assert!(!is_better_elsewhere(
+            1,
+            &[follows(1, 1), follows(2, 1), follows(3, 1)]
+        ));
+        assert!(!is_better_elsewhere(
+            2,
+            &[None, follows(2, 1), follows(3, 1)]
+        ));
+        assert!(!is_better_elsewhere(
+            2,
+            &[None, Some(status(2)), Some(status(3))]
+        ));
         // It leads a minority.
-        assert!(is_better_elsewhere(1, &[follows(1, 1), follows(2, 3), follows(3, 3)]));
+        assert!(is_better_elsewhere(
+            1,
+            &[follows(1, 1), follows(2, 3), follows(3, 3)]
+        ));
         // Nowhere is better without a majority.
         assert!(!is_better_elsewhere(1, &[None, follows(2, 1), None]));
         assert!(!is_better_elsewhere(1, &[None, None, None]));

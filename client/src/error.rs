@@ -43,10 +43,16 @@ impl std::fmt::Display for Trouble {
             Trouble::NoNode { tried } => write!(f, "no node answered ({tried} tried)"),
             Trouble::Untrusted { why } => write!(f, "no node can be trusted: {why}"),
             Trouble::NoQuorum { alive, needed } => {
-                write!(f, "no quorum: {alive} of the cluster's voters answered, a majority is {needed}")
+                write!(
+                    f,
+                    "no quorum: {alive} of the cluster's voters answered, a majority is {needed}"
+                )
             }
             Trouble::NotFormed { answered } => {
-                write!(f, "the cluster has not formed yet ({answered} nodes answered, all are blank)")
+                write!(
+                    f,
+                    "the cluster has not formed yet ({answered} nodes answered, all are blank)"
+                )
             }
             Trouble::Electing => write!(f, "the cluster has no leader at the moment"),
         }
@@ -104,11 +110,15 @@ impl ClientError {
         match self {
             ClientError::Refused(failure) => failure.clone(),
             ClientError::NotLoggedIn => Failure::not_done(Code::NotLoggedIn, "not logged in"),
-            ClientError::Unreachable { unknown: true, .. } => Failure::unknown(Code::NoQuorum, self.to_string()),
+            ClientError::Unreachable { unknown: true, .. } => {
+                Failure::unknown(Code::NoQuorum, self.to_string())
+            }
             ClientError::Unreachable { .. } => Failure::not_done(Code::NoQuorum, self.to_string()),
             ClientError::OutboxFull { .. } => Failure::not_done(Code::Busy, self.to_string()),
             ClientError::Withdrawn => Failure::unknown(Code::Closing, self.to_string()),
-            ClientError::Usage(_) | ClientError::Config(_) => Failure::not_done(Code::BadRequest, self.to_string()),
+            ClientError::Usage(_) | ClientError::Config(_) => {
+                Failure::not_done(Code::BadRequest, self.to_string())
+            }
             ClientError::Io { .. } => Failure::not_done(Code::Internal, self.to_string()),
             ClientError::Closed => Failure::unknown(Code::Closing, self.to_string()),
         }
@@ -121,15 +131,23 @@ impl ClientError {
             ClientError::NotLoggedIn => {
                 "log in: `mbclient --user NAME login`, or set MESSAGEBASE_PASSWORD or --password-file"
             }
-            ClientError::Unreachable { trouble: Trouble::NotFormed { .. }, .. } => {
-                "a cluster forms once every configured node runs: `mbctl up`, then `mbctl status`"
-            }
-            ClientError::Unreachable { trouble: Trouble::Untrusted { .. }, .. } => {
+            ClientError::Unreachable {
+                trouble: Trouble::NotFormed { .. },
+                ..
+            } => "a cluster forms once every configured node runs: `mbctl up`, then `mbctl status`",
+            ClientError::Unreachable {
+                trouble: Trouble::Untrusted { .. },
+                ..
+            } => {
                 "ca.pem in pki/ is not this cluster's (copy it from where `mbctl init` ran), or `nodes` in the \
                  configuration names another cluster's addresses"
             }
-            ClientError::Unreachable { .. } => "see which nodes run: `mbctl status`; start this machine's: `mbctl up`",
-            ClientError::OutboxFull { .. } => "wait until the cluster is back; what is in the outbox will be delivered",
+            ClientError::Unreachable { .. } => {
+                "see which nodes run: `mbctl status`; start this machine's: `mbctl up`"
+            }
+            ClientError::OutboxFull { .. } => {
+                "wait until the cluster is back; what is in the outbox will be delivered"
+            }
             _ => return None,
         };
         Some(hint.to_owned())
@@ -151,5 +169,8 @@ fn refusal_hint(code: Code) -> Option<&'static str> {
 
 /// Where a file of the client's own failed.
 pub(crate) fn io_error(file: impl Into<PathBuf>, error: &std::io::Error) -> ClientError {
-    ClientError::Io { file: file.into(), message: error.to_string() }
+    ClientError::Io {
+        file: file.into(),
+        message: error.to_string(),
+    }
 }

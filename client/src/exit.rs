@@ -25,7 +25,11 @@ impl Exit {
     /// The worse of two: a run that could not even reach a node tells more than one whose third line was refused.
     #[must_use]
     pub fn worst(self, other: Exit) -> Exit {
-        if self.badness() >= other.badness() { self } else { other }
+        if self.badness() >= other.badness() {
+            self
+        } else {
+            other
+        }
     }
 
     /// The process's exit code.
@@ -67,7 +71,13 @@ mod tests {
 
     #[test]
     fn the_worst_counts_whatever_the_order() {
-        let all = [Exit::Done, Exit::Refused, Exit::Usage, Exit::Unreachable, Exit::NotLoggedIn];
+        let all = [
+            Exit::Done,
+            Exit::Refused,
+            Exit::Usage,
+            Exit::Unreachable,
+            Exit::NotLoggedIn,
+        ];
         for a in all {
             assert_eq!(Exit::Done.worst(a), a);
             for b in all {
@@ -75,7 +85,10 @@ mod tests {
             }
         }
         assert_eq!(Exit::Refused.worst(Exit::NotLoggedIn), Exit::NotLoggedIn);
-        assert_eq!(Exit::NotLoggedIn.worst(Exit::Unreachable), Exit::Unreachable);
+        assert_eq!(
+            Exit::NotLoggedIn.worst(Exit::Unreachable),
+            Exit::Unreachable
+        );
     }
 
     #[test]

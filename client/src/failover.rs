@@ -8,7 +8,9 @@ use messagebase_protocol::json::{Campaign, Consistency, Op, Resumed, Status};
 use messagebase_protocol::limits::{CAMPAIGN_DEADLINE, WRITE_DEADLINE};
 
 use crate::connection::CallError;
-use crate::dial::{Directory, Endpoint, Reached, Slot, Transport, Unreached, ask_status, nobody, probe, probe_all};
+use crate::dial::{
+    Directory, Endpoint, Reached, Slot, Transport, Unreached, ask_status, nobody, probe, probe_all,
+};
 use crate::election::{Decision, decide, is_better_elsewhere};
 use crate::error::Trouble;
 
@@ -86,14 +88,23 @@ impl Finder {
 
     /// Asks all nodes about one that has not answered a request for a while: whether the user is better off elsewhere.
     pub async fn is_better_elsewhere(&self, node: u16) -> bool {
-        let own: Vec<usize> =
-            self.directory.endpoints().iter().enumerate().filter(|(_, e)| e.node == node).map(|(at, _)| at).collect();
+        let own: Vec<usize> = self
+            .directory
+            .endpoints()
+            .iter()
+            .enumerate()
+            .filter(|(_, e)| e.node == node)
+            .map(|(at, _)| at)
+            .collect();
         // The others wait for that one, as long as for any straggler: it is to have its say.
         let heard = |slots: &[Slot]| {
             own.iter().any(|at| slots[*at].reached().is_some())
                 && !matches!(decide(&statuses(slots)), Decision::NoQuorum { .. })
         };
-        is_better_elsewhere(node, &statuses(&probe_all(&self.transport, &self.directory, heard).await))
+        is_better_elsewhere(
+            node,
+            &statuses(&probe_all(&self.transport, &self.directory, heard).await),
+        )
     }
 
     /// What every address answers, for showing.
@@ -104,7 +115,12 @@ impl Finder {
             Slot::Failed(unreached) => Err(unreached),
             Slot::Pending => Err(Unreached::silent()),
         });
-        self.directory.endpoints().iter().cloned().zip(statuses).collect()
+        self.directory
+            .endpoints()
+            .iter()
+            .cloned()
+            .zip(statuses)
+            .collect()
     }
 
     async fn any(&self, prefer: Option<u16>) -> Option<Reached> {
@@ -112,7 +128,10 @@ impl Finder {
         // Stable: the preferred node first, the others in the file's order.
         directory.sort_by_key(|endpoint| Some(endpoint.node) != prefer);
         let directory = Directory::from_endpoints(directory);
-        let slots = probe_all(&self.transport, &directory, |slots| first_ready(slots).is_some()).await;
+        let slots = probe_all(&self.transport, &directory, |slots| {
+            first_ready(slots).is_some()
+        })
+        .await;
         // Those that are still silent now are not worth waiting for.
         let at = first_ready(&slots).or_else(|| slots.iter().position(is_ready))?;
         take(slots, at)
@@ -122,10 +141,15 @@ impl Finder {
         let taken = |slots: &[Slot]| matches!(decide(&statuses(slots)), Decision::Take(_));
         let slots = probe_all(&self.transport, &self.directory, taken).await;
         let position = |slots: &[Slot], node| {
-            slots.iter().position(|slot| slot.reached().is_some_and(|reached| reached.status.node == node))
+            slots.iter().position(|slot| {
+                slot.reached()
+                    .is_some_and(|reached| reached.status.node == node)
+            })
         };
         match decide(&statuses(&slots)) {
-            Decision::Take(node) => position(&slots, node).and_then(|at| take(slots, at)).ok_or(Trouble::Electing),
+            Decision::Take(node) => position(&slots, node)
+                .and_then(|at| take(slots, at))
+                .ok_or(Trouble::Electing),
             Decision::Campaign(node) => {
                 let at = position(&slots, node).ok_or(Trouble::Electing)?;
                 let winner = campaign(slots[at].reached().ok_or(Trouble::Electing)?).await?;
@@ -139,50 +163,90 @@ impl Finder {
                 };
                 let mut reached = reached.ok_or(Trouble::Electing)?;
                 // What it said before the election is out of date.
-                reached.status = ask_status(&reached.connection).await.map_err(|_| Trouble::Electing)?;
+                reached.status = ask_status(&reached.connection)
+                    .await
+                    .map_err(|_| Trouble::Electing)?;
                 Ok(reached)
             }
             Decision::NoQuorum { alive, needed } => Err(Trouble::NoQuorum { alive, needed }),
             Decision::NotFormed { answered } => Err(Trouble::NotFormed { answered }),
             Decision::NoNode => {
                 let silent = Unreached::silent();
-                let unreached = slots.iter().map(|slot| if let Slot::Failed(why) = slot { why } else { &silent });
+                let unreached = slots.iter().map(|slot| {
+                    if let Slot::Failed(why) = slot {
+                        why
+                    } else {
+                        &silent
+                    }
+                });
                 Err(nobody(self.directory.endpoints().iter().zip(unreached)))
             }
         }
     }
 
     async fn dial(&self, node: u16) -> Option<Reached> {
-        let endpoint = self.directory.endpoints().iter().find(|endpoint| endpoint.node == node)?;
+        let endpoint = self
+            .directory
+            .endpoints()
+            .iter()
+            .find(|endpoint| endpoint.node == node)?;
         probe(&self.transport, endpoint).await.ok()
     }
 }
 
 /// Asks a node to see to it that there is a leader; the winner's number.
 async fn campaign(reached: &Reached) -> Result<u16, Trouble> {
-    let answer = reached.connection.call::<Campaign>(Op::Campaign {}, CAMPAIGN_DEADLINE + ROUND_TRIP).await;
+    let answer = reached
+        .connection
+        .call::<Campaign>(Op::Campaign {}, CAMPAIGN_DEADLINE + ROUND_TRIP)
+        .await;
     match answer {
         Ok(Campaign { leader }) => Ok(leader),
         // The leader is well, only this client could not reach it: the node that says so forwards.
-        Err(CallError::Refused(failure)) if failure.code == Code::LeaderAlive => Ok(reached.status.node),
+        Err(CallError::Refused(failure)) if failure.code == Code::LeaderAlive => {
+            Ok(reached.status.node)
+        }
         Err(error) => {
-            tracing::debug!(node = reached.status.node, ?error, "a campaign did not succeed");
+            tracing::debug!(
+                node = reached.status.node,
+                ?error,
+                "a campaign did not succeed"
+            );
             Err(Trouble::Electing)
         }
     }
 }
 
 async fn enter(reached: Reached, former: &Former) -> Result<Entered, Trouble> {
-    let other = matches!((&former.cluster_id, &reached.status.cluster_id), (Some(a), Some(b)) if a != b);
+    let other =
+        matches!((&former.cluster_id, &reached.status.cluster_id), (Some(a), Some(b)) if a != b);
     if other {
-        return Ok(Entered { reached, session: Session::OtherCluster });
+        return Ok(Entered {
+            reached,
+            session: Session::OtherCluster,
+        });
     }
-    let Some(token) = former.token.clone() else { return Ok(Entered { reached, session: Session::None }) };
-    let resume = Op::Resume { token, consistency: Consistency::Linear };
-    let session = match reached.connection.call::<Resumed>(resume, WRITE_DEADLINE + ROUND_TRIP).await {
+    let Some(token) = former.token.clone() else {
+        return Ok(Entered {
+            reached,
+            session: Session::None,
+        });
+    };
+    let resume = Op::Resume {
+        token,
+        consistency: Consistency::Linear,
+    };
+    let session = match reached
+        .connection
+        .call::<Resumed>(resume, WRITE_DEADLINE + ROUND_TRIP)
+        .await
+    {
         Ok(resumed) => Session::Resumed(resumed),
         Err(CallError::Refused(failure)) => match failure.code {
-            code @ (Code::BadCredentials | Code::Locked | Code::NotPermitted | Code::BadRequest) => Session::Dead(code),
+            code
+            @ (Code::BadCredentials | Code::Locked | Code::NotPermitted | Code::BadRequest) => {
+                Session::Dead(code)
+            }
             _ => return Err(Trouble::Electing),
         },
         Err(_) => return Err(Trouble::Electing),
@@ -191,7 +255,10 @@ async fn enter(reached: Reached, former: &Former) -> Result<Entered, Trouble> {
 }
 
 fn statuses(slots: &[Slot]) -> Vec<Option<Status>> {
-    slots.iter().map(|slot| slot.reached().map(|reached| reached.status.clone())).collect()
+    slots
+        .iter()
+        .map(|slot| slot.reached().map(|reached| reached.status.clone()))
+        .collect()
 }
 
 fn is_ready(slot: &Slot) -> bool {
@@ -200,7 +267,9 @@ fn is_ready(slot: &Slot) -> bool {
 
 /// The first ready node, if everyone before it has answered or failed.
 fn first_ready(slots: &[Slot]) -> Option<usize> {
-    let at = slots.iter().position(|slot| is_ready(slot) || matches!(slot, Slot::Pending))?;
+    let at = slots
+        .iter()
+        .position(|slot| is_ready(slot) || matches!(slot, Slot::Pending))?;
     is_ready(&slots[at]).then_some(at)
 }
 

@@ -18,7 +18,9 @@ fn notice<T>(pick: impl Fn(&Notice) -> Option<T>) -> impl Fn(&ClientEvent) -> Op
 
 fn failover(event: &ClientEvent) -> Option<(u16, u16, u64)> {
     notice(|notice| match notice {
-        Notice::Failover { lost, won, term, .. } => Some((*lost, *won, *term)),
+        Notice::Failover {
+            lost, won, term, ..
+        } => Some((*lost, *won, *term)),
         _ => None,
     })(event)
 }
@@ -47,10 +49,18 @@ async fn the_first_ready_node_of_the_file_is_taken() {
         crate::failover::Finder {
             transport: crate::dial::Transport::Plain,
             directory: crate::dial::Directory::from_endpoints(
-                client.survey().await.into_iter().map(|(endpoint, _)| endpoint).collect(),
+                client
+                    .survey()
+                    .await
+                    .into_iter()
+                    .map(|(endpoint, _)| endpoint)
+                    .collect(),
             ),
         },
-        Options { node: Some(3), ..Options::default() },
+        Options {
+            node: Some(3),
+            ..Options::default()
+        },
     );
     assert_eq!(preferring.0.connected().await.unwrap().node, 3);
 }
@@ -71,8 +81,11 @@ async fn a_hung_node_is_left_long_before_its_answer_is_overdue() {
     for hung in [1, 2] {
         let cluster = Cluster::start(3).await;
         let health_every = std::time::Duration::from_secs(3_600);
-        let (client, mut events) =
-            cluster.client_with(Options { node: Some(hung), health_every, ..Options::default() });
+        let (client, mut events) = cluster.client_with(Options {
+            node: Some(hung),
+            health_every,
+            ..Options::default()
+        });
         client.login("alice", PASSWORD).await.unwrap();
         cluster.hang(hung);
         client.send("bob", "after").await.unwrap();
@@ -93,11 +106,22 @@ async fn a_node_that_is_busy_but_well_is_not_left() {
     cluster.slow(true);
     let mut pending = client.enqueue("bob", "slowly").await.unwrap();
     let asked = cluster.statuses();
-    let waited = tokio::time::timeout(std::time::Duration::from_millis(1_500), pending.answer()).await;
+    let waited =
+        tokio::time::timeout(std::time::Duration::from_millis(1_500), pending.answer()).await;
     assert!(waited.is_err(), "sends are not answered");
-    assert_eq!(cluster.statuses(), asked, "its pings were answered: nobody else was asked");
-    assert_eq!(client.connected().await.unwrap().generation, before.generation);
-    assert!(events.try_recv().is_err(), "nothing happened that a person must know");
+    assert_eq!(
+        cluster.statuses(),
+        asked,
+        "its pings were answered: nobody else was asked"
+    );
+    assert_eq!(
+        client.connected().await.unwrap().generation,
+        before.generation
+    );
+    assert!(
+        events.try_recv().is_err(),
+        "nothing happened that a person must know"
+    );
 }
 
 #[tokio::test]
@@ -111,7 +135,10 @@ async fn what_was_applied_but_not_answered_is_not_sent_twice() {
         pending.push(client.enqueue("bob", body).await.unwrap());
     }
     let first = pending[0].answer().await.unwrap();
-    assert!(first.duplicate, "the second attempt must find the first one's key");
+    assert!(
+        first.duplicate,
+        "the second attempt must find the first one's key"
+    );
     for pending in &mut pending[1..] {
         pending.answer().await.unwrap();
     }
@@ -129,7 +156,13 @@ async fn without_a_quorum_the_outbox_waits_and_is_delivered_once_in_order() {
     for body in ["one", "two"] {
         pending.push(client.enqueue("bob", body).await.unwrap());
     }
-    assert_eq!(next(&mut events, "the verdict", trouble).await, Trouble::NoQuorum { alive: 1, needed: 2 });
+    assert_eq!(
+        next(&mut events, "the verdict", trouble).await,
+        Trouble::NoQuorum {
+            alive: 1,
+            needed: 2
+        }
+    );
     cluster.boot(2).await;
     let node = next(&mut events, "the way back", back).await;
     assert!([2, 3].contains(&node));
@@ -149,7 +182,13 @@ async fn a_send_whose_patience_ends_says_what_is_wrong_and_takes_the_message_bac
     }
     let refused = client.send("bob", "never").await;
     assert!(
-        matches!(refused, Err(ClientError::Unreachable { trouble: Trouble::NoNode { .. }, unknown: true })),
+        matches!(
+            refused,
+            Err(ClientError::Unreachable {
+                trouble: Trouble::NoNode { .. },
+                unknown: true
+            })
+        ),
         "{refused:?}"
     );
     for node in 1..=3 {
@@ -188,7 +227,11 @@ async fn only_what_was_shown_is_acknowledged() {
     let (client, mut events) = cluster.client(true);
     client.login("alice", PASSWORD).await.unwrap();
     next_bodies(&mut events, 2).await;
-    assert_eq!(cluster.undelivered(), 2, "nothing is acknowledged by itself");
+    assert_eq!(
+        cluster.undelivered(),
+        2,
+        "nothing is acknowledged by itself"
+    );
     client.acknowledge(first).await.unwrap();
     client.acknowledge(second + 100).await.unwrap();
     // Asked on the same connection afterwards, so the acknowledgement has been made when it is answered.
@@ -197,7 +240,9 @@ async fn only_what_was_shown_is_acknowledged() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(10), empty).await.expect("an acknowledged inbox");
+    tokio::time::timeout(std::time::Duration::from_secs(10), empty)
+        .await
+        .expect("an acknowledged inbox");
     assert_eq!(cluster.undelivered(), 0);
 }
 
@@ -212,7 +257,10 @@ async fn a_resync_goes_on_quietly_where_it_was() {
     cluster.close_sessions(ClosingReason::Resync);
     cluster.deliver("bob", "alice", "2");
     let event = events.recv().await.unwrap();
-    assert!(matches!(&event, ClientEvent::Message(m) if m.body == "2"), "no news, just the message: {event:?}");
+    assert!(
+        matches!(&event, ClientEvent::Message(m) if m.body == "2"),
+        "no news, just the message: {event:?}"
+    );
     let after = client.connected().await.unwrap();
     assert!(after.node == before.node && after.generation > before.generation);
 }
@@ -232,7 +280,10 @@ async fn a_locked_account_ends_the_session() {
         }),
     );
     assert_eq!(why.await, Ended::Closed(ClosingReason::Locked));
-    assert!(matches!(client.send("bob", "x").await, Err(ClientError::NotLoggedIn)));
+    assert!(matches!(
+        client.send("bob", "x").await,
+        Err(ClientError::NotLoggedIn)
+    ));
 }
 
 #[tokio::test]
@@ -266,7 +317,11 @@ async fn another_cluster_gets_neither_token_nor_outbox_unasked() {
     assert_eq!(client.user(), None);
     client.login("alice", PASSWORD).await.unwrap();
     client.inbox(0, 1).await.unwrap();
-    assert_eq!(cluster.bodies(), Vec::<String>::new(), "held until the user agrees");
+    assert_eq!(
+        cluster.bodies(),
+        Vec::<String>::new(),
+        "held until the user agrees"
+    );
     client.settle_outbox(true).await.unwrap();
     pending.answer().await.unwrap();
     assert_eq!(cluster.bodies(), ["for the old cluster"]);
@@ -281,10 +336,22 @@ async fn a_token_is_resumed_by_another_client_and_a_bad_one_refused() {
     second.resume("alice", &token, Some("c1")).await.unwrap();
     second.send("bob", "hi").await.unwrap();
     let (third, mut events) = cluster.client(false);
-    assert!(matches!(third.resume("alice", "wrong", Some("c1")).await, Err(ClientError::NotLoggedIn)));
-    assert!(matches!(third.resume("alice", &token, Some("c0")).await, Err(ClientError::NotLoggedIn)));
-    assert!(events.try_recv().is_err(), "the answer says it, no news needed");
+    assert!(matches!(
+        third.resume("alice", "wrong", Some("c1")).await,
+        Err(ClientError::NotLoggedIn)
+    ));
+    assert!(matches!(
+        third.resume("alice", &token, Some("c0")).await,
+        Err(ClientError::NotLoggedIn)
+    ));
+    assert!(
+        events.try_recv().is_err(),
+        "the answer says it, no news needed"
+    );
     second.logout().await.unwrap();
     assert_eq!(second.user(), None);
-    assert!(matches!(second.send("bob", "x").await, Err(ClientError::NotLoggedIn)));
+    assert!(matches!(
+        second.send("bob", "x").await,
+        Err(ClientError::NotLoggedIn)
+    ));
 }

@@ -9,8 +9,9 @@ use std::time::Duration;
 use messagebase_config::Address;
 use messagebase_protocol::code::{Code, Failure};
 use messagebase_protocol::json::{
-    Campaign, ClosingReason, Empty, Event, Inbox, LogPosition, LoggedIn, MemberInfo, Message, MessageRecord, Op, Ping,
-    Records, Request, Resumed, Sent, Status, encode_event, encode_failure, encode_ok,
+    Campaign, ClosingReason, Empty, Event, Inbox, LogPosition, LoggedIn, MemberInfo, Message,
+    MessageRecord, Op, Ping, Records, Request, Resumed, Sent, Status, encode_event, encode_failure,
+    encode_ok,
 };
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -56,7 +57,8 @@ impl Cluster {
         let cluster = Cluster::default();
         {
             let mut state = cluster.state();
-            (state.cluster_id, state.term, state.leader, state.voters) = ("c1".into(), 1, Some(1), nodes);
+            (state.cluster_id, state.term, state.leader, state.voters) =
+                ("c1".into(), 1, Some(1), nodes);
         }
         for node in 1..=nodes {
             cluster.boot(node).await;
@@ -79,7 +81,9 @@ impl Cluster {
         let (alive, mut dead) = watch::channel(true);
         {
             let mut state = self.state();
-            state.ports.insert(node, listener.local_addr().unwrap().port());
+            state
+                .ports
+                .insert(node, listener.local_addr().unwrap().port());
             state.alive.insert(node, alive);
         }
         let cluster = self.clone();
@@ -151,26 +155,48 @@ impl Cluster {
     }
 
     pub fn bodies(&self) -> Vec<String> {
-        self.state().messages.iter().map(|message| message.body.clone()).collect()
+        self.state()
+            .messages
+            .iter()
+            .map(|message| message.body.clone())
+            .collect()
     }
 
     pub fn undelivered(&self) -> usize {
-        self.state().messages.iter().filter(|message| message.delivered_at.is_none()).count()
+        self.state()
+            .messages
+            .iter()
+            .filter(|message| message.delivered_at.is_none())
+            .count()
     }
 
     pub fn client(&self, receive: bool) -> (Client, Events) {
         let health_every = Duration::from_millis(100);
         let no_node_patience = Duration::from_millis(500);
-        self.client_with(Options { receive, health_every, no_node_patience, ..Options::default() })
+        self.client_with(Options {
+            receive,
+            health_every,
+            no_node_patience,
+            ..Options::default()
+        })
     }
 
     pub fn client_with(&self, options: Options) -> (Client, Events) {
         let ports = self.state().ports.clone();
         let endpoints = ports
             .iter()
-            .map(|(node, port)| Endpoint { node: *node, address: Address { host: "127.0.0.1".into(), port: *port } })
+            .map(|(node, port)| Endpoint {
+                node: *node,
+                address: Address {
+                    host: "127.0.0.1".into(),
+                    port: *port,
+                },
+            })
             .collect();
-        let finder = Finder { transport: Transport::Plain, directory: Directory::from_endpoints(endpoints) };
+        let finder = Finder {
+            transport: Transport::Plain,
+            directory: Directory::from_endpoints(endpoints),
+        };
         Client::start_with(finder, options)
     }
 
@@ -219,7 +245,8 @@ impl Cluster {
         let mut state = self.state();
         let hung = state.hung;
         let well = |node: u16| state.alive.contains_key(&node) && hung != Some(node);
-        let quorum = state.alive.keys().filter(|node| well(**node)).count() > usize::from(state.voters) / 2;
+        let quorum =
+            state.alive.keys().filter(|node| well(**node)).count() > usize::from(state.voters) / 2;
         let led = quorum && state.leader.is_some_and(well);
         let refuse = |code| Some(encode_failure(Some(id), &Failure::not_done(code, "fake")));
         match request.op {
@@ -227,14 +254,27 @@ impl Cluster {
                 state.statuses += 1;
                 return Some(encode_ok(id, &state.status(node, led)));
             }
-            Op::Ping {} => return Some(encode_ok(id, &Ping { ready: led, applied: Some(state.index) })),
+            Op::Ping {} => {
+                return Some(encode_ok(
+                    id,
+                    &Ping {
+                        ready: led,
+                        applied: Some(state.index),
+                    },
+                ));
+            }
             Op::Campaign {} if !quorum => return refuse(Code::NoQuorum),
             Op::Campaign {} => {
                 if !led {
                     state.term += 1;
                     state.leader = Some(node);
                 }
-                return Some(encode_ok(id, &Campaign { leader: state.leader.unwrap() }));
+                return Some(encode_ok(
+                    id,
+                    &Campaign {
+                        leader: state.leader.unwrap(),
+                    },
+                ));
             }
             _ if !led => return refuse(Code::NoQuorum),
             Op::Login { user: name, .. } => {
@@ -242,21 +282,42 @@ impl Cluster {
                 state.tokens.insert(token.clone(), name.clone());
                 state.sessions.push((name.clone(), node, events.clone()));
                 *user = Some(name.clone());
-                return Some(encode_ok(id, &LoggedIn { user: name, token, queued: 0 }));
+                return Some(encode_ok(
+                    id,
+                    &LoggedIn {
+                        user: name,
+                        token,
+                        queued: 0,
+                    },
+                ));
             }
             Op::Resume { token, .. } => {
-                let Some(name) = state.tokens.get(&token).cloned() else { return refuse(Code::BadCredentials) };
+                let Some(name) = state.tokens.get(&token).cloned() else {
+                    return refuse(Code::BadCredentials);
+                };
                 state.sessions.push((name.clone(), node, events.clone()));
                 *user = Some(name.clone());
-                return Some(encode_ok(id, &Resumed { user: name, queued: 0, linear: true }));
+                return Some(encode_ok(
+                    id,
+                    &Resumed {
+                        user: name,
+                        queued: 0,
+                        linear: true,
+                    },
+                ));
             }
             _ => {}
         }
-        let Some(me) = user.clone() else { return refuse(Code::NotLoggedIn) };
+        let Some(me) = user.clone() else {
+            return refuse(Code::NotLoggedIn);
+        };
         match request.op {
             Op::Send { to, body, key } => {
                 let sent = match state.keys.get(&(me.clone(), key.clone())) {
-                    Some(sent) => Sent { duplicate: true, ..sent.clone() },
+                    Some(sent) => Sent {
+                        duplicate: true,
+                        ..sent.clone()
+                    },
                     None => {
                         let sent = state.store(&me, &to, &body);
                         state.keys.insert((me, key), sent.clone());
@@ -272,20 +333,39 @@ impl Cluster {
                 Some(encode_ok(id, &sent))
             }
             Op::Inbox { after, .. } => {
-                let wanted = |m: &&MessageRecord| m.to == me && m.delivered_at.is_none() && m.id > after.unwrap_or(0);
+                let wanted = |m: &&MessageRecord| {
+                    m.to == me && m.delivered_at.is_none() && m.id > after.unwrap_or(0)
+                };
                 let all: Vec<Message> = state.messages.iter().filter(wanted).map(message).collect();
                 // Small pages, so that turning them is tested.
                 let more = all.len() > 2;
-                Some(encode_ok(id, &Inbox { messages: all.into_iter().take(2).collect(), more }))
+                Some(encode_ok(
+                    id,
+                    &Inbox {
+                        messages: all.into_iter().take(2).collect(),
+                        more,
+                    },
+                ))
             }
             Op::Sync { after, .. } => {
                 let wanted = |m: &&MessageRecord| (m.to == me || m.from == me) && m.id > after;
-                let all: Vec<MessageRecord> = state.messages.iter().filter(wanted).cloned().collect();
+                let all: Vec<MessageRecord> =
+                    state.messages.iter().filter(wanted).cloned().collect();
                 let more = all.len() > 2;
-                Some(encode_ok(id, &Records { messages: all.into_iter().take(2).collect(), more }))
+                Some(encode_ok(
+                    id,
+                    &Records {
+                        messages: all.into_iter().take(2).collect(),
+                        more,
+                    },
+                ))
             }
             Op::Ack { through } => {
-                for message in state.messages.iter_mut().filter(|m| m.to == me && m.id <= through) {
+                for message in state
+                    .messages
+                    .iter_mut()
+                    .filter(|m| m.to == me && m.id <= through)
+                {
                     message.delivered_at = Some(1);
                 }
                 Some(encode_ok(id, &Empty {}))
@@ -307,7 +387,11 @@ impl State {
     fn status(&self, node: u16, led: bool) -> Status {
         let members = (1..=self.voters)
             .filter_map(|node| {
-                Some(MemberInfo { node, client: format!("127.0.0.1:{}", self.ports.get(&node)?), voter: true })
+                Some(MemberInfo {
+                    node,
+                    client: format!("127.0.0.1:{}", self.ports.get(&node)?),
+                    voter: true,
+                })
             })
             .collect();
         Status {
@@ -315,10 +399,19 @@ impl State {
             cluster: "test".into(),
             cluster_id: Some(self.cluster_id.clone()),
             version: "0".into(),
-            role: if self.leader == Some(node) { "leader" } else { "follower" }.into(),
+            role: if self.leader == Some(node) {
+                "leader"
+            } else {
+                "follower"
+            }
+            .into(),
             term: self.term,
             leader: self.leader,
-            last_log: Some(LogPosition { term: self.term, leader: 1, index: self.index }),
+            last_log: Some(LogPosition {
+                term: self.term,
+                leader: 1,
+                index: self.index,
+            }),
             committed: Some(self.index),
             applied: Some(self.index),
             members,
@@ -330,24 +423,54 @@ impl State {
     fn store(&mut self, from: &str, to: &str, body: &str) -> Sent {
         self.index += 1;
         let (id, sent_at) = (self.index, self.index);
-        let record =
-            MessageRecord { id, from: from.into(), to: to.into(), body: body.into(), sent_at, delivered_at: None };
-        let event = encode_event(&Event::Message { message: message(&record) });
+        let record = MessageRecord {
+            id,
+            from: from.into(),
+            to: to.into(),
+            body: body.into(),
+            sent_at,
+            delivered_at: None,
+        };
+        let event = encode_event(&Event::Message {
+            message: message(&record),
+        });
         for (_, _, lines) in self.sessions.iter().filter(|(name, _, _)| name == to) {
             let _ = lines.try_send(event.clone());
         }
         self.messages.push(record);
-        Sent { id, sent_at, duplicate: false, online: true }
+        Sent {
+            id,
+            sent_at,
+            duplicate: false,
+            online: true,
+        }
     }
 }
 
 fn message(record: &MessageRecord) -> Message {
-    let MessageRecord { id, from, to, body, sent_at, .. } = record.clone();
-    Message { id, from, to, body, sent_at }
+    let MessageRecord {
+        id,
+        from,
+        to,
+        body,
+        sent_at,
+        ..
+    } = record.clone();
+    Message {
+        id,
+        from,
+        to,
+        body,
+        sent_at,
+    }
 }
 
 /// The next event that `pick` wants; what is no match is skipped.
-pub async fn next<T>(events: &mut Events, what: &str, pick: impl Fn(&ClientEvent) -> Option<T>) -> T {
+pub async fn next<T>(
+    events: &mut Events,
+    what: &str,
+    pick: impl Fn(&ClientEvent) -> Option<T>,
+) -> T {
     let wanted = async {
         loop {
             let event = events.recv().await.unwrap();
@@ -356,7 +479,9 @@ pub async fn next<T>(events: &mut Events, what: &str, pick: impl Fn(&ClientEvent
             }
         }
     };
-    tokio::time::timeout(SOON, wanted).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+    tokio::time::timeout(SOON, wanted)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
 /// The bodies of the next messages.
@@ -367,7 +492,14 @@ pub async fn next_bodies(events: &mut Events, count: usize) -> Vec<String> {
             ClientEvent::Message(message) => Some(message.body.clone()),
             _ => None,
         };
-        bodies.push(next(events, &format!("message {} of {count}", bodies.len() + 1), body).await);
+        bodies.push(
+            next(
+                events,
+                &format!("message {} of {count}", bodies.len() + 1),
+                body,
+            )
+            .await,
+        );
     }
     bodies
 }

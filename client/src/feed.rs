@@ -78,8 +78,15 @@ impl Feed {
 
     /// A page arrived: what goes out, in order, and the next page if there is one to ask. `reached` is the greatest
     /// id on the page, which with `sync` may be that of a message the user sent.
-    pub fn page(&mut self, messages: Vec<Message>, reached: Option<u64>, more: bool) -> (Vec<Message>, Option<Fetch>) {
-        let Some(held) = &mut self.catching_up else { return (Vec::new(), None) };
+    pub fn page(
+        &mut self,
+        messages: Vec<Message>,
+        reached: Option<u64>,
+        more: bool,
+    ) -> (Vec<Message>, Option<Fetch>) {
+        let Some(held) = &mut self.catching_up else {
+            return (Vec::new(), None);
+        };
         for message in messages {
             held.insert(message.id, message);
         }
@@ -87,17 +94,25 @@ impl Feed {
             self.paged = self.paged.max(reached);
         }
         // What has a greater id than this page may be followed on the next page by something smaller.
-        let later = if more { held.split_off(&(self.paged + 1)) } else { BTreeMap::new() };
+        let later = if more {
+            held.split_off(&(self.paged + 1))
+        } else {
+            BTreeMap::new()
+        };
         let last = self.last;
-        let out: Vec<Message> =
-            std::mem::replace(held, later).into_values().filter(|message| message.id > last).collect();
+        let out: Vec<Message> = std::mem::replace(held, later)
+            .into_values()
+            .filter(|message| message.id > last)
+            .collect();
         if more {
             return (out, Some(self.fetch()));
         }
         self.complete_once = true;
         if std::mem::take(&mut self.again) {
             // Everything that was held goes out now, so the round begins behind it.
-            self.paged = out.last().map_or(self.paged, |message| self.paged.max(message.id));
+            self.paged = out
+                .last()
+                .map_or(self.paged, |message| self.paged.max(message.id));
             let next = self.fetch();
             return (out, Some(next));
         }
@@ -136,7 +151,13 @@ mod tests {
     use super::*;
 
     fn message(id: u64) -> Message {
-        Message { id, from: "bob".into(), to: "alice".into(), body: String::new(), sent_at: 0 }
+        Message {
+            id,
+            from: "bob".into(),
+            to: "alice".into(),
+            body: String::new(),
+            sent_at: 0,
+        }
     }
 
     fn messages(ids: &[u64]) -> Vec<Message> {
@@ -166,7 +187,10 @@ mod tests {
     fn the_inbox_first_then_events() {
         let mut feed = Feed::default();
         assert_eq!(feed.begin(), Fetch::Inbox { after: 0 });
-        assert!(feed.event(message(5)).is_none(), "held while the inbox is read");
+        assert!(
+            feed.event(message(5)).is_none(),
+            "held while the inbox is read"
+        );
         let (ids, next) = page(&mut feed, &[2, 3], false);
         assert_eq!((ids, next), (vec![2, 3, 5], None));
         assert_eq!(feed.event(message(6)).map(|m| m.id), Some(6));

@@ -93,7 +93,13 @@ pub enum Ended {
 impl std::fmt::Display for Notice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Notice::Failover { lost, won, leader, term, took } => {
+            Notice::Failover {
+                lost,
+                won,
+                leader,
+                term,
+                took,
+            } => {
                 let leads = match leader {
                     Some(leader) if leader == won => format!("it leads term {term}"),
                     Some(leader) => format!("n{leader} leads term {term}"),
@@ -106,7 +112,11 @@ impl std::fmt::Display for Notice {
                     write!(f, "node n{lost} was lost; n{won} won, {leads}; took {took}")
                 }
             }
-            Notice::Trouble { lost, trouble, waiting } => {
+            Notice::Trouble {
+                lost,
+                trouble,
+                waiting,
+            } => {
                 if let Some(lost) = lost {
                     write!(f, "node n{lost} was lost; ")?;
                 }
@@ -116,27 +126,59 @@ impl std::fmt::Display for Notice {
                 }
                 Ok(())
             }
-            Notice::Back { node, term, took, waiting } => {
-                write!(f, "the cluster is back: on n{node}, term {term}, after {}", millis(*took))?;
+            Notice::Back {
+                node,
+                term,
+                took,
+                waiting,
+            } => {
+                write!(
+                    f,
+                    "the cluster is back: on n{node}, term {term}, after {}",
+                    millis(*took)
+                )?;
                 if *waiting > 0 {
                     write!(f, "; sending {waiting} from the outbox")?;
                 }
                 Ok(())
             }
-            Notice::Ended { why: Ended::Closed(ClosingReason::Locked) } => {
-                write!(f, "the session is over: the account was locked by the operator")
+            Notice::Ended {
+                why: Ended::Closed(ClosingReason::Locked),
+            } => {
+                write!(
+                    f,
+                    "the session is over: the account was locked by the operator"
+                )
             }
-            Notice::Ended { why: Ended::Closed(ClosingReason::Deleted) } => {
+            Notice::Ended {
+                why: Ended::Closed(ClosingReason::Deleted),
+            } => {
                 write!(f, "the session is over: the account was deleted")
             }
-            Notice::Ended { why: Ended::Closed(_) } => write!(f, "the session is over: it was ended elsewhere"),
-            Notice::Ended { why: Ended::TokenRefused } => write!(f, "the session is over: log in again"),
-            Notice::Ended { why: Ended::NewCluster } => {
-                write!(f, "this is another cluster than before (restored?): log in again")
+            Notice::Ended {
+                why: Ended::Closed(_),
+            } => write!(f, "the session is over: it was ended elsewhere"),
+            Notice::Ended {
+                why: Ended::TokenRefused,
+            } => write!(f, "the session is over: log in again"),
+            Notice::Ended {
+                why: Ended::NewCluster,
+            } => {
+                write!(
+                    f,
+                    "this is another cluster than before (restored?): log in again"
+                )
             }
             Notice::OutboxDropped { owner, count } => {
-                let messages = if *count == 1 { "message was" } else { "messages were" };
-                write!(f, "{count} unsent {messages} dropped with the session of {owner}")
+                let messages = if *count == 1 {
+                    "message was"
+                } else {
+                    "messages were"
+                };
+                write!(
+                    f,
+                    "{count} unsent {messages} dropped with the session of {owner}"
+                )
             }
             Notice::NewCluster { held } => write!(
                 f,
@@ -148,7 +190,11 @@ impl std::fmt::Display for Notice {
 }
 
 fn millis(took: Duration) -> String {
-    if took < Duration::from_secs(10) { format!("{} ms", took.as_millis()) } else { format!("{} s", took.as_secs()) }
+    if took < Duration::from_secs(10) {
+        format!("{} ms", took.as_millis())
+    } else {
+        format!("{} s", took.as_secs())
+    }
 }
 
 #[cfg(test)]
@@ -157,7 +203,16 @@ mod tests {
 
     #[test]
     fn a_failover_is_one_line_with_loser_winner_term_and_time() {
-        let notice = Notice::Failover { lost: 2, won: 3, leader: Some(3), term: 7, took: Duration::from_millis(42) };
-        assert_eq!(notice.to_string(), "node n2 was lost; n3 won, it leads term 7; took 42 ms");
+        let notice = Notice::Failover {
+            lost: 2,
+            won: 3,
+            leader: Some(3),
+            term: 7,
+            took: Duration::from_millis(42),
+        };
+        assert_eq!(
+            notice.to_string(),
+            "node n2 was lost; n3 won, it leads term 7; took 42 ms"
+        );
     }
 }

@@ -48,7 +48,12 @@ impl<W> Default for Outbox<W> {
 impl<W> Outbox<W> {
     /// An empty outbox for at most `limit` entries.
     pub fn with_limit(limit: usize) -> Self {
-        Outbox { entries: VecDeque::new(), in_flight: None, held: false, limit }
+        Outbox {
+            entries: VecDeque::new(),
+            in_flight: None,
+            held: false,
+            limit,
+        }
     }
 
     /// Adds a message behind all others.
@@ -130,7 +135,10 @@ impl<W> Outbox<W> {
     }
 
     fn take(&mut self, ticket: u64) -> Option<Entry<W>> {
-        let at = self.entries.iter().position(|entry| entry.ticket == ticket)?;
+        let at = self
+            .entries
+            .iter()
+            .position(|entry| entry.ticket == ticket)?;
         self.entries.remove(at)
     }
 }
@@ -140,7 +148,13 @@ mod tests {
     use super::*;
 
     fn entry(ticket: u64) -> Entry<()> {
-        Entry { ticket, to: "bob".into(), body: format!("{ticket}"), key: format!("key-{ticket}"), waiter: () }
+        Entry {
+            ticket,
+            to: "bob".into(),
+            body: format!("{ticket}"),
+            key: format!("key-{ticket}"),
+            waiter: (),
+        }
     }
 
     fn filled(count: u64) -> Outbox<()> {
@@ -156,7 +170,10 @@ mod tests {
         let mut outbox = filled(3);
         for ticket in 1..=3 {
             assert_eq!(outbox.next_to_send().unwrap().ticket, ticket);
-            assert!(outbox.next_to_send().is_none(), "the second must wait for the first one's answer");
+            assert!(
+                outbox.next_to_send().is_none(),
+                "the second must wait for the first one's answer"
+            );
             outbox.answered(ticket).unwrap();
         }
         assert!(outbox.next_to_send().is_none());
@@ -216,7 +233,10 @@ mod tests {
         let mut outbox = filled(2);
         outbox.next_to_send();
         assert!(outbox.withdraw(1).is_some());
-        assert!(outbox.next_to_send().is_none(), "1 may still be applied; 2 must not overtake it");
+        assert!(
+            outbox.next_to_send().is_none(),
+            "1 may still be applied; 2 must not overtake it"
+        );
         assert!(outbox.answered(1).is_none());
         assert_eq!(outbox.next_to_send().unwrap().ticket, 2);
     }

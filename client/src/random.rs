@@ -31,7 +31,9 @@ pub fn send_key() -> String {
 }
 
 fn send_key_at(now: SystemTime) -> String {
-    let millis = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    let millis = now
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis());
     let millis = millis & ((1 << SEND_KEY_TIME_BITS) - 1);
     let random = u128::from_le_bytes(pooled()) & ((1 << SEND_KEY_RANDOM_BITS) - 1);
     format!("{:032x}", (millis << SEND_KEY_RANDOM_BITS) | random)
@@ -44,7 +46,10 @@ pub fn up_to(bound: Duration) -> Duration {
     Duration::from_nanos(u64::from_le_bytes(fresh()) % nanos)
 }
 
-#[allow(clippy::expect_used, reason = "without the system's generator no key is safe: nothing can go on")]
+#[allow(
+    clippy::expect_used,
+    reason = "without the system's generator no key is safe: nothing can go on"
+)]
 fn fresh<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("the operating system has a random generator");
@@ -81,7 +86,9 @@ mod tests {
     #[test]
     fn keys_of_sends_differ_are_valid_and_grow_with_time() {
         // As many as empty the pool several times, of one moment.
-        let keys: HashSet<String> = (0..10 * POOL_BYTES).map(|_| send_key_at(UNIX_EPOCH)).collect();
+        let keys: HashSet<String> = (0..10 * POOL_BYTES)
+            .map(|_| send_key_at(UNIX_EPOCH))
+            .collect();
         assert_eq!(keys.len(), 10 * POOL_BYTES);
         assert!(messagebase_protocol::name::check_key(&send_key()).is_ok());
         let at = |millis| send_key_at(UNIX_EPOCH + Duration::from_millis(millis));

@@ -1,6 +1,9 @@
 //! `mbclient` for scripts: one command in, one reply out, in the pipe dialect or (with `--json`) in the JSON dialect's
 //! objects. Standard output carries replies and messages alone; everything else goes to standard error.
-#![allow(clippy::print_stderr, reason = "notices of a script go to standard error")]
+#![allow(
+    clippy::print_stderr,
+    reason = "notices of a script go to standard error"
+)]
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -8,8 +11,8 @@ use std::time::Duration;
 use messagebase_config::Config;
 use messagebase_protocol::code::{Code, Failure};
 use messagebase_protocol::json::{
-    DirectoryEntry, Event, Inbox, Message, MessageRecord, Records, Status, Users, encode_event, encode_failure,
-    encode_ok,
+    DirectoryEntry, Event, Inbox, Message, MessageRecord, Records, Status, Users, encode_event,
+    encode_failure, encode_ok,
 };
 use messagebase_protocol::line::{Line, LineBuffer};
 use messagebase_protocol::pipe;
@@ -52,11 +55,21 @@ pub async fn run(cli: &Cli, config: &Config) -> Result<Exit, ClientError> {
         (options.patience, options.no_node_patience) = (LINES_PATIENCE, LINES_NO_NODE_PATIENCE);
     }
     let (client, mut events) = Client::start(config, cli.options(options))?;
-    let mut script = Script { cli, client, store, implicit: false, worst: Exit::Done, number: 0 };
+    let mut script = Script {
+        cli,
+        client,
+        store,
+        implicit: false,
+        worst: Exit::Done,
+        number: 0,
+    };
     let ran = if cli.command.is_empty() {
         script.lines(&mut events).await
     } else {
-        script.one(command::parse_words(&cli.command), &mut events).await.map(|_| ())
+        script
+            .one(command::parse_words(&cli.command), &mut events)
+            .await
+            .map(|_| ())
     };
     script.goodbye().await;
     ran.map(|()| script.worst)
@@ -100,7 +113,10 @@ impl Script<'_> {
                     return Ok(());
                 }
             }
-            let read = stdin.read(&mut chunk).await.map_err(|e| io_error("standard input", &e))?;
+            let read = stdin
+                .read(&mut chunk)
+                .await
+                .map_err(|e| io_error("standard input", &e))?;
             if read == 0 {
                 // A last line without its newline is a line.
                 if let Some(parsed) = script_line(buffer.take_unfinished()) {
@@ -113,7 +129,11 @@ impl Script<'_> {
     }
 
     /// Runs one command; notices that come meanwhile go to standard error. An error ends the whole run.
-    async fn one(&mut self, parsed: Result<Command, command::Wrong>, events: &mut Events) -> Result<Next, ClientError> {
+    async fn one(
+        &mut self,
+        parsed: Result<Command, command::Wrong>,
+        events: &mut Events,
+    ) -> Result<Next, ClientError> {
         self.number += 1;
         let outcome = match parsed {
             Err(wrong) => Err(ClientError::Usage(wrong.0)),
@@ -140,7 +160,11 @@ impl Script<'_> {
             Err(error) => {
                 self.refuse(&error).await?;
                 self.worst = self.worst.worst(Exit::from(&error));
-                Ok(if self.cli.stop_on_error { Next::Stop } else { Next::Go })
+                Ok(if self.cli.stop_on_error {
+                    Next::Stop
+                } else {
+                    Next::Go
+                })
             }
         }
     }
@@ -158,23 +182,37 @@ impl Script<'_> {
             Command::History { with } => self.history(&with).await,
             Command::Status => self.status().await,
             Command::Help => self.help(command::help(Face::Script, "")).await,
-            Command::PipeHelp => self.help(pipe::HELP.iter().map(|line| (*line).to_owned()).collect()).await,
-            Command::Reply { .. } | Command::Close | Command::Outbox { .. } => {
-                Err(ClientError::Usage("this command belongs to the prompt of a terminal".into()))
+            Command::PipeHelp => {
+                self.help(pipe::HELP.iter().map(|line| (*line).to_owned()).collect())
+                    .await
             }
+            Command::Reply { .. } | Command::Close | Command::Outbox { .. } => Err(
+                ClientError::Usage("this command belongs to the prompt of a terminal".into()),
+            ),
             // Taken care of where the events are.
             Command::Listen | Command::Quit => Ok(()),
         }
     }
 
-    async fn register(&mut self, user: Option<String>, password: Option<String>) -> Result<(), ClientError> {
+    async fn register(
+        &mut self,
+        user: Option<String>,
+        password: Option<String>,
+    ) -> Result<(), ClientError> {
         let user = self.name(user)?;
         let password = self.secret(password, "Password: ").await?;
         let registered = self.client.register(&user, &password).await?;
-        self.ok(&registered, || format!("OK registered {}\n", registered.user)).await
+        self.ok(&registered, || {
+            format!("OK registered {}\n", registered.user)
+        })
+        .await
     }
 
-    async fn login(&mut self, user: Option<String>, password: Option<String>) -> Result<(), ClientError> {
+    async fn login(
+        &mut self,
+        user: Option<String>,
+        password: Option<String>,
+    ) -> Result<(), ClientError> {
         let by_pipe = password.is_some();
         let user = self.name(user)?;
         if self.implicit {
@@ -183,7 +221,10 @@ impl Script<'_> {
         }
         if let Some(already) = self.client.user() {
             let message = format!("already logged in as {already}; `logout` first");
-            return Err(ClientError::Refused(Failure::not_done(Code::BadRequest, message)));
+            return Err(ClientError::Refused(Failure::not_done(
+                Code::BadRequest,
+                message,
+            )));
         }
         let password = self.secret(password, "Password: ").await?;
         let session = self.client.login(&user, &password).await?;
@@ -191,14 +232,24 @@ impl Script<'_> {
         if session.queued > 0 {
             eprintln!("mbclient: {} queued", session.queued);
         }
-        self.ok(&session, || format!("OK logged in {}\n", session.user)).await?;
+        self.ok(&session, || format!("OK logged in {}\n", session.user))
+            .await?;
         // The pipe dialect's login is followed by what was queued.
         if by_pipe { self.queued().await } else { Ok(()) }
     }
 
     fn keep(&self, user: &str, token: &str) {
-        let cluster_id = self.client.link().state.ok().and_then(|up| up.cluster_id.clone());
-        if let Err(error) = self.store.save(&Token { user: user.into(), token: token.into(), cluster_id }) {
+        let cluster_id = self
+            .client
+            .link()
+            .state
+            .ok()
+            .and_then(|up| up.cluster_id.clone());
+        if let Err(error) = self.store.save(&Token {
+            user: user.into(),
+            token: token.into(),
+            cluster_id,
+        }) {
             // The session is there; only the next run will have to log in again.
             complain(&error);
         }
@@ -209,20 +260,27 @@ impl Script<'_> {
         self.client.logout().await?;
         self.implicit = false;
         self.store.remove(&user)?;
-        self.ok(&serde_json::json!({}), || format!("OK logged out {user}\n")).await
+        self.ok(&serde_json::json!({}), || format!("OK logged out {user}\n"))
+            .await
     }
 
     async fn delete(&mut self, user: Option<String>) -> Result<(), ClientError> {
         let me = self.session().await?;
         if user.is_some_and(|user| !user.trim().eq_ignore_ascii_case(&me)) {
             let message = format!("only the account that is logged in ({me}) can be deleted");
-            return Err(ClientError::Refused(Failure::not_done(Code::NotPermitted, message)));
+            return Err(ClientError::Refused(Failure::not_done(
+                Code::NotPermitted,
+                message,
+            )));
         }
-        let password = self.secret(None, "Password (deletes the account): ").await?;
+        let password = self
+            .secret(None, "Password (deletes the account): ")
+            .await?;
         self.client.delete(&password).await?;
         self.implicit = false;
         self.store.remove(&me)?;
-        self.ok(&serde_json::json!({}), || format!("OK deleted {me}\n")).await
+        self.ok(&serde_json::json!({}), || format!("OK deleted {me}\n"))
+            .await
     }
 
     async fn password(&mut self) -> Result<(), ClientError> {
@@ -233,7 +291,10 @@ impl Script<'_> {
             None => ask("New password: ").await?,
         };
         self.client.password(&old, &new).await?;
-        self.ok(&serde_json::json!({}), || format!("OK changed the password of {me}\n")).await
+        self.ok(&serde_json::json!({}), || {
+            format!("OK changed the password of {me}\n")
+        })
+        .await
     }
 
     async fn users(&mut self, pattern: Option<String>) -> Result<(), ClientError> {
@@ -241,14 +302,23 @@ impl Script<'_> {
         let users = self.client.users(pattern.as_deref()).await?;
         let users = Users { users, more: false };
         let line = |entry: &DirectoryEntry| pipe::encode_user(&entry.name, entry.online);
-        self.ok(&users, || list("users", users.users.iter().map(line))).await
+        self.ok(&users, || list("users", users.users.iter().map(line)))
+            .await
     }
 
     async fn msg(&mut self, to: &str, text: Option<String>) -> Result<(), ClientError> {
-        let text = text.ok_or_else(|| ClientError::Usage("`msg` needs a text: msg NAME TEXT".into()))?;
+        let text =
+            text.ok_or_else(|| ClientError::Usage("`msg` needs a text: msg NAME TEXT".into()))?;
         self.session().await?;
         let sent = self.client.send(to, &text).await?;
-        self.ok(&sent, || format!("OK {} {}\n", if sent.online { "sent" } else { "queued" }, sent.id)).await
+        self.ok(&sent, || {
+            format!(
+                "OK {} {}\n",
+                if sent.online { "sent" } else { "queued" },
+                sent.id
+            )
+        })
+        .await
     }
 
     async fn inbox(&mut self) -> Result<(), ClientError> {
@@ -259,13 +329,18 @@ impl Script<'_> {
             // One list, however many pages it takes.
             let head = std::mem::take(&mut head).to_owned();
             let lines = page.messages.iter().map(pipe::encode_message);
-            self.ok(&page, || [head].into_iter().chain(lines).collect()).await?;
+            self.ok(&page, || [head].into_iter().chain(lines).collect())
+                .await?;
             after = self.shown(&page.messages).await?.unwrap_or(after);
             if !page.more || page.messages.is_empty() {
                 break;
             }
         }
-        if self.cli.json { Ok(()) } else { self.print("END\n").await }
+        if self.cli.json {
+            Ok(())
+        } else {
+            self.print("END\n").await
+        }
     }
 
     /// What waits in the inbox, as the messages that follow a login.
@@ -285,7 +360,9 @@ impl Script<'_> {
 
     /// Acknowledges messages that are flushed, unless only peeking; the last one's id.
     async fn shown(&mut self, messages: &[Message]) -> Result<Option<u64>, ClientError> {
-        let Some(last) = messages.last().map(|message| message.id) else { return Ok(None) };
+        let Some(last) = messages.last().map(|message| message.id) else {
+            return Ok(None);
+        };
         if !self.cli.peek {
             self.client.ack(last).await?;
         }
@@ -303,17 +380,28 @@ impl Script<'_> {
             count += page.messages.len();
             pages.push(page.messages);
         }
-        let records = Records { messages: pages.into_iter().rev().flatten().collect(), more };
+        let records = Records {
+            messages: pages.into_iter().rev().flatten().collect(),
+            more,
+        };
         let line = |record: &MessageRecord| pipe::encode_message(&as_message(record));
-        self.ok(&records, || list("history", records.messages.iter().map(line))).await
+        self.ok(&records, || {
+            list("history", records.messages.iter().map(line))
+        })
+        .await
     }
 
     async fn status(&mut self) -> Result<(), ClientError> {
         let survey = self.client.survey().await;
-        let statuses: Vec<Option<Status>> = survey.iter().map(|(_, status)| status.as_ref().ok().cloned()).collect();
+        let statuses: Vec<Option<Status>> = survey
+            .iter()
+            .map(|(_, status)| status.as_ref().ok().cloned())
+            .collect();
         let trouble = match decide(&statuses) {
             Decision::NoNode => {
-                let unreached = survey.iter().filter_map(|(endpoint, status)| Some((endpoint, status.as_ref().err()?)));
+                let unreached = survey
+                    .iter()
+                    .filter_map(|(endpoint, status)| Some((endpoint, status.as_ref().err()?)));
                 Some(nobody(unreached))
             }
             Decision::NoQuorum { alive, needed } => Some(Trouble::NoQuorum { alive, needed }),
@@ -321,18 +409,28 @@ impl Script<'_> {
             Decision::Take(_) | Decision::Campaign(_) => None,
         };
         if let Some(first) = statuses.iter().flatten().next() {
-            let lines = || survey.iter().map(|(endpoint, status)| status_line(endpoint.node, status.as_ref().ok()));
+            let lines = || {
+                survey
+                    .iter()
+                    .map(|(endpoint, status)| status_line(endpoint.node, status.as_ref().ok()))
+            };
             self.ok(first, || list("status", lines())).await?;
         }
         match trouble {
             None => Ok(()),
             // The reply was given; what is wrong with the cluster is the exit code's and standard error's to say.
             Some(trouble) if statuses.iter().any(Option::is_some) => {
-                let error = ClientError::Unreachable { trouble, unknown: false };
+                let error = ClientError::Unreachable {
+                    trouble,
+                    unknown: false,
+                };
                 self.worst = self.worst.worst(complain(&error));
                 Ok(())
             }
-            Some(trouble) => Err(ClientError::Unreachable { trouble, unknown: false }),
+            Some(trouble) => Err(ClientError::Unreachable {
+                trouble,
+                unknown: false,
+            }),
         }
     }
 
@@ -368,7 +466,8 @@ impl Script<'_> {
                     break Err(ClientError::NotLoggedIn);
                 }
                 ClientEvent::Delivered { through, by } if self.cli.json => {
-                    self.print(&encode_event(&Event::Delivered { through, by })).await?;
+                    self.print(&encode_event(&Event::Delivered { through, by }))
+                        .await?;
                 }
                 other => tell(&other),
             }
@@ -388,18 +487,34 @@ impl Script<'_> {
         }
         let stored = self.store.load(self.cli.user.as_deref());
         if let Some(password) = self.cli.given_password()? {
-            let user = self.cli.user.clone().or(stored.map(|token| token.user)).ok_or(ClientError::NotLoggedIn)?;
-            let session = self.client.login(&user, &password).await.inspect_err(|error| {
-                // The command was not refused, there is nobody to run it for.
-                if let ClientError::Refused(Failure { code: Code::BadCredentials | Code::Locked, .. }) = error {
-                    self.worst = self.worst.worst(Exit::NotLoggedIn);
-                }
-            })?;
+            let user = self
+                .cli
+                .user
+                .clone()
+                .or(stored.map(|token| token.user))
+                .ok_or(ClientError::NotLoggedIn)?;
+            let session = self
+                .client
+                .login(&user, &password)
+                .await
+                .inspect_err(|error| {
+                    // The command was not refused, there is nobody to run it for.
+                    if let ClientError::Refused(Failure {
+                        code: Code::BadCredentials | Code::Locked,
+                        ..
+                    }) = error
+                    {
+                        self.worst = self.worst.worst(Exit::NotLoggedIn);
+                    }
+                })?;
             self.implicit = true;
             return Ok(session.user);
         }
         let token = stored.ok_or(ClientError::NotLoggedIn)?;
-        let resumed = self.client.resume(&token.user, &token.token, token.cluster_id.as_deref()).await;
+        let resumed = self
+            .client
+            .resume(&token.user, &token.token, token.cluster_id.as_deref())
+            .await;
         if matches!(resumed, Err(ClientError::NotLoggedIn)) {
             // Dead for good: the next run need not try.
             self.store.remove(&token.user)?;
@@ -421,7 +536,11 @@ impl Script<'_> {
             .ok_or_else(|| ClientError::Usage("which user? give a name, or --user NAME".into()))
     }
 
-    async fn secret(&self, given: Option<String>, prompt: &'static str) -> Result<String, ClientError> {
+    async fn secret(
+        &self,
+        given: Option<String>,
+        prompt: &'static str,
+    ) -> Result<String, ClientError> {
         match given {
             Some(password) => Ok(password),
             None => match self.cli.given_password()? {
@@ -432,8 +551,16 @@ impl Script<'_> {
     }
 
     /// A reply: the value as JSON, or the lines of the pipe dialect.
-    async fn ok<T: Serialize>(&mut self, value: &T, lines: impl FnOnce() -> String) -> Result<(), ClientError> {
-        let text = if self.cli.json { encode_ok(self.number, value) } else { lines() };
+    async fn ok<T: Serialize>(
+        &mut self,
+        value: &T,
+        lines: impl FnOnce() -> String,
+    ) -> Result<(), ClientError> {
+        let text = if self.cli.json {
+            encode_ok(self.number, value)
+        } else {
+            lines()
+        };
         self.print(&text).await
     }
 
@@ -442,14 +569,19 @@ impl Script<'_> {
         if let Some(hint) = error.hint() {
             eprintln!("Hint: {hint}");
         }
-        let text =
-            if self.cli.json { encode_failure(Some(self.number), &failure) } else { pipe::encode_failure(&failure) };
+        let text = if self.cli.json {
+            encode_failure(Some(self.number), &failure)
+        } else {
+            pipe::encode_failure(&failure)
+        };
         self.print(&text).await
     }
 
     async fn message(&mut self, message: &Message) -> Result<(), ClientError> {
         let text = if self.cli.json {
-            encode_event(&Event::Message { message: message.clone() })
+            encode_event(&Event::Message {
+                message: message.clone(),
+            })
         } else {
             pipe::encode_message(message)
         };
@@ -477,21 +609,45 @@ fn script_line(bytes: Vec<u8>) -> Option<Result<Command, command::Wrong>> {
 }
 
 fn as_message(record: &MessageRecord) -> Message {
-    let MessageRecord { id, from, to, body, sent_at, .. } = record.clone();
-    Message { id, from, to, body, sent_at }
+    let MessageRecord {
+        id,
+        from,
+        to,
+        body,
+        sent_at,
+        ..
+    } = record.clone();
+    Message {
+        id,
+        from,
+        to,
+        body,
+        sent_at,
+    }
 }
 
 /// `n1 leader term 3 applied 42 ready`, or `n2 down`.
 pub(crate) fn status_line(node: u16, status: Option<&Status>) -> String {
-    let Some(status) = status else { return format!("n{node} down\n") };
-    let applied = status.applied.map_or_else(|| "-".to_owned(), |applied| applied.to_string());
+    let Some(status) = status else {
+        return format!("n{node} down\n");
+    };
+    let applied = status
+        .applied
+        .map_or_else(|| "-".to_owned(), |applied| applied.to_string());
     let ready = if status.ready { "ready" } else { "not ready" };
-    format!("n{node} {} term {} applied {applied} {ready}\n", status.role, status.term)
+    format!(
+        "n{node} {} term {} applied {applied} {ready}\n",
+        status.role, status.term
+    )
 }
 
 /// A list of the pipe dialect, as a node prints it: `OK WHAT`, whole lines, `END`.
 fn list(what: &str, lines: impl Iterator<Item = String>) -> String {
-    [format!("OK {what}\n")].into_iter().chain(lines).chain(["END\n".to_owned()]).collect()
+    [format!("OK {what}\n")]
+        .into_iter()
+        .chain(lines)
+        .chain(["END\n".to_owned()])
+        .collect()
 }
 
 fn tell(event: &ClientEvent) {
@@ -523,13 +679,19 @@ mod tests {
     fn blank_lines_are_nothing_and_broken_ones_are_refused() {
         assert!(script_line(b"  ".to_vec()).is_none());
         assert!(matches!(script_line(b"\xff".to_vec()), Some(Err(_))));
-        assert_eq!(script_line(b"users".to_vec()), Some(Ok(Command::Users { pattern: None })));
+        assert_eq!(
+            script_line(b"users".to_vec()),
+            Some(Ok(Command::Users { pattern: None }))
+        );
     }
 
     #[test]
     fn a_node_a_line() {
         let status = crate::election::tests::status(1);
-        assert_eq!(status_line(1, Some(&status)), "n1 follower term 1 applied 10 ready\n");
+        assert_eq!(
+            status_line(1, Some(&status)),
+            "n1 follower term 1 applied 10 ready\n"
+        );
         assert_eq!(status_line(2, None), "n2 down\n");
     }
 }

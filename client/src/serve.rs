@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use messagebase_protocol::code::{Certainty, Code, Failure};
-use messagebase_protocol::json::{Ack, Consistency, Event, Inbox, Message, Op, Ping, Records, Sent};
+use messagebase_protocol::json::{
+    Ack, Consistency, Event, Inbox, Message, Op, Ping, Records, Sent,
+};
 use messagebase_protocol::limits::WRITE_DEADLINE;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -19,7 +21,8 @@ use crate::random;
 use crate::session::{Driver, Order};
 
 /// A node answers within its own deadline; with this much more it is lost.
-pub(crate) const ANSWER_TIMEOUT: Duration = WRITE_DEADLINE.saturating_add(Duration::from_millis(1_000));
+pub(crate) const ANSWER_TIMEOUT: Duration =
+    WRITE_DEADLINE.saturating_add(Duration::from_millis(1_000));
 /// An answer to `ping` needs neither disk nor peers.
 const PING_TIMEOUT: Duration = Duration::from_millis(2_000);
 /// A node that says `ready:false` is asked again after this long.
@@ -54,12 +57,22 @@ pub(crate) enum End {
 
 /// A job's result.
 enum Done {
-    Sent { ticket: u64, answer: Result<Sent, CallError> },
-    MayRetry { ticket: u64 },
+    Sent {
+        ticket: u64,
+        answer: Result<Sent, CallError>,
+    },
+    MayRetry {
+        ticket: u64,
+    },
     Page(Result<Page, CallError>),
-    Acknowledged { through: u64, answer: Result<Ack, CallError> },
+    Acknowledged {
+        through: u64,
+        answer: Result<Ack, CallError>,
+    },
     Pinged(Result<Ping, CallError>),
-    Doubted { better_elsewhere: bool },
+    Doubted {
+        better_elsewhere: bool,
+    },
 }
 
 /// What the loop woke up for.
@@ -134,7 +147,8 @@ impl Driver {
             self.start_jobs(serving);
             let stalled = self.stalled;
             let next_ping = serving.next_ping;
-            let (pinging, doubting, doubt_after) = (serving.pinging, serving.doubting, serving.doubt_after);
+            let (pinging, doubting, doubt_after) =
+                (serving.pinging, serving.doubting, serving.doubt_after);
             let doubted = serving.doubted;
             let woken = tokio::select! {
                 event = serving.events.recv() => Woken::Event(event),
@@ -197,22 +211,36 @@ impl Driver {
         }
         if let Some(entry) = self.outbox.next_to_send() {
             let ticket = entry.ticket;
-            let op = Op::Send { to: entry.to.clone(), body: entry.body.clone(), key: entry.key.clone() };
+            let op = Op::Send {
+                to: entry.to.clone(),
+                body: entry.body.clone(),
+                key: entry.key.clone(),
+            };
             let connection = serving.connection.clone();
-            serving.jobs.spawn(async move { Done::Sent { ticket, answer: connection.call(op, ANSWER_TIMEOUT).await } });
+            serving.jobs.spawn(async move {
+                Done::Sent {
+                    ticket,
+                    answer: connection.call(op, ANSWER_TIMEOUT).await,
+                }
+            });
         }
         if !serving.paging
             && let Some(fetch) = serving.next_page.take()
         {
             serving.paging = true;
             let connection = serving.connection.clone();
-            serving.jobs.spawn(async move { Done::Page(fetch_page(&connection, fetch).await) });
+            serving
+                .jobs
+                .spawn(async move { Done::Page(fetch_page(&connection, fetch).await) });
         }
         if !serving.acknowledging && self.shown > self.acknowledged {
             serving.acknowledging = true;
             let (through, connection) = (self.shown, serving.connection.clone());
             serving.jobs.spawn(async move {
-                Done::Acknowledged { through, answer: connection.call(Op::Ack { through }, ANSWER_TIMEOUT).await }
+                Done::Acknowledged {
+                    through,
+                    answer: connection.call(Op::Ack { through }, ANSWER_TIMEOUT).await,
+                }
             });
         }
     }
@@ -260,8 +288,12 @@ impl Driver {
                 serving.pinging = false;
                 serving.judge(answer, self.health_every)
             }
-            Done::Doubted { better_elsewhere: true } => Some(End::Lost),
-            Done::Doubted { better_elsewhere: false } => {
+            Done::Doubted {
+                better_elsewhere: true,
+            } => Some(End::Lost),
+            Done::Doubted {
+                better_elsewhere: false,
+            } => {
                 serving.doubting = false;
                 serving.doubted = Some(Instant::now());
                 serving.doubt_after = (serving.doubt_after * 2).min(DOUBT_MOST);
@@ -273,9 +305,13 @@ impl Driver {
     /// The node has owed an answer for too long: asks it for a sign of life and, without one, the others about it.
     fn doubt(&mut self, serving: &mut Serving) {
         serving.doubting = true;
-        let (connection, finder, node) = (serving.connection.clone(), self.finder.clone(), self.node());
+        let (connection, finder, node) =
+            (serving.connection.clone(), self.finder.clone(), self.node());
         serving.jobs.spawn(async move {
-            let fine = matches!(connection.call(Op::Ping {}, DOUBT_PING).await, Ok(Ping { ready: true, .. }));
+            let fine = matches!(
+                connection.call(Op::Ping {}, DOUBT_PING).await,
+                Ok(Ping { ready: true, .. })
+            );
             let better_elsewhere = match node {
                 Some(node) if !fine => finder.is_better_elsewhere(node).await,
                 Some(_) | None => false,
@@ -284,7 +320,12 @@ impl Driver {
         });
     }
 
-    fn take_sent(&mut self, ticket: u64, answer: Result<Sent, CallError>, serving: &mut Serving) -> Option<End> {
+    fn take_sent(
+        &mut self,
+        ticket: u64,
+        answer: Result<Sent, CallError>,
+        serving: &mut Serving,
+    ) -> Option<End> {
         let result = match verdict(answer) {
             Verdict::Done(sent) => {
                 // By half: one late answer after the other would have the whole cluster asked each time.
@@ -310,10 +351,20 @@ impl Driver {
 
     fn take_order_up(&mut self, order: Order, serving: &mut Serving) -> Option<End> {
         match order {
-            Order::Suspect { generation } => (generation == self.generation).then_some(End::NotServing),
-            Order::LoggedIn { generation, user, token } => {
+            Order::Suspect { generation } => {
+                (generation == self.generation).then_some(End::NotServing)
+            }
+            Order::LoggedIn {
+                generation,
+                user,
+                token,
+            } => {
                 let here = generation == self.generation;
-                self.take_order(Order::LoggedIn { generation, user, token });
+                self.take_order(Order::LoggedIn {
+                    generation,
+                    user,
+                    token,
+                });
                 self.begin_feed(serving);
                 // Logged in on a connection that is gone: take the session up on a new one.
                 (!here).then_some(End::Again)
@@ -339,8 +390,15 @@ impl Driver {
 
     /// Those to this user; `sync` also brings what they sent.
     fn mine(&self, messages: Vec<Message>) -> Vec<Message> {
-        let me = self.identity.as_ref().map(|identity| identity.user.as_str()).unwrap_or_default();
-        messages.into_iter().filter(|message| message.to.eq_ignore_ascii_case(me)).collect()
+        let me = self
+            .identity
+            .as_ref()
+            .map(|identity| identity.user.as_str())
+            .unwrap_or_default();
+        messages
+            .into_iter()
+            .filter(|message| message.to.eq_ignore_ascii_case(me))
+            .collect()
     }
 }
 
@@ -348,7 +406,8 @@ impl Serving {
     fn ping(&mut self) {
         self.pinging = true;
         let connection = self.connection.clone();
-        self.jobs.spawn(async move { Done::Pinged(connection.call(Op::Ping {}, PING_TIMEOUT).await) });
+        self.jobs
+            .spawn(async move { Done::Pinged(connection.call(Op::Ping {}, PING_TIMEOUT).await) });
     }
 
     fn judge(&mut self, answer: Result<Ping, CallError>, health_every: Duration) -> Option<End> {
@@ -401,7 +460,9 @@ fn verdict<T>(answer: Result<T, CallError>) -> Verdict<T> {
             Code::Closing => Verdict::End(End::Lost),
             Code::NotLoggedIn => Verdict::End(End::Again),
             Code::Busy => {
-                let pause = failure.retry_after_ms.map_or(BUSY_PAUSE, Duration::from_millis);
+                let pause = failure
+                    .retry_after_ms
+                    .map_or(BUSY_PAUSE, Duration::from_millis);
                 Verdict::Busy(pause + random::up_to(pause))
             }
             _ => Verdict::Refused(failure),
@@ -409,8 +470,12 @@ fn verdict<T>(answer: Result<T, CallError>) -> Verdict<T> {
         Err(CallError::Lost | CallError::TimedOut) => Verdict::End(End::Lost),
         Err(CallError::TooMany) => Verdict::Busy(BUSY_PAUSE),
         Err(CallError::Unreadable(message)) => {
-            let failure =
-                Failure { code: Code::Internal, message, certainty: Certainty::Unknown, retry_after_ms: None };
+            let failure = Failure {
+                code: Code::Internal,
+                message,
+                certainty: Certainty::Unknown,
+                retry_after_ms: None,
+            };
             Verdict::Refused(failure)
         }
     }
@@ -420,20 +485,47 @@ async fn fetch_page(connection: &Connection, fetch: Fetch) -> Result<Page, CallE
     let (limit, consistency) = (Some(PAGE), Consistency::Linear);
     match fetch {
         Fetch::Inbox { after } => {
-            let op = Op::Inbox { after: Some(after), limit, consistency };
+            let op = Op::Inbox {
+                after: Some(after),
+                limit,
+                consistency,
+            };
             let inbox: Inbox = connection.call(op, ANSWER_TIMEOUT).await?;
             let reached = inbox.messages.last().map(|message| message.id);
-            Ok(Page { messages: inbox.messages, reached, more: inbox.more })
+            Ok(Page {
+                messages: inbox.messages,
+                reached,
+                more: inbox.more,
+            })
         }
         Fetch::Sync { after } => {
-            let records: Records = connection.call(Op::Sync { after, limit, consistency }, ANSWER_TIMEOUT).await?;
+            let records: Records = connection
+                .call(
+                    Op::Sync {
+                        after,
+                        limit,
+                        consistency,
+                    },
+                    ANSWER_TIMEOUT,
+                )
+                .await?;
             let reached = records.messages.last().map(|record| record.id);
             let messages = records
                 .messages
                 .into_iter()
-                .map(|r| Message { id: r.id, from: r.from, to: r.to, body: r.body, sent_at: r.sent_at })
+                .map(|r| Message {
+                    id: r.id,
+                    from: r.from,
+                    to: r.to,
+                    body: r.body,
+                    sent_at: r.sent_at,
+                })
                 .collect();
-            Ok(Page { messages, reached, more: records.more })
+            Ok(Page {
+                messages,
+                reached,
+                more: records.more,
+            })
         }
     }
 }

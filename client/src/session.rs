@@ -161,7 +161,11 @@ pub(crate) struct Driver {
 }
 
 /// The task's ends in the handle.
-type Ends = (mpsc::Sender<Order>, mpsc::Receiver<ClientEvent>, watch::Receiver<Link>);
+type Ends = (
+    mpsc::Sender<Order>,
+    mpsc::Receiver<ClientEvent>,
+    watch::Receiver<Link>,
+);
 
 /// Starts the task; it ends when the order channel's senders are gone.
 pub(crate) fn start(setup: Setup) -> Ends {
@@ -174,7 +178,10 @@ impl Driver {
     fn new(setup: Setup) -> (Driver, Ends) {
         let (order_sender, orders) = mpsc::channel(ORDERS_MAX);
         let (event_sender, events) = mpsc::channel(EVENTS_MAX);
-        let (link, link_receiver) = watch::channel(Link { user: None, state: Err(Trouble::Connecting) });
+        let (link, link_receiver) = watch::channel(Link {
+            user: None,
+            state: Err(Trouble::Connecting),
+        });
         let driver = Driver {
             finder: setup.finder,
             health_every: setup.health_every,
@@ -228,9 +235,19 @@ impl Driver {
         self.feed.interrupt();
         self.stalled = false;
         let quiet = fault == Fault::None;
-        self.aim = if quiet { Aim::Any { node: Some(node) } } else { Aim::Leader };
-        self.loss = Some(Loss { node, at: Instant::now(), quiet, dead: fault == Fault::Dead });
-        self.link.send_modify(|link| link.state = Err(Trouble::Connecting));
+        self.aim = if quiet {
+            Aim::Any { node: Some(node) }
+        } else {
+            Aim::Leader
+        };
+        self.loss = Some(Loss {
+            node,
+            at: Instant::now(),
+            quiet,
+            dead: fault == Fault::Dead,
+        });
+        self.link
+            .send_modify(|link| link.state = Err(Trouble::Connecting));
     }
 
     /// Rounds until a node serves. `None`: the handle is gone.
@@ -248,13 +265,15 @@ impl Driver {
                     if let Some(loss) = &mut self.loss {
                         loss.quiet = false;
                     }
-                    self.link.send_modify(|link| link.state = Err(trouble.clone()));
+                    self.link
+                        .send_modify(|link| link.state = Err(trouble.clone()));
                     if trouble != Trouble::Electing || began.elapsed() >= ELECTING_QUIET {
                         self.tell_trouble(trouble);
                     }
                 }
             }
-            self.idle_until(Instant::now() + random::up_to(pause)).await?;
+            self.idle_until(Instant::now() + random::up_to(pause))
+                .await?;
             pause = (pause * 2).min(BACKOFF_MAX);
         }
     }
@@ -263,7 +282,10 @@ impl Driver {
     async fn round(&mut self) -> Option<Result<Entered, Trouble>> {
         let former = Former {
             cluster_id: self.cluster_id.clone(),
-            token: self.identity.as_ref().map(|identity| identity.token.clone()),
+            token: self
+                .identity
+                .as_ref()
+                .map(|identity| identity.token.clone()),
         };
         let (mut finder, aim) = (self.finder.clone(), self.aim);
         let mut round = AbortOnDrop(tokio::spawn(async move {
@@ -303,9 +325,15 @@ impl Driver {
 
     /// True: the identity changed.
     fn order_while_down(&mut self, order: Order) -> bool {
-        let before = self.identity.as_ref().map(|identity| identity.token.clone());
+        let before = self
+            .identity
+            .as_ref()
+            .map(|identity| identity.token.clone());
         self.take_order(order);
-        self.identity.as_ref().map(|identity| identity.token.clone()) != before
+        self.identity
+            .as_ref()
+            .map(|identity| identity.token.clone())
+            != before
     }
 
     /// Takes one order, as far as it needs no connection.
@@ -326,7 +354,12 @@ impl Driver {
                 }
             }
             Order::LoggedIn { user, token, .. } => self.identify(Some(Identity { user, token })),
-            Order::Resume { user, token, cluster_id, good } => {
+            Order::Resume {
+                user,
+                token,
+                cluster_id,
+                good,
+            } => {
                 self.cluster_id = cluster_id.or(self.cluster_id.take());
                 self.identify(Some(Identity { user, token }));
                 self.resuming = Some(good);
@@ -338,7 +371,9 @@ impl Driver {
                 self.identify(None);
             }
             Order::Suspect { .. } => {}
-            Order::Acknowledge(through) => self.shown = self.shown.max(through.min(self.feed.last())),
+            Order::Acknowledge(through) => {
+                self.shown = self.shown.max(through.min(self.feed.last()))
+            }
             Order::Receive(receive) => self.receive = receive,
             Order::ReleaseOutbox => self.outbox.release(),
             Order::DropOutbox => self.drop_outbox(),
@@ -349,7 +384,11 @@ impl Driver {
     /// same person usually logs in again; who it is shows then.
     fn identify(&mut self, identity: Option<Identity>) {
         if let Some(new) = &identity {
-            if self.outbox_owner.as_ref().is_some_and(|owner| !owner.eq_ignore_ascii_case(&new.user)) {
+            if self
+                .outbox_owner
+                .as_ref()
+                .is_some_and(|owner| !owner.eq_ignore_ascii_case(&new.user))
+            {
                 self.disown_outbox();
             }
             self.outbox_owner = Some(new.user.clone());
@@ -394,7 +433,9 @@ impl Driver {
                 self.end_session(Ended::NewCluster);
                 if !self.outbox.is_empty() {
                     self.outbox.hold();
-                    self.tell(Notice::NewCluster { held: self.outbox.len() });
+                    self.tell(Notice::NewCluster {
+                        held: self.outbox.len(),
+                    });
                 }
             }
         }
@@ -412,7 +453,10 @@ impl Driver {
         });
         let user = self.identity.as_ref().map(|identity| identity.user.clone());
         let connection = up.connection.clone();
-        self.link.send_replace(Link { user, state: Ok(up) });
+        self.link.send_replace(Link {
+            user,
+            state: Ok(up),
+        });
         // After the link, so that whoever shows the news finds the node that they name.
         self.tell_where(status.node, status.leader, status.term);
         Serving::new(connection, reached.events)
@@ -422,19 +466,45 @@ impl Driver {
         let loss = self.loss.take();
         let told = self.told.take();
         // What is held for another cluster does not go out now.
-        let waiting = if self.outbox.is_held() { 0 } else { self.outbox.len() };
-        let Some(Loss { node: lost, at, quiet, .. }) = loss else {
+        let waiting = if self.outbox.is_held() {
+            0
+        } else {
+            self.outbox.len()
+        };
+        let Some(Loss {
+            node: lost,
+            at,
+            quiet,
+            ..
+        }) = loss
+        else {
             if told.is_some() {
                 let took = self.started.elapsed();
-                self.tell(Notice::Back { node, term, took, waiting });
+                self.tell(Notice::Back {
+                    node,
+                    term,
+                    took,
+                    waiting,
+                });
             }
             return;
         };
         let took = at.elapsed();
         if told.is_some() {
-            self.tell(Notice::Back { node, term, took, waiting });
+            self.tell(Notice::Back {
+                node,
+                term,
+                took,
+                waiting,
+            });
         } else if !quiet {
-            self.tell(Notice::Failover { lost, won: node, leader, term, took });
+            self.tell(Notice::Failover {
+                lost,
+                won: node,
+                leader,
+                term,
+                took,
+            });
         }
     }
 
@@ -443,10 +513,17 @@ impl Driver {
             return;
         }
         // The first verdict after a loss names the lost node, later ones only what changed.
-        let news = self.loss.as_ref().filter(|loss| loss.dead && self.told.is_none());
+        let news = self
+            .loss
+            .as_ref()
+            .filter(|loss| loss.dead && self.told.is_none());
         let lost = news.map(|loss| loss.node);
         self.told = Some(trouble.clone());
-        self.tell(Notice::Trouble { lost, trouble, waiting: self.outbox.len() });
+        self.tell(Notice::Trouble {
+            lost,
+            trouble,
+            waiting: self.outbox.len(),
+        });
     }
 
     fn end_session(&mut self, why: Ended) {
@@ -531,20 +608,40 @@ mod tests {
     use crate::dial::{Directory, Transport};
 
     fn driver() -> (Driver, mpsc::Receiver<ClientEvent>) {
-        let finder = Finder { transport: Transport::Plain, directory: Directory::default() };
-        let setup = Setup { finder, first: None, health_every: Duration::from_secs(1), receive: true };
+        let finder = Finder {
+            transport: Transport::Plain,
+            directory: Directory::default(),
+        };
+        let setup = Setup {
+            finder,
+            first: None,
+            health_every: Duration::from_secs(1),
+            receive: true,
+        };
         let (driver, (_, events, _)) = Driver::new(setup);
         (driver, events)
     }
 
     fn log_in(driver: &mut Driver, user: &str) {
-        driver.take_order(Order::LoggedIn { generation: 0, user: user.into(), token: format!("token of {user}") });
+        driver.take_order(Order::LoggedIn {
+            generation: 0,
+            user: user.into(),
+            token: format!("token of {user}"),
+        });
     }
 
-    fn enqueue(driver: &mut Driver) -> oneshot::Receiver<Result<messagebase_protocol::json::Sent, ClientError>> {
+    fn enqueue(
+        driver: &mut Driver,
+    ) -> oneshot::Receiver<Result<messagebase_protocol::json::Sent, ClientError>> {
         let (waiter, answer) = oneshot::channel();
         let (to, body, key) = ("carol".into(), "from alice".into(), "key".into());
-        driver.take_order(Order::Send(Entry { ticket: 1, to, body, key, waiter }));
+        driver.take_order(Order::Send(Entry {
+            ticket: 1,
+            to,
+            body,
+            key,
+            waiter,
+        }));
         answer
     }
 
@@ -562,7 +659,11 @@ mod tests {
         let mut answer = enqueue(&mut driver);
         driver.end_session(Ended::Closed(ClosingReason::Locked));
         log_in(&mut driver, "Alice");
-        assert_eq!((driver.outbox.len(), dropped(&mut events)), (1, None), "the same user's goes on");
+        assert_eq!(
+            (driver.outbox.len(), dropped(&mut events)),
+            (1, None),
+            "the same user's goes on"
+        );
         driver.end_session(Ended::TokenRefused);
         log_in(&mut driver, "bob");
         assert_eq!((driver.outbox.len(), dropped(&mut events)), (0, Some(1)));
@@ -572,8 +673,16 @@ mod tests {
     #[tokio::test]
     async fn a_message_that_overtakes_the_login_is_left_to_the_inbox() {
         let (mut driver, mut events) = driver();
-        let message = Message { id: 7, from: "bob".into(), to: "alice".into(), body: "hi".into(), sent_at: 0 };
-        driver.take_event(Event::Message { message: message.clone() });
+        let message = Message {
+            id: 7,
+            from: "bob".into(),
+            to: "alice".into(),
+            body: "hi".into(),
+            sent_at: 0,
+        };
+        driver.take_event(Event::Message {
+            message: message.clone(),
+        });
         assert!(events.try_recv().is_err(), "whose it is is not known yet");
         log_in(&mut driver, "alice");
         driver.take_event(Event::Message { message });

@@ -31,7 +31,9 @@ pub struct Token {
 impl std::fmt::Debug for Token {
     /// Without the secret: a debug line may reach a log.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Token").field("user", &self.user).finish_non_exhaustive()
+        f.debug_struct("Token")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
     }
 }
 
@@ -47,11 +49,19 @@ impl Store {
     /// # Errors
     /// Neither `XDG_STATE_HOME` nor `HOME` says where.
     pub fn for_cluster(cluster: &str) -> Result<Store, ClientError> {
-        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let absolute = |name: &str| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
         let state = absolute("XDG_STATE_HOME")
             .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
-            .ok_or_else(|| ClientError::Usage("neither XDG_STATE_HOME nor HOME names a directory".into()))?;
-        Ok(Store { dir: state.join("messagebase").join(file_name(cluster)) })
+            .ok_or_else(|| {
+                ClientError::Usage("neither XDG_STATE_HOME nor HOME names a directory".into())
+            })?;
+        Ok(Store {
+            dir: state.join("messagebase").join(file_name(cluster)),
+        })
     }
 
     /// A directory of the caller's choice.
@@ -69,7 +79,10 @@ impl Store {
     /// # Errors
     /// `Io`.
     pub fn create(&self) -> Result<(), ClientError> {
-        let made = fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(&self.dir);
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(DIR_MODE)
+            .create(&self.dir);
         // It may have been there with other permissions.
         made.and_then(|()| fs::set_permissions(&self.dir, fs::Permissions::from_mode(DIR_MODE)))
             .map_err(|e| io_error(&self.dir, &e))
@@ -94,7 +107,9 @@ impl Store {
             None => read_small(&self.last_file())?.trim().to_owned(),
         };
         let text = read_small(&self.token_file(&user).ok()?)?;
-        serde_json::from_str::<Token>(&text).ok().filter(|token| fold_name(&token.user) == fold_name(&user))
+        serde_json::from_str::<Token>(&text)
+            .ok()
+            .filter(|token| fold_name(&token.user) == fold_name(&user))
     }
 
     /// Forgets a user's token; one that is not there is no error.
@@ -104,7 +119,9 @@ impl Store {
     pub fn remove(&self, user: &str) -> Result<(), ClientError> {
         let file = self.token_file(user)?;
         match fs::remove_file(&file) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error(file, &error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(io_error(file, &error))
+            }
             _ => Ok(()),
         }
     }
@@ -123,7 +140,11 @@ impl Store {
     fn publish(&self, file: &Path, content: &[u8]) -> Result<(), ClientError> {
         let temp = self.dir.join(format!(".{}.tmp", random::key()));
         let written = (|| {
-            let mut open = fs::OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&temp)?;
+            let mut open = fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(FILE_MODE)
+                .open(&temp)?;
             open.write_all(content)?;
             open.sync_all()?;
             fs::rename(&temp, file)?;
@@ -138,14 +159,25 @@ impl Store {
 
 fn read_small(file: &Path) -> Option<String> {
     let size = fs::metadata(file).ok()?.len();
-    if size > TOKEN_FILE_MAX_BYTES { None } else { fs::read_to_string(file).ok() }
+    if size > TOKEN_FILE_MAX_BYTES {
+        None
+    } else {
+        fs::read_to_string(file).ok()
+    }
 }
 
 /// A cluster's name as one path component.
 fn file_name(cluster: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let name: String = cluster.chars().map(|c| if plain(c) { c } else { '_' }).collect();
-    if name.trim_matches('.').is_empty() { format!("_{name}") } else { name }
+    let name: String = cluster
+        .chars()
+        .map(|c| if plain(c) { c } else { '_' })
+        .collect();
+    if name.trim_matches('.').is_empty() {
+        format!("_{name}")
+    } else {
+        name
+    }
 }
 
 #[cfg(test)]
@@ -171,7 +203,11 @@ mod tests {
     }
 
     fn token(user: &str) -> Token {
-        Token { user: user.into(), token: format!("secret of {user}"), cluster_id: Some("c1".into()) }
+        Token {
+            user: user.into(),
+            token: format!("secret of {user}"),
+            cluster_id: Some("c1".into()),
+        }
     }
 
     #[test]

@@ -45,6 +45,9 @@ impl FromStr for Address {
         if host.is_empty() || !host.chars().all(clean) {
             return Err(wrong());
         }
-        Ok(Address { host: host.to_owned(), port: port.parse().map_err(|_| wrong())? })
+        Ok(Address {
+            host: host.to_owned(),
+            port: port.parse().map_err(|_| wrong())?,
+        })
     }
 }

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 /// The hint where there is no better one: every refusal says what to do next.
-pub(crate) const LOOK_UP: &str = "every key is explained in the file that `mbctl init --dir NEW_DIRECTORY` writes";
+pub(crate) const LOOK_UP: &str =
+    "every key is explained in the file that `mbctl init --dir NEW_DIRECTORY` writes";
 
 /// Names the file, the line and the key where there are any, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -52,7 +52,13 @@ pki_dir = "pki"
 "#;
 
 fn node_table(node: &ExampleNode, with_comments: bool) -> String {
-    let ExampleNode { id, client, peer, http, plain } = node;
+    let ExampleNode {
+        id,
+        client,
+        peer,
+        http,
+        plain,
+    } = node;
     if !with_comments {
         return format!(
             "\n[[node]]\nid = {id}\nclient = \"{client}\"\npeer = \"{peer}\"\nhttp = \"{http}\"\nplain = \"{plain}\"\n"
@@ -118,7 +124,10 @@ mod tests {
     use std::path::Path;
 
     fn nodes() -> Vec<ExampleNode> {
-        let address = |port| Address { host: "127.0.0.1".into(), port };
+        let address = |port| Address {
+            host: "127.0.0.1".into(),
+            port,
+        };
         (1..=3)
             .map(|id| ExampleNode {
                 id,
@@ -132,15 +141,20 @@ mod tests {
 
     fn load(text: &str) -> Config {
         let path = Path::new("/mb/messagebase.toml");
-        file::parse(path, text).and_then(|raw| validate::resolve(path, raw)).unwrap_or_else(|e| panic!("{e}\n{text}"))
+        file::parse(path, text)
+            .and_then(|raw| validate::resolve(path, raw))
+            .unwrap_or_else(|e| panic!("{e}\n{text}"))
     }
 
     /// `# key = value` as `key = value`; prose stays a comment.
     fn enable(line: &str) -> &str {
         let is_key = |body: &str| {
-            body.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+            body.split_once(" = ")
+                .is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
         };
-        line.strip_prefix("# ").filter(|body| is_key(body)).unwrap_or(line)
+        line.strip_prefix("# ")
+            .filter(|body| is_key(body))
+            .unwrap_or(line)
     }
 
     #[test]
@@ -167,7 +181,9 @@ mod tests {
                     queued_messages_per_user queued_bytes_per_user change_log_bytes delivered_days memory_kib passes \
                     lanes";
         for key in keys.split_whitespace() {
-            let there = text.lines().any(|line| enable(line).starts_with(&format!("{key} = ")));
+            let there = text
+                .lines()
+                .any(|line| enable(line).starts_with(&format!("{key} = ")));
             assert!(there, "`{key}` is missing");
         }
     }

@@ -78,11 +78,19 @@ fn unreadable(path: &Path, error: &std::io::Error) -> ConfigError {
         std::io::ErrorKind::NotFound => {
             "`mbctl init` writes a configuration here; `--config FILE` or $MESSAGEBASE_CONFIG names another one"
         }
-        std::io::ErrorKind::InvalidData => "the file must be UTF-8 text in TOML form; `mbctl init` writes an example",
+        std::io::ErrorKind::InvalidData => {
+            "the file must be UTF-8 text in TOML form; `mbctl init` writes an example"
+        }
         _ => "make the file readable for this user, or name another one with `--config FILE`",
     };
     let file = path.to_owned();
-    ConfigError { file, line: None, key: None, message: format!("cannot be read: {error}"), hint: Some(hint.into()) }
+    ConfigError {
+        file,
+        line: None,
+        key: None,
+        message: format!("cannot be read: {error}"),
+        hint: Some(hint.into()),
+    }
 }
 
 /// Reads the text. `path` is for the errors alone.
@@ -95,7 +103,11 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
         message: format!("is not valid TOML: {}", e.message()),
         hint: Some(crate::error::LOOK_UP.into()),
     })?;
-    let top = Section { doc: &doc, prefix: "", table: table.get_ref() };
+    let top = Section {
+        doc: &doc,
+        prefix: "",
+        table: table.get_ref(),
+    };
     top.only(&[
         "cluster",
         "data_dir",
@@ -156,9 +168,13 @@ fn limits(section: &Section<'_, '_>) -> Result<RawLimits, ConfigError> {
 }
 
 fn nodes(top: &Section<'_, '_>) -> Result<Vec<RawNode>, ConfigError> {
-    let Some((key, value)) = top.table.get_key_value("node") else { return Ok(Vec::new()) };
+    let Some((key, value)) = top.table.get_key_value("node") else {
+        return Ok(Vec::new());
+    };
     let tables = value.get_ref().as_array().ok_or_else(|| {
-        let mut error = top.doc.error(&key.span(), "node", "must be a list of tables".into());
+        let mut error = top
+            .doc
+            .error(&key.span(), "node", "must be a list of tables".into());
         error.hint = Some("each node begins with a line `[[node]]`, with two brackets".into());
         error
     })?;
@@ -166,12 +182,28 @@ fn nodes(top: &Section<'_, '_>) -> Result<Vec<RawNode>, ConfigError> {
 }
 
 fn node(doc: &Doc<'_>, value: &Spanned<DeValue<'_>>) -> Result<RawNode, ConfigError> {
-    let table = value
-        .get_ref()
-        .as_table()
-        .ok_or_else(|| doc.error(&value.span(), "node", "must be a table that begins with `[[node]]`".into()))?;
-    let section = Section { doc, prefix: "node.", table };
-    section.only(&["id", "client", "peer", "http", "plain", "client_bind", "peer_bind", "http_bind"])?;
+    let table = value.get_ref().as_table().ok_or_else(|| {
+        doc.error(
+            &value.span(),
+            "node",
+            "must be a table that begins with `[[node]]`".into(),
+        )
+    })?;
+    let section = Section {
+        doc,
+        prefix: "node.",
+        table,
+    };
+    section.only(&[
+        "id",
+        "client",
+        "peer",
+        "http",
+        "plain",
+        "client_bind",
+        "peer_bind",
+        "http_bind",
+    ])?;
     Ok(RawNode {
         line: doc.line(&value.span()),
         id: section.integer("id")?,
@@ -192,7 +224,11 @@ struct Doc<'a> {
 
 impl Doc<'_> {
     fn line(&self, span: &Range<usize>) -> usize {
-        let before = self.text.as_bytes().get(..span.start).unwrap_or(self.text.as_bytes());
+        let before = self
+            .text
+            .as_bytes()
+            .get(..span.start)
+            .unwrap_or(self.text.as_bytes());
         before.iter().filter(|byte| **byte == b'\n').count() + 1
     }
 
@@ -219,10 +255,19 @@ struct Section<'d, 't> {
 impl<'d, 't> Section<'d, 't> {
     /// Refuses keys that are not `known`, the first in the file first.
     fn only(&self, known: &[&str]) -> Result<(), ConfigError> {
-        let unknown = self.table.keys().filter(|key| !known.contains(&key.get_ref().as_ref()));
-        let Some(key) = unknown.min_by_key(|key| key.span().start) else { return Ok(()) };
+        let unknown = self
+            .table
+            .keys()
+            .filter(|key| !known.contains(&key.get_ref().as_ref()));
+        let Some(key) = unknown.min_by_key(|key| key.span().start) else {
+            return Ok(());
+        };
         let name = key.get_ref().as_ref();
-        let mut error = self.doc.error(&key.span(), &format!("{}{name}", self.prefix), "no such key".into());
+        let mut error = self.doc.error(
+            &key.span(),
+            &format!("{}{name}", self.prefix),
+            "no such key".into(),
+        );
         error.hint = Some(match nearest(name, known) {
             Some(meant) => format!("did you mean `{}{meant}`?", self.prefix),
             None => format!("keys here are: {}", known.join(", ")),
@@ -231,35 +276,67 @@ impl<'d, 't> Section<'d, 't> {
     }
 
     fn wrong_type(&self, name: &str, value: &Spanned<DeValue<'_>>, wanted: &str) -> ConfigError {
-        let message = format!("must be {wanted}, not {}", article(value.get_ref().type_str()));
-        self.doc.error(&value.span(), &format!("{}{name}", self.prefix), message)
+        let message = format!(
+            "must be {wanted}, not {}",
+            article(value.get_ref().type_str())
+        );
+        self.doc
+            .error(&value.span(), &format!("{}{name}", self.prefix), message)
     }
 
     fn string(&self, name: &str) -> Result<Option<At<String>>, ConfigError> {
-        let Some(value) = self.table.get(name) else { return Ok(None) };
-        let text = value.get_ref().as_str().ok_or_else(|| self.wrong_type(name, value, "a string in quotes"))?;
-        Ok(Some(At { value: text.to_owned(), line: self.doc.line(&value.span()) }))
+        let Some(value) = self.table.get(name) else {
+            return Ok(None);
+        };
+        let text = value
+            .get_ref()
+            .as_str()
+            .ok_or_else(|| self.wrong_type(name, value, "a string in quotes"))?;
+        Ok(Some(At {
+            value: text.to_owned(),
+            line: self.doc.line(&value.span()),
+        }))
     }
 
     fn integer(&self, name: &str) -> Result<Option<At<i64>>, ConfigError> {
-        let Some(value) = self.table.get(name) else { return Ok(None) };
-        let number = value.get_ref().as_integer().ok_or_else(|| self.wrong_type(name, value, "a whole number"))?;
+        let Some(value) = self.table.get(name) else {
+            return Ok(None);
+        };
+        let number = value
+            .get_ref()
+            .as_integer()
+            .ok_or_else(|| self.wrong_type(name, value, "a whole number"))?;
         let parsed = i64::from_str_radix(number.as_str(), number.radix()).map_err(|_| {
-            self.doc.error(&value.span(), &format!("{}{name}", self.prefix), "is too large a number".into())
+            self.doc.error(
+                &value.span(),
+                &format!("{}{name}", self.prefix),
+                "is too large a number".into(),
+            )
         })?;
-        Ok(Some(At { value: parsed, line: self.doc.line(&value.span()) }))
+        Ok(Some(At {
+            value: parsed,
+            line: self.doc.line(&value.span()),
+        }))
     }
 
     fn section(&self, name: &'static str) -> Result<Option<Section<'d, 't>>, ConfigError> {
-        let Some(value) = self.table.get(name) else { return Ok(None) };
-        let table =
-            value.get_ref().as_table().ok_or_else(|| self.wrong_type(name, value, &format!("a table, `[{name}]`")))?;
+        let Some(value) = self.table.get(name) else {
+            return Ok(None);
+        };
+        let table = value
+            .get_ref()
+            .as_table()
+            .ok_or_else(|| self.wrong_type(name, value, &format!("a table, `[{name}]`")))?;
         let prefix = match name {
             "limits" => "limits.",
             "retention" => "retention.",
             _ => "password.",
         };
-        Ok(Some(Section { doc: self.doc, prefix, table }))
+        Ok(Some(Section {
+            doc: self.doc,
+            prefix,
+            table,
+        }))
     }
 }
 
@@ -274,7 +351,12 @@ const NEAREST_MAX_EDITS: usize = 3;
 /// The known key that `name` was probably meant to be.
 fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let allowed = NEAREST_MAX_EDITS.min(name.chars().count().div_ceil(2));
-    known.iter().map(|key| (edits(name, key), *key)).min().filter(|(edits, _)| *edits <= allowed).map(|(_, key)| key)
+    known
+        .iter()
+        .map(|key| (edits(name, key), *key))
+        .min()
+        .filter(|(edits, _)| *edits <= allowed)
+        .map(|(_, key)| key)
 }
 
 /// Levenshtein distance.
@@ -304,8 +386,14 @@ mod tests {
     #[test]
     fn a_misspelt_key_is_named_with_its_line_and_what_was_meant() {
         let e = error("cluster = \"a\"\n\n[limits]\nconections = 5\n");
-        assert_eq!((e.line, e.key.as_deref()), (Some(4), Some("limits.conections")));
-        assert_eq!(e.hint.as_deref(), Some("did you mean `limits.connections`?"));
+        assert_eq!(
+            (e.line, e.key.as_deref()),
+            (Some(4), Some("limits.conections"))
+        );
+        assert_eq!(
+            e.hint.as_deref(),
+            Some("did you mean `limits.connections`?")
+        );
         assert_eq!(
             e.to_string(),
             "x.toml:4: `limits.conections`: no such key\nHint: did you mean `limits.connections`?"
@@ -316,7 +404,10 @@ mod tests {
     fn of_several_misspelt_keys_the_first_in_the_file_is_named() {
         let e = error("zebra = 1\naardvark = 2\n");
         assert_eq!((e.line, e.key.as_deref()), (Some(1), Some("zebra")));
-        assert!(e.hint.is_some_and(|hint| hint.starts_with("keys here are: cluster,")));
+        assert!(
+            e.hint
+                .is_some_and(|hint| hint.starts_with("keys here are: cluster,"))
+        );
     }
 
     #[test]
@@ -326,7 +417,10 @@ mod tests {
         let e = error("[node]\nid = 1\n");
         assert_eq!((e.line, e.key.as_deref()), (Some(1), Some("node")));
         assert!(e.hint.is_some_and(|hint| hint.contains("[[node]]")));
-        assert_eq!(error("[[nodes]]\nid = 1\n").hint.as_deref(), Some("did you mean `node`?"));
+        assert_eq!(
+            error("[[nodes]]\nid = 1\n").hint.as_deref(),
+            Some("did you mean `node`?")
+        );
     }
 
     #[test]
@@ -334,7 +428,10 @@ mod tests {
         let e = error("\nsession_days = \"30\"\n");
         assert_eq!((e.line, e.key.as_deref()), (Some(2), Some("session_days")));
         assert_eq!(e.message, "must be a whole number, not a string");
-        assert_eq!(error("a = 1\nb = [\n").line.map(|line| line >= 2), Some(true));
+        assert_eq!(
+            error("a = 1\nb = [\n").line.map(|line| line >= 2),
+            Some(true)
+        );
         assert_eq!(error("session_days = 99999999999999999999\n").line, Some(1));
         assert!(error("cluster = \"a\"\ncluster = \"b\"\n").line.is_some());
     }

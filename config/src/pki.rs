@@ -12,7 +12,9 @@ use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::{WantsServerCert, WebPkiClientVerifier};
-use tokio_rustls::rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier, WantsVersions};
+use tokio_rustls::rustls::{
+    ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier, WantsVersions,
+};
 
 use crate::ConfigError;
 
@@ -80,12 +82,18 @@ pub fn node_tls(pki: &Path, node: u16) -> Result<NodeTls, ConfigError> {
     let ca = Ca::read(pki)?;
     let identity = Identity::read(node_pem(pki, node), node_key(pki, node))?;
     identity.must_be(node, &ca)?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(ca.roots.clone()), provider())
-        .build()
-        .map_err(|e| fault(&ca.path, format!("cannot be used to check peers: {e}")))?;
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(ca.roots.clone()), provider())
+            .build()
+            .map_err(|e| fault(&ca.path, format!("cannot be used to check peers: {e}")))?;
     let door = identity.listening(|versions| versions.with_no_client_auth())?;
-    let peer_listen = identity.listening(|versions| versions.with_client_cert_verifier(verifier))?;
-    Ok(NodeTls { door, peer_listen, peer_dial: identity.dialing(&ca)? })
+    let peer_listen =
+        identity.listening(|versions| versions.with_client_cert_verifier(verifier))?;
+    Ok(NodeTls {
+        door,
+        peer_listen,
+        peer_dial: identity.dialing(&ca)?,
+    })
 }
 
 /// ring, named: with two providers compiled in, rustls panics when it has to choose one itself.
@@ -94,11 +102,18 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 /// TLS 1.2 and 1.3.
-const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+const VERSIONS: &[&rustls::SupportedProtocolVersion] =
+    &[&rustls::version::TLS13, &rustls::version::TLS12];
 
 fn fault(file: &Path, message: String) -> ConfigError {
     let hint = "`mbctl init` makes what is missing in `pki/`; on another machine, copy the files it names from there";
-    ConfigError { file: file.to_owned(), line: None, key: None, message, hint: Some(hint.into()) }
+    ConfigError {
+        file: file.to_owned(),
+        line: None,
+        key: None,
+        message,
+        hint: Some(hint.into()),
+    }
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
@@ -123,7 +138,9 @@ impl Ca {
         let path = ca_pem(pki);
         let mut roots = RootCertStore::empty();
         for certificate in certificates(&path)? {
-            roots.add(certificate).map_err(|e| fault(&path, format!("holds a certificate that is not valid: {e}")))?;
+            roots
+                .add(certificate)
+                .map_err(|e| fault(&path, format!("holds a certificate that is not valid: {e}")))?;
         }
         Ok(Ca { path, roots })
     }
@@ -133,7 +150,9 @@ impl Ca {
         builder: ConfigBuilder<ClientConfig, WantsVersions>,
     ) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, ConfigError> {
         let versions = builder.with_protocol_versions(VERSIONS);
-        Ok(versions.map_err(|e| fault(&self.path, e.to_string()))?.with_root_certificates(self.roots.clone()))
+        Ok(versions
+            .map_err(|e| fault(&self.path, e.to_string()))?
+            .with_root_certificates(self.roots.clone()))
     }
 }
 
@@ -148,32 +167,59 @@ struct Identity {
 impl Identity {
     fn read(pem: PathBuf, key_path: PathBuf) -> Result<Identity, ConfigError> {
         let chain = certificates(&pem)?;
-        let bytes = std::fs::read(&key_path).map_err(|e| fault(&key_path, format!("cannot be read: {e}")))?;
+        let bytes = std::fs::read(&key_path)
+            .map_err(|e| fault(&key_path, format!("cannot be read: {e}")))?;
         let key = PrivateKeyDer::from_pem_slice(&bytes)
             .map_err(|e| fault(&key_path, format!("holds no private key in PEM form: {e}")))?;
-        Ok(Identity { pem, key_path, chain, key })
+        Ok(Identity {
+            pem,
+            key_path,
+            chain,
+            key,
+        })
     }
 
     /// Refuses another node's certificate and one of another CA here, where the file can be named: the peers would only
     /// hang up.
     fn must_be(&self, node: u16, ca: &Ca) -> Result<(), ConfigError> {
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(ca.roots.clone()), provider())
-            .build()
-            .map_err(|e| fault(&ca.path, format!("cannot be used to check certificates: {e}")))?;
-        let role = ServerName::try_from(node_san(node)).map_err(|e| fault(&self.pem, e.to_string()))?;
-        let (leaf, chain) = self.chain.split_first().ok_or_else(|| fault(&self.pem, "holds no certificate".into()))?;
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(ca.roots.clone()), provider())
+                .build()
+                .map_err(|e| {
+                    fault(
+                        &ca.path,
+                        format!("cannot be used to check certificates: {e}"),
+                    )
+                })?;
+        let role =
+            ServerName::try_from(node_san(node)).map_err(|e| fault(&self.pem, e.to_string()))?;
+        let (leaf, chain) = self
+            .chain
+            .split_first()
+            .ok_or_else(|| fault(&self.pem, "holds no certificate".into()))?;
         verifier
             .verify_server_cert(leaf, chain, &role, &[], UnixTime::now())
             .map(drop)
-            .map_err(|e| fault(&self.pem, format!("is not node {node}'s certificate by the CA in ca.pem: {e}")))
+            .map_err(|e| {
+                fault(
+                    &self.pem,
+                    format!("is not node {node}'s certificate by the CA in ca.pem: {e}"),
+                )
+            })
     }
 
     fn unusable(&self, error: &rustls::Error) -> ConfigError {
         match error {
-            rustls::Error::InconsistentKeys(_) => {
-                fault(&self.key_path, format!("is not the key of the certificate in {}", self.pem.display()))
+            rustls::Error::InconsistentKeys(_) => fault(
+                &self.key_path,
+                format!(
+                    "is not the key of the certificate in {}",
+                    self.pem.display()
+                ),
+            ),
+            rustls::Error::InvalidCertificate(_) => {
+                fault(&self.pem, format!("holds no valid certificate: {error}"))
             }
-            rustls::Error::InvalidCertificate(_) => fault(&self.pem, format!("holds no valid certificate: {error}")),
             _ => fault(&self.key_path, format!("cannot be used: {error}")),
         }
     }
@@ -187,7 +233,9 @@ impl Identity {
 
     fn listening(
         &self,
-        verify: impl FnOnce(ConfigBuilder<ServerConfig, WantsVerifier>) -> ConfigBuilder<ServerConfig, WantsServerCert>,
+        verify: impl FnOnce(
+            ConfigBuilder<ServerConfig, WantsVerifier>,
+        ) -> ConfigBuilder<ServerConfig, WantsServerCert>,
     ) -> Result<Arc<ServerConfig>, ConfigError> {
         let versions = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(VERSIONS)
@@ -209,9 +257,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"))
+            .expect("a CA");
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(vec!["localhost".to_owned(), node_san(1)]).expect("a name");
+        let params =
+            CertificateParams::new(vec!["localhost".to_owned(), node_san(1)]).expect("a name");
         let certificate = params.signed_by(&key, &ca).expect("a certificate");
         std::fs::write(ca_pem(dir.path()), ca.pem()).expect("written");
         std::fs::write(node_pem(dir.path(), 1), certificate.pem()).expect("written");
@@ -221,8 +271,16 @@ mod tests {
 
     fn at_fault(result: Result<NodeTls, ConfigError>) -> (String, String) {
         let e = result.expect_err("must be refused");
-        assert!(e.hint.as_deref().is_some_and(|hint| hint.contains("mbctl init")), "{e}");
-        let name = e.file.file_name().map(|name| name.to_string_lossy().into_owned());
+        assert!(
+            e.hint
+                .as_deref()
+                .is_some_and(|hint| hint.contains("mbctl init")),
+            "{e}"
+        );
+        let name = e
+            .file
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
         (name.unwrap_or_default(), e.message)
     }
 
@@ -231,7 +289,10 @@ mod tests {
         let dir = pki();
         assert!(node_tls(dir.path(), 1).is_ok());
         assert!(client_tls(dir.path()).is_ok());
-        assert!(admin_tls(dir.path()).is_err(), "there is no admin certificate here");
+        assert!(
+            admin_tls(dir.path()).is_err(),
+            "there is no admin certificate here"
+        );
     }
 
     #[test]
@@ -263,6 +324,9 @@ mod tests {
         std::fs::write(node_key(dir.path(), 1), other.serialize_pem()).expect("written");
         let (file, message) = at_fault(node_tls(dir.path(), 1));
         assert_eq!(file, "node-1.key");
-        assert!(message.contains("not the key of the certificate"), "{message}");
+        assert!(
+            message.contains("not the key of the certificate"),
+            "{message}"
+        );
     }
 }

@@ -18,7 +18,11 @@ const CHANGE_LOG_BYTES_MIN: u64 = 4096;
 /// 1 TiB: beyond it a number is a slip of the keyboard.
 const BYTES_MAX: u64 = 1 << 40;
 /// OWASP's minimum for argon2id: 19 MiB, 2 passes, 1 lane.
-const OWASP_MIN: PasswordCost = PasswordCost { memory_kib: 19_456, passes: 2, lanes: 1 };
+const OWASP_MIN: PasswordCost = PasswordCost {
+    memory_kib: 19_456,
+    passes: 2,
+    lanes: 1,
+};
 /// 4 GiB, in KiB.
 const MEMORY_MAX_KIB: u32 = 4 * 1024 * 1024;
 
@@ -31,11 +35,17 @@ pub(crate) fn resolve(path: &Path, raw: Raw) -> Result<Config, ConfigError> {
         Some(at) => Ok(base.join(at.value)),
         None => Ok(base.join(default)),
     };
-    let nodes = raw.nodes.iter().map(|node| check.node(node)).collect::<Result<Vec<_>, _>>()?;
+    let nodes = raw
+        .nodes
+        .iter()
+        .map(|node| check.node(node))
+        .collect::<Result<Vec<_>, _>>()?;
     if nodes.is_empty() {
         let mut error = check.error(1, "node", "names no node");
         error.line = None;
-        error.hint = Some("write at least one `[[node]]` with id, client and peer; `mbctl init` shows how".into());
+        error.hint = Some(
+            "write at least one `[[node]]` with id, client and peer; `mbctl init` shows how".into(),
+        );
         return Err(error);
     }
     check.unique(&nodes, &raw.nodes)?;
@@ -48,7 +58,13 @@ pub(crate) fn resolve(path: &Path, raw: Raw) -> Result<Config, ConfigError> {
         registration_open: check.registration(raw.registration)?,
         session_days: check.small("session_days", &raw.session_days, 30, 1, 3650)?,
         limits: check.limits(&raw.limits)?,
-        delivered_days: check.small("retention.delivered_days", &raw.delivered_days, 0, 0, 36_500)?,
+        delivered_days: check.small(
+            "retention.delivered_days",
+            &raw.delivered_days,
+            0,
+            0,
+            36_500,
+        )?,
         password: check.password(&raw.password)?,
     })
 }
@@ -62,22 +78,35 @@ impl Check<'_> {
         let (file, line, key) = (self.path.to_owned(), Some(line), Some(key.to_owned()));
         // Every refusal says what to do next; those that know better replace this.
         let hint = Some(crate::error::LOOK_UP.into());
-        ConfigError { file, line, key, message: message.into(), hint }
+        ConfigError {
+            file,
+            line,
+            key,
+            message: message.into(),
+            hint,
+        }
     }
 
     fn cluster(&self, given: Option<At<String>>) -> Result<String, ConfigError> {
-        let Some(At { value, line }) = given else { return Ok("messagebase".into()) };
+        let Some(At { value, line }) = given else {
+            return Ok("messagebase".into());
+        };
         let edge = |c: char| c.is_whitespace() || c == '.';
         let usable = (1..=CLUSTER_NAME_MAX_CHARS).contains(&value.chars().count())
             && value.len() <= CLUSTER_NAME_MAX_BYTES
-            && !value.chars().any(|c| c.is_control() || matches!(c, '/' | '\\'))
+            && !value
+                .chars()
+                .any(|c| c.is_control() || matches!(c, '/' | '\\'))
             && !value.starts_with(edge)
             && !value.ends_with(char::is_whitespace);
         if usable {
             return Ok(value);
         }
         let mut error = self.error(line, "cluster", "is not a usable cluster name");
-        error.hint = Some("1 to 64 characters that can name a directory: no slash, not beginning with a dot".into());
+        error.hint = Some(
+            "1 to 64 characters that can name a directory: no slash, not beginning with a dot"
+                .into(),
+        );
         Err(error)
     }
 
@@ -88,15 +117,25 @@ impl Check<'_> {
                 "open" => Ok(true),
                 "closed" => Ok(false),
                 _ => {
-                    let mut error = self.error(at.line, "registration", "must be \"open\" or \"closed\"");
-                    error.hint = Some("`closed` lets only operators make accounts: `mbctl user add NAME`".into());
+                    let mut error =
+                        self.error(at.line, "registration", "must be \"open\" or \"closed\"");
+                    error.hint = Some(
+                        "`closed` lets only operators make accounts: `mbctl user add NAME`".into(),
+                    );
                     Err(error)
                 }
             },
         }
     }
 
-    fn range(&self, key: &str, given: &Option<At<i64>>, default: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
+    fn range(
+        &self,
+        key: &str,
+        given: &Option<At<i64>>,
+        default: u64,
+        min: u64,
+        max: u64,
+    ) -> Result<u64, ConfigError> {
         let Some(at) = given else { return Ok(default) };
         match u64::try_from(at.value) {
             Ok(value) if (min..=max).contains(&value) => Ok(value),
@@ -104,8 +143,12 @@ impl Check<'_> {
                 let message = format!("must be from {min} to {max} and is {}", at.value);
                 let mut error = self.error(at.line, key, message);
                 error.hint = Some(format!("leave it out for the default, {default}"));
-                if key.starts_with("password.") && at.value < i64::try_from(min).unwrap_or(i64::MAX) {
-                    error.hint = Some("less would be below OWASP's minimum for argon2id (19456 KiB, 2 passes)".into());
+                if key.starts_with("password.") && at.value < i64::try_from(min).unwrap_or(i64::MAX)
+                {
+                    error.hint = Some(
+                        "less would be below OWASP's minimum for argon2id (19456 KiB, 2 passes)"
+                            .into(),
+                    );
                 }
                 Err(error)
             }
@@ -113,7 +156,14 @@ impl Check<'_> {
     }
 
     /// [`Self::range`] for what fits 32 bits.
-    fn small(&self, key: &str, given: &Option<At<i64>>, default: u32, min: u32, max: u32) -> Result<u32, ConfigError> {
+    fn small(
+        &self,
+        key: &str,
+        given: &Option<At<i64>>,
+        default: u32,
+        min: u32,
+        max: u32,
+    ) -> Result<u32, ConfigError> {
         let value = self.range(key, given, default.into(), min.into(), max.into())?;
         // Proof for the fallback never being used: `range` answers at most `max` or the default.
         Ok(u32::try_from(value).unwrap_or(max))
@@ -121,8 +171,20 @@ impl Check<'_> {
 
     fn limits(&self, raw: &RawLimits) -> Result<Limits, ConfigError> {
         Ok(Limits {
-            connections: self.small("limits.connections", &raw.connections, 20_000, 1, 1_000_000)?,
-            sessions_per_user: self.small("limits.sessions_per_user", &raw.sessions_per_user, 16, 1, 10_000)?,
+            connections: self.small(
+                "limits.connections",
+                &raw.connections,
+                20_000,
+                1,
+                1_000_000,
+            )?,
+            sessions_per_user: self.small(
+                "limits.sessions_per_user",
+                &raw.sessions_per_user,
+                16,
+                1,
+                10_000,
+            )?,
             failed_logins_per_name: self.small(
                 "limits.failed_logins_per_name",
                 &raw.failed_logins_per_name,
@@ -163,11 +225,26 @@ impl Check<'_> {
 
     fn password(&self, raw: &RawPassword) -> Result<PasswordCost, ConfigError> {
         let least = OWASP_MIN;
-        let memory_kib =
-            self.small("password.memory_kib", &raw.memory_kib, least.memory_kib, least.memory_kib, MEMORY_MAX_KIB)?;
-        let passes = self.small("password.passes", &raw.passes, least.passes, least.passes, 100)?;
+        let memory_kib = self.small(
+            "password.memory_kib",
+            &raw.memory_kib,
+            least.memory_kib,
+            least.memory_kib,
+            MEMORY_MAX_KIB,
+        )?;
+        let passes = self.small(
+            "password.passes",
+            &raw.passes,
+            least.passes,
+            least.passes,
+            100,
+        )?;
         let lanes = self.small("password.lanes", &raw.lanes, least.lanes, least.lanes, 64)?;
-        Ok(PasswordCost { memory_kib, passes, lanes })
+        Ok(PasswordCost {
+            memory_kib,
+            passes,
+            lanes,
+        })
     }
 
     fn node(&self, raw: &RawNode) -> Result<NodeConfig, ConfigError> {
@@ -178,8 +255,13 @@ impl Check<'_> {
         };
         let id = raw.id.as_ref().ok_or_else(|| missing("node.id"))?;
         let number = u16::try_from(id.value).ok().filter(|id| *id > 0);
-        let number = number
-            .ok_or_else(|| self.error(id.line, "node.id", format!("must be from 1 to 65535 and is {}", id.value)))?;
+        let number = number.ok_or_else(|| {
+            self.error(
+                id.line,
+                "node.id",
+                format!("must be from 1 to 65535 and is {}", id.value),
+            )
+        })?;
         let dialed = |key: &str, given: &Option<At<String>>| self.address(key, given, false);
         let bound = |key: &str, given: &Option<At<String>>| self.address(key, given, true);
         let node = NodeConfig {
@@ -195,9 +277,13 @@ impl Check<'_> {
         if let (Some(address), Some(at)) = (&node.plain, &raw.plain)
             && !address.is_loopback()
         {
-            let message = format!("is without TLS, so it must be a loopback address, and {address} is not one");
+            let message = format!(
+                "is without TLS, so it must be a loopback address, and {address} is not one"
+            );
             let mut error = self.error(at.line, "node.plain", message);
-            error.hint = Some("use 127.0.0.1 or [::1], or leave it out: clients elsewhere use `client`".into());
+            error.hint = Some(
+                "use 127.0.0.1 or [::1], or leave it out: clients elsewhere use `client`".into(),
+            );
             return Err(error);
         }
         if let (Some(at), None) = (&raw.http_bind, &raw.http) {
@@ -208,19 +294,32 @@ impl Check<'_> {
         Ok(node)
     }
 
-    fn address(&self, key: &str, given: &Option<At<String>>, bind: bool) -> Result<Option<Address>, ConfigError> {
+    fn address(
+        &self,
+        key: &str,
+        given: &Option<At<String>>,
+        bind: bool,
+    ) -> Result<Option<Address>, ConfigError> {
         let Some(at) = given else { return Ok(None) };
         let address = at.value.parse::<Address>().map_err(|message| {
             let mut error = self.error(at.line, key, message);
-            error.hint = Some("write an IP address or host name, a colon and a port, e.g. \"127.0.0.1:7101\"".into());
+            error.hint = Some(
+                "write an IP address or host name, a colon and a port, e.g. \"127.0.0.1:7101\""
+                    .into(),
+            );
             error
         })?;
         if !bind && address.port == 0 {
-            return Err(self.error(at.line, key, "port 0 cannot be dialed; write one from 1 to 65535"));
+            return Err(self.error(
+                at.line,
+                key,
+                "port 0 cannot be dialed; write one from 1 to 65535",
+            ));
         }
         if !bind && is_wildcard(&address) {
             let mut error = self.error(at.line, key, format!("{address} cannot be dialed"));
-            error.hint = Some("write where others reach this node, and where it listens in `…_bind`".into());
+            error.hint =
+                Some("write where others reach this node, and where it listens in `…_bind`".into());
             return Err(error);
         }
         Ok(Some(address))
@@ -246,7 +345,8 @@ impl Check<'_> {
                         place.address, other.key, other.node.id, other.line
                     );
                     let mut error = self.error(place.line, &format!("node.{}", place.key), message);
-                    error.hint = Some("every listener of every node needs an address of its own".into());
+                    error.hint =
+                        Some("every listener of every node needs an address of its own".into());
                     return Err(error);
                 }
                 places.push(place);
@@ -274,20 +374,69 @@ struct Place<'a> {
 fn places_of<'a>(node: &'a NodeConfig, raw: &RawNode) -> Vec<Place<'a>> {
     let line = |at: &Option<At<String>>| at.as_ref().map_or(raw.line, |at| at.line);
     let mut places = Vec::new();
-    let mut add = |listener, bind_key, dial: Option<&'a Address>, dial_line, bind: Option<&'a Address>, bind_line| {
+    let mut add = |listener,
+                   bind_key,
+                   dial: Option<&'a Address>,
+                   dial_line,
+                   bind: Option<&'a Address>,
+                   bind_line| {
         if let Some(address) = dial {
             let bound = bind.is_none();
-            places.push(Place { node, listener, key: listener, address, line: dial_line, dialed: true, bound });
+            places.push(Place {
+                node,
+                listener,
+                key: listener,
+                address,
+                line: dial_line,
+                dialed: true,
+                bound,
+            });
         }
         if let Some(address) = bind {
-            places.push(Place { node, listener, key: bind_key, address, line: bind_line, dialed: false, bound: true });
+            places.push(Place {
+                node,
+                listener,
+                key: bind_key,
+                address,
+                line: bind_line,
+                dialed: false,
+                bound: true,
+            });
         }
     };
     let (client_bind, peer_bind) = (node.client_bind.as_ref(), node.peer_bind.as_ref());
-    add("client", "client_bind", Some(&node.client), line(&raw.client), client_bind, line(&raw.client_bind));
-    add("peer", "peer_bind", Some(&node.peer), line(&raw.peer), peer_bind, line(&raw.peer_bind));
-    add("http", "http_bind", node.http.as_ref(), line(&raw.http), node.http_bind.as_ref(), line(&raw.http_bind));
-    add("plain", "plain", node.plain.as_ref(), line(&raw.plain), None, raw.line);
+    add(
+        "client",
+        "client_bind",
+        Some(&node.client),
+        line(&raw.client),
+        client_bind,
+        line(&raw.client_bind),
+    );
+    add(
+        "peer",
+        "peer_bind",
+        Some(&node.peer),
+        line(&raw.peer),
+        peer_bind,
+        line(&raw.peer_bind),
+    );
+    add(
+        "http",
+        "http_bind",
+        node.http.as_ref(),
+        line(&raw.http),
+        node.http_bind.as_ref(),
+        line(&raw.http_bind),
+    );
+    add(
+        "plain",
+        "plain",
+        node.plain.as_ref(),
+        line(&raw.plain),
+        None,
+        raw.line,
+    );
     places
 }
 
@@ -304,7 +453,8 @@ impl Place<'_> {
         }
         let same_host = canonical(self.address) == canonical(other.address);
         let public = |place: &Place<'_>| {
-            place.dialed && (matches!(place.listener, "client" | "peer") || !place.address.is_loopback())
+            place.dialed
+                && (matches!(place.listener, "client" | "peer") || !place.address.is_loopback())
         };
         if same_host && public(self) && public(other) {
             return true;
@@ -317,7 +467,10 @@ impl Place<'_> {
 
 /// Whether it means every address of the machine.
 fn is_wildcard(address: &Address) -> bool {
-    address.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
+    address
+        .host
+        .parse::<IpAddr>()
+        .is_ok_and(|ip| ip.is_unspecified())
 }
 
 /// The host in the form in which equal hosts are equal.

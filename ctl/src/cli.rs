@@ -7,8 +7,16 @@ use clap_complete::Shell;
 
 /// Make, run, watch and change a MessageBase cluster.
 #[derive(Debug, Parser)]
-#[command(name = "mbctl", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 no node or no quorum.")]
+#[command(
+    name = "mbctl",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 no node or no quorum."
+)]
 pub struct Cli {
     /// The configuration; else $MESSAGEBASE_CONFIG, else ./messagebase.toml
     #[arg(long, global = true, value_name = "FILE")]
@@ -510,11 +518,17 @@ mod tests {
 
     #[test]
     fn config_and_json_are_taken_before_and_after_a_command() {
-        for line in [["mbctl", "--config", "x", "--json", "status"], ["mbctl", "status", "--json", "--config", "x"]] {
+        for line in [
+            ["mbctl", "--config", "x", "--json", "status"],
+            ["mbctl", "status", "--json", "--config", "x"],
+        ] {
             let cli = Cli::try_parse_from(line).expect("valid");
             assert_eq!((cli.config, cli.json), (Some("x".into()), true));
         }
-        assert!(Cli::try_parse_from(["mbctl", "kill"]).is_err(), "kill names its nodes");
+        assert!(
+            Cli::try_parse_from(["mbctl", "kill"]).is_err(),
+            "kill names its nodes"
+        );
         assert!(Cli::try_parse_from(["mbctl", "transfer", "0"]).is_err());
     }
 }

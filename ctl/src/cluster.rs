@@ -24,8 +24,11 @@ pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// How often "ask the other one" is followed before the answer is that nobody leads.
 const LEADER_HOPS_MAX: usize = 4;
 /// How long a leader is looked for. An election takes less; longer would only hide that there is none.
-const LEADER_PATIENCE: Patience =
-    Patience { limit: Duration::from_secs(3), every: Duration::from_millis(200), speak: Duration::from_secs(2) };
+const LEADER_PATIENCE: Patience = Patience {
+    limit: Duration::from_secs(3),
+    every: Duration::from_millis(200),
+    speak: Duration::from_secs(2),
+};
 
 /// One node and what it said of itself.
 pub struct Row {
@@ -46,12 +49,17 @@ pub struct Survey {
 impl Survey {
     /// The reports of those that answered.
     pub fn reports(&self) -> Vec<&NodeReport> {
-        self.rows.iter().filter_map(|row| row.answer.as_ref().ok()).collect()
+        self.rows
+            .iter()
+            .filter_map(|row| row.answer.as_ref().ok())
+            .collect()
     }
 
     /// One node's report.
     pub fn report(&self, node: u16) -> Option<&NodeReport> {
-        self.reports().into_iter().find(|report| report.node == node)
+        self.reports()
+            .into_iter()
+            .find(|report| report.node == node)
     }
 
     /// Who leads and whether there is a quorum.
@@ -61,18 +69,32 @@ impl Survey {
 
     /// The node to read from when any will do: the leader, else the one that applied most.
     pub fn best_reader(&self) -> Option<u16> {
-        let furthest = || self.reports().into_iter().max_by_key(|report| (report.ready, report.applied));
-        self.verdict().leader.or_else(|| furthest().map(|report| report.node))
+        let furthest = || {
+            self.reports()
+                .into_iter()
+                .max_by_key(|report| (report.ready, report.applied))
+        };
+        self.verdict()
+            .leader
+            .or_else(|| furthest().map(|report| report.node))
     }
 
     /// Why there is no leader, for people.
     pub fn why_no_leader(&self) -> String {
-        if self.reports().is_empty() { "no node answers".into() } else { no_leader(&self.verdict()) }
+        if self.reports().is_empty() {
+            "no node answers".into()
+        } else {
+            no_leader(&self.verdict())
+        }
     }
 
     /// Why nobody answered, one node a line.
     pub fn silence(&self) -> CtlError {
-        let reasons: Vec<String> = self.rows.iter().filter_map(|row| row.answer.as_ref().err().map(explain)).collect();
+        let reasons: Vec<String> = self
+            .rows
+            .iter()
+            .filter_map(|row| row.answer.as_ref().err().map(explain))
+            .collect();
         CtlError::no_node(format!("no node answers\n  {}", reasons.join("\n  ")))
             .hint("start this machine's nodes with `mbctl up`")
     }
@@ -117,8 +139,15 @@ impl Cluster {
     /// Asks every node of the configuration at once, then the members that it doesn't name; at most twice
     /// [`REPORT_DEADLINE`].
     pub async fn survey(&self) -> Survey {
-        let named = self.config.nodes.iter().map(|node| (node.id, node.peer.to_string())).collect();
-        let mut survey = Survey { rows: self.report_all(named).await };
+        let named = self
+            .config
+            .nodes
+            .iter()
+            .map(|node| (node.id, node.peer.to_string()))
+            .collect();
+        let mut survey = Survey {
+            rows: self.report_all(named).await,
+        };
         let unnamed: Vec<(u16, String)> = judge::newest_members(&survey.reports())
             .iter()
             .filter(|member| self.config.node(member.node).is_none())
@@ -136,8 +165,13 @@ impl Cluster {
         for (node, peer) in places {
             let tls = Arc::clone(&self.tls);
             asking.spawn(async move {
-                let silent = DoorError::Silent { node, waited: REPORT_DEADLINE };
-                let answer = timeout(REPORT_DEADLINE, report(tls, node, &peer)).await.unwrap_or(Err(silent));
+                let silent = DoorError::Silent {
+                    node,
+                    waited: REPORT_DEADLINE,
+                };
+                let answer = timeout(REPORT_DEADLINE, report(tls, node, &peer))
+                    .await
+                    .unwrap_or(Err(silent));
                 Row { node, peer, answer }
             });
         }
@@ -150,7 +184,11 @@ impl Cluster {
             return Ok(found.peer.to_string());
         }
         let survey = self.survey().await;
-        let members = survey.rows.iter().find(|row| row.node == node).map(|row| row.peer.clone());
+        let members = survey
+            .rows
+            .iter()
+            .find(|row| row.node == node)
+            .map(|row| row.peer.clone());
         members.ok_or_else(|| unknown_node(&self.config, node))
     }
 
@@ -175,7 +213,12 @@ impl Cluster {
     ///
     /// # Errors
     /// It can't be reached (exit 3) or refuses (exit 1).
-    pub async fn ask(&self, node: u16, request: AdminRequest, deadline: Duration) -> Result<AdminOk, CtlError> {
+    pub async fn ask(
+        &self,
+        node: u16,
+        request: AdminRequest,
+        deadline: Duration,
+    ) -> Result<AdminOk, CtlError> {
         let mut door = self.door(node).await?;
         Ok(door.call(request, deadline).await.map_err(door_error)??)
     }
@@ -194,7 +237,11 @@ impl Cluster {
         let mut at = self.leader(output).await?;
         for _ in 0..LEADER_HOPS_MAX {
             let mut door = self.door(at).await?;
-            match door.call(request.clone(), deadline).await.map_err(door_error)? {
+            match door
+                .call(request.clone(), deadline)
+                .await
+                .map_err(door_error)?
+            {
                 Ok(ok) => return Ok(ok),
                 Err(e) if e.kind == AdminErrorKind::NotLeader => {
                     at = match e.leader {
@@ -205,7 +252,8 @@ impl Cluster {
                 Err(e) => return Err(e.into()),
             }
         }
-        Err(CtlError::no_quorum("the nodes do not agree on who leads").hint("look with `mbctl status --watch`"))
+        Err(CtlError::no_quorum("the nodes do not agree on who leads")
+            .hint("look with `mbctl status --watch`"))
     }
 
     /// Who leads, waiting out an election.
@@ -222,7 +270,8 @@ impl Cluster {
             }
         });
         found.await?.map_err(|missing| {
-            CtlError::no_quorum(missing).hint("`mbctl status` shows each node; start the missing ones with `mbctl up`")
+            CtlError::no_quorum(missing)
+                .hint("`mbctl status` shows each node; start the missing ones with `mbctl up`")
         })
     }
 
@@ -244,9 +293,15 @@ impl Cluster {
 /// What is missing, for people.
 fn no_leader(verdict: &Verdict) -> String {
     match verdict {
-        Verdict { voters: 0, .. } => "no node that answers knows of a cluster; it has not formed yet".into(),
-        Verdict { voters, agreeing, .. } if agreeing * 2 > *voters => "an election is going on".into(),
-        Verdict { voters, agreeing, .. } => {
+        Verdict { voters: 0, .. } => {
+            "no node that answers knows of a cluster; it has not formed yet".into()
+        }
+        Verdict {
+            voters, agreeing, ..
+        } if agreeing * 2 > *voters => "an election is going on".into(),
+        Verdict {
+            voters, agreeing, ..
+        } => {
             format!("{agreeing} of {voters} voters answer, which is no majority")
         }
     }
@@ -256,8 +311,14 @@ async fn report(tls: Arc<ClientConfig>, node: u16, peer: &str) -> Result<NodeRep
     let mut door = Door::open(tls, node, peer).await?;
     match door.call(AdminRequest::Report, REPORT_DEADLINE).await? {
         Ok(AdminOk::Report(report)) => Ok(*report),
-        Ok(_) => Err(DoorError::Garbled { node, reason: "not a report".into() }),
-        Err(e) => Err(DoorError::Refused { node, reason: e.message }),
+        Ok(_) => Err(DoorError::Garbled {
+            node,
+            reason: "not a report".into(),
+        }),
+        Err(e) => Err(DoorError::Refused {
+            node,
+            reason: e.message,
+        }),
     }
 }
 
@@ -266,27 +327,44 @@ pub fn door_error(e: DoorError) -> CtlError {
     match &e {
         DoorError::Unreachable { node, .. } => {
             let hint = format!("`mbctl up {node}` starts it if it belongs to this machine");
-            CtlError::no_node(format!("node {node} does not answer")).because(e).hint(hint)
+            CtlError::no_node(format!("node {node} does not answer"))
+                .because(e)
+                .hint(hint)
         }
-        DoorError::Untrusted { .. } => CtlError::no_node("the node was not trusted, or it did not trust us")
-            .because(e)
-            .hint("both ends need certificates of the same CA: compare pki/ca.pem here and there"),
+        DoorError::Untrusted { .. } => {
+            CtlError::no_node("the node was not trusted, or it did not trust us")
+                .because(e)
+                .hint(
+                    "both ends need certificates of the same CA: compare pki/ca.pem here and there",
+                )
+        }
         DoorError::Silent { node, .. } => {
             let hint = format!("if it hangs, `mbctl kill {node}` on its machine ends it");
             CtlError::no_node("a node is silent").because(e).hint(hint)
         }
-        DoorError::Lost { .. } => CtlError::no_node("the answer is missing, so the outcome is unknown")
-            .because(e)
-            .hint("look with `mbctl status`, then ask again"),
-        DoorError::Refused { .. } | DoorError::Garbled { .. } => CtlError::failed("refused", e.to_string()),
+        DoorError::Lost { .. } => {
+            CtlError::no_node("the answer is missing, so the outcome is unknown")
+                .because(e)
+                .hint("look with `mbctl status`, then ask again")
+        }
+        DoorError::Refused { .. } | DoorError::Garbled { .. } => {
+            CtlError::failed("refused", e.to_string())
+        }
     }
 }
 
 /// A number that names no node.
 pub fn unknown_node(config: &Config, node: u16) -> CtlError {
-    let known: Vec<String> = config.nodes.iter().map(|node| node.id.to_string()).collect();
-    CtlError::usage(format!("there is no node {node} in {}", config.path.display()))
-        .hint(format!("its nodes are {}", known.join(", ")))
+    let known: Vec<String> = config
+        .nodes
+        .iter()
+        .map(|node| node.id.to_string())
+        .collect();
+    CtlError::usage(format!(
+        "there is no node {node} in {}",
+        config.path.display()
+    ))
+    .hint(format!("its nodes are {}", known.join(", ")))
 }
 
 /// The answer was of another kind than the request: a defect, or another version.
@@ -302,7 +380,10 @@ pub fn unexpected(ok: &AdminOk) -> CtlError {
         AdminOk::BackupBegun { .. } => "a backup's number",
         AdminOk::BackupPiece(_) => "a backup's piece",
     };
-    CtlError::failed("internal", format!("the node answered something else than it was asked: {kind}"))
+    CtlError::failed(
+        "internal",
+        format!("the node answered something else than it was asked: {kind}"),
+    )
 }
 
 #[cfg(test)]

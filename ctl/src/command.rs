@@ -48,10 +48,14 @@ pub async fn run(cli: Cli, output: &Output) -> Result<Exit, CtlError> {
         Command::Member(command) => member::run(&Cluster::open(flag)?, &command, output).await,
         Command::User(command) => user::run(&Cluster::open(flag)?, &command, output).await,
         Command::Sql(arguments) => sql::run(&Cluster::open(flag)?, arguments, output).await,
-        Command::Changes(arguments) => changes::run(&Cluster::open(flag)?, &arguments, output).await,
+        Command::Changes(arguments) => {
+            changes::run(&Cluster::open(flag)?, &arguments, output).await
+        }
         Command::Bench(command) => bench::run(flag, &command, output).await,
         Command::Backup(arguments) => backup::run(&Cluster::open(flag)?, &arguments, output).await,
-        Command::Restore(arguments) => restore::run(&Cluster::open(flag)?, flag, &arguments, output).await,
+        Command::Restore(arguments) => {
+            restore::run(&Cluster::open(flag)?, flag, &arguments, output).await
+        }
         Command::Verify => verify::run(&Cluster::open(flag)?, output).await,
     }
 }
@@ -69,7 +73,10 @@ fn these_or_here(config: &Config, named: &[u16]) -> Result<Vec<u16>, CtlError> {
     }
     let here = machine::nodes_here(config);
     if here.is_empty() {
-        let message = format!("none of the nodes in {} belongs to this machine", config.path.display());
+        let message = format!(
+            "none of the nodes in {} belongs to this machine",
+            config.path.display()
+        );
         return Err(CtlError::usage(message)
             .hint("a node is of this machine when its node-N.key is here and its `peer` host is an address of it; numbers given by hand win"));
     }

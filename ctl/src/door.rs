@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use messagebase_protocol::peer::{
-    AdminReply, AdminRequest, Answer, Call, Dialer, FRAME_MAX_BYTES, HELLO_FRAME_MAX_BYTES, HelloReply, PEER_PROTOCOL,
-    PeerHello, PeerReply, PeerRequest, Purpose, node_san,
+    AdminReply, AdminRequest, Answer, Call, Dialer, FRAME_MAX_BYTES, HELLO_FRAME_MAX_BYTES,
+    HelloReply, PEER_PROTOCOL, PeerHello, PeerReply, PeerRequest, Purpose, node_san,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -92,22 +92,45 @@ impl Door {
     /// # Errors
     /// Everything of [`DoorError`] but a lost call.
     pub async fn open(tls: Arc<ClientConfig>, node: u16, address: &str) -> Result<Door, DoorError> {
-        let silent = DoorError::Silent { node, waited: OPEN_DEADLINE };
-        timeout(OPEN_DEADLINE, Self::connect(tls, node, address)).await.unwrap_or(Err(silent))
+        let silent = DoorError::Silent {
+            node,
+            waited: OPEN_DEADLINE,
+        };
+        timeout(OPEN_DEADLINE, Self::connect(tls, node, address))
+            .await
+            .unwrap_or(Err(silent))
     }
 
     async fn connect(tls: Arc<ClientConfig>, node: u16, address: &str) -> Result<Door, DoorError> {
-        let unreachable = |source| DoorError::Unreachable { node, address: address.to_owned(), source };
-        let untrusted = |source| DoorError::Untrusted { node, address: address.to_owned(), source };
+        let unreachable = |source| DoorError::Unreachable {
+            node,
+            address: address.to_owned(),
+            source,
+        };
+        let untrusted = |source| DoorError::Untrusted {
+            node,
+            address: address.to_owned(),
+            source,
+        };
         let tcp = TcpStream::connect(address).await.map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(unreachable)?;
-        let name = ServerName::try_from(node_san(node)).map_err(|e| untrusted(std::io::Error::other(e)))?;
-        let stream = TlsConnector::from(tls).connect(name, tcp).await.map_err(|e| match e.kind() {
-            // A process that dies while it accepts: dead, not a stranger.
-            std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::UnexpectedEof => unreachable(e),
-            _ => untrusted(e),
-        })?;
-        let mut door = Door { node, stream, next_id: 1 };
+        let name = ServerName::try_from(node_san(node))
+            .map_err(|e| untrusted(std::io::Error::other(e)))?;
+        let stream = TlsConnector::from(tls)
+            .connect(name, tcp)
+            .await
+            .map_err(|e| match e.kind() {
+                // A process that dies while it accepts: dead, not a stranger.
+                std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::UnexpectedEof => {
+                    unreachable(e)
+                }
+                _ => untrusted(e),
+            })?;
+        let mut door = Door {
+            node,
+            stream,
+            next_id: 1,
+        };
         let hello = PeerHello {
             protocol: PEER_PROTOCOL,
             cluster_id: None,
@@ -120,13 +143,16 @@ impl Door {
         // With TLS 1.3 a refused client certificate shows only here: the handshake was over for this side already.
         match door.read::<HelloReply>(HELLO_FRAME_MAX_BYTES).await {
             Ok(HelloReply::Welcome { node: there, .. }) if there == node => Ok(door),
-            Ok(HelloReply::Welcome { node: there, .. }) => {
-                Err(DoorError::Refused { node, reason: format!("{address} is the address of node {there}") })
-            }
+            Ok(HelloReply::Welcome { node: there, .. }) => Err(DoorError::Refused {
+                node,
+                reason: format!("{address} is the address of node {there}"),
+            }),
             Ok(HelloReply::Refused { reason } | HelloReply::Stale { reason }) => {
                 Err(DoorError::Refused { node, reason })
             }
-            Err(DoorError::Lost { source, .. }) if source.kind() == std::io::ErrorKind::InvalidData => {
+            Err(DoorError::Lost { source, .. })
+                if source.kind() == std::io::ErrorKind::InvalidData =>
+            {
                 Err(untrusted(source))
             }
             Err(e) => Err(e),
@@ -137,15 +163,28 @@ impl Door {
     ///
     /// # Errors
     /// [`DoorError::Silent`] after `deadline`, [`DoorError::Lost`] when the connection ends, and what can be garbled.
-    pub async fn call(&mut self, request: AdminRequest, deadline: Duration) -> Result<AdminReply, DoorError> {
-        let silent = DoorError::Silent { node: self.node, waited: deadline };
-        timeout(deadline, self.exchange(request)).await.unwrap_or(Err(silent))
+    pub async fn call(
+        &mut self,
+        request: AdminRequest,
+        deadline: Duration,
+    ) -> Result<AdminReply, DoorError> {
+        let silent = DoorError::Silent {
+            node: self.node,
+            waited: deadline,
+        };
+        timeout(deadline, self.exchange(request))
+            .await
+            .unwrap_or(Err(silent))
     }
 
     async fn exchange(&mut self, request: AdminRequest) -> Result<AdminReply, DoorError> {
         let id = self.next_id;
         self.next_id += 1;
-        self.write(&Call { id, body: PeerRequest::Admin(request) }).await?;
+        self.write(&Call {
+            id,
+            body: PeerRequest::Admin(request),
+        })
+        .await?;
         loop {
             let answer: Answer = self.read(FRAME_MAX_BYTES).await?;
             if answer.id != id {
@@ -154,10 +193,16 @@ impl Door {
             }
             return match answer.body {
                 PeerReply::Admin(reply) => Ok(reply),
-                PeerReply::Failed(reason) => Err(DoorError::Refused { node: self.node, reason }),
+                PeerReply::Failed(reason) => Err(DoorError::Refused {
+                    node: self.node,
+                    reason,
+                }),
                 other => {
                     let reason = format!("an unexpected kind of answer ({})", kind(&other));
-                    Err(DoorError::Garbled { node: self.node, reason })
+                    Err(DoorError::Garbled {
+                        node: self.node,
+                        reason,
+                    })
                 }
             };
         }
@@ -172,14 +217,21 @@ impl Door {
     async fn write<T: Serialize>(&mut self, value: &T) -> Result<(), DoorError> {
         let node = self.node;
         let frame = encode(value).map_err(|reason| DoorError::Garbled { node, reason })?;
-        write_frame(&mut self.stream, &frame).await.map_err(|source| DoorError::Lost { node, source })
+        write_frame(&mut self.stream, &frame)
+            .await
+            .map_err(|source| DoorError::Lost { node, source })
     }
 
     async fn read<T: DeserializeOwned>(&mut self, limit: usize) -> Result<T, DoorError> {
         let node = self.node;
-        let frame = read_frame(&mut self.stream, limit).await.map_err(|source| DoorError::Lost { node, source })?;
+        let frame = read_frame(&mut self.stream, limit)
+            .await
+            .map_err(|source| DoorError::Lost { node, source })?;
         let frame = frame.map_err(|reason| DoorError::Garbled { node, reason })?;
-        postcard::from_bytes(&frame).map_err(|e| DoorError::Garbled { node, reason: e.to_string() })
+        postcard::from_bytes(&frame).map_err(|e| DoorError::Garbled {
+            node,
+            reason: e.to_string(),
+        })
     }
 }
 
@@ -196,7 +248,9 @@ fn kind(reply: &PeerReply) -> &'static str {
 /// A value as a frame: its length and its bytes in one buffer, so that they leave in one write.
 fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
     let body = postcard::to_stdvec(value).map_err(|e| e.to_string())?;
-    let length = u32::try_from(body.len()).ok().filter(|_| body.len() <= FRAME_MAX_BYTES);
+    let length = u32::try_from(body.len())
+        .ok()
+        .filter(|_| body.len() <= FRAME_MAX_BYTES);
     let length = length.ok_or_else(|| "the request is larger than a frame may be".to_owned())?;
     let mut frame = Vec::with_capacity(4 + body.len());
     frame.extend_from_slice(&length.to_be_bytes());
@@ -210,11 +264,16 @@ async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), frame: &[u8]) -> st
 }
 
 /// The bytes of the next frame; the inner error says that its length is out of bounds.
-async fn read_frame(stream: &mut (impl AsyncRead + Unpin), limit: usize) -> std::io::Result<Result<Vec<u8>, String>> {
+async fn read_frame(
+    stream: &mut (impl AsyncRead + Unpin),
+    limit: usize,
+) -> std::io::Result<Result<Vec<u8>, String>> {
     let length = stream.read_u32().await?;
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     if length > limit {
-        return Ok(Err(format!("a frame of {length} bytes, more than the {limit} allowed")));
+        return Ok(Err(format!(
+            "a frame of {length} bytes, more than the {limit} allowed"
+        )));
     }
     let mut frame = vec![0; length];
     stream.read_exact(&mut frame).await?;
@@ -227,12 +286,28 @@ mod tests {
 
     #[tokio::test]
     async fn a_frame_comes_back_and_an_oversized_one_is_refused_before_it_is_read() {
-        let frame = encode(&HelloReply::Refused { reason: "no".into() }).expect("small");
-        let read = read_frame(&mut frame.as_slice(), HELLO_FRAME_MAX_BYTES).await.expect("whole").expect("in bounds");
+        let frame = encode(&HelloReply::Refused {
+            reason: "no".into(),
+        })
+        .expect("small");
+        let read = read_frame(&mut frame.as_slice(), HELLO_FRAME_MAX_BYTES)
+            .await
+            .expect("whole")
+            .expect("in bounds");
         let back: HelloReply = postcard::from_bytes(&read).expect("postcard");
-        assert_eq!(back, HelloReply::Refused { reason: "no".into() });
+        assert_eq!(
+            back,
+            HelloReply::Refused {
+                reason: "no".into()
+            }
+        );
         let mut huge: &[u8] = &[0xff, 0xff, 0xff, 0xff];
-        assert!(read_frame(&mut huge, HELLO_FRAME_MAX_BYTES).await.expect("a length").is_err());
+        assert!(
+            read_frame(&mut huge, HELLO_FRAME_MAX_BYTES)
+                .await
+                .expect("a length")
+                .is_err()
+        );
         let mut cut: &[u8] = &frame[..frame.len() - 1];
         assert!(read_frame(&mut cut, HELLO_FRAME_MAX_BYTES).await.is_err());
     }

@@ -21,7 +21,13 @@ pub struct CtlError {
 
 impl CtlError {
     fn new(exit: Exit, code: &str, message: impl Into<String>) -> Self {
-        CtlError { exit, code: code.into(), message: message.into(), hint: None, source: None }
+        CtlError {
+            exit,
+            code: code.into(),
+            message: message.into(),
+            hint: None,
+            source: None,
+        }
     }
 
     /// Arguments that make no sense together (exit 2).
@@ -92,7 +98,10 @@ impl Error for CtlError {}
 impl From<ConfigError> for CtlError {
     fn from(mut e: ConfigError) -> Self {
         let hint = e.hint.take();
-        CtlError { hint, ..Self::new(Exit::Usage, "config", e.to_string()) }
+        CtlError {
+            hint,
+            ..Self::new(Exit::Usage, "config", e.to_string())
+        }
     }
 }
 
@@ -102,7 +111,10 @@ impl From<AdminError> for CtlError {
             AdminErrorKind::NotLeader | AdminErrorKind::NoQuorum => Exit::NoQuorum,
             AdminErrorKind::Refused | AdminErrorKind::Internal => Exit::Failed,
         };
-        CtlError { hint: e.hint, ..Self::new(exit, &e.code, e.message) }
+        CtlError {
+            hint: e.hint,
+            ..Self::new(exit, &e.code, e.message)
+        }
     }
 }
 
@@ -113,16 +125,36 @@ mod tests {
     #[test]
     fn the_chain_of_causes_is_one_line_and_the_hint_is_apart() {
         let cause = std::io::Error::other("no space left on device");
-        let e = CtlError::failed("io", "failed to write node-1.key").because(cause).hint("free some space");
-        assert_eq!(e.to_string(), "failed to write node-1.key: no space left on device");
+        let e = CtlError::failed("io", "failed to write node-1.key")
+            .because(cause)
+            .hint("free some space");
+        assert_eq!(
+            e.to_string(),
+            "failed to write node-1.key: no space left on device"
+        );
         assert_eq!(e.hint_text(), Some("free some space"));
     }
 
     #[test]
     fn a_node_without_a_quorum_exits_3_and_a_refusal_1() {
-        let admin = |kind| AdminError { kind, code: "x".into(), message: "y".into(), hint: None, leader: None };
-        assert_eq!(CtlError::from(admin(AdminErrorKind::NoQuorum)).exit(), Exit::NoQuorum);
-        assert_eq!(CtlError::from(admin(AdminErrorKind::NotLeader)).exit(), Exit::NoQuorum);
-        assert_eq!(CtlError::from(admin(AdminErrorKind::Refused)).exit(), Exit::Failed);
+        let admin = |kind| AdminError {
+            kind,
+            code: "x".into(),
+            message: "y".into(),
+            hint: None,
+            leader: None,
+        };
+        assert_eq!(
+            CtlError::from(admin(AdminErrorKind::NoQuorum)).exit(),
+            Exit::NoQuorum
+        );
+        assert_eq!(
+            CtlError::from(admin(AdminErrorKind::NotLeader)).exit(),
+            Exit::NoQuorum
+        );
+        assert_eq!(
+            CtlError::from(admin(AdminErrorKind::Refused)).exit(),
+            Exit::Failed
+        );
     }
 }

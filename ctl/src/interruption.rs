@@ -18,7 +18,10 @@ impl Interruption {
     /// # Errors
     /// The system says no (exit 1).
     pub fn listen() -> Result<Interruption, CtlError> {
-        let listen = |kind| signal(kind).map_err(|e| CtlError::failed("io", "failed to listen for signals").because(e));
+        let listen = |kind| {
+            signal(kind)
+                .map_err(|e| CtlError::failed("io", "failed to listen for signals").because(e))
+        };
         Ok(Interruption {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,

@@ -20,30 +20,56 @@ pub struct Verdict {
 ///
 /// The leader itself must be among those that answer: followers name a dead one until they noticed.
 pub fn judge(reports: &[&NodeReport]) -> Verdict {
-    let claims = reports.iter().filter(|report| report.role == "leader").max_by_key(|report| report.term);
+    let claims = reports
+        .iter()
+        .filter(|report| report.role == "leader")
+        .max_by_key(|report| report.term);
     let Some(leader) = claims else {
-        let voters = newest_members(reports).iter().filter(|member| member.voter).count();
-        let agreeing = reports.iter().filter(|report| is_voter(newest_members(reports), report)).count();
-        return Verdict { leader: None, quorum: false, voters, agreeing };
+        let voters = newest_members(reports)
+            .iter()
+            .filter(|member| member.voter)
+            .count();
+        let agreeing = reports
+            .iter()
+            .filter(|report| is_voter(newest_members(reports), report))
+            .count();
+        return Verdict {
+            leader: None,
+            quorum: false,
+            voters,
+            agreeing,
+        };
     };
     let agrees = |report: &NodeReport| {
-        is_voter(&leader.members, report) && report.term == leader.term && report.leader == Some(leader.node)
+        is_voter(&leader.members, report)
+            && report.term == leader.term
+            && report.leader == Some(leader.node)
     };
     let voters = leader.members.iter().filter(|member| member.voter).count();
     let agreeing = reports.iter().filter(|report| agrees(report)).count();
     let quorum = agreeing * 2 > voters;
-    Verdict { leader: quorum.then_some(leader.node), quorum, voters, agreeing }
+    Verdict {
+        leader: quorum.then_some(leader.node),
+        quorum,
+        voters,
+        agreeing,
+    }
 }
 
 /// A waiting node has no vote, whatever the membership says of its number.
 fn is_voter(members: &[MemberRow], report: &NodeReport) -> bool {
-    report.role != "waiting" && members.iter().any(|member| member.node == report.node && member.voter)
+    report.role != "waiting"
+        && members
+            .iter()
+            .any(|member| member.node == report.node && member.voter)
 }
 
 /// The membership of the node that is furthest in the log.
 pub fn newest_members<'a>(reports: &[&'a NodeReport]) -> &'a [MemberRow] {
     let known = reports.iter().filter(|report| !report.members.is_empty());
-    known.max_by_key(|report| (report.term, report.committed, report.applied)).map_or(&[], |report| &report.members)
+    known
+        .max_by_key(|report| (report.term, report.committed, report.applied))
+        .map_or(&[], |report| &report.members)
 }
 
 #[cfg(test)]
@@ -51,7 +77,13 @@ pub(crate) mod tests {
     use super::*;
 
     /// Node `node` of a cluster whose voters are `voters`.
-    pub(crate) fn report(node: u16, role: &str, term: u64, leader: Option<u16>, voters: &[u16]) -> NodeReport {
+    pub(crate) fn report(
+        node: u16,
+        role: &str,
+        term: u64,
+        leader: Option<u16>,
+        voters: &[u16],
+    ) -> NodeReport {
         let member = |node: &u16| MemberRow {
             node: *node,
             generation: 1,
@@ -90,10 +122,17 @@ pub(crate) mod tests {
     #[test]
     fn a_majority_that_agrees_is_a_quorum() {
         let all = [1, 2, 3];
-        let two = [report(1, "leader", 4, Some(1), &all), report(2, "follower", 4, Some(1), &all)];
+        let two = [
+            report(1, "leader", 4, Some(1), &all),
+            report(2, "follower", 4, Some(1), &all),
+        ];
         assert_eq!(verdict(&two), (Some(1), true));
         assert_eq!(verdict(&two[..1]), (None, false), "a leader alone of three");
-        assert_eq!(verdict(&two[1..]), (None, false), "a follower that names a dead leader");
+        assert_eq!(
+            verdict(&two[1..]),
+            (None, false),
+            "a follower that names a dead leader"
+        );
         assert_eq!(verdict(&[]), (None, false));
     }
 
@@ -117,12 +156,25 @@ pub(crate) mod tests {
     #[test]
     fn members_as_reported_decide_and_learners_and_waiting_nodes_do_not_count() {
         let two_of_five = [1, 2, 3, 4, 5];
-        let few = [report(1, "leader", 4, Some(1), &two_of_five), report(2, "follower", 4, Some(1), &two_of_five)];
-        assert_eq!(verdict(&few), (None, false), "two of five, however many the file names");
-        let mut learner = [report(1, "leader", 4, Some(1), &[1, 2]), report(3, "learner", 4, Some(1), &[1, 2])];
+        let few = [
+            report(1, "leader", 4, Some(1), &two_of_five),
+            report(2, "follower", 4, Some(1), &two_of_five),
+        ];
+        assert_eq!(
+            verdict(&few),
+            (None, false),
+            "two of five, however many the file names"
+        );
+        let mut learner = [
+            report(1, "leader", 4, Some(1), &[1, 2]),
+            report(3, "learner", 4, Some(1), &[1, 2]),
+        ];
         assert_eq!(verdict(&learner), (None, false));
         learner[1] = report(2, "waiting", 4, Some(1), &[1, 2]);
         assert_eq!(verdict(&learner), (None, false));
-        assert_eq!(verdict(&[report(7, "leader", 1, Some(7), &[7])]), (Some(7), true));
+        assert_eq!(
+            verdict(&[report(7, "leader", 1, Some(7), &[7])]),
+            (Some(7), true)
+        );
     }
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use messagebase_config::{Config, NodeConfig, pki};
 use messagebase_protocol::peer::{ADMIN_SAN, node_san};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose,
 };
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::client::danger::ServerCertVerifier;
@@ -43,7 +43,11 @@ pub struct Made {
 pub fn complete(config: &Config) -> Result<Made, CtlError> {
     let dir = &config.pki_dir;
     directory(dir).map_err(|e| io("make", dir, e))?;
-    let mut wanted: Vec<Wanted> = config.nodes.iter().map(|node| Wanted::node(dir, node)).collect();
+    let mut wanted: Vec<Wanted> = config
+        .nodes
+        .iter()
+        .map(|node| Wanted::node(dir, node))
+        .collect();
     wanted.push(Wanted::admin(dir));
     let mut made = Made::default();
     let mut authority = Authority { dir, key: None };
@@ -69,12 +73,22 @@ struct Wanted {
 impl Wanted {
     fn node(dir: &Path, node: &NodeConfig) -> Wanted {
         let (pem, key) = (pki::node_pem(dir, node.id), pki::node_key(dir, node.id));
-        Wanted { pem, key, name: format!("MessageBase node {}", node.id), names: node_names(node) }
+        Wanted {
+            pem,
+            key,
+            name: format!("MessageBase node {}", node.id),
+            names: node_names(node),
+        }
     }
 
     fn admin(dir: &Path) -> Wanted {
         let (pem, key) = (pki::admin_pem(dir), pki::admin_key(dir));
-        Wanted { pem, key, name: "MessageBase admin".into(), names: vec![ADMIN_SAN.into()] }
+        Wanted {
+            pem,
+            key,
+            name: "MessageBase admin".into(),
+            names: vec![ADMIN_SAN.into()],
+        }
     }
 
     fn complete(&self, authority: &Authority<'_>, made: &mut Made) -> Result<(), CtlError> {
@@ -97,8 +111,8 @@ impl Wanted {
                 Ok(())
             }
             (false, false) => {
-                let key =
-                    KeyPair::generate().map_err(|e| CtlError::failed("key", "failed to make a key").because(e))?;
+                let key = KeyPair::generate()
+                    .map_err(|e| CtlError::failed("key", "failed to make a key").because(e))?;
                 let certificate = authority.issue(self, &key)?;
                 // The key first: a certificate without one would look like a key that was moved away.
                 write(&self.key, &key.serialize_pem())?;
@@ -140,15 +154,16 @@ impl Authority<'_> {
         let key = if there(&key_path)? {
             read_key(&key_path)?
         } else {
-            let key = KeyPair::generate().map_err(|e| CtlError::failed("key", "failed to make a key").because(e))?;
+            let key = KeyPair::generate()
+                .map_err(|e| CtlError::failed("key", "failed to make a key").because(e))?;
             write(&key_path, &key.serialize_pem())?;
             made.created.push(key_path);
             key
         };
         if !there(&pem)? {
-            let certificate = ca_params()
-                .self_signed(&key)
-                .map_err(|e| CtlError::failed("key", "failed to make the CA's certificate").because(e))?;
+            let certificate = ca_params().self_signed(&key).map_err(|e| {
+                CtlError::failed("key", "failed to make the CA's certificate").because(e)
+            })?;
             write(&pem, &certificate.pem())?;
             made.created.push(pem);
         }
@@ -160,24 +175,44 @@ impl Authority<'_> {
         let issuer = self.key.as_ref().ok_or_else(|| {
             CtlError::failed(
                 "ca_key",
-                format!("{} has to be made, and {} is not here", wanted.pem.display(), missing.display()),
+                format!(
+                    "{} has to be made, and {} is not here",
+                    wanted.pem.display(),
+                    missing.display()
+                ),
             )
             .hint("run `mbctl init` where ca.key is kept, then copy what it makes")
         })?;
         let failed = |e: rcgen::Error| {
-            CtlError::failed("key", format!("failed to make {} for {:?}", wanted.pem.display(), wanted.names))
-                .because(e)
+            CtlError::failed(
+                "key",
+                format!(
+                    "failed to make {} for {:?}",
+                    wanted.pem.display(),
+                    wanted.names
+                ),
+            )
+            .because(e)
         };
         let mut params = CertificateParams::new(wanted.names.clone()).map_err(failed)?;
         params.distinguished_name = subject(&wanted.name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(key, issuer).map_err(failed)?;
         let verified = self.verify(certificate.der(), &wanted.names)?;
         if !matches!(verified, Verified::Covers) {
-            let message = format!("{} is not the key of {}", missing.display(), pki::ca_pem(self.dir).display());
-            return Err(CtlError::failed("ca_key", message).hint("put the two that belong together there"));
+            let message = format!(
+                "{} is not the key of {}",
+                missing.display(),
+                pki::ca_pem(self.dir).display()
+            );
+            return Err(
+                CtlError::failed("ca_key", message).hint("put the two that belong together there")
+            );
         }
         Ok(certificate.pem())
     }
@@ -187,26 +222,39 @@ impl Authority<'_> {
         match self.verify(&certificate, names)? {
             Verified::Covers => Ok(true),
             Verified::OtherNames => Ok(false),
-            Verified::Invalid(e) => Err(unusable(pem, e).hint("move it away and run `mbctl init` again")),
+            Verified::Invalid(e) => {
+                Err(unusable(pem, e).hint("move it away and run `mbctl init` again"))
+            }
         }
     }
 
-    fn verify(&self, certificate: &CertificateDer<'_>, names: &[String]) -> Result<Verified, CtlError> {
+    fn verify(
+        &self,
+        certificate: &CertificateDer<'_>,
+        names: &[String],
+    ) -> Result<Verified, CtlError> {
         let pem = pki::ca_pem(self.dir);
         let mut roots = RootCertStore::empty();
         let ca = CertificateDer::from_pem_file(&pem).map_err(|e| unusable(&pem, e))?;
         roots.add(ca).map_err(|e| unusable(&pem, e))?;
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(ring::default_provider()))
-            .build()
-            .map_err(|e| unusable(&pem, e))?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(
+            Arc::new(roots),
+            Arc::new(ring::default_provider()),
+        )
+        .build()
+        .map_err(|e| unusable(&pem, e))?;
         for name in names {
             let server = ServerName::try_from(name.as_str()).map_err(|e| {
-                CtlError::usage(format!("`{name}` is no host name that a certificate can hold")).because(e)
+                CtlError::usage(format!(
+                    "`{name}` is no host name that a certificate can hold"
+                ))
+                .because(e)
             })?;
             match verifier.verify_server_cert(certificate, &[], &server, &[], UnixTime::now()) {
                 Ok(_) => {}
                 Err(rustls::Error::InvalidCertificate(
-                    CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+                    CertificateError::NotValidForName
+                    | CertificateError::NotValidForNameContext { .. },
                 )) => return Ok(Verified::OtherNames),
                 Err(e) => return Ok(Verified::Invalid(e)),
             }
@@ -237,7 +285,8 @@ fn subject(name: &str) -> DistinguishedName {
 
 fn read_key(path: &Path) -> Result<KeyPair, CtlError> {
     let pem = std::fs::read_to_string(path).map_err(|e| io("read", path, e))?;
-    KeyPair::from_pem(&pem).map_err(|e| unusable(path, e).hint("move it away and run `mbctl init` again"))
+    KeyPair::from_pem(&pem)
+        .map_err(|e| unusable(path, e).hint("move it away and run `mbctl init` again"))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), CtlError> {
@@ -251,7 +300,10 @@ fn set_aside(path: &Path) -> Result<(), CtlError> {
             return std::fs::rename(path, &aside).map_err(|e| io("set aside", path, e));
         }
     }
-    Err(CtlError::failed("io", format!("too many old copies of {}; move them away", path.display())))
+    Err(CtlError::failed(
+        "io",
+        format!("too many old copies of {}; move them away", path.display()),
+    ))
 }
 
 fn there(path: &Path) -> Result<bool, CtlError> {

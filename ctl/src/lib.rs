@@ -45,7 +45,10 @@ pub fn main() -> ExitCode {
         Err(e) => return usage(&e),
     };
     let output = Output::new(cli.json);
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(e) => {
             let error = CtlError::failed("runtime", "failed to start the async runtime").because(e);
@@ -66,10 +69,21 @@ fn usage(error: &clap::Error) -> ExitCode {
     let json = std::env::args_os().any(|argument| argument == "--json");
     if error.use_stderr() && json {
         let text = error.render().to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        return Output::new(true).fail(&CtlError::usage(message).hint("see `mbctl --help`")).into();
+        let message = text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches("error: ")
+            .to_owned();
+        return Output::new(true)
+            .fail(&CtlError::usage(message).hint("see `mbctl --help`"))
+            .into();
     }
     // Nothing is left to do when the terminal is gone.
     let _ = error.print();
-    if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() }
+    if error.use_stderr() {
+        Exit::Usage.into()
+    } else {
+        Exit::Done.into()
+    }
 }

@@ -94,7 +94,10 @@ mod tests {
     #[test]
     fn an_error_in_json_has_code_message_and_hint() {
         let with = error_json(&CtlError::usage("which node?").hint("name one"));
-        assert_eq!(with.to_string(), r#"{"error":{"code":"usage","hint":"name one","message":"which node?"}}"#);
+        assert_eq!(
+            with.to_string(),
+            r#"{"error":{"code":"usage","hint":"name one","message":"which node?"}}"#
+        );
         assert!(error_json(&CtlError::no_node("nobody"))["error"]["hint"].is_null());
     }
 }

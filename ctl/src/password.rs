@@ -29,18 +29,26 @@ pub fn new_password(name: &str, file: Option<&Path>) -> Result<String, CtlError>
 }
 
 fn first_line(file: &Path) -> Result<String, CtlError> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|e| CtlError::usage(format!("failed to read the password from {}", file.display())).because(e))?;
+    let text = std::fs::read_to_string(file).map_err(|e| {
+        CtlError::usage(format!(
+            "failed to read the password from {}",
+            file.display()
+        ))
+        .because(e)
+    })?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 fn ask(name: &str) -> Result<String, CtlError> {
     if !std::io::stdin().is_terminal() {
-        return Err(CtlError::usage("there is no terminal to ask for the password")
-            .hint(format!("set {PASSWORD_ENV} or use --password-file FILE")));
+        return Err(
+            CtlError::usage("there is no terminal to ask for the password")
+                .hint(format!("set {PASSWORD_ENV} or use --password-file FILE")),
+        );
     }
     let prompt = |text: String| {
-        rpassword::prompt_password(text).map_err(|e| CtlError::usage("failed to read the password").because(e))
+        rpassword::prompt_password(text)
+            .map_err(|e| CtlError::usage("failed to read the password").because(e))
     };
     let first = prompt(format!("New password of {name}: "))?;
     if prompt("Again: ".into())? != first {

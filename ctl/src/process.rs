@@ -32,33 +32,59 @@ pub fn log_file(config: &Config, node: u16) -> PathBuf {
 /// node. The number alone may belong to anybody after a reboot.
 pub fn running(config: &Config, node: u16) -> Option<Pid> {
     let text = std::fs::read_to_string(config.node_dir(node).join(PID_FILE)).ok()?;
-    let pid: i32 = text.split_whitespace().next()?.parse().ok().filter(|pid| *pid > 1)?;
+    let pid: i32 = text
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+        .filter(|pid| *pid > 1)?;
     is_daemon_of(&command_line(pid)?, node).then(|| Pid::from_raw(pid))
 }
 
 /// Whether a command line is that of an `mbd` for this node.
 fn is_daemon_of(arguments: &[String], node: u16) -> bool {
-    let Some((program, rest)) = arguments.split_first() else { return false };
-    let name = Path::new(program).file_name().is_some_and(|name| name == "mbd");
+    let Some((program, rest)) = arguments.split_first() else {
+        return false;
+    };
+    let name = Path::new(program)
+        .file_name()
+        .is_some_and(|name| name == "mbd");
     let number = node.to_string();
-    let separate = rest.windows(2).any(|pair| pair[0] == "--node" && pair[1] == number);
-    name && (separate || rest.iter().any(|argument| *argument == format!("--node={number}")))
+    let separate = rest
+        .windows(2)
+        .any(|pair| pair[0] == "--node" && pair[1] == number);
+    name && (separate
+        || rest
+            .iter()
+            .any(|argument| *argument == format!("--node={number}")))
 }
 
 /// A process's arguments; `None` when there is no such process. A zombie has none.
 #[cfg(target_os = "linux")]
 fn command_line(pid: i32) -> Option<Vec<String>> {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let arguments = bytes.split(|byte| *byte == 0).filter(|argument| !argument.is_empty());
-    Some(arguments.map(|argument| String::from_utf8_lossy(argument).into_owned()).collect())
+    let arguments = bytes
+        .split(|byte| *byte == 0)
+        .filter(|argument| !argument.is_empty());
+    Some(
+        arguments
+            .map(|argument| String::from_utf8_lossy(argument).into_owned())
+            .collect(),
+    )
 }
 
 /// A process's arguments, as far as `ps` can tell.
 #[cfg(not(target_os = "linux"))]
 fn command_line(pid: i32) -> Option<Vec<String>> {
-    let output = Command::new("ps").args(["-o", "command=", "-p", &pid.to_string()]).output().ok()?;
+    let output = Command::new("ps")
+        .args(["-o", "command=", "-p", &pid.to_string()])
+        .output()
+        .ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    output.status.success().then(|| text.split_whitespace().map(str::to_owned).collect())
+    output
+        .status
+        .success()
+        .then(|| text.split_whitespace().map(str::to_owned).collect())
 }
 
 /// Sends a signal.
@@ -66,8 +92,13 @@ fn command_line(pid: i32) -> Option<Vec<String>> {
 /// # Errors
 /// The process is gone or belongs to another user.
 pub fn signal(pid: Pid, signal: Signal) -> Result<(), CtlError> {
-    kill(pid, signal)
-        .map_err(|e| CtlError::failed("signal", format!("failed to send {signal} to process {pid}")).because(e))
+    kill(pid, signal).map_err(|e| {
+        CtlError::failed(
+            "signal",
+            format!("failed to send {signal} to process {pid}"),
+        )
+        .because(e)
+    })
 }
 
 /// A program of this workspace: beside this executable, else on PATH.
@@ -75,15 +106,22 @@ pub fn signal(pid: Pid, signal: Signal) -> Result<(), CtlError> {
 /// # Errors
 /// It is in neither place (exit 1).
 pub fn program(name: &str) -> Result<PathBuf, CtlError> {
-    let beside = std::env::current_exe().ok().and_then(|this| Some(this.parent()?.join(name)));
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|this| Some(this.parent()?.join(name)));
     if let Some(found) = beside.filter(|path| path.is_file()) {
         return Ok(found);
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|directory| directory.join(name)).find(|path| path.is_file());
+    let found = std::env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|path| path.is_file());
     found.ok_or_else(|| {
-        CtlError::failed("no_program", format!("`{name}` is neither beside mbctl nor on PATH"))
-            .hint("`cargo install --path .` puts mbd, mbctl and mbclient in one place")
+        CtlError::failed(
+            "no_program",
+            format!("`{name}` is neither beside mbctl nor on PATH"),
+        )
+        .hint("`cargo install --path .` puts mbd, mbctl and mbclient in one place")
     })
 }
 
@@ -106,27 +144,54 @@ pub fn start(config: &Config, node: u16) -> Result<Started, CtlError> {
     let mbd = program("mbd")?;
     let directory = config.node_dir(node);
     let failed = |what: &str, e: std::io::Error| CtlError::failed("io", what.to_owned()).because(e);
-    publish::directory(&directory).map_err(|e| failed(&format!("failed to make {}", directory.display()), e))?;
+    publish::directory(&directory)
+        .map_err(|e| failed(&format!("failed to make {}", directory.display()), e))?;
     let log = log_file(config, node);
-    let opened = OpenOptions::new().append(true).create(true).mode(publish::FILE_MODE).open(&log);
+    let opened = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(publish::FILE_MODE)
+        .open(&log);
     let opening = |e| failed(&format!("failed to open {}", log.display()), e);
     let file = opened.map_err(opening)?;
     let log_start = file.metadata().map_err(opening)?.len();
     let errors = file.try_clone().map_err(opening)?;
     let mut command = Command::new(&mbd);
-    command.arg("--node").arg(node.to_string()).arg("--config").arg(&config.path);
-    command.stdin(Stdio::null()).stdout(file).stderr(errors).env_remove(crate::password::PASSWORD_ENV);
+    command
+        .arg("--node")
+        .arg(node.to_string())
+        .arg("--config")
+        .arg(&config.path);
+    command
+        .stdin(Stdio::null())
+        .stdout(file)
+        .stderr(errors)
+        .env_remove(crate::password::PASSWORD_ENV);
     own_session(&mut command);
-    let child = command.spawn().map_err(|e| failed(&format!("failed to start {}", mbd.display()), e))?;
-    Ok(Started { node, child, log, log_start })
+    let child = command
+        .spawn()
+        .map_err(|e| failed(&format!("failed to start {}", mbd.display()), e))?;
+    Ok(Started {
+        node,
+        child,
+        log,
+        log_start,
+    })
 }
 
 /// Lets the command begin a session of its own.
-#[allow(unsafe_code, reason = "std has no safe way to call setsid in the child")]
+#[allow(
+    unsafe_code,
+    reason = "std has no safe way to call setsid in the child"
+)]
 fn own_session(command: &mut Command) {
     // SAFETY: between fork and exec the closure calls setsid alone, which is async-signal-safe and allocates nothing.
     unsafe {
-        command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(std::io::Error::from));
+        command.pre_exec(|| {
+            nix::unistd::setsid()
+                .map(drop)
+                .map_err(std::io::Error::from)
+        });
     }
 }
 
@@ -145,7 +210,8 @@ impl Started {
 
     /// The last lines it wrote.
     pub fn last_lines(&self) -> String {
-        tail(&self.log, self.log_start).unwrap_or_else(|e| format!("(failed to read {}: {e})", self.log.display()))
+        tail(&self.log, self.log_start)
+            .unwrap_or_else(|e| format!("(failed to read {}: {e})", self.log.display()))
     }
 }
 
@@ -153,7 +219,9 @@ impl Started {
 fn tail(path: &Path, start: u64) -> std::io::Result<String> {
     let mut file = std::fs::File::open(path)?;
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(start.max(length.saturating_sub(TAIL_BYTES))))?;
+    file.seek(SeekFrom::Start(
+        start.max(length.saturating_sub(TAIL_BYTES)),
+    ))?;
     let mut bytes = Vec::new();
     file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);

@@ -36,8 +36,16 @@ impl Unpublished {
         refuse_existing(path)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let beside = directory_of(path).join(format!(".{name}.{}.new", std::process::id()));
-        let file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&beside)?;
-        Ok(Unpublished { file, beside, path: path.to_owned() })
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(FILE_MODE)
+            .open(&beside)?;
+        Ok(Unpublished {
+            file,
+            beside,
+            path: path.to_owned(),
+        })
     }
 
     /// What is written to.
@@ -66,13 +74,18 @@ impl Drop for Unpublished {
 
 fn refuse_existing(path: &Path) -> io::Result<()> {
     if path.try_exists()? {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file is there already"));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "the file is there already",
+        ));
     }
     Ok(())
 }
 
 fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 /// Makes a directory and those above it, if they are not there.
@@ -80,7 +93,10 @@ fn directory_of(path: &Path) -> &Path {
 /// # Errors
 /// The disk says no, or something else has that name.
 pub fn directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(DIR_MODE).create(path)
+    DirBuilder::new()
+        .recursive(true)
+        .mode(DIR_MODE)
+        .create(path)
 }
 
 #[cfg(test)]
@@ -96,10 +112,18 @@ mod tests {
         directory(&place).expect("made already");
         let file = place.join("key");
         publish(&file, b"secret").expect("written");
-        let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        let mode =
+            |path: &Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
         assert_eq!((mode(&place), mode(&file)), (DIR_MODE, FILE_MODE));
-        assert_eq!(publish(&file, b"other").map_err(|e| e.kind()), Err(io::ErrorKind::AlreadyExists));
+        assert_eq!(
+            publish(&file, b"other").map_err(|e| e.kind()),
+            Err(io::ErrorKind::AlreadyExists)
+        );
         assert_eq!(std::fs::read(&file).expect("there"), b"secret");
-        assert_eq!(std::fs::read_dir(&place).expect("there").count(), 1, "nothing is left beside it");
+        assert_eq!(
+            std::fs::read_dir(&place).expect("there").count(),
+            1,
+            "nothing is left beside it"
+        );
     }
 }

@@ -10,14 +10,30 @@ pub type Column = (&'static str, bool);
 /// Rows under a header, columns two spaces apart.
 pub fn render<T: AsRef<str>>(columns: &[Column], rows: &[Vec<T>]) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
     let aligned = |text: &str, number: bool| {
-        Cell::new(text).set_alignment(if number { CellAlignment::Right } else { CellAlignment::Left })
+        Cell::new(text).set_alignment(if number {
+            CellAlignment::Right
+        } else {
+            CellAlignment::Left
+        })
     };
-    table.set_header(columns.iter().map(|(name, number)| aligned(name, *number)).collect::<Vec<_>>());
+    table.set_header(
+        columns
+            .iter()
+            .map(|(name, number)| aligned(name, *number))
+            .collect::<Vec<_>>(),
+    );
     for row in rows {
         let number = |at: usize| columns.get(at).is_some_and(|(_, number)| *number);
-        table.add_row(row.iter().enumerate().map(|(at, text)| aligned(text.as_ref(), number(at))).collect::<Vec<_>>());
+        table.add_row(
+            row.iter()
+                .enumerate()
+                .map(|(at, text)| aligned(text.as_ref(), number(at)))
+                .collect::<Vec<_>>(),
+        );
     }
     unpadded(&table)
 }
@@ -25,7 +41,9 @@ pub fn render<T: AsRef<str>>(columns: &[Column], rows: &[Vec<T>]) -> String {
 /// Rows under a header that is only known at run time; everything is text.
 pub fn render_text(header: &[String], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.iter().map(Cell::new).collect::<Vec<_>>());
     for row in rows {
         table.add_row(row.iter().map(Cell::new).collect::<Vec<_>>());
@@ -36,7 +54,9 @@ pub fn render_text(header: &[String], rows: &[Vec<String>]) -> String {
 /// The preset pads the first column by one space.
 fn unpadded(table: &Table) -> String {
     let text = table.trim_fmt();
-    let lines = text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line));
+    let lines = text
+        .lines()
+        .map(|line| line.strip_prefix(' ').unwrap_or(line));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -81,16 +101,28 @@ mod tests {
 
     #[test]
     fn numbers_stand_right_and_text_left() {
-        let table = render(&[("NAME", false), ("SIZE", true)], &[vec!["a", "7"], vec!["longer", "12345"]]);
+        let table = render(
+            &[("NAME", false), ("SIZE", true)],
+            &[vec!["a", "7"], vec!["longer", "12345"]],
+        );
         assert_eq!(table, "NAME     SIZE\na           7\nlonger  12345");
     }
 
     #[test]
     fn quantities_are_short() {
-        assert_eq!([bytes(0), bytes(1023), bytes(1536)], ["0 B", "1023 B", "1.5 KiB"]);
-        assert_eq!([bytes(1 << 20), bytes(u64::MAX)], ["1.0 MiB", "1677721.5 TiB"]);
+        assert_eq!(
+            [bytes(0), bytes(1023), bytes(1536)],
+            ["0 B", "1023 B", "1.5 KiB"]
+        );
+        assert_eq!(
+            [bytes(1 << 20), bytes(u64::MAX)],
+            ["1.0 MiB", "1677721.5 TiB"]
+        );
         let of = |seconds| duration(Duration::from_secs(seconds));
-        assert_eq!([of(0), of(61), of(3_700), of(90_000)], ["0s", "1m 1s", "1h 1m", "1d 1h"]);
+        assert_eq!(
+            [of(0), of(61), of(3_700), of(90_000)],
+            ["0s", "1m 1s", "1h 1m", "1d 1h"]
+        );
         assert_eq!(or_none(None::<u64>), "-");
     }
 }

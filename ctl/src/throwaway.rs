@@ -49,22 +49,45 @@ impl Throwaway {
     ///
     /// # Errors
     /// As [`Throwaway::make`]; or a limit is out of its bounds (exit 2).
-    pub fn with_limits(within: Option<&Path>, limits: &[(&str, u32)]) -> Result<Throwaway, CtlError> {
+    pub fn with_limits(
+        within: Option<&Path>,
+        limits: &[(&str, u32)],
+    ) -> Result<Throwaway, CtlError> {
         let parent = within.map_or_else(std::env::temp_dir, Path::to_owned);
-        let failed =
-            |e| CtlError::failed("io", format!("failed to make a directory in {}", parent.display())).because(e);
+        let failed = |e| {
+            CtlError::failed(
+                "io",
+                format!("failed to make a directory in {}", parent.display()),
+            )
+            .because(e)
+        };
         if !parent.is_dir() {
-            return Err(CtlError::failed("io", format!("{} is no directory", parent.display()))
-                .hint("make it first, or leave `--dir` out"));
+            return Err(
+                CtlError::failed("io", format!("{} is no directory", parent.display()))
+                    .hint("make it first, or leave `--dir` out"),
+            );
         }
         // Absolute, because daemons take its paths too.
         let parent = std::path::absolute(&parent).map_err(failed)?;
-        let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&parent).map_err(failed)?;
+        let directory = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .tempdir_in(&parent)
+            .map_err(failed)?;
         let (ports, base_port) = take_ports()?;
-        let shape = Shape { cluster: CLUSTER_NAME, nodes: NODES, base_port, limits };
+        let shape = Shape {
+            cluster: CLUSTER_NAME,
+            nodes: NODES,
+            base_port,
+            limits,
+        };
         let (config, _) = init::make(&directory.path().join(CONFIG_FILE), &shape)?;
         let cluster = Cluster::of(config)?;
-        Ok(Throwaway { cluster, nodes: RefCell::default(), directory, _ports: ports })
+        Ok(Throwaway {
+            cluster,
+            nodes: RefCell::default(),
+            directory,
+            _ports: ports,
+        })
     }
 
     /// Its configuration.
@@ -93,7 +116,9 @@ impl Throwaway {
     /// Kills the nodes that still run and waits until none holds its directory any more: a killed process gives that
     /// back only when its memory is freed, which takes a moment. Blocks that long.
     pub fn bury(&self) {
-        std::mem::take(&mut *self.nodes.borrow_mut()).into_values().for_each(|mut started| started.kill());
+        std::mem::take(&mut *self.nodes.borrow_mut())
+            .into_values()
+            .for_each(|mut started| started.kill());
     }
 
     /// Takes notice of a node that ended without having been told to.
@@ -130,14 +155,27 @@ impl Drop for Throwaway {
 /// A base port whose ports are all free, and what keeps others from choosing it, too.
 fn take_ports() -> Result<(TcpListener, u16), CtlError> {
     for base_port in BASE_PORTS.step_by(BASE_PORT_STEP) {
-        let Ok(guard) = TcpListener::bind(("127.0.0.1", base_port)) else { continue };
-        let shape = Shape { cluster: CLUSTER_NAME, nodes: NODES, base_port, limits: &[] };
-        if init::ports(&shape).into_iter().all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+        let Ok(guard) = TcpListener::bind(("127.0.0.1", base_port)) else {
+            continue;
+        };
+        let shape = Shape {
+            cluster: CLUSTER_NAME,
+            nodes: NODES,
+            base_port,
+            limits: &[],
+        };
+        if init::ports(&shape)
+            .into_iter()
+            .all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        {
             return Ok((guard, base_port));
         }
     }
-    Err(CtlError::failed("no_ports", format!("found no free ports between {} and 32400", BASE_PORTS.start))
-        .hint("other benchmarks may be running; `--existing` measures a cluster that runs already"))
+    Err(CtlError::failed(
+        "no_ports",
+        format!("found no free ports between {} and 32400", BASE_PORTS.start),
+    )
+    .hint("other benchmarks may be running; `--existing` measures a cluster that runs already"))
 }
 
 #[cfg(test)]
@@ -149,8 +187,18 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let first = Throwaway::make(Some(dir.path())).expect("made");
         let second = Throwaway::make(Some(dir.path())).expect("made");
-        let ports = |of: &Throwaway| of.config().nodes.iter().map(|node| node.peer.port).collect::<Vec<_>>();
-        assert!(ports(&first).iter().all(|port| !ports(&second).contains(port)));
+        let ports = |of: &Throwaway| {
+            of.config()
+                .nodes
+                .iter()
+                .map(|node| node.peer.port)
+                .collect::<Vec<_>>()
+        };
+        assert!(
+            ports(&first)
+                .iter()
+                .all(|port| !ports(&second).contains(port))
+        );
         assert_eq!(first.numbers(), [1, 2, 3]);
         drop((first, second));
         assert_eq!(std::fs::read_dir(dir.path()).expect("there").count(), 0);
@@ -159,9 +207,19 @@ mod tests {
     #[test]
     fn limits_can_be_other_than_the_defaults() {
         let dir = tempfile::tempdir().expect("a directory");
-        let own = Throwaway::with_limits(Some(dir.path()), &[("failed_logins_per_name", 77)]).expect("made");
-        let (ours, theirs) = (own.config().limits, Throwaway::make(Some(dir.path())).expect("made").config().limits);
-        assert_eq!((ours.failed_logins_per_name, theirs.failed_logins_per_name), (77, 10));
+        let own = Throwaway::with_limits(Some(dir.path()), &[("failed_logins_per_name", 77)])
+            .expect("made");
+        let (ours, theirs) = (
+            own.config().limits,
+            Throwaway::make(Some(dir.path()))
+                .expect("made")
+                .config()
+                .limits,
+        );
+        assert_eq!(
+            (ours.failed_logins_per_name, theirs.failed_logins_per_name),
+            (77, 10)
+        );
     }
 
     #[test]

@@ -30,7 +30,8 @@ struct Bench {
 
 /// CPU time of this thread, µs.
 fn cpu_us() -> f64 {
-    let t = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has it");
+    let t = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .expect("Linux has it");
     t.tv_sec() as f64 * 1e6 + t.tv_nsec() as f64 / 1e3
 }
 
@@ -41,16 +42,34 @@ impl Bench {
             .map(|(actor, body, secrets)| {
                 self.index += 1;
                 let at = 1_700_000_000_000 + self.index;
-                let envelope = Envelope { v: LOG_VERSION, at, actor, body, secrets };
-                let id = LogId { term: 1, leader: 65_537, index: self.index };
-                LogRow { id, payload: LogPayload::Change(Arc::new(envelope)) }
+                let envelope = Envelope {
+                    v: LOG_VERSION,
+                    at,
+                    actor,
+                    body,
+                    secrets,
+                };
+                let id = LogId {
+                    term: 1,
+                    leader: 65_537,
+                    index: self.index,
+                };
+                LogRow {
+                    id,
+                    payload: LogPayload::Change(Arc::new(envelope)),
+                }
             })
             .collect()
     }
 
     fn job(&mut self, job: Job) -> f64 {
-        self.runtime.block_on(self.store.submit(job)).expect("the writer lives");
-        let next = self.runtime.block_on(self.writer.recv()).expect("just submitted");
+        self.runtime
+            .block_on(self.store.submit(job))
+            .expect("the writer lives");
+        let next = self
+            .runtime
+            .block_on(self.writer.recv())
+            .expect("just submitted");
         let before = cpu_us();
         self.writer.step(next).expect("the disk works");
         cpu_us() - before
@@ -59,18 +78,35 @@ impl Bench {
     fn carry_out(&mut self, changes: Vec<(Option<u64>, Change, Option<Secrets>)>) {
         let rows = self.rows(changes);
         let done = || Box::new(|result: Result<(), _>| result.expect("durable"));
-        self.log_us += self.job(Job::Append { rows: rows.clone(), done: done() });
+        self.log_us += self.job(Job::Append {
+            rows: rows.clone(),
+            done: done(),
+        });
         let items = rows.into_iter().map(|row| {
-            let respond = |outcome| assert!(!matches!(outcome, Outcome::Refused(_) | Outcome::Rejected), "{outcome:?}");
-            ApplyItem { row, respond: Some(Box::new(respond)) }
+            let respond = |outcome| {
+                assert!(
+                    !matches!(outcome, Outcome::Refused(_) | Outcome::Rejected),
+                    "{outcome:?}"
+                )
+            };
+            ApplyItem {
+                row,
+                respond: Some(Box::new(respond)),
+            }
         });
         let items = items.collect();
-        self.apply_us += self.job(Job::Apply { items, done: done() });
+        self.apply_us += self.job(Job::Apply {
+            items,
+            done: done(),
+        });
     }
 }
 
 fn main() {
-    let args: Vec<usize> = std::env::args().skip(1).map(|a| a.parse().expect("a number")).collect();
+    let args: Vec<usize> = std::env::args()
+        .skip(1)
+        .map(|a| a.parse().expect("a number"))
+        .collect();
     let arg = |n: usize, default| args.get(n).copied().unwrap_or(default);
     let (messages, batch, users) = (arg(0, 100_000), arg(1, 64), arg(2, 64));
     let dir = tempfile::tempdir().expect("a directory");
@@ -83,8 +119,17 @@ fn main() {
         effects: Arc::new(Nobody),
     };
     let (store, writer) = Store::open(options).expect("a blank store opens");
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let mut bench = Bench { store, writer, runtime, index: 0, log_us: 0.0, apply_us: 0.0 };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    let mut bench = Bench {
+        store,
+        writer,
+        runtime,
+        index: 0,
+        log_us: 0.0,
+        apply_us: 0.0,
+    };
     let settings = messagebase_daemon::change::Settings {
         queued_messages_per_user: u32::MAX,
         queued_bytes_per_user: u64::MAX >> 1,
@@ -95,18 +140,42 @@ fn main() {
         let hash = Some(
             "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHRzYWx0c2E$aGFzaGhhc2hoYXNoaGFzaGhhc2hoYXNoaGFzaGhhc2g".into(),
         );
-        let register = Change::Register { name: format!("user-{user}"), key: format!("k{user}"), by_operator: false };
-        let login = Change::Login { user: user as u64, credential_version: 1 };
+        let register = Change::Register {
+            name: format!("user-{user}"),
+            key: format!("k{user}"),
+            by_operator: false,
+        };
+        let login = Change::Login {
+            user: user as u64,
+            credential_version: 1,
+        };
         let mut token_hash = [0; 32];
         token_hash[..8].copy_from_slice(&(user as u64).to_be_bytes());
         bench.carry_out(vec![
-            (None, register, Some(Secrets { password_hash: hash, token_hash: None })),
-            (None, login, Some(Secrets { password_hash: None, token_hash: Some(token_hash) })),
+            (
+                None,
+                register,
+                Some(Secrets {
+                    password_hash: hash,
+                    token_hash: None,
+                }),
+            ),
+            (
+                None,
+                login,
+                Some(Secrets {
+                    password_hash: None,
+                    token_hash: Some(token_hash),
+                }),
+            ),
         ]);
     }
     if let Ok(sql) = std::env::var("LOCAL_SQL") {
         let write = Box::new(move |conn: &rusqlite::Connection| conn.execute_batch(&sql));
-        bench.job(Job::Local { write, done: Box::new(|result| result.expect("the SQL is right")) });
+        bench.job(Job::Local {
+            write,
+            done: Box::new(|result| result.expect("the SQL is right")),
+        });
     }
     (bench.log_us, bench.apply_us) = (0.0, 0.0);
     let began = std::time::Instant::now();
@@ -120,8 +189,17 @@ fn main() {
                 // As clients make them: random.
                 let mut random = number.wrapping_mul(0xD6E8_FEB8_6659_FD93);
                 random ^= random >> 32;
-                let key = format!("{:016x}{:08x}", random.wrapping_mul(0xD6E8_FEB8_6659_FD93), number);
-                let body = Change::Send { user: from, to: format!("user-{to}"), body: "x".repeat(256), key };
+                let key = format!(
+                    "{:016x}{:08x}",
+                    random.wrapping_mul(0xD6E8_FEB8_6659_FD93),
+                    number
+                );
+                let body = Change::Send {
+                    user: from,
+                    to: format!("user-{to}"),
+                    body: "x".repeat(256),
+                    key,
+                };
                 (Some(from), body, None)
             })
             .collect();

@@ -58,12 +58,18 @@ pub fn main() -> ExitCode {
     if let Some(file) = &arguments.restore {
         return restore(&config, arguments.node, file);
     }
-    let started = async_threads("replication", 1).and_then(|own| Ok((own, async_threads("clients", for_clients())?)));
+    let started = async_threads("replication", 1)
+        .and_then(|own| Ok((own, async_threads("clients", for_clients())?)));
     let (own, clients) = match started {
         Ok(started) => started,
         Err(e) => return leave(EXIT_FAILED, &format!("failed to start the runtime: {e}")),
     };
-    let ended = own.block_on(node::run(Arc::new(config), arguments.node, tls, clients.handle().clone()));
+    let ended = own.block_on(node::run(
+        Arc::new(config),
+        arguments.node,
+        tls,
+        clients.handle().clone(),
+    ));
     // Tasks that hang on a dead peer must not delay the exit.
     clients.shutdown_background();
     own.shutdown_background();
@@ -84,7 +90,10 @@ fn restore(config: &Config, node: u16, file: &Path) -> ExitCode {
         Ok(restored) => (json!(restored), ExitCode::SUCCESS),
         Err(e) => {
             let why = e.to_string();
-            (json!({ "error": { "code": e.code(), "message": why } }), leave(EXIT_FAILED, &why))
+            (
+                json!({ "error": { "code": e.code(), "message": why } }),
+                leave(EXIT_FAILED, &why),
+            )
         }
     };
     // What was done is done, whether somebody reads it or not.
@@ -93,25 +102,41 @@ fn restore(config: &Config, node: u16, file: &Path) -> ExitCode {
 }
 
 fn async_threads(name: &str, threads: usize) -> std::io::Result<Runtime> {
-    Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build()
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .enable_all()
+        .build()
 }
 
 /// All processors but one, at least one. Replication has a thread to itself: when thousands of clients come back at once,
 /// their handshakes queue for these, and a heartbeat behind them would be so late that the leader is taken for dead.
 fn for_clients() -> usize {
-    std::thread::available_parallelism().map_or(1, |processors| processors.get().saturating_sub(1).max(1))
+    std::thread::available_parallelism()
+        .map_or(1, |processors| processors.get().saturating_sub(1).max(1))
 }
 
 fn load(arguments: &Arguments) -> Result<(Config, pki::NodeTls), ConfigError> {
     let config = Config::find(arguments.config.as_deref())?;
     if config.node(arguments.node).is_none() {
-        let known: Vec<String> = config.nodes.iter().map(|node| node.id.to_string()).collect();
+        let known: Vec<String> = config
+            .nodes
+            .iter()
+            .map(|node| node.id.to_string())
+            .collect();
         return Err(ConfigError {
             file: config.path.clone(),
             line: None,
             key: Some("node.id".into()),
-            message: format!("there is no node {}; the file has {}", arguments.node, known.join(", ")),
-            hint: Some(format!("mbd --node {}", known.first().map_or("N", String::as_str))),
+            message: format!(
+                "there is no node {}; the file has {}",
+                arguments.node,
+                known.join(", ")
+            ),
+            hint: Some(format!(
+                "mbd --node {}",
+                known.first().map_or("N", String::as_str)
+            )),
         });
     }
     let tls = pki::node_tls(&config.pki_dir, arguments.node)?;
@@ -119,8 +144,11 @@ fn load(arguments: &Arguments) -> Result<(Config, pki::NodeTls), ConfigError> {
 }
 
 fn log_to_standard_error(format: LogFormat) {
-    let levels = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LEVELS));
-    let lines = tracing_subscriber::fmt().with_env_filter(levels).with_writer(std::io::stderr);
+    let levels =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LEVELS));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(levels)
+        .with_writer(std::io::stderr);
     // Standard error may be a pipe that nobody reads any more; complaining about that there would panic.
     let lines = lines.log_internal_errors(false);
     match format {

@@ -47,25 +47,52 @@ pub fn install_metrics() -> anyhow::Result<PrometheusHandle> {
 fn describe() {
     crate::service::describe_metrics();
     for (name, what) in [
-        ("messagebase_refused_connections_total", "clients refused because [limits] connections was reached"),
-        ("messagebase_dropped_slow_readers_total", "clients dropped because they did not read fast enough"),
-        ("messagebase_synced_commits_total", "log commits synced to disk since this mbd started"),
+        (
+            "messagebase_refused_connections_total",
+            "clients refused because [limits] connections was reached",
+        ),
+        (
+            "messagebase_dropped_slow_readers_total",
+            "clients dropped because they did not read fast enough",
+        ),
+        (
+            "messagebase_synced_commits_total",
+            "log commits synced to disk since this mbd started",
+        ),
     ] {
         describe_counter!(name, what);
         metrics::counter!(name).absolute(0);
     }
     for (name, what) in [
         ("messagebase_connections", "open client connections"),
-        ("messagebase_sessions", "sessions with a connection to this node"),
+        (
+            "messagebase_sessions",
+            "sessions with a connection to this node",
+        ),
         ("messagebase_users", "accounts, as applied on this node"),
-        ("messagebase_messages_queued", "undelivered messages, as applied on this node"),
-        ("messagebase_sessions_stored", "sessions in the state, connected or not"),
+        (
+            "messagebase_messages_queued",
+            "undelivered messages, as applied on this node",
+        ),
+        (
+            "messagebase_sessions_stored",
+            "sessions in the state, connected or not",
+        ),
         ("messagebase_db_bytes", "size of the node's database file"),
         ("messagebase_term", "current Raft term"),
-        ("messagebase_leader", "number of the leader this node follows, 0 for none"),
-        ("messagebase_committed_index", "greatest index known to be committed"),
+        (
+            "messagebase_leader",
+            "number of the leader this node follows, 0 for none",
+        ),
+        (
+            "messagebase_committed_index",
+            "greatest index known to be committed",
+        ),
         ("messagebase_applied_index", "greatest applied index"),
-        ("messagebase_ready", "1 while this node can serve a linear read"),
+        (
+            "messagebase_ready",
+            "1 while this node can serve a linear read",
+        ),
         ("messagebase_role", "1 for the role that this node has"),
     ] {
         describe_gauge!(name, what);
@@ -78,7 +105,9 @@ pub async fn serve(
     parts: HttpParts,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(parts)).with_graceful_shutdown(shutdown).await
+    axum::serve(listener, router(parts))
+        .with_graceful_shutdown(shutdown)
+        .await
 }
 
 fn router(parts: HttpParts) -> Router {
@@ -107,7 +136,10 @@ async fn readyz(State(parts): State<HttpParts>) -> Response {
     };
     let node = status.node;
     match reason {
-        None => json(StatusCode::OK, format!("{}\n", serde_json::json!({"ready": true, "node": node}))),
+        None => json(
+            StatusCode::OK,
+            format!("{}\n", serde_json::json!({"ready": true, "node": node})),
+        ),
         Some(reason) => {
             let body = serde_json::json!({"ready": false, "node": node, "role": status.role, "reason": reason});
             json(StatusCode::SERVICE_UNAVAILABLE, format!("{body}\n"))
@@ -117,7 +149,10 @@ async fn readyz(State(parts): State<HttpParts>) -> Response {
 
 async fn metrics_text(State(parts): State<HttpParts>) -> Response {
     gauges(&parts).await;
-    let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    let content_type = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
     (content_type, parts.metrics.render()).into_response()
 }
 
@@ -130,7 +165,10 @@ async fn gauges(parts: &HttpParts) {
     };
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     set("messagebase_connections", count(parts.door.connections()));
-    set("messagebase_sessions", count(parts.service.fanout().sessions()));
+    set(
+        "messagebase_sessions",
+        count(parts.service.fanout().sessions()),
+    );
     set("messagebase_term", status.term);
     set("messagebase_leader", status.leader.unwrap_or(0).into());
     set("messagebase_committed_index", status.committed.unwrap_or(0));
@@ -193,10 +231,16 @@ mod tests {
 
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         let ready = get(address, "/readyz").await;
-        assert!(ready.starts_with("HTTP/1.1 200") && ready.contains(r#""ready":true"#), "{ready}");
+        assert!(
+            ready.starts_with("HTTP/1.1 200") && ready.contains(r#""ready":true"#),
+            "{ready}"
+        );
         node.cluster.quorum.store(false, Ordering::SeqCst);
         let unready = get(address, "/readyz").await;
-        assert!(unready.starts_with("HTTP/1.1 503") && unready.contains(r#""reason":""#), "{unready}");
+        assert!(
+            unready.starts_with("HTTP/1.1 503") && unready.contains(r#""reason":""#),
+            "{unready}"
+        );
         let metrics = get(address, "/metrics").await;
         for series in [
             "messagebase_connections 0",
@@ -205,7 +249,10 @@ mod tests {
             "messagebase_role{role=\"leader\"} 1",
             "messagebase_ready 0",
         ] {
-            assert!(metrics.lines().any(|line| line == series), "{series} is not in\n{metrics}");
+            assert!(
+                metrics.lines().any(|line| line == series),
+                "{series} is not in\n{metrics}"
+            );
         }
         assert!(get(address, "/else").await.starts_with("HTTP/1.1 404"));
         shutdown.cancel();

@@ -22,8 +22,13 @@ pub enum Defect {
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Defect; 5] =
-        [Defect::KeyUniqueness, Defect::SyncBeforeAck, Defect::Order, Defect::TokenResume, Defect::StaleRead];
+    pub const ALL: [Defect; 5] = [
+        Defect::KeyUniqueness,
+        Defect::SyncBeforeAck,
+        Defect::Order,
+        Defect::TokenResume,
+        Defect::StaleRead,
+    ];
 
     /// As `MESSAGEBASE_PLANTED` names it.
     pub const fn name(self) -> &'static str {
@@ -49,7 +54,10 @@ mod switch {
     static PROCESS: LazyLock<Option<Defect>> = LazyLock::new(|| {
         let name = std::env::var("MESSAGEBASE_PLANTED").ok()?;
         let found = Defect::ALL.into_iter().find(|defect| defect.name() == name);
-        assert!(found.is_some(), "MESSAGEBASE_PLANTED={name} names no defect");
+        assert!(
+            found.is_some(),
+            "MESSAGEBASE_PLANTED={name} names no defect"
+        );
         found
     });
 

@@ -47,7 +47,10 @@ impl Default for Presence {
 impl Presence {
     /// Nobody is online.
     pub fn new() -> Self {
-        Presence { state: Mutex::default(), version: watch::Sender::new(0) }
+        Presence {
+            state: Mutex::default(),
+            version: watch::Sender::new(0),
+        }
     }
 
     /// A connection of this user was logged in here.
@@ -63,7 +66,9 @@ impl Presence {
     /// A connection of this user ended here.
     pub fn left(&self, user: u64) {
         let mut state = self.lock();
-        let Some(connections) = state.local.get_mut(&user) else { return };
+        let Some(connections) = state.local.get_mut(&user) else {
+            return;
+        };
         *connections -= 1;
         if *connections == 0 {
             state.local.remove(&user);
@@ -92,11 +97,21 @@ impl Presence {
     }
 
     /// [`Presence::remote`] at a given time.
-    pub fn remote_at(&self, node: u16, version: u64, online: Option<Vec<u64>>, now: Instant) -> bool {
+    pub fn remote_at(
+        &self,
+        node: u16,
+        version: u64,
+        online: Option<Vec<u64>>,
+        now: Instant,
+    ) -> bool {
         let mut state = self.lock();
         match online {
             Some(online) => {
-                let remote = Remote { version, online: online.into_iter().collect(), heard: now };
+                let remote = Remote {
+                    version,
+                    online: online.into_iter().collect(),
+                    heard: now,
+                };
                 state.remote.insert(node, remote);
                 true
             }
@@ -125,7 +140,11 @@ impl Presence {
         let state = self.lock();
         let fresh = |remote: &&Remote| now.saturating_duration_since(remote.heard) < REMOTE_EXPIRY;
         state.local.contains_key(&user)
-            || state.remote.values().filter(fresh).any(|remote| remote.online.contains(&user))
+            || state
+                .remote
+                .values()
+                .filter(fresh)
+                .any(|remote| remote.online.contains(&user))
     }
 
     /// Users with a session on this node.
@@ -149,7 +168,11 @@ mod tests {
         let changed = presence.changed();
         presence.arrived(7);
         presence.arrived(7);
-        assert_eq!(*changed.borrow(), 1, "a second connection changes nothing for the peers");
+        assert_eq!(
+            *changed.borrow(),
+            1,
+            "a second connection changes nothing for the peers"
+        );
         presence.left(7);
         assert!(presence.is_online(7));
         presence.left(7);
@@ -164,7 +187,10 @@ mod tests {
         assert!(presence.remote_at(2, 5, Some(vec![7]), start));
         assert!(presence.is_online_at(7, start + REMOTE_EXPIRY - Duration::from_millis(1)));
         assert!(!presence.is_online_at(7, start + REMOTE_EXPIRY));
-        assert!(presence.remote_at(2, 5, None, start + Duration::from_secs(2)), "a repetition keeps the set alive");
+        assert!(
+            presence.remote_at(2, 5, None, start + Duration::from_secs(2)),
+            "a repetition keeps the set alive"
+        );
         assert!(presence.is_online_at(7, start + Duration::from_secs(4)));
     }
 
@@ -174,7 +200,10 @@ mod tests {
         let now = Instant::now();
         assert!(!presence.remote_at(2, 1, None, now));
         assert!(presence.remote_at(2, 1, Some(vec![7]), now));
-        assert!(!presence.remote_at(2, 2, None, now), "the restarted peer's set is another one");
+        assert!(
+            !presence.remote_at(2, 2, None, now),
+            "the restarted peer's set is another one"
+        );
     }
 
     #[test]

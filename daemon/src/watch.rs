@@ -42,7 +42,11 @@ impl<T> Sender<T> {
     /// With a first value, which counts as seen by those who subscribe now.
     pub fn new(value: T) -> Self {
         let current = RwLock::new(Versioned { value, version: 0 });
-        Sender(Arc::new(Channel { current, changed: Notify::new(), closed: AtomicBool::new(false) }))
+        Sender(Arc::new(Channel {
+            current,
+            changed: Notify::new(),
+            closed: AtomicBool::new(false),
+        }))
     }
 
     /// Replaces the value and returns the one before.
@@ -70,7 +74,10 @@ impl<T> Sender<T> {
     /// Someone who sees all later values.
     pub fn subscribe(&self) -> Receiver<T> {
         let seen = self.0.read().version;
-        Receiver { channel: self.0.clone(), seen }
+        Receiver {
+            channel: self.0.clone(),
+            seen,
+        }
     }
 }
 
@@ -169,10 +176,18 @@ mod tests {
         let sender = Sender::new(0);
         let woken = Arc::new(Mutex::new(Vec::new()));
         let mut receivers: Vec<_> = (0..32).map(|_| sender.subscribe()).collect();
-        let mut waiting: Vec<_> = receivers.iter_mut().map(|r| Box::pin(r.changed())).collect();
+        let mut waiting: Vec<_> = receivers
+            .iter_mut()
+            .map(|r| Box::pin(r.changed()))
+            .collect();
         for (n, waiter) in waiting.iter_mut().enumerate() {
             let waker = Waker::from(Arc::new(Named(n, woken.clone())));
-            assert!(waiter.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            assert!(
+                waiter
+                    .as_mut()
+                    .poll(&mut Context::from_waker(&waker))
+                    .is_pending()
+            );
         }
         sender.send_replace(1);
         assert_eq!(*woken.lock().unwrap(), (0..32).collect::<Vec<_>>());
@@ -184,11 +199,20 @@ mod tests {
         let mut receiver = sender.subscribe();
         sender.send_modify(|n| *n += 1);
         let mut context = Context::from_waker(Waker::noop());
-        assert_eq!(pin!(receiver.changed()).poll(&mut context), Poll::Ready(Ok(())));
-        assert_eq!(pin!(receiver.wait_for(|n| *n == 1)).poll(&mut context), Poll::Ready(Ok(())));
+        assert_eq!(
+            pin!(receiver.changed()).poll(&mut context),
+            Poll::Ready(Ok(()))
+        );
+        assert_eq!(
+            pin!(receiver.wait_for(|n| *n == 1)).poll(&mut context),
+            Poll::Ready(Ok(()))
+        );
         let mut waiting = Box::pin(receiver.changed());
         assert!(waiting.as_mut().poll(&mut context).is_pending());
         drop(sender);
-        assert_eq!(waiting.as_mut().poll(&mut context), Poll::Ready(Err(Closed)));
+        assert_eq!(
+            waiting.as_mut().poll(&mut context),
+            Poll::Ready(Err(Closed))
+        );
     }
 }

@@ -127,12 +127,22 @@ pub struct Failure {
 impl Failure {
     /// A refusal after which nothing was and nothing will be written.
     pub fn not_done(code: Code, message: impl Into<String>) -> Self {
-        Failure { code, message: message.into(), certainty: Certainty::NotDone, retry_after_ms: None }
+        Failure {
+            code,
+            message: message.into(),
+            certainty: Certainty::NotDone,
+            retry_after_ms: None,
+        }
     }
 
     /// A refusal after which the request may have taken effect.
     pub fn unknown(code: Code, message: impl Into<String>) -> Self {
-        Failure { code, message: message.into(), certainty: Certainty::Unknown, retry_after_ms: None }
+        Failure {
+            code,
+            message: message.into(),
+            certainty: Certainty::Unknown,
+            retry_after_ms: None,
+        }
     }
 
     /// Adds when to try again.

@@ -5,8 +5,9 @@ mod reply;
 mod request;
 
 pub use reply::{
-    Ack, Campaign, ClosingReason, DirectoryEntry, Empty, Event, Hello, Inbox, Incoming, LogPosition, LoggedIn,
-    MemberInfo, Message, MessageRecord, Ping, Records, Registered, Reply, ReplyLine, Resumed, Sent, Status, Users,
-    encode_event, encode_failure, encode_ok, parse_incoming,
+    Ack, Campaign, ClosingReason, DirectoryEntry, Empty, Event, Hello, Inbox, Incoming,
+    LogPosition, LoggedIn, MemberInfo, Message, MessageRecord, Ping, Records, Registered, Reply,
+    ReplyLine, Resumed, Sent, Status, Users, encode_event, encode_failure, encode_ok,
+    parse_incoming,
 };
 pub use request::{Consistency, Malformed, Op, Request};

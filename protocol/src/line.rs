@@ -42,10 +42,16 @@ impl LineBuffer {
     }
 
     /// The next line, if a whole one (or a verdict on one) is there.
-    #[allow(clippy::should_implement_trait, reason = "a buffer that refills is not an iterator that ends")]
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "a buffer that refills is not an iterator that ends"
+    )]
     pub fn next(&mut self) -> Option<Line> {
         loop {
-            let found = self.bytes[self.searched..].iter().position(|b| *b == b'\n').map(|at| self.searched + at);
+            let found = self.bytes[self.searched..]
+                .iter()
+                .position(|b| *b == b'\n')
+                .map(|at| self.searched + at);
             if let Some(skipped) = self.skipping {
                 match found {
                     Some(at) => {

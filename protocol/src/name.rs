@@ -3,12 +3,17 @@
 use std::borrow::Cow;
 
 use crate::code::{Code, Failure};
-use crate::limits::{BODY_MAX_BYTES, KEY_MAX_BYTES, NAME_MAX_BYTES, PASSWORD_MAX_BYTES, PASSWORD_MIN_BYTES};
+use crate::limits::{
+    BODY_MAX_BYTES, KEY_MAX_BYTES, NAME_MAX_BYTES, PASSWORD_MAX_BYTES, PASSWORD_MIN_BYTES,
+};
 
 /// Checks a user name: 1–32 of `A-Z a-z 0-9 _ . -`, the first a letter or digit.
 pub fn check_name(name: &str) -> Result<(), Failure> {
     let ok_char = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-');
-    let first_ok = name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
+    let first_ok = name
+        .as_bytes()
+        .first()
+        .is_some_and(u8::is_ascii_alphanumeric);
     if first_ok && name.len() <= NAME_MAX_BYTES && name.bytes().all(ok_char) {
         return Ok(());
     }
@@ -25,7 +30,11 @@ pub fn fold_name(name: &str) -> String {
 
 /// As [`fold_name`], without a copy of a name that has this form already.
 pub fn folded(name: &str) -> Cow<'_, str> {
-    if name.bytes().any(|byte| byte.is_ascii_uppercase()) { fold_name(name).into() } else { name.into() }
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        fold_name(name).into()
+    } else {
+        name.into()
+    }
 }
 
 /// Checks a password's length; called before any hashing.
@@ -33,7 +42,10 @@ pub fn check_password(password: &str) -> Result<(), Failure> {
     if (PASSWORD_MIN_BYTES..=PASSWORD_MAX_BYTES).contains(&password.len()) {
         return Ok(());
     }
-    Err(Failure::not_done(Code::BadPassword, "a password is 8 to 256 bytes long"))
+    Err(Failure::not_done(
+        Code::BadPassword,
+        "a password is 8 to 256 bytes long",
+    ))
 }
 
 /// Checks an idempotency key: 1–64 printable ASCII characters.
@@ -42,16 +54,25 @@ pub fn check_key(key: &str) -> Result<(), Failure> {
     if !key.is_empty() && key.len() <= KEY_MAX_BYTES && printable {
         return Ok(());
     }
-    Err(Failure::not_done(Code::BadRequest, "a key is 1 to 64 printable ASCII characters"))
+    Err(Failure::not_done(
+        Code::BadRequest,
+        "a key is 1 to 64 printable ASCII characters",
+    ))
 }
 
 /// Checks a message body: at most 16,384 bytes, no NUL.
 pub fn check_body(body: &str) -> Result<(), Failure> {
     if body.len() > BODY_MAX_BYTES {
-        return Err(Failure::not_done(Code::TooLarge, "a message is at most 16384 bytes of UTF-8"));
+        return Err(Failure::not_done(
+            Code::TooLarge,
+            "a message is at most 16384 bytes of UTF-8",
+        ));
     }
     if body.contains('\0') {
-        return Err(Failure::not_done(Code::BadRequest, "a message cannot contain a NUL character"));
+        return Err(Failure::not_done(
+            Code::BadRequest,
+            "a message cannot contain a NUL character",
+        ));
     }
     Ok(())
 }

@@ -7,8 +7,8 @@
 mod admin;
 
 pub use admin::{
-    AdminError, AdminErrorKind, AdminOk, AdminReply, AdminRequest, BackupPiece, ChangeRow, MemberRow, NodeReport,
-    SqlRows, UserRow,
+    AdminError, AdminErrorKind, AdminOk, AdminReply, AdminRequest, BackupPiece, ChangeRow,
+    MemberRow, NodeReport, SqlRows, UserRow,
 };
 use serde::{Deserialize, Serialize};
 

@@ -86,12 +86,19 @@ pub fn parse(line: &str) -> Option<Command> {
         _ => {}
     }
     let (verb, rest) = line.split_once('|')?;
-    let pair = || rest.split_once('|').map(|(a, b)| (a.to_owned(), b.to_owned()));
+    let pair = || {
+        rest.split_once('|')
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+    };
     match verb {
         "1" => pair().map(|(user, password)| Command::Register { user, password }),
         "2" => pair().map(|(user, password)| Command::Login { user, password }),
-        "3" => Some(Command::Delete { user: rest.to_owned() }),
-        "5" => Some(Command::Search { pattern: rest.to_owned() }),
+        "3" => Some(Command::Delete {
+            user: rest.to_owned(),
+        }),
+        "5" => Some(Command::Search {
+            pattern: rest.to_owned(),
+        }),
         "d" => pair().map(|(to, body)| Command::Send { to, body }),
         _ => None,
     }
@@ -99,7 +106,11 @@ pub fn parse(line: &str) -> Option<Command> {
 
 /// The glob for a search: a pattern without `*` or `?` is a prefix.
 pub fn search_glob(pattern: &str) -> String {
-    if pattern.contains(['*', '?']) { pattern.to_owned() } else { format!("{pattern}*") }
+    if pattern.contains(['*', '?']) {
+        pattern.to_owned()
+    } else {
+        format!("{pattern}*")
+    }
 }
 
 /// `ERR code message`, its `\n` included.
@@ -109,7 +120,12 @@ pub fn encode_failure(failure: &Failure) -> String {
 
 /// `MSG FROM TIME BODY`, its `\n` included.
 pub fn encode_message(message: &Message) -> String {
-    format!("MSG {} {} {}\n", message.from, iso8601(message.sent_at), escape(&message.body))
+    format!(
+        "MSG {} {} {}\n",
+        message.from,
+        iso8601(message.sent_at),
+        escape(&message.body)
+    )
 }
 
 /// `NAME online` or `NAME offline`, its `\n` included.

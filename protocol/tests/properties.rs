@@ -3,14 +3,14 @@
 
 use messagebase_protocol::code::{Certainty, Code, Failure};
 use messagebase_protocol::json::{
-    ClosingReason, Consistency, DirectoryEntry, Event, Inbox, Incoming, Message, MessageRecord, Op, Records, Request,
-    Sent, Users, encode_event, encode_failure, encode_ok, parse_incoming,
+    ClosingReason, Consistency, DirectoryEntry, Event, Inbox, Incoming, Message, MessageRecord, Op,
+    Records, Request, Sent, Users, encode_event, encode_failure, encode_ok, parse_incoming,
 };
 use messagebase_protocol::limits::{LINE_ABANDON_BYTES, LINE_MAX_BYTES, REQUEST_ID_END};
 use messagebase_protocol::line::{Line, LineBuffer};
 use messagebase_protocol::peer::{
-    AdminError, AdminErrorKind, AdminOk, AdminRequest, Answer, Boot, Call, ChangeRow, Dialer, HelloReply, MemberRow,
-    PeerHello, PeerReply, PeerRequest, ProbeReply, Purpose, SqlRows,
+    AdminError, AdminErrorKind, AdminOk, AdminRequest, Answer, Boot, Call, ChangeRow, Dialer,
+    HelloReply, MemberRow, PeerHello, PeerReply, PeerRequest, ProbeReply, Purpose, SqlRows,
 };
 use messagebase_protocol::pipe;
 use proptest::collection::vec;
@@ -42,7 +42,10 @@ fn cut(bytes: &[u8], sizes: &[usize]) -> (Vec<Line>, Vec<u8>) {
 
 /// Bytes in which newlines and carriage returns are as frequent as in real traffic.
 fn traffic() -> impl Strategy<Value = Vec<u8>> {
-    vec(prop_oneof![3 => any::<u8>(), 1 => Just(b'\n'), 1 => Just(b'\r')], 0..600)
+    vec(
+        prop_oneof![3 => any::<u8>(), 1 => Just(b'\n'), 1 => Just(b'\r')],
+        0..600,
+    )
 }
 
 proptest! {
@@ -96,7 +99,10 @@ proptest! {
 fn the_longest_line_is_whole_and_one_byte_more_is_not() {
     let mut longest = vec![b'x'; LINE_MAX_BYTES - 1];
     longest.push(b'\n');
-    assert_eq!(cut(&longest, &[4096]).0, [Line::Whole(vec![b'x'; LINE_MAX_BYTES - 1])]);
+    assert_eq!(
+        cut(&longest, &[4096]).0,
+        [Line::Whole(vec![b'x'; LINE_MAX_BYTES - 1])]
+    );
     longest.insert(0, b'x');
     assert_eq!(cut(&longest, &[4096]).0, [Line::TooLong]);
     assert_eq!(cut(&longest, &[usize::MAX]).0, [Line::TooLong]);
@@ -116,24 +122,62 @@ fn op() -> impl Strategy<Value = Op> {
         Just(Op::Status {}),
         Just(Op::Campaign {}),
         Just(Op::Ping {}),
-        (text(), text(), text()).prop_map(|(user, password, key)| Op::Register { user, password, key }),
+        (text(), text(), text()).prop_map(|(user, password, key)| Op::Register {
+            user,
+            password,
+            key
+        }),
         (text(), text()).prop_map(|(user, password)| Op::Login { user, password }),
         (text(), consistency()).prop_map(|(token, consistency)| Op::Resume { token, consistency }),
         (text(), text(), text()).prop_map(|(old, new, key)| Op::Password { old, new, key }),
-        (text(), text(), option::of(text())).prop_map(|(password, key, user)| Op::Delete { password, key, user }),
-        (option::of(text()), option::of(text()), option::of(any::<u32>()), consistency())
-            .prop_map(|(pattern, after, limit, consistency)| Op::Users { pattern, after, limit, consistency }),
-        (text(), text(), text()).prop_map(|(to, body, key)| Op::Send { to, body, key }),
-        (option::of(any::<u64>()), option::of(any::<u32>()), consistency())
-            .prop_map(|(after, limit, consistency)| Op::Inbox { after, limit, consistency }),
-        (any::<u64>(), option::of(any::<u32>()), consistency()).prop_map(|(after, limit, consistency)| Op::Sync {
-            after,
-            limit,
-            consistency
+        (text(), text(), option::of(text())).prop_map(|(password, key, user)| Op::Delete {
+            password,
+            key,
+            user
         }),
+        (
+            option::of(text()),
+            option::of(text()),
+            option::of(any::<u32>()),
+            consistency()
+        )
+            .prop_map(|(pattern, after, limit, consistency)| Op::Users {
+                pattern,
+                after,
+                limit,
+                consistency
+            }),
+        (text(), text(), text()).prop_map(|(to, body, key)| Op::Send { to, body, key }),
+        (
+            option::of(any::<u64>()),
+            option::of(any::<u32>()),
+            consistency()
+        )
+            .prop_map(|(after, limit, consistency)| Op::Inbox {
+                after,
+                limit,
+                consistency
+            }),
+        (any::<u64>(), option::of(any::<u32>()), consistency()).prop_map(
+            |(after, limit, consistency)| Op::Sync {
+                after,
+                limit,
+                consistency
+            }
+        ),
         any::<u64>().prop_map(|through| Op::Ack { through }),
-        (text(), option::of(any::<u64>()), option::of(any::<u32>()), consistency())
-            .prop_map(|(with, before, limit, consistency)| Op::History { with, before, limit, consistency }),
+        (
+            text(),
+            option::of(any::<u64>()),
+            option::of(any::<u32>()),
+            consistency()
+        )
+            .prop_map(|(with, before, limit, consistency)| Op::History {
+                with,
+                before,
+                limit,
+                consistency
+            }),
     ]
 }
 
@@ -187,9 +231,21 @@ proptest! {
 
 #[test]
 fn ids_that_not_every_json_implementation_holds_are_refused() {
-    for id in ["-1", "9007199254740992", "1.5", "\"7\"", "null", "1e3", "18446744073709551616"] {
+    for id in [
+        "-1",
+        "9007199254740992",
+        "1.5",
+        "\"7\"",
+        "null",
+        "1e3",
+        "18446744073709551616",
+    ] {
         let refused = Request::parse(&format!("{{\"id\":{id},\"op\":\"ping\"}}")).expect_err(id);
-        assert_eq!((refused.id, refused.failure.code), (None, Code::BadRequest), "{id}");
+        assert_eq!(
+            (refused.id, refused.failure.code),
+            (None, Code::BadRequest),
+            "{id}"
+        );
         assert_eq!(refused.failure.certainty, Certainty::NotDone);
     }
     assert!(Request::parse("{\"id\":9007199254740991,\"op\":\"ping\"}").is_ok());
@@ -198,8 +254,20 @@ fn ids_that_not_every_json_implementation_holds_are_refused() {
 // ---- JSON replies and events ----
 
 fn message() -> impl Strategy<Value = Message> {
-    (any::<u64>(), any::<String>(), any::<String>(), any::<String>(), any::<u64>())
-        .prop_map(|(id, from, to, body, sent_at)| Message { id, from, to, body, sent_at })
+    (
+        any::<u64>(),
+        any::<String>(),
+        any::<String>(),
+        any::<String>(),
+        any::<u64>(),
+    )
+        .prop_map(|(id, from, to, body, sent_at)| Message {
+            id,
+            from,
+            to,
+            body,
+            sent_at,
+        })
 }
 
 fn record() -> impl Strategy<Value = MessageRecord> {
@@ -227,14 +295,22 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 fn failure() -> impl Strategy<Value = Failure> {
-    (prop::sample::select(Code::ALL.to_vec()), any::<String>(), any::<bool>(), option::of(any::<u64>())).prop_map(
-        |(code, message, known, retry_after_ms)| Failure {
+    (
+        prop::sample::select(Code::ALL.to_vec()),
+        any::<String>(),
+        any::<bool>(),
+        option::of(any::<u64>()),
+    )
+        .prop_map(|(code, message, known, retry_after_ms)| Failure {
             code,
             message,
-            certainty: if known { Certainty::NotDone } else { Certainty::Unknown },
+            certainty: if known {
+                Certainty::NotDone
+            } else {
+                Certainty::Unknown
+            },
             retry_after_ms,
-        },
-    )
+        })
 }
 
 /// The reply in `line`, or `None` if it is an event or unreadable.
@@ -256,8 +332,14 @@ where
     let reply = reply.as_ref();
     prop_assert_eq!(reply.and_then(|r| r.id), Some(id));
     prop_assert!(reply.is_some_and(|r| r.error.is_none()));
-    let raw = reply.and_then(|r| r.ok.as_ref()).map(|raw| raw.get().to_owned()).unwrap_or_default();
-    prop_assert_eq!(&serde_json::from_str::<T>(&raw).map_err(|e| TestCaseError::fail(e.to_string()))?, ok);
+    let raw = reply
+        .and_then(|r| r.ok.as_ref())
+        .map(|raw| raw.get().to_owned())
+        .unwrap_or_default();
+    prop_assert_eq!(
+        &serde_json::from_str::<T>(&raw).map_err(|e| TestCaseError::fail(e.to_string()))?,
+        ok
+    );
     Ok(())
 }
 
@@ -389,14 +471,15 @@ fn admin_request() -> impl Strategy<Value = AdminRequest> {
         Just(AdminRequest::Report),
         Just(AdminRequest::Kill),
         any::<u16>().prop_map(|to| AdminRequest::Transfer { to }),
-        (any::<u16>(), text(), text()).prop_map(|(node, client, peer)| AdminRequest::MemberAdd { node, client, peer }),
+        (any::<u16>(), text(), text()).prop_map(|(node, client, peer)| AdminRequest::MemberAdd {
+            node,
+            client,
+            peer
+        }),
         (text(), text()).prop_map(|(name, password)| AdminRequest::UserAdd { name, password }),
         text().prop_map(|text| AdminRequest::Sql { text }),
-        (any::<u64>(), any::<u32>(), any::<bool>()).prop_map(|(from, limit, wait)| AdminRequest::Changes {
-            from,
-            limit,
-            wait
-        }),
+        (any::<u64>(), any::<u32>(), any::<bool>())
+            .prop_map(|(from, limit, wait)| AdminRequest::Changes { from, limit, wait }),
         option::of(any::<u64>()).prop_map(|at| AdminRequest::Digest { at }),
     ]
 }
@@ -407,34 +490,71 @@ fn peer_request() -> impl Strategy<Value = PeerRequest> {
         (any::<u64>(), option::of(vec(any::<u64>(), 0..20)))
             .prop_map(|(version, online)| PeerRequest::Presence { version, online }),
         Just(PeerRequest::Probe),
-        (any::<String>(), vec(any::<u16>(), 0..9))
-            .prop_map(|(cluster_id, founders)| PeerRequest::Form { cluster_id, founders }),
-        (any::<String>(), any::<u64>()).prop_map(|(cluster_id, raft_id)| PeerRequest::Adopt { cluster_id, raft_id }),
+        (any::<String>(), vec(any::<u16>(), 0..9)).prop_map(|(cluster_id, founders)| {
+            PeerRequest::Form {
+                cluster_id,
+                founders,
+            }
+        }),
+        (any::<String>(), any::<u64>()).prop_map(|(cluster_id, raft_id)| PeerRequest::Adopt {
+            cluster_id,
+            raft_id
+        }),
         admin_request().prop_map(PeerRequest::Admin),
     ]
 }
 
 fn admin_reply() -> impl Strategy<Value = Result<AdminOk, AdminError>> {
-    let member = (any::<u16>(), any::<u64>(), any::<String>(), any::<String>(), any::<bool>())
-        .prop_map(|(node, generation, client, peer, voter)| MemberRow { node, generation, client, peer, voter });
-    let change = (any::<u64>(), any::<u64>(), any::<u16>(), any::<String>())
-        .prop_map(|(log_index, term, leader, change)| ChangeRow { log_index, term, leader, change });
-    let rows = (vec(any::<String>(), 0..3), vec(vec(option::of(any::<String>()), 0..3), 0..3), any::<bool>())
-        .prop_map(|(columns, rows, more)| SqlRows { columns, rows, more });
+    let member = (
+        any::<u16>(),
+        any::<u64>(),
+        any::<String>(),
+        any::<String>(),
+        any::<bool>(),
+    )
+        .prop_map(|(node, generation, client, peer, voter)| MemberRow {
+            node,
+            generation,
+            client,
+            peer,
+            voter,
+        });
+    let change = (any::<u64>(), any::<u64>(), any::<u16>(), any::<String>()).prop_map(
+        |(log_index, term, leader, change)| ChangeRow {
+            log_index,
+            term,
+            leader,
+            change,
+        },
+    );
+    let rows = (
+        vec(any::<String>(), 0..3),
+        vec(vec(option::of(any::<String>()), 0..3), 0..3),
+        any::<bool>(),
+    )
+        .prop_map(|(columns, rows, more)| SqlRows {
+            columns,
+            rows,
+            more,
+        });
     prop_oneof![
         Just(Ok(AdminOk::Done)),
         vec(member, 0..5).prop_map(|members| Ok(AdminOk::Members(members))),
         vec(change, 0..5).prop_map(|changes| Ok(AdminOk::Changes(changes))),
         rows.prop_map(|rows| Ok(AdminOk::Rows(rows))),
-        (any::<String>(), any::<String>(), option::of(any::<String>()), option::of(any::<u16>())).prop_map(
-            |(code, message, hint, leader)| Err(AdminError {
+        (
+            any::<String>(),
+            any::<String>(),
+            option::of(any::<String>()),
+            option::of(any::<u16>())
+        )
+            .prop_map(|(code, message, hint, leader)| Err(AdminError {
                 kind: AdminErrorKind::NotLeader,
                 code,
                 message,
                 hint,
                 leader
-            })
-        ),
+            })),
     ]
 }
 
@@ -444,15 +564,22 @@ fn peer_reply() -> impl Strategy<Value = PeerReply> {
         Just(PeerReply::Done),
         any::<String>().prop_map(PeerReply::Failed),
         admin_reply().prop_map(PeerReply::Admin),
-        (any::<u16>(), option::of(any::<String>()), any::<u64>(), any::<bool>(), vec(any::<u16>(), 0..9)).prop_map(
-            |(node, cluster_id, raft_id, has_log, configured)| PeerReply::Probe(ProbeReply {
-                node,
-                cluster_id,
-                raft_id,
-                has_log,
-                configured
-            })
-        ),
+        (
+            any::<u16>(),
+            option::of(any::<String>()),
+            any::<u64>(),
+            any::<bool>(),
+            vec(any::<u16>(), 0..9)
+        )
+            .prop_map(
+                |(node, cluster_id, raft_id, has_log, configured)| PeerReply::Probe(ProbeReply {
+                    node,
+                    cluster_id,
+                    raft_id,
+                    has_log,
+                    configured
+                })
+            ),
     ]
 }
 

@@ -87,11 +87,15 @@ impl Checks {
 
     /// The node's vote is on its disk.
     pub fn voted(&mut self, id: u64, json: &str) {
-        let Some(vote) = self.read_vote(id, json) else { return };
+        let Some(vote) = self.read_vote(id, json) else {
+            return;
+        };
         let node = self.node(id);
         let before = std::mem::replace(&mut node.vote, vote);
         if vote < before {
-            self.violated(format!("node {id:#x}: its stored vote went back from {before:?} to {vote:?}"));
+            self.violated(format!(
+                "node {id:#x}: its stored vote went back from {before:?} to {vote:?}"
+            ));
         }
     }
 
@@ -99,7 +103,9 @@ impl Checks {
         match serde_json::from_str::<StoredVote>(json) {
             Ok(vote) => Some((vote.term, vote.leader, vote.committed)),
             Err(error) => {
-                self.violated(format!("node {id:#x}: its stored vote can't be read: {error}"));
+                self.violated(format!(
+                    "node {id:#x}: its stored vote can't be read: {error}"
+                ));
                 None
             }
         }
@@ -107,7 +113,9 @@ impl Checks {
 
     /// Entries are on the node's disk.
     pub fn appended(&mut self, id: u64, rows: &[LogRow]) {
-        let Some(first) = rows.first().map(|row| row.id.index) else { return };
+        let Some(first) = rows.first().map(|row| row.id.index) else {
+            return;
+        };
         self.cut(id, first);
         let shadow = self.node(id);
         let before = match first.checked_sub(1) {
@@ -119,14 +127,19 @@ impl Checks {
             }
         };
         let Some(mut chain) = before else {
-            self.violated(format!("node {id:#x}: its log has a hole before entry {first}"));
+            self.violated(format!(
+                "node {id:#x}: its log has a hole before entry {first}"
+            ));
             return;
         };
         for row in rows {
             chain = chained(chain, row);
             let known = *self.chains.entry(row.id).or_insert(chain);
             if known != chain {
-                self.violated(format!("node {id:#x}: what is up to {:?} differs from another node's", row.id));
+                self.violated(format!(
+                    "node {id:#x}: what is up to {:?} differs from another node's",
+                    row.id
+                ));
             }
             self.node(id).log.insert(row.id.index, (row.id, chain));
         }
@@ -140,7 +153,11 @@ impl Checks {
     fn cut(&mut self, id: u64, from: u64) {
         let cut = self.node(id).log.split_off(&from);
         for (index, (entry, _)) in cut {
-            if self.committed.get(&index).is_some_and(|(committed, _)| *committed == entry) {
+            if self
+                .committed
+                .get(&index)
+                .is_some_and(|(committed, _)| *committed == entry)
+            {
                 self.violated(format!("node {id:#x}: cut the committed entry {entry:?}"));
             }
         }
@@ -157,11 +174,18 @@ impl Checks {
     pub fn installed(&mut self, id: u64, last: LogId) {
         self.committed_at(id, last);
         let node = self.node(id);
-        if node.applied.is_some_and(|applied| applied.index >= last.index) {
+        if node
+            .applied
+            .is_some_and(|applied| applied.index >= last.index)
+        {
             return;
         }
         node.applied = Some(last);
-        if node.log.get(&last.index).is_none_or(|(entry, _)| *entry != last) {
+        if node
+            .log
+            .get(&last.index)
+            .is_none_or(|(entry, _)| *entry != last)
+        {
             self.cut(id, last.index + 1);
         }
         self.purged(id, last);
@@ -180,15 +204,24 @@ impl Checks {
         let (before, clock_before) = (node.applied, node.clock);
         (node.applied, node.clock) = (applied, clock);
         if applied.map(|a| a.index) < before.map(|a| a.index) {
-            self.violated(format!("node {id:#x}: applied went back from {before:?} to {applied:?}"));
+            self.violated(format!(
+                "node {id:#x}: applied went back from {before:?} to {applied:?}"
+            ));
         }
         if clock < clock_before {
-            self.violated(format!("node {id:#x}: its clock went back from {clock_before} to {clock}"));
+            self.violated(format!(
+                "node {id:#x}: its clock went back from {clock_before} to {clock}"
+            ));
         }
         if let Some(applied) = applied
-            && self.committed.get(&applied.index).is_none_or(|(entry, _)| *entry != applied)
+            && self
+                .committed
+                .get(&applied.index)
+                .is_none_or(|(entry, _)| *entry != applied)
         {
-            self.violated(format!("node {id:#x}: applied {applied:?}, which is not committed"));
+            self.violated(format!(
+                "node {id:#x}: applied {applied:?}, which is not committed"
+            ));
         }
     }
 
@@ -196,13 +229,17 @@ impl Checks {
     pub fn digested(&mut self, id: u64, index: u64, digest: String) {
         let known = self.digests.entry(index).or_insert_with(|| digest.clone());
         if *known != digest {
-            let message = format!("node {id:#x}: its rows at {index} differ from another node's: {digest} and {known}");
+            let message = format!(
+                "node {id:#x}: its rows at {index} differ from another node's: {digest} and {known}"
+            );
             self.violated(message);
         }
     }
 
     fn committed_at(&mut self, id: u64, entry: LogId) {
-        let under = self.node(id).glance.map_or((u64::MAX, u64::MAX), |glance| (glance.term, glance.vote_for));
+        let under = self.node(id).glance.map_or((u64::MAX, u64::MAX), |glance| {
+            (glance.term, glance.vote_for)
+        });
         let (known, first_under) = self.committed.entry(entry.index).or_insert((entry, under));
         *first_under = (*first_under).min(under);
         if *known != entry {
@@ -218,7 +255,9 @@ impl Checks {
             return None;
         }
         if glance.applied.map(|a| a.index) > glance.committed.map(|c| c.index) {
-            self.violated(format!("node {id:#x}: applied more than is committed: {glance:?}"));
+            self.violated(format!(
+                "node {id:#x}: applied more than is committed: {glance:?}"
+            ));
         }
         if let Some(committed) = glance.committed {
             self.committed_at(id, committed);
@@ -228,26 +267,47 @@ impl Checks {
         }
         let leader = (glance.term, glance.vote_for);
         if glance.vote_for != id {
-            self.violated(format!("node {id:#x}: leads under another's vote {leader:?}"));
+            self.violated(format!(
+                "node {id:#x}: leads under another's vote {leader:?}"
+            ));
         }
         if let Some(other) = self.leaders.insert(leader, life) {
             if other != life {
-                self.violated(format!("node {id:#x}: leads under {leader:?} in a second life"));
+                self.violated(format!(
+                    "node {id:#x}: leads under {leader:?} in a second life"
+                ));
             }
             return None;
         }
-        self.committed.values().rev().find(|(_, under)| *under < leader).map(|(entry, _)| *entry)
+        self.committed
+            .values()
+            .rev()
+            .find(|(_, under)| *under < leader)
+            .map(|(entry, _)| *entry)
     }
 
     /// A node comes back: what was durable must be there. `rows` is its whole log.
     pub fn reopened(&mut self, id: u64, state: &RaftState, rows: &[LogRow]) {
-        let vote = state.vote.as_deref().and_then(|json| self.read_vote(id, json)).unwrap_or_default();
-        let Shadow { vote: promised, applied, .. } = *self.node(id);
+        let vote = state
+            .vote
+            .as_deref()
+            .and_then(|json| self.read_vote(id, json))
+            .unwrap_or_default();
+        let Shadow {
+            vote: promised,
+            applied,
+            ..
+        } = *self.node(id);
         if vote < promised {
-            self.violated(format!("node {id:#x}: forgot its vote {promised:?} in a crash, it has {vote:?}"));
+            self.violated(format!(
+                "node {id:#x}: forgot its vote {promised:?} in a crash, it has {vote:?}"
+            ));
         }
         if state.applied.map(|a| a.index) < applied.map(|a| a.index) {
-            self.violated(format!("node {id:#x}: applied {applied:?} before a crash, {:?} after it", state.applied));
+            self.violated(format!(
+                "node {id:#x}: applied {applied:?} before a crash, {:?} after it",
+                state.applied
+            ));
         }
         let file: BTreeMap<u64, &LogRow> = rows.iter().map(|row| (row.id.index, row)).collect();
         let begin = state.purged.map_or(0, |purged| purged.index + 1);
@@ -255,7 +315,9 @@ impl Checks {
         for (index, (entry, _)) in log.iter().filter(|(index, _)| **index >= begin) {
             if file.get(index).is_none_or(|row| row.id != *entry) {
                 let found = file.get(index).map(|row| row.id);
-                self.violated(format!("node {id:#x}: lost {entry:?} in a crash, which was durable; there: {found:?}"));
+                self.violated(format!(
+                    "node {id:#x}: lost {entry:?} in a crash, which was durable; there: {found:?}"
+                ));
                 break;
             }
         }
@@ -294,15 +356,29 @@ mod tests {
     const B: u64 = 0x10002;
 
     fn id(term: u64, index: u64) -> LogId {
-        LogId { term, leader: A, index }
+        LogId {
+            term,
+            leader: A,
+            index,
+        }
     }
 
     fn row(term: u64, index: u64, what: &str) -> LogRow {
-        LogRow { id: id(term, index), payload: LogPayload::Membership(Arc::from(what)) }
+        LogRow {
+            id: id(term, index),
+            payload: LogPayload::Membership(Arc::from(what)),
+        }
     }
 
     fn glance(term: u64, leads: bool, committed: Option<LogId>, applied: Option<LogId>) -> Glance {
-        Glance { term, vote_for: A, vote_committed: true, leads, committed, applied }
+        Glance {
+            term,
+            vote_for: A,
+            vote_committed: true,
+            leads,
+            committed,
+            applied,
+        }
     }
 
     fn broken(checks: &Checks) -> &str {
@@ -315,7 +391,11 @@ mod tests {
         for node in [A, B] {
             checks.voted(node, r#"{"term":1,"leader":65537,"committed":true}"#);
             checks.appended(node, &[row(1, 0, "x"), row(1, 1, "y")]);
-            checks.glanced(node, 1, glance(1, node == A, Some(id(1, 1)), Some(id(1, 0))));
+            checks.glanced(
+                node,
+                1,
+                glance(1, node == A, Some(id(1, 1)), Some(id(1, 0))),
+            );
             checks.applying(node, &[id(1, 0), id(1, 1)]);
             checks.applied(node, Some(id(1, 1)), 5);
             checks.digested(node, 1, "same".into());
@@ -368,7 +448,12 @@ mod tests {
         let mut checks = Checks::default();
         checks.glanced(A, 1, glance(1, true, None, None));
         checks.glanced(A, 2, glance(1, true, None, Some(id(1, 0))));
-        assert!(checks.violations().iter().any(|broken| broken.contains("second life")));
+        assert!(
+            checks
+                .violations()
+                .iter()
+                .any(|broken| broken.contains("second life"))
+        );
 
         let mut checks = Checks::default();
         checks.glanced(B, 1, glance(1, true, None, None));
@@ -393,7 +478,10 @@ mod tests {
     fn a_new_leader_is_asked_for_what_was_committed_before() {
         let mut checks = Checks::default();
         checks.glanced(B, 1, glance(1, false, Some(id(1, 3)), None));
-        assert_eq!(checks.glanced(A, 2, glance(2, true, None, None)), Some(id(1, 3)));
+        assert_eq!(
+            checks.glanced(A, 2, glance(2, true, None, None)),
+            Some(id(1, 3))
+        );
         // Of what a later leader committed it need not know.
         let mut checks = Checks::default();
         checks.glanced(B, 1, glance(3, false, Some(id(1, 3)), None));

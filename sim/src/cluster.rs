@@ -9,7 +9,9 @@ use std::time::Duration;
 use messagebase_daemon::change::Settings;
 use messagebase_daemon::raft::{Node, ReplicaConfig, node_of, raft_id};
 use messagebase_daemon::state::effect::Effect;
-use messagebase_daemon::store::{EffectSink, Identity, Job, Store, StoreError, StoreOptions, TableDigest, digest};
+use messagebase_daemon::store::{
+    EffectSink, Identity, Job, Store, StoreError, StoreOptions, TableDigest, digest,
+};
 use openraft_rt::{AsyncRuntime, Instant};
 use openraft_rt_sim::{SimInstant, SimRuntime};
 use tempfile::TempDir;
@@ -70,7 +72,10 @@ struct End {
 impl SimNode {
     /// Digest of every replicated table.
     pub fn digest(&self) -> Vec<TableDigest> {
-        self.store.readers().with(digest).expect("the file is readable")
+        self.store
+            .readers()
+            .with(digest)
+            .expect("the file is readable")
     }
 
     /// Its Raft id.
@@ -125,10 +130,17 @@ impl Cluster {
         for node in 1..=count {
             cluster.start_blank(raft_id(1, node)).await;
         }
-        let members: BTreeMap<u64, Node> = (1..=count).map(|node| (raft_id(1, node), member(node))).collect();
+        let members: BTreeMap<u64, Node> = (1..=count)
+            .map(|node| (raft_id(1, node), member(node)))
+            .collect();
         let first = cluster.nodes[&1].replica.clone();
-        let formed = cluster.nodes[&1].life.run(async move { first.initialize(members).await });
-        formed.await.expect("nothing ends the node").expect("a blank node forms the cluster");
+        let formed = cluster.nodes[&1]
+            .life
+            .run(async move { first.initialize(members).await });
+        formed
+            .await
+            .expect("nothing ends the node")
+            .expect("a blank node forms the cluster");
         cluster
     }
 
@@ -140,16 +152,25 @@ impl Cluster {
 
     /// Starts a node again from its files. False if its life ended before it was up; then it is down again.
     pub async fn restart(&mut self, node: u16) -> bool {
-        let Some(Down { raft_id, dir }) = self.down.remove(&node) else { return false };
+        let Some(Down { raft_id, dir }) = self.down.remove(&node) else {
+            return false;
+        };
         self.begin(raft_id, dir).await
     }
 
     async fn begin(&mut self, raft_id: u64, dir: PathBuf) -> bool {
         let node = node_of(raft_id);
         let number = self.lives.fetch_add(1, Ordering::SeqCst);
-        self.net.world.event(format_args!("start {raft_id:#x} life {number}"));
+        self.net
+            .world
+            .event(format_args!("start {raft_id:#x} life {number}"));
         let heritage = self.new_dir(node);
-        let end = End { dir, heritage, host: AtomicBool::new(false), disk: AtomicBool::new(false) };
+        let end = End {
+            dir,
+            heritage,
+            host: AtomicBool::new(false),
+            disk: AtomicBool::new(false),
+        };
         let end = Arc::new(end);
         let start = Start {
             net: self.net.clone(),
@@ -166,12 +187,28 @@ impl Cluster {
         let started = life.run(start.run(life.clone())).await;
         match started {
             Some((replica, store)) => {
-                self.nodes.insert(node, SimNode { replica, store, life, mood, raft_id, end });
+                self.nodes.insert(
+                    node,
+                    SimNode {
+                        replica,
+                        store,
+                        life,
+                        mood,
+                        raft_id,
+                        end,
+                    },
+                );
                 true
             }
             None => {
                 life.kill();
-                self.down.insert(node, Down { raft_id, dir: end.heritage.clone() });
+                self.down.insert(
+                    node,
+                    Down {
+                        raft_id,
+                        dir: end.heritage.clone(),
+                    },
+                );
                 false
             }
         }
@@ -201,12 +238,23 @@ impl Cluster {
 
     /// Those whose life ended count as down from now on. Returns who they were.
     pub fn bury(&mut self) -> Vec<u16> {
-        let ended: Vec<u16> = self.nodes.iter().filter(|(_, sim)| !sim.life.lives()).map(|(node, _)| *node).collect();
+        let ended: Vec<u16> = self
+            .nodes
+            .iter()
+            .filter(|(_, sim)| !sim.life.lives())
+            .map(|(node, _)| *node)
+            .collect();
         for node in &ended {
             if let Some(SimNode { raft_id, end, .. }) = self.nodes.remove(node)
                 && !end.disk.load(Ordering::SeqCst)
             {
-                self.down.insert(*node, Down { raft_id, dir: end.heritage.clone() });
+                self.down.insert(
+                    *node,
+                    Down {
+                        raft_id,
+                        dir: end.heritage.clone(),
+                    },
+                );
             }
         }
         ended
@@ -228,7 +276,9 @@ impl Cluster {
             (None, None) => return,
         };
         self.kill(node, false);
-        self.net.world.event(format_args!("lost {raft_id:#x} with its disk"));
+        self.net
+            .world
+            .event(format_args!("lost {raft_id:#x} with its disk"));
         self.net.world.checks().lost(raft_id);
     }
 
@@ -258,22 +308,35 @@ impl Cluster {
 
     /// Parts `node` from all others.
     pub fn isolate(&self, node: u16) {
-        self.net.cut(node, self.nodes.keys().copied().filter(|other| *other != node));
+        self.net.cut(
+            node,
+            self.nodes.keys().copied().filter(|other| *other != node),
+        );
     }
 
     /// The leader on which all of `among` agree, one that says so itself.
     pub fn leader_among(&self, among: &[u16]) -> Option<u16> {
-        let views: Vec<_> = among.iter().map(|node| self.replica(*node).view()).collect();
+        let views: Vec<_> = among
+            .iter()
+            .map(|node| self.replica(*node).view())
+            .collect();
         let leader = views.first()?.leader?;
-        let agreed = views.iter().all(|view| view.leader == Some(leader) && view.term == views[0].term);
-        (agreed && among.contains(&leader) && self.replica(leader).view().role == "leader").then_some(leader)
+        let agreed = views
+            .iter()
+            .all(|view| view.leader == Some(leader) && view.term == views[0].term);
+        (agreed && among.contains(&leader) && self.replica(leader).view().role == "leader")
+            .then_some(leader)
     }
 
     /// Who leads, as the node with the greatest term says.
     pub fn leader(&self) -> Option<u16> {
         let alive = self.nodes.iter().filter(|(_, sim)| sim.life.lives());
-        let leading = alive.map(|(node, sim)| (sim.replica.glance(), *node)).filter(|(glance, _)| glance.leads);
-        leading.max_by_key(|(glance, node)| (glance.term, *node)).map(|(_, node)| node)
+        let leading = alive
+            .map(|(node, sim)| (sim.replica.glance(), *node))
+            .filter(|(glance, _)| glance.leads);
+        leading
+            .max_by_key(|(glance, node)| (glance.term, *node))
+            .map(|(_, node)| node)
     }
 
     /// Waits in virtual time until `condition` gives something.
@@ -295,8 +358,15 @@ impl Cluster {
                 return Ok(value);
             }
             if SimInstant::now() >= deadline {
-                let views: Vec<_> = self.nodes.iter().map(|(n, node)| (n, node.replica.view())).collect();
-                return Err(format!("waited in vain for {reason}; down: {:?}; {views:#?}", self.down));
+                let views: Vec<_> = self
+                    .nodes
+                    .iter()
+                    .map(|(n, node)| (n, node.replica.view()))
+                    .collect();
+                return Err(format!(
+                    "waited in vain for {reason}; down: {:?}; {views:#?}",
+                    self.down
+                ));
             }
             SimRuntime::sleep(LOOK_EVERY).await;
         }
@@ -320,14 +390,24 @@ impl Cluster {
 
 fn member(node: u16) -> Node {
     let address = format!("node-{node}");
-    Node { node, client: address.clone(), peer: address, promote: false }
+    Node {
+        node,
+        client: address.clone(),
+        peer: address,
+        promote: false,
+    }
 }
 
 /// In memory where the system has such a place: the simulated disk's time is virtual.
 fn temporary() -> TempDir {
     let memory = Path::new("/dev/shm");
-    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-    made.or_else(|_| tempfile::tempdir()).expect("a temporary directory")
+    let made = if memory.is_dir() {
+        tempfile::tempdir_in(memory)
+    } else {
+        tempfile::tempdir()
+    };
+    made.or_else(|_| tempfile::tempdir())
+        .expect("a temporary directory")
 }
 
 fn new_life(net: &Net, raft_id: u64, end: Arc<End>) -> Arc<Life> {
@@ -339,7 +419,9 @@ fn new_life(net: &Net, raft_id: u64, end: Arc<End>) -> Arc<Life> {
             if !end.disk.load(Ordering::SeqCst)
                 && let Err(error) = disk::copy_dir(&end.dir, &end.heritage)
             {
-                at_end.world.violated(format!("the simulation failed to keep the files of {raft_id:#x}: {error}"));
+                at_end.world.violated(format!(
+                    "the simulation failed to keep the files of {raft_id:#x}: {error}"
+                ));
             }
             if end.host.load(Ordering::SeqCst) {
                 at_end.fall_silent(raft_id);
@@ -347,7 +429,9 @@ fn new_life(net: &Net, raft_id: u64, end: Arc<End>) -> Arc<Life> {
                 at_end.leave(raft_id);
             }
         }),
-        Box::new(move |message| at_panic.violated(format!("node {raft_id:#x}: a task panicked: {message}"))),
+        Box::new(move |message| {
+            at_panic.violated(format!("node {raft_id:#x}: a task panicked: {message}"))
+        }),
     )
 }
 
@@ -365,7 +449,16 @@ struct Start {
 
 impl Start {
     async fn run(self, life: Arc<Life>) -> (SimReplica, Store) {
-        let Start { net, raft_id: id, number, dir, change_log_bytes, skew_ms, chance, mood } = self;
+        let Start {
+            net,
+            raft_id: id,
+            number,
+            dir,
+            change_log_bytes,
+            skew_ms,
+            chance,
+            mood,
+        } = self;
         let world = net.world.clone();
         let options = StoreOptions {
             dir,
@@ -377,39 +470,83 @@ impl Start {
         };
         let (store, writer) = Store::open(options).expect("its own store opens");
         disk::reopened(&world, id, &store).expect("its own store can be read");
-        NodeRuntime::spawn(disk::write(world.clone(), id, store.readers().clone(), writer, mood, chance));
+        NodeRuntime::spawn(disk::write(
+            world.clone(),
+            id,
+            store.readers().clone(),
+            writer,
+            mood,
+            chance,
+        ));
         if store.identity().is_none() {
             save_identity(&store, id).await;
         }
         let began = world.clone();
-        let clock = move || EPOCH_MS + skew_ms + u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let config = ReplicaConfig::new(id, CLUSTER_ID.into(), change_log_bytes, Settings::default());
-        let replica = SimReplica::start(store.clone(), config, net.wire(id), Arc::new(clock), NodeRuntime::spawn).await;
+        let clock = move || {
+            EPOCH_MS + skew_ms + u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        };
+        let config =
+            ReplicaConfig::new(id, CLUSTER_ID.into(), change_log_bytes, Settings::default());
+        let replica = SimReplica::start(
+            store.clone(),
+            config,
+            net.wire(id),
+            Arc::new(clock),
+            NodeRuntime::spawn,
+        )
+        .await;
         let replica = replica.expect("the replica starts");
-        life.set_probe(probe(world.clone(), id, number, replica.clone(), store.clone()));
+        life.set_probe(probe(
+            world.clone(),
+            id,
+            number,
+            replica.clone(),
+            store.clone(),
+        ));
         let failing = replica.clone();
         NodeRuntime::spawn(async move {
             let why = failing.failed().await;
             world.violated(format!("node {id:#x}: replication failed: {why}"));
         });
-        net.join(Station { raft_id: id, life, replica: replica.clone(), store: store.clone() });
+        net.join(Station {
+            raft_id: id,
+            life,
+            replica: replica.clone(),
+            store: store.clone(),
+        });
         (replica, store)
     }
 }
 
 async fn save_identity(store: &Store, raft_id: u64) {
     let (saved, durable) = tokio::sync::oneshot::channel();
-    let identity = Identity { cluster_id: CLUSTER_ID.into(), raft_id, founders: Vec::new() };
+    let identity = Identity {
+        cluster_id: CLUSTER_ID.into(),
+        raft_id,
+        founders: Vec::new(),
+    };
     let done = Box::new(move |result: Result<(), StoreError>| {
         // A node that was killed meanwhile waits for nothing.
         let _ = saved.send(result);
     });
-    store.submit(Job::SaveIdentity { identity, done }).await.expect("the writer runs");
-    durable.await.expect("the writer answers").expect("the identity is saved");
+    store
+        .submit(Job::SaveIdentity { identity, done })
+        .await
+        .expect("the writer runs");
+    durable
+        .await
+        .expect("the writer answers")
+        .expect("the identity is saved");
 }
 
 /// Looks at a node after each of its steps.
-fn probe(world: World, id: u64, life: u64, replica: SimReplica, store: Store) -> Arc<dyn Fn() + Send + Sync> {
+fn probe(
+    world: World,
+    id: u64,
+    life: u64,
+    replica: SimReplica,
+    store: Store,
+) -> Arc<dyn Fn() + Send + Sync> {
     let last = Mutex::new(None);
     Arc::new(move || {
         let glance = replica.glance();
@@ -423,11 +560,21 @@ fn probe(world: World, id: u64, life: u64, replica: SimReplica, store: Store) ->
             world.count("elections won");
         }
         let due = world.checks().glanced(id, life, glance);
-        let Some(due) = due.filter(|due| due.index >= store.log_begin()) else { return };
+        let Some(due) = due.filter(|due| due.index >= store.log_begin()) else {
+            return;
+        };
         let found = store.read_log(due.index..due.index + 1, usize::MAX);
-        if found.as_ref().ok().and_then(|rows| rows.first()).is_none_or(|row| row.id != due) {
+        if found
+            .as_ref()
+            .ok()
+            .and_then(|rows| rows.first())
+            .is_none_or(|row| row.id != due)
+        {
             let has = found.map(|rows| rows.first().map(|row| row.id));
-            world.violated(format!("node {id:#x}: leads in {} without {due:?}; there: {has:?}", glance.term));
+            world.violated(format!(
+                "node {id:#x}: leads in {} without {due:?}; there: {has:?}",
+                glance.term
+            ));
         }
     })
 }

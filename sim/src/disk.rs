@@ -9,7 +9,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use messagebase_daemon::store::{Job, LogId, LogRow, Piece, Readers, Store, StoreError, Writer, digest};
+use messagebase_daemon::store::{
+    Job, LogId, LogRow, Piece, Readers, Store, StoreError, Writer, digest,
+};
 use openraft_rt::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 
@@ -46,7 +48,14 @@ impl DiskMood {
 }
 
 /// Carries out a node's jobs until its store is gone.
-pub async fn write(world: World, id: u64, readers: Readers, mut writer: Writer, mood: DiskMood, mut chance: Chance) {
+pub async fn write(
+    world: World,
+    id: u64,
+    readers: Readers,
+    mut writer: Writer,
+    mood: DiskMood,
+    mut chance: Chance,
+) {
     let observing = world.clone();
     writer.observe(Box::new(move |job| observed(&observing, id, job)));
     while let Some(job) = writer.recv().await {
@@ -98,18 +107,24 @@ pub async fn write(world: World, id: u64, readers: Readers, mut writer: Writer, 
 /// The state after applying: its clock, and now and then all of its rows.
 fn look(world: &World, id: u64, readers: &Readers) {
     let seen = readers.with(|conn| {
-        let (term, leader, index, clock): (Option<i64>, Option<i64>, Option<i64>, i64) = conn.query_row(
-            "SELECT applied_term, applied_leader, applied_index, clock FROM replicated_state",
-            [],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
-        )?;
-        let applied = term.zip(leader).zip(index).map(|((term, leader), index)| LogId {
-            term: term.unsigned_abs(),
-            leader: leader.unsigned_abs(),
-            index: index.unsigned_abs(),
-        });
+        let (term, leader, index, clock): (Option<i64>, Option<i64>, Option<i64>, i64) = conn
+            .query_row(
+                "SELECT applied_term, applied_leader, applied_index, clock FROM replicated_state",
+                [],
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+            )?;
+        let applied = term
+            .zip(leader)
+            .zip(index)
+            .map(|((term, leader), index)| LogId {
+                term: term.unsigned_abs(),
+                leader: leader.unsigned_abs(),
+                index: index.unsigned_abs(),
+            });
         let sampled = applied.filter(|id| id.index.is_multiple_of(DIGEST_EVERY));
-        let rows = sampled.map(|id| digest(conn).map(|rows| (id.index, format!("{rows:?}")))).transpose()?;
+        let rows = sampled
+            .map(|id| digest(conn).map(|rows| (id.index, format!("{rows:?}"))))
+            .transpose()?;
         Ok((applied, clock.unsigned_abs(), rows))
     });
     match seen {
@@ -141,22 +156,37 @@ fn observed(world: &World, id: u64, job: Job) -> Job {
         Job::SaveVote { vote, done } => {
             world.event(format_args!("disk {id:#x} vote {vote}"));
             let copy = vote.clone();
-            Job::SaveVote { vote, done: then(done, Box::new(move |checks| checks.voted(id, &copy))) }
+            Job::SaveVote {
+                vote,
+                done: then(done, Box::new(move |checks| checks.voted(id, &copy))),
+            }
         }
         Job::Append { rows, done } => {
             world.event(format_args!("disk {id:#x} append {:?}", ends(&rows)));
             let copy = rows.clone();
-            Job::Append { rows, done: then(done, Box::new(move |checks| checks.appended(id, &copy))) }
+            Job::Append {
+                rows,
+                done: then(done, Box::new(move |checks| checks.appended(id, &copy))),
+            }
         }
         Job::Truncate { keep_through, done } => {
             world.event(format_args!("disk {id:#x} truncate {keep_through:?}"));
             world.count("logs cut");
-            Job::Truncate { keep_through, done: then(done, Box::new(move |checks| checks.truncated(id, keep_through))) }
+            Job::Truncate {
+                keep_through,
+                done: then(
+                    done,
+                    Box::new(move |checks| checks.truncated(id, keep_through)),
+                ),
+            }
         }
         Job::Purge { through, done } => {
             world.event(format_args!("disk {id:#x} purge {through:?}"));
             world.count("logs purged");
-            Job::Purge { through, done: then(done, Box::new(move |checks| checks.purged(id, through))) }
+            Job::Purge {
+                through,
+                done: then(done, Box::new(move |checks| checks.purged(id, through))),
+            }
         }
         Job::Apply { items, done } => {
             let entries: Vec<LogId> = items.iter().map(|item| item.row.id).collect();
@@ -169,7 +199,10 @@ fn observed(world: &World, id: u64, job: Job) -> Job {
             let last = file.last;
             world.event(format_args!("disk {id:#x} install {last:?}"));
             world.count("snapshots installed");
-            Job::InstallSnapshot { file, done: then(done, Box::new(move |checks| checks.installed(id, last))) }
+            Job::InstallSnapshot {
+                file,
+                done: then(done, Box::new(move |checks| checks.installed(id, last))),
+            }
         }
         other @ (Job::Local { .. } | Job::SaveIdentity { .. }) => other,
     }
@@ -187,9 +220,15 @@ pub fn reopened(world: &World, id: u64, store: &Store) -> Result<(), StoreError>
     let state = store.raft_state()?;
     let begin = store.log_begin();
     let end = state.last.map_or(begin, |last| last.index + 1);
-    let rows = if begin < end { store.read_log(begin..end, ALL_BYTES)? } else { Vec::new() };
+    let rows = if begin < end {
+        store.read_log(begin..end, ALL_BYTES)?
+    } else {
+        Vec::new()
+    };
     if rows.last().map_or(begin, |last| last.id.index + 1) < end {
-        world.violated(format!("node {id:#x}: its log has a hole between {begin} and {end}"));
+        world.violated(format!(
+            "node {id:#x}: its log has a hole between {begin} and {end}"
+        ));
     }
     world.checks().reopened(id, &state, &rows);
     Ok(())

@@ -79,7 +79,8 @@ impl Life {
 
     /// Ends after so many more steps.
     pub fn end_after(&self, steps: u64) {
-        self.ends_at.store(self.steps().saturating_add(steps), Ordering::SeqCst);
+        self.ends_at
+            .store(self.steps().saturating_add(steps), Ordering::SeqCst);
     }
 
     /// What looks after each step.
@@ -126,7 +127,11 @@ impl Life {
         if self.lives() {
             lock(&self.tasks).insert(task, body.clone());
         }
-        Confined { body, life: self.clone(), task }
+        Confined {
+            body,
+            life: self.clone(),
+            task,
+        }
     }
 
     /// Counts a step; false if there is none any more.
@@ -177,7 +182,9 @@ impl<F: Future + Send> Future for Confined<F> {
         if !self.life.step() {
             return Poll::Pending;
         }
-        let Some(mut future) = lock(&self.body).take() else { return Poll::Pending };
+        let Some(mut future) = lock(&self.body).take() else {
+            return Poll::Pending;
+        };
         let outer = HERE.replace(Some(self.life.clone()));
         let polled = std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
         HERE.set(outer);
@@ -203,7 +210,8 @@ impl<F: Future + Send> Future for Confined<F> {
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }
 
 /// The runtime that nodes run on.
@@ -249,11 +257,17 @@ impl AsyncRuntime for NodeRuntime {
         Sim::sleep_until(deadline)
     }
 
-    fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
+    fn timeout<R, F: Future<Output = R> + OptionalSend>(
+        duration: Duration,
+        future: F,
+    ) -> Self::Timeout<R, F> {
         Sim::timeout(duration, future)
     }
 
-    fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: Self::Instant, future: F) -> Self::Timeout<R, F> {
+    fn timeout_at<R, F: Future<Output = R> + OptionalSend>(
+        deadline: Self::Instant,
+        future: F,
+    ) -> Self::Timeout<R, F> {
         Sim::timeout_at(deadline, future)
     }
 
@@ -332,7 +346,11 @@ mod tests {
             // Nothing of the tasks is left.
             assert_eq!(Arc::strong_count(&counter), 1);
             assert_eq!(ends.load(Ordering::SeqCst), 1);
-            assert_eq!(life.run(async { 7 }).await, None, "nothing begins in a dead life");
+            assert_eq!(
+                life.run(async { 7 }).await,
+                None,
+                "nothing begins in a dead life"
+            );
         });
     }
 
@@ -345,7 +363,11 @@ mod tests {
                 life.end_after(steps);
                 assert_eq!(life.run(count(counter)).await, None);
                 assert!(!life.lives());
-                assert_eq!(life.steps(), steps + 1, "the step that was the end is counted and not made");
+                assert_eq!(
+                    life.steps(),
+                    steps + 1,
+                    "the step that was the end is counted and not made"
+                );
             });
         }
     }

@@ -80,12 +80,19 @@ pub struct Net {
 impl Net {
     /// A quiet network.
     pub fn new(world: World, chance: Chance) -> Net {
-        Net { world, state: Arc::default(), chance: Arc::new(Mutex::new(chance)) }
+        Net {
+            world,
+            state: Arc::default(),
+            chance: Arc::new(Mutex::new(chance)),
+        }
     }
 
     /// The wire of one node.
     pub fn wire(&self, from: u64) -> SimWire {
-        SimWire { net: self.clone(), from }
+        SimWire {
+            net: self.clone(),
+            from,
+        }
     }
 
     /// From now on the node answers.
@@ -129,7 +136,8 @@ impl Net {
         SimRuntime::spawn(async move {
             SimRuntime::sleep(after).await;
             if peer.life.lives() && !net.is_cut(gone, peer.raft_id) {
-                net.world.event(format_args!("broken {gone:#x} {:#x}", peer.raft_id));
+                net.world
+                    .event(format_args!("broken {gone:#x} {:#x}", peer.raft_id));
                 peer.replica.peer_lost(gone);
             }
         });
@@ -137,17 +145,29 @@ impl Net {
 
     /// The node that runs under that id.
     pub fn at(&self, raft_id: u64) -> Option<Station> {
-        lock(&self.state).stations.get(&raft_id).filter(|station| station.life.lives()).cloned()
+        lock(&self.state)
+            .stations
+            .get(&raft_id)
+            .filter(|station| station.life.lives())
+            .cloned()
     }
 
     /// The nodes that run, by Raft id.
     pub fn stations(&self) -> Vec<Station> {
-        lock(&self.state).stations.values().filter(|station| station.life.lives()).cloned().collect()
+        lock(&self.state)
+            .stations
+            .values()
+            .filter(|station| station.life.lives())
+            .cloned()
+            .collect()
     }
 
     /// The node of that number, if it runs.
     pub fn station(&self, node: u16) -> Option<Station> {
-        self.stations().into_iter().rev().find(|station| node_of(station.raft_id) == node)
+        self.stations()
+            .into_iter()
+            .rev()
+            .find(|station| node_of(station.raft_id) == node)
     }
 
     /// Frames from `from` to `to` are lost, nobody is told.
@@ -176,7 +196,9 @@ impl Net {
     }
 
     fn is_cut(&self, from: u64, to: u64) -> bool {
-        lock(&self.state).cut.contains(&(node_of(from), node_of(to)))
+        lock(&self.state)
+            .cut
+            .contains(&(node_of(from), node_of(to)))
     }
 
     fn is_silent(&self, raft_id: u64) -> bool {
@@ -189,7 +211,11 @@ impl Net {
 
     /// When the copies of a frame arrive; none if it is lost.
     fn ways(&self, from: u64, to: u64) -> Vec<Duration> {
-        let noise = lock(&self.state).noise.get(&(node_of(from), node_of(to))).copied().unwrap_or_default();
+        let noise = lock(&self.state)
+            .noise
+            .get(&(node_of(from), node_of(to)))
+            .copied()
+            .unwrap_or_default();
         let mut chance = lock(&self.chance);
         if chance.hits(noise.lost) {
             self.world.count("frames lost");
@@ -212,12 +238,22 @@ impl Net {
         (0..copies).map(|_| way()).collect()
     }
 
-    fn send(&self, from: u64, to: u64, frame: Vec<u8>) -> oneshot::Receiver<Result<Vec<u8>, WireError>> {
+    fn send(
+        &self,
+        from: u64,
+        to: u64,
+        frame: Vec<u8>,
+    ) -> oneshot::Receiver<Result<Vec<u8>, WireError>> {
         let (answer, answered) = oneshot::channel();
         let answer = Arc::new(Mutex::new(Some(answer)));
         self.world.count("frames");
         for way in self.ways(from, to) {
-            let journey = Journey { net: self.clone(), from, to, answer: answer.clone() };
+            let journey = Journey {
+                net: self.clone(),
+                from,
+                to,
+                answer: answer.clone(),
+            };
             SimRuntime::spawn(journey.forth(way, frame.clone()));
         }
         answered
@@ -227,7 +263,11 @@ impl Net {
 type Answer = Arc<Mutex<Option<oneshot::Sender<Result<Vec<u8>, WireError>>>>>;
 
 /// Boxed, because serving may call back: a future can't hold itself.
-fn serve(replica: SimReplica, from: u64, frame: Vec<u8>) -> Pin<Box<dyn Future<Output = Vec<u8>> + Send>> {
+fn serve(
+    replica: SimReplica,
+    from: u64,
+    frame: Vec<u8>,
+) -> Pin<Box<dyn Future<Output = Vec<u8>> + Send>> {
     Box::pin(async move { replica.serve(from, frame).await })
 }
 
@@ -252,7 +292,11 @@ impl Journey {
             return self.back(Err(WireError::Refused("refused".into())));
         };
         let kind = frame_kind(&frame);
-        net.world.event(format_args!("{kind} {from:#x} {to:#x} {:016x} {}", digest(&frame), frame.len()));
+        net.world.event(format_args!(
+            "{kind} {from:#x} {to:#x} {:016x} {}",
+            digest(&frame),
+            frame.len()
+        ));
         match kind {
             "suspect" => net.world.count("suspicions"),
             "drop-lease" => net.world.count("leases dropped"),
@@ -263,7 +307,9 @@ impl Journey {
         let (replica, from) = (station.replica.clone(), *from);
         let handled = station.life.run(serve(replica, from, frame));
         drop(station);
-        let answer = handled.await.ok_or_else(|| WireError::Lost("the connection broke".into()));
+        let answer = handled
+            .await
+            .ok_or_else(|| WireError::Lost("the connection broke".into()));
         self.back(answer);
     }
 
@@ -276,9 +322,12 @@ impl Journey {
                 if net.is_cut(to, from) || (answer.is_err() && net.is_silent(to)) {
                     return net.world.count("frames cut off");
                 }
-                let Some(asker) = lock(&slot).take() else { return };
+                let Some(asker) = lock(&slot).take() else {
+                    return;
+                };
                 let hash = answer.as_ref().map(|bytes| digest(bytes));
-                net.world.event(format_args!("answer {to:#x} {from:#x} {hash:x?}"));
+                net.world
+                    .event(format_args!("answer {to:#x} {from:#x} {hash:x?}"));
                 // Whoever asked may have given up.
                 let _ = asker.send(answer);
             });
@@ -303,7 +352,11 @@ impl Wire for SimWire {
     type Link = SimLink;
 
     fn link(&self, to: Target, _: Purpose) -> SimLink {
-        SimLink { net: self.net.clone(), from: self.from, to: to.raft_id }
+        SimLink {
+            net: self.net.clone(),
+            from: self.from,
+            to: to.raft_id,
+        }
     }
 }
 

@@ -45,7 +45,9 @@ impl Plan {
     pub fn draw(chance: &mut Chance) -> Plan {
         Plan {
             nodes: chance.pick(&[3, 3, 3, 4, 5]).unwrap_or(3),
-            change_log_bytes: chance.pick(&[6 * 1024, 16 * 1024, 1024 * 1024]).unwrap_or(16 * 1024),
+            change_log_bytes: chance
+                .pick(&[6 * 1024, 16 * 1024, 1024 * 1024])
+                .unwrap_or(16 * 1024),
             chaos: chance.millis(1_500, 3_000),
             surgery: chance.hits(400),
         }
@@ -95,18 +97,28 @@ enum Fault {
 
 /// Each so often as it stands here.
 const FAULTS: [Fault; 32] = {
-    use Fault::{Campaign, Crash, CrashAll, Isolate, Noise, OneWay, Reset, Split, Stall, Stop, Surgery, Transfer};
+    use Fault::{
+        Campaign, Crash, CrashAll, Isolate, Noise, OneWay, Reset, Split, Stall, Stop, Surgery,
+        Transfer,
+    };
     [
-        Crash, Crash, Crash, Crash, Crash, Crash, Crash, Crash, Crash, CrashAll, Stop, Isolate, Isolate, Isolate,
-        OneWay, OneWay, OneWay, Split, Split, Noise, Noise, Noise, Reset, Reset, Stall, Stall, Transfer, Transfer,
-        Campaign, Campaign, Surgery, Surgery,
+        Crash, Crash, Crash, Crash, Crash, Crash, Crash, Crash, Crash, CrashAll, Stop, Isolate,
+        Isolate, Isolate, OneWay, OneWay, OneWay, Split, Split, Noise, Noise, Noise, Reset, Reset,
+        Stall, Stall, Transfer, Transfer, Campaign, Campaign, Surgery, Surgery,
     ]
 };
 
 impl Storm {
     /// Of a plan.
     pub fn new(plan: Plan, chance: Chance) -> Storm {
-        Storm { chance, plan, back_at: BTreeMap::new(), calm_at: None, surgery: None, call: None }
+        Storm {
+            chance,
+            plan,
+            back_at: BTreeMap::new(),
+            calm_at: None,
+            surgery: None,
+            call: None,
+        }
     }
 
     /// Faults, until the plan's time is over or an invariant is broken.
@@ -148,7 +160,10 @@ impl Storm {
         cluster.bury();
         let now = cluster.elapsed();
         for node in cluster.down() {
-            let at = *self.back_at.entry(node).or_insert_with(|| now + self.chance.millis(DOWN_MS.0, DOWN_MS.1));
+            let at = *self
+                .back_at
+                .entry(node)
+                .or_insert_with(|| now + self.chance.millis(DOWN_MS.0, DOWN_MS.1));
             if at <= now {
                 self.back_at.remove(&node);
                 if cluster.restart(node).await {
@@ -174,14 +189,24 @@ impl Storm {
     }
 
     fn weather(&mut self, cluster: &Cluster) {
-        self.calm_at.get_or_insert(cluster.elapsed() + self.chance.millis(WEATHER_MS.0, WEATHER_MS.1));
+        self.calm_at
+            .get_or_insert(cluster.elapsed() + self.chance.millis(WEATHER_MS.0, WEATHER_MS.1));
     }
 
     async fn strike(&mut self, fault: Fault, cluster: &mut Cluster) {
-        let Some(node) = self.any(cluster) else { return };
+        let Some(node) = self.any(cluster) else {
+            return;
+        };
         let nodes: Vec<u16> = cluster.nodes.keys().copied().collect();
-        let others: Vec<u16> = nodes.iter().copied().filter(|other| *other != node).collect();
-        cluster.net.world.event(format_args!("fault {fault:?} {node}"));
+        let others: Vec<u16> = nodes
+            .iter()
+            .copied()
+            .filter(|other| *other != node)
+            .collect();
+        cluster
+            .net
+            .world
+            .event(format_args!("fault {fault:?} {node}"));
         let world = cluster.net.world.clone();
         match fault {
             Fault::Crash => {
@@ -206,23 +231,39 @@ impl Storm {
             }
             Fault::OneWay => {
                 world.count("cuts one way");
-                let Some(other) = self.chance.pick(&others) else { return };
-                let (from, to) = if self.chance.hits(500) { (node, other) } else { (other, node) };
+                let Some(other) = self.chance.pick(&others) else {
+                    return;
+                };
+                let (from, to) = if self.chance.hits(500) {
+                    (node, other)
+                } else {
+                    (other, node)
+                };
                 cluster.net.cut_one_way(from, to);
                 self.weather(cluster);
             }
             Fault::Split => {
                 world.count("splits");
-                let side: Vec<u16> = nodes.iter().copied().filter(|_| self.chance.hits(500)).collect();
+                let side: Vec<u16> = nodes
+                    .iter()
+                    .copied()
+                    .filter(|_| self.chance.hits(500))
+                    .collect();
                 for a in &side {
-                    cluster.net.cut(*a, nodes.iter().copied().filter(|b| !side.contains(b)));
+                    cluster
+                        .net
+                        .cut(*a, nodes.iter().copied().filter(|b| !side.contains(b)));
                 }
                 self.weather(cluster);
             }
             Fault::Noise => self.noise(cluster, &nodes),
             Fault::Reset => {
                 world.count("resets");
-                let ids: Vec<u64> = cluster.nodes.values().map(crate::cluster::SimNode::raft_id).collect();
+                let ids: Vec<u64> = cluster
+                    .nodes
+                    .values()
+                    .map(crate::cluster::SimNode::raft_id)
+                    .collect();
                 let all = self.chance.hits(300);
                 for (n, a) in ids.iter().enumerate() {
                     for b in ids.iter().skip(n + 1) {
@@ -240,9 +281,13 @@ impl Storm {
             Fault::Transfer => self.transfer(cluster, &others),
             Fault::Campaign => {
                 world.count("campaigns");
-                let Some(Station { life, replica, .. }) = cluster.net.station(node) else { return };
+                let Some(Station { life, replica, .. }) = cluster.net.station(node) else {
+                    return;
+                };
                 // Nobody waits for it.
-                drop(life.run(async move { world.event(format_args!("campaign {:?}", replica.campaign().await)) }));
+                drop(life.run(async move {
+                    world.event(format_args!("campaign {:?}", replica.campaign().await))
+                }));
             }
             Fault::Surgery => self.begin_surgery(cluster, &nodes).await,
         }
@@ -251,7 +296,11 @@ impl Storm {
     fn noise(&mut self, cluster: &Cluster, nodes: &[u16]) {
         cluster.net.world.count("noise");
         let chance = &mut self.chance;
-        let noise = Noise { lost: chance.between(0, 200), twice: chance.between(0, 300), slow: chance.between(0, 300) };
+        let noise = Noise {
+            lost: chance.between(0, 200),
+            twice: chance.between(0, 300),
+            slow: chance.between(0, 300),
+        };
         for from in nodes {
             for to in nodes {
                 if from != to && self.chance.hits(600) {
@@ -263,14 +312,25 @@ impl Storm {
     }
 
     fn transfer(&mut self, cluster: &Cluster, others: &[u16]) {
-        let Some(leader) = cluster.leader().and_then(|leader| cluster.net.station(leader)) else { return };
-        let Some(to) = self.chance.pick(others) else { return };
+        let Some(leader) = cluster
+            .leader()
+            .and_then(|leader| cluster.net.station(leader))
+        else {
+            return;
+        };
+        let Some(to) = self.chance.pick(others) else {
+            return;
+        };
         let world = cluster.net.world.clone();
         let Station { life, replica, .. } = leader;
         drop(life.run(async move {
             let result = replica.transfer(to).await;
             world.event(format_args!("transfer to {to}: {result:?}"));
-            world.count(if result.is_ok() { "transfers" } else { "transfers in vain" });
+            world.count(if result.is_ok() {
+                "transfers"
+            } else {
+                "transfers in vain"
+            });
         }));
     }
 
@@ -279,11 +339,20 @@ impl Storm {
             return;
         }
         // All are up, and all vote: whoever is cut out now leaves a majority that holds everything.
-        let Some(leader) = cluster.leader() else { return };
+        let Some(leader) = cluster.leader() else {
+            return;
+        };
         let members = cluster.replica(leader).members();
-        let settled = members.len() == usize::from(self.plan.nodes) && members.iter().all(|member| member.voter);
-        let others: Vec<u16> = nodes.iter().copied().filter(|node| *node != leader).collect();
-        let Some(node) = self.chance.pick(&others).filter(|_| settled) else { return };
+        let settled = members.len() == usize::from(self.plan.nodes)
+            && members.iter().all(|member| member.voter);
+        let others: Vec<u16> = nodes
+            .iter()
+            .copied()
+            .filter(|node| *node != leader)
+            .collect();
+        let Some(node) = self.chance.pick(&others).filter(|_| settled) else {
+            return;
+        };
         self.surgery = Some(if self.chance.hits(600) {
             cluster.net.world.count("disks lost");
             cluster.lose(node).await;
@@ -308,22 +377,44 @@ impl Storm {
                 None | Some(None) => self.call = None,
             }
         }
-        let leader = cluster.leader().and_then(|leader| cluster.net.station(leader));
-        let Some(Station { raft_id: leader_id, life, replica, .. }) = leader else { return };
+        let leader = cluster
+            .leader()
+            .and_then(|leader| cluster.net.station(leader));
+        let Some(Station {
+            raft_id: leader_id,
+            life,
+            replica,
+            ..
+        }) = leader
+        else {
+            return;
+        };
         let slot = CallSlot::default();
         self.call = Some((now, slot.clone()));
         let world = cluster.net.world.clone();
         drop(life.run(async move {
             // The answer to an earlier call may have been lost.
-            let member = |node: u16| replica.members().into_iter().find(|m| m.node.node == node).map(|m| m.raft_id);
+            let member = |node: u16| {
+                replica
+                    .members()
+                    .into_iter()
+                    .find(|m| m.node.node == node)
+                    .map(|m| m.raft_id)
+            };
             let done = match surgery {
                 Surgery::Replace(node) => replica.replace(node).await.ok(),
                 Surgery::Remove(node) if member(node).is_none() => Some(raft_id(0, node)),
                 // A leader does not remove itself. Once another one leads it is asked again.
                 Surgery::Remove(node) if node_of(leader_id) == node => {
-                    let other = replica.members().into_iter().find(|m| m.voter && m.node.node != node);
+                    let other = replica
+                        .members()
+                        .into_iter()
+                        .find(|m| m.voter && m.node.node != node);
                     if let Some(other) = other {
-                        world.event(format_args!("before {surgery:?}: {:?}", replica.transfer(other.node.node).await));
+                        world.event(format_args!(
+                            "before {surgery:?}: {:?}",
+                            replica.transfer(other.node.node).await
+                        ));
                     }
                     None
                 }
@@ -332,7 +423,10 @@ impl Storm {
                     Some(id) => Some(id),
                     None => {
                         let address = format!("node-{node}");
-                        replica.add_learner(node, address.clone(), address, true).await.ok()
+                        replica
+                            .add_learner(node, address.clone(), address, true)
+                            .await
+                            .ok()
                     }
                 },
             };

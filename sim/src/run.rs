@@ -91,8 +91,12 @@ pub fn run(seed: u64, workload: &mut dyn Workload) -> Result<Report, Failure> {
         Ok(Err(broken)) => Err(Failure { seed, broken }),
         Err(panic) => {
             let message = panic.downcast_ref::<String>().cloned();
-            let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            Err(Failure { seed, broken: vec![format!("panicked: {}", message.unwrap_or_default())] })
+            let message =
+                message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Err(Failure {
+                seed,
+                broken: vec![format!("panicked: {}", message.unwrap_or_default())],
+            })
         }
     }
 }
@@ -117,7 +121,12 @@ async fn live(seed: u64, workload: &mut dyn Workload) -> Result<Report, Vec<Stri
     cluster.shutdown().await;
     if violations.is_empty() {
         let trace = world.trace();
-        Ok(Report { seed, trace: trace.hash(), took, counts: trace.counts().clone() })
+        Ok(Report {
+            seed,
+            trace: trace.hash(),
+            took,
+            counts: trace.counts().clone(),
+        })
     } else {
         Err(violations)
     }
@@ -129,7 +138,9 @@ async fn story(
     mut chance: Chance,
     workload: &mut dyn Workload,
 ) -> Result<(), String> {
-    cluster.try_wait("the first leader", FORMED_MOST, Cluster::leader).await?;
+    cluster
+        .try_wait("the first leader", FORMED_MOST, Cluster::leader)
+        .await?;
     workload.begin(cluster.net.clone(), chance.fork(1));
     let mut storm = Storm::new(plan, chance.fork(2));
     storm.rage(cluster).await;
@@ -137,11 +148,20 @@ async fn story(
         return Err("the cluster could not be mended in time".into());
     }
     workload.end().await;
-    cluster.try_wait("all to have applied the same", AGREED_MOST, agreed).await?;
-    let mut digests = cluster.nodes.values().map(|node| (node.raft_id(), format!("{:?}", node.digest())));
-    let Some((_, first)) = digests.next() else { return Err("no node is left".into()) };
+    cluster
+        .try_wait("all to have applied the same", AGREED_MOST, agreed)
+        .await?;
+    let mut digests = cluster
+        .nodes
+        .values()
+        .map(|node| (node.raft_id(), format!("{:?}", node.digest())));
+    let Some((_, first)) = digests.next() else {
+        return Err("no node is left".into());
+    };
     match digests.find(|(_, digest)| *digest != first) {
-        Some((id, other)) => Err(format!("the rows of node {id:#x} differ: {other} and {first}")),
+        Some((id, other)) => Err(format!(
+            "the rows of node {id:#x} differ: {other} and {first}"
+        )),
         None => Ok(()),
     }
 }
@@ -150,9 +170,17 @@ async fn story(
 fn agreed(cluster: &Cluster) -> Option<()> {
     let leader = cluster.leader()?;
     let members = cluster.replica(leader).members();
-    let up =
-        members.iter().all(|m| m.voter && cluster.nodes.get(&m.node.node).is_some_and(|n| n.raft_id() == m.raft_id));
+    let up = members.iter().all(|m| {
+        m.voter
+            && cluster
+                .nodes
+                .get(&m.node.node)
+                .is_some_and(|n| n.raft_id() == m.raft_id)
+    });
     let last = cluster.replica(leader).view().last_log?.index;
-    let applied = cluster.nodes.values().all(|node| node.replica.view().applied == Some(last));
+    let applied = cluster
+        .nodes
+        .values()
+        .all(|node| node.replica.view().applied == Some(last));
     (up && applied && members.len() == cluster.nodes.len()).then_some(())
 }

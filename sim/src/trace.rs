@@ -24,7 +24,13 @@ impl Default for Trace {
     fn default() -> Self {
         let hash = std::hash::DefaultHasher::new();
         let print = std::env::var_os(TRACE_ENV).is_some();
-        Trace { hash, events: 0, print, counts: BTreeMap::new(), line: String::new() }
+        Trace {
+            hash,
+            events: 0,
+            print,
+            counts: BTreeMap::new(),
+            line: String::new(),
+        }
     }
 }
 
@@ -39,7 +45,10 @@ impl Trace {
         self.hash.write_u8(b'\n');
         self.events += 1;
         if self.print {
-            #[allow(clippy::print_stderr, reason = "asked for by its variable; for whoever hunts a failing seed")]
+            #[allow(
+                clippy::print_stderr,
+                reason = "asked for by its variable; for whoever hunts a failing seed"
+            )]
             {
                 eprintln!("{}", self.line);
             }

@@ -24,7 +24,11 @@ struct Shared {
 impl World {
     /// Begins now, inside the simulated runtime.
     pub fn new() -> World {
-        let shared = Shared { began: SimInstant::now(), trace: Mutex::default(), checks: Mutex::default() };
+        let shared = Shared {
+            began: SimInstant::now(),
+            trace: Mutex::default(),
+            checks: Mutex::default(),
+        };
         World(Arc::new(shared))
     }
 

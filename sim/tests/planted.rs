@@ -2,7 +2,10 @@
 //! are green. The acknowledgement before the disk needs two slow disks and the death of all nodes at the right moment,
 //! which is a scenario of its own.
 
-#![allow(clippy::print_stdout, reason = "which seed found it is shown with --nocapture")]
+#![allow(
+    clippy::print_stdout,
+    reason = "which seed found it is shown with --nocapture"
+)]
 
 use std::time::Duration;
 
@@ -33,10 +36,17 @@ fn find(defect: Defect, promises: &[&str]) {
         let planted = plant(defect);
         let found = run(seed, &mut Clients::default());
         drop(planted);
-        let broken = found.err().map(|failure| failure.broken).unwrap_or_default();
-        if let Some(broken) = broken.iter().find(|b| promises.iter().any(|promise| b.starts_with(promise))) {
+        let broken = found
+            .err()
+            .map(|failure| failure.broken)
+            .unwrap_or_default();
+        if let Some(broken) = broken
+            .iter()
+            .find(|b| promises.iter().any(|promise| b.starts_with(promise)))
+        {
             println!("{} is found by seed {seed}: {broken}", defect.name());
-            run(seed, &mut Clients::default()).unwrap_or_else(|failure| panic!("without the defect: {failure}"));
+            run(seed, &mut Clients::default())
+                .unwrap_or_else(|failure| panic!("without the defect: {failure}"));
             return;
         }
     }
@@ -53,21 +63,46 @@ async fn all_die_with_slow_disks(seed: u64) -> Vec<String> {
     let recorder = Recorder::new();
     let mut connection = recorder.client().connect(1);
     let mut cluster = Cluster::start(seed, 3).await;
-    let leader = cluster.wait("a leader of all", |c| c.leader_among(&ALL)).await;
+    let leader = cluster
+        .wait("a leader of all", |c| c.leader_among(&ALL))
+        .await;
     let others: Vec<u16> = ALL.into_iter().filter(|node| *node != leader).collect();
     let stalled = cluster.elapsed() + STALL;
-    others.iter().for_each(|node| cluster.nodes[node].mood.stall_until(stalled));
+    others
+        .iter()
+        .for_each(|node| cluster.nodes[node].mood.stall_until(stalled));
     // What was under way when the disks stopped is done.
     SimRuntime::sleep(SETTLED).await;
 
     let (user, password, key) = ("anna".to_owned(), "password".to_owned(), "k".to_owned());
-    let secrets = Secrets { password_hash: Some("$argon2id$x".into()), token_hash: None };
-    let body = Change::Register { name: user.clone(), key: key.clone(), by_operator: false };
-    let open = connection.invoke(None, Call::Register { user: user.clone(), password, key });
-    let draft = Draft { actor: None, body, secrets: Some(secrets) };
+    let secrets = Secrets {
+        password_hash: Some("$argon2id$x".into()),
+        token_hash: None,
+    };
+    let body = Change::Register {
+        name: user.clone(),
+        key: key.clone(),
+        by_operator: false,
+    };
+    let open = connection.invoke(
+        None,
+        Call::Register {
+            user: user.clone(),
+            password,
+            key,
+        },
+    );
+    let draft = Draft {
+        actor: None,
+        body,
+        secrets: Some(secrets),
+    };
     let node = &cluster.nodes[&leader];
     let replica = node.replica.clone();
-    let verdicts = node.life.run(async move { replica.propose(vec![draft]).await }).await;
+    let verdicts = node
+        .life
+        .run(async move { replica.propose(vec![draft]).await })
+        .await;
     let answer = match verdicts.as_deref() {
         Some([Verdict::Applied { .. }]) => Answer::Ok(Reply::Registered { user }),
         _ => Answer::refused("no_quorum", "unknown"),
@@ -77,26 +112,45 @@ async fn all_die_with_slow_disks(seed: u64) -> Vec<String> {
     ALL.into_iter().for_each(|node| cluster.kill(node, false));
     cluster.bury();
     for node in &others {
-        assert!(cluster.restart(*node).await, "node {node} starts from its files");
+        assert!(
+            cluster.restart(*node).await,
+            "node {node} starts from its files"
+        );
     }
-    let second = match cluster.try_wait("a leader of the two", ELECTED_MOST, |c| c.leader_among(&others)).await {
+    let second = match cluster
+        .try_wait("a leader of the two", ELECTED_MOST, |c| {
+            c.leader_among(&others)
+        })
+        .await
+    {
         Ok(second) => second,
         // An invariant was quicker than the checker.
         Err(why) => return vec![why],
     };
     let node = &cluster.nodes[&second];
     let (replica, store) = (node.replica.clone(), node.store.clone());
-    let call = Call::Users { pattern: None, after: None, limit: None, linear: true };
+    let call = Call::Users {
+        pattern: None,
+        after: None,
+        limit: None,
+        linear: true,
+    };
     let open = connection.invoke(Some("somebody"), call);
     let names = node.life.run(async move {
         replica.linear().await.expect("two of three read");
-        let page = store.readers().with(|conn| read::users_page(conn, None, None, 100)).expect("the file is readable");
+        let page = store
+            .readers()
+            .with(|conn| read::users_page(conn, None, None, 100))
+            .expect("the file is readable");
         page.items.into_iter().map(|row| row.name).collect()
     });
     let names = names.await.expect("the node lives");
     connection.complete(open, Answer::Ok(Reply::Users { names, more: false }));
     cluster.shutdown().await;
-    check(&recorder.finish()).iter().map(ToString::to_string).collect()
+    check(&recorder.finish())
+        .iter()
+        .map(ToString::to_string)
+        .collect()
 }
 
 #[test]
@@ -105,7 +159,9 @@ fn an_acknowledgement_before_the_disk_is_found() {
     let planted = plant(Defect::SyncBeforeAck);
     let found = run();
     drop(planted);
-    let lost = |why: &String| why.contains("leads in") && why.contains("without LogId") || why.contains("misses anna");
+    let lost = |why: &String| {
+        why.contains("leads in") && why.contains("without LogId") || why.contains("misses anna")
+    };
     assert!(found.iter().any(lost), "{found:?}");
     println!("sync-before-ack is found: {}", found[0]);
     assert_eq!(run(), Vec::<String>::new(), "without the defect");

@@ -2,7 +2,10 @@
 //!
 //! `MESSAGEBASE_SIM_SEEDS=a..b` (or `a..=b`) runs others than the usual ones.
 
-#![allow(clippy::print_stdout, reason = "the coverage and the command that runs a seed again, for people")]
+#![allow(
+    clippy::print_stdout,
+    reason = "the coverage and the command that runs a seed again, for people"
+)]
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -22,7 +25,9 @@ const THREADS: usize = 2;
 const TWICE_EVERY: u64 = 25;
 
 fn seeds() -> Range<u64> {
-    let Ok(text) = std::env::var(SEEDS_ENV) else { return SEEDS };
+    let Ok(text) = std::env::var(SEEDS_ENV) else {
+        return SEEDS;
+    };
     let parsed = text.split_once("..").and_then(|(from, to)| {
         let from: u64 = from.parse().ok()?;
         let (to, last) = to.strip_prefix('=').map_or((to, 0), |to| (to, 1));
@@ -42,7 +47,10 @@ fn checked(seed: u64) -> Result<Report, Failure> {
         let second = once(seed)?;
         if first != second {
             let (one, another) = (first.trace, second.trace);
-            return Err(Failure { seed, broken: vec![format!("it is two runs: {one:x?} and {another:x?}")] });
+            return Err(Failure {
+                seed,
+                broken: vec![format!("it is two runs: {one:x?} and {another:x?}")],
+            });
         }
     }
     Ok(first)
@@ -90,17 +98,32 @@ fn seeds_keep_every_promise() {
         }
     }
     let virtual_time: std::time::Duration = reports.iter().map(|report| report.took).sum();
-    println!("{} seeds in {:?}, {virtual_time:?} of virtual time", reports.len(), began.elapsed());
+    println!(
+        "{} seeds in {:?}, {virtual_time:?} of virtual time",
+        reports.len(),
+        began.elapsed()
+    );
     for (kind, (sum, runs)) in &counts {
         println!("{sum:>10} {kind} (in {runs} runs)");
     }
     assert!(!seeds.is_empty(), "{seeds:?} is no seed");
     // Faults that never bite prove nothing.
-    for kind in ["deaths", "elections won", "leases dropped", "snapshots installed", "sends acknowledged"] {
+    for kind in [
+        "deaths",
+        "elections won",
+        "leases dropped",
+        "snapshots installed",
+        "sends acknowledged",
+    ] {
         let bit = counts.get(kind).is_some_and(|(sum, _)| *sum > 0);
         assert!(bit || seeds != SEEDS, "no {kind} in {seeds:?}");
     }
-    assert!(failures.is_empty(), "{} of {seeds:?} failed:\n{}", failures.len(), failures[0]);
+    assert!(
+        failures.is_empty(),
+        "{} of {seeds:?} failed:\n{}",
+        failures.len(),
+        failures[0]
+    );
 }
 
 #[test]

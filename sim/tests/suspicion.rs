@@ -17,14 +17,28 @@ const HUNG_AT_MOST: Duration = Duration::from_millis(600);
 const WHILE: Duration = Duration::from_secs(5);
 
 fn register(n: usize) -> Draft {
-    let body = Change::Register { name: format!("user{n}"), key: format!("key-{n}"), by_operator: true };
-    let secrets = Secrets { password_hash: Some("$argon2id$v=19$m=8,t=1,p=1$c2FsdA$aGFzaA".into()), token_hash: None };
-    Draft { actor: None, body, secrets: Some(secrets) }
+    let body = Change::Register {
+        name: format!("user{n}"),
+        key: format!("key-{n}"),
+        by_operator: true,
+    };
+    let secrets = Secrets {
+        password_hash: Some("$argon2id$v=19$m=8,t=1,p=1$c2FsdA$aGFzaA".into()),
+        token_hash: None,
+    };
+    Draft {
+        actor: None,
+        body,
+        secrets: Some(secrets),
+    }
 }
 
 async fn writes(cluster: &Cluster, node: u16, n: usize) {
     let verdicts = cluster.replica(node).propose(vec![register(n)]).await;
-    assert!(matches!(verdicts.as_slice(), [Verdict::Applied { .. }]), "node {node}: {verdicts:?}");
+    assert!(
+        matches!(verdicts.as_slice(), [Verdict::Applied { .. }]),
+        "node {node}: {verdicts:?}"
+    );
 }
 
 fn for_each_seed<F: Future<Output = ()>>(story: impl Fn(u64) -> F) {
@@ -36,7 +50,9 @@ fn for_each_seed<F: Future<Output = ()>>(story: impl Fn(u64) -> F) {
 /// A cluster, who leads it, and who does not.
 async fn begin(seed: u64) -> (Cluster, u16, [u16; 2]) {
     let cluster = Cluster::start(seed, 3).await;
-    let leader = cluster.wait("a leader of all", |c| c.leader_among(&ALL)).await;
+    let leader = cluster
+        .wait("a leader of all", |c| c.leader_among(&ALL))
+        .await;
     let rest: Vec<u16> = ALL.into_iter().filter(|n| *n != leader).collect();
     writes(&cluster, rest[0], 0).await;
     (cluster, leader, [rest[0], rest[1]])
@@ -54,7 +70,11 @@ fn a_hung_leader_is_replaced_without_waiting_for_its_lease() {
         assert!(took < HUNG_AT_MOST, "seed {seed}: took {took:?}");
         // It comes back, hears of the new term, and leads nobody.
         cluster.net.heal();
-        cluster.wait("all to follow the new leader", |c| c.leader_among(&ALL).filter(|n| *n != leader)).await;
+        cluster
+            .wait("all to follow the new leader", |c| {
+                c.leader_among(&ALL).filter(|n| *n != leader)
+            })
+            .await;
         writes(&cluster, leader, 2).await;
         cluster.shutdown().await;
     });
@@ -69,7 +89,11 @@ fn a_follower_cut_from_the_leader_alone_accuses_it_in_vain() {
         SimRuntime::sleep(WHILE).await;
         writes(&cluster, leader, 1).await;
         cluster.net.heal();
-        cluster.wait("all to follow the leader", |c| (c.leader_among(&ALL) == Some(leader)).then_some(())).await;
+        cluster
+            .wait("all to follow the leader", |c| {
+                (c.leader_among(&ALL) == Some(leader)).then_some(())
+            })
+            .await;
         assert_eq!(cluster.replica(leader).view().term, term, "seed {seed}");
         cluster.shutdown().await;
     });
@@ -80,9 +104,16 @@ fn campaigns_and_lost_connections_spare_a_leader_from_its_first_moment() {
     for_each_seed(async |seed| {
         let (mut cluster, leader, rest) = begin(seed).await;
         cluster.lose(leader).await;
-        let winner = cluster.replica(rest[0]).campaign().await.expect("two of three elect");
+        let winner = cluster
+            .replica(rest[0])
+            .campaign()
+            .await
+            .expect("two of three elect");
         let term = cluster.replica(winner).view().term;
-        let other = rest.into_iter().find(|n| *n != winner).expect("two are left");
+        let other = rest
+            .into_iter()
+            .find(|n| *n != winner)
+            .expect("two are left");
         // It has not heard of a quorum yet.
         for _ in 0..20 {
             assert_eq!(
@@ -90,11 +121,17 @@ fn campaigns_and_lost_connections_spare_a_leader_from_its_first_moment() {
                 Err(CampaignError::LeaderAlive(winner)),
                 "seed {seed}"
             );
-            cluster.replica(other).peer_lost(messagebase_daemon::raft::raft_id(1, winner));
+            cluster
+                .replica(other)
+                .peer_lost(messagebase_daemon::raft::raft_id(1, winner));
             SimRuntime::sleep(Duration::from_millis(5)).await;
         }
         writes(&cluster, other, 1).await;
-        assert_eq!(cluster.replica(other).campaign().await, Err(CampaignError::LeaderAlive(winner)), "seed {seed}");
+        assert_eq!(
+            cluster.replica(other).campaign().await,
+            Err(CampaignError::LeaderAlive(winner)),
+            "seed {seed}"
+        );
         assert_eq!(cluster.replica(winner).view().term, term, "seed {seed}");
         cluster.shutdown().await;
     });
@@ -107,8 +144,15 @@ fn a_transfer_to_a_node_that_does_not_answer_is_refused_and_costs_nothing() {
         let term = cluster.replica(leader).view().term;
         cluster.lose(rest[1]).await;
         SimRuntime::sleep(WHILE).await;
-        let refused = cluster.replica(leader).transfer(rest[1]).await.expect_err("it is dead");
-        assert!(refused.to_string().contains("does not answer"), "seed {seed}: {refused}");
+        let refused = cluster
+            .replica(leader)
+            .transfer(rest[1])
+            .await
+            .expect_err("it is dead");
+        assert!(
+            refused.to_string().contains("does not answer"),
+            "seed {seed}: {refused}"
+        );
         writes(&cluster, leader, 1).await;
         assert_eq!(cluster.replica(leader).view().term, term, "seed {seed}");
         cluster.shutdown().await;
@@ -121,13 +165,28 @@ fn when_the_heir_is_cut_off_another_one_takes_over() {
         let (cluster, leader, rest) = begin(seed).await;
         // Its last heartbeats were answered a moment ago.
         cluster.isolate(rest[1]);
-        let refused = cluster.replica(leader).transfer(rest[1]).await.expect_err("it can't take over");
-        assert!(refused.to_string().contains("did not take over"), "seed {seed}: {refused}");
+        let refused = cluster
+            .replica(leader)
+            .transfer(rest[1])
+            .await
+            .expect_err("it can't take over");
+        assert!(
+            refused.to_string().contains("did not take over"),
+            "seed {seed}: {refused}"
+        );
         // A leader that has begun a transfer writes nothing any more.
         writes(&cluster, leader, 1).await;
-        assert_eq!(cluster.leader_among(&[leader, rest[0]]), Some(rest[0]), "seed {seed}");
+        assert_eq!(
+            cluster.leader_among(&[leader, rest[0]]),
+            Some(rest[0]),
+            "seed {seed}"
+        );
         cluster.net.heal();
-        cluster.wait("all to follow", |c| (c.leader_among(&ALL) == Some(rest[0])).then_some(())).await;
+        cluster
+            .wait("all to follow", |c| {
+                (c.leader_among(&ALL) == Some(rest[0])).then_some(())
+            })
+            .await;
         cluster.shutdown().await;
     });
 }

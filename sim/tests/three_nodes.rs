@@ -12,19 +12,49 @@ use openraft_rt_sim::SimRuntime;
 const ALL: [u16; 3] = [1, 2, 3];
 
 fn register(name: &str) -> Draft {
-    let body = Change::Register { name: name.into(), key: format!("register-{name}"), by_operator: false };
-    let secrets = Secrets { password_hash: Some("$argon2id$v=19$m=8,t=1,p=1$c2FsdA$aGFzaA".into()), token_hash: None };
-    Draft { actor: None, body, secrets: Some(secrets) }
+    let body = Change::Register {
+        name: name.into(),
+        key: format!("register-{name}"),
+        by_operator: false,
+    };
+    let secrets = Secrets {
+        password_hash: Some("$argon2id$v=19$m=8,t=1,p=1$c2FsdA$aGFzaA".into()),
+        token_hash: None,
+    };
+    Draft {
+        actor: None,
+        body,
+        secrets: Some(secrets),
+    }
 }
 
 fn login(user: u64, token: u8) -> Draft {
-    let secrets = Secrets { password_hash: None, token_hash: Some([token; 32]) };
-    Draft { actor: None, body: Change::Login { user, credential_version: 1 }, secrets: Some(secrets) }
+    let secrets = Secrets {
+        password_hash: None,
+        token_hash: Some([token; 32]),
+    };
+    Draft {
+        actor: None,
+        body: Change::Login {
+            user,
+            credential_version: 1,
+        },
+        secrets: Some(secrets),
+    }
 }
 
 fn send(session: u64, user: u64, to: &str, n: usize) -> Draft {
-    let body = Change::Send { user, to: to.into(), body: format!("message {n}"), key: format!("key-{n}") };
-    Draft { actor: Some(session), body, secrets: None }
+    let body = Change::Send {
+        user,
+        to: to.into(),
+        body: format!("message {n}"),
+        key: format!("key-{n}"),
+    };
+    Draft {
+        actor: Some(session),
+        body,
+        secrets: None,
+    }
 }
 
 async fn one(replica: &SimReplica, draft: Draft) -> Outcome {
@@ -37,7 +67,10 @@ async fn one(replica: &SimReplica, draft: Draft) -> Outcome {
 /// Ids of the messages that were sent; panics unless all were.
 fn sent(verdicts: &[Verdict]) -> Vec<u64> {
     let id = |verdict: &Verdict| match verdict {
-        Verdict::Applied { outcome: Outcome::Sent { id, .. }, .. } => *id,
+        Verdict::Applied {
+            outcome: Outcome::Sent { id, .. },
+            ..
+        } => *id,
         other => panic!("not sent: {other:?}"),
     };
     verdicts.iter().map(id).collect()
@@ -54,14 +87,22 @@ struct Story {
 
 async fn tell(seed: u64) -> Story {
     let cluster = Cluster::start(seed, 3).await;
-    let first = cluster.wait("a leader of all", |c| c.leader_among(&ALL)).await;
+    let first = cluster
+        .wait("a leader of all", |c| c.leader_among(&ALL))
+        .await;
     let follower = *ALL.iter().find(|n| **n != first).expect("two follow");
 
     // Through a follower: forwarded, and applied here when it returns.
     let replica = cluster.replica(follower);
-    let Outcome::Registered { user: ann, .. } = one(replica, register("ann")).await else { panic!("not registered") };
-    let Outcome::Registered { .. } = one(replica, register("ben")).await else { panic!("not registered") };
-    let Outcome::LoggedIn { session, .. } = one(replica, login(ann, 7)).await else { panic!("not logged in") };
+    let Outcome::Registered { user: ann, .. } = one(replica, register("ann")).await else {
+        panic!("not registered")
+    };
+    let Outcome::Registered { .. } = one(replica, register("ben")).await else {
+        panic!("not registered")
+    };
+    let Outcome::LoggedIn { session, .. } = one(replica, login(ann, 7)).await else {
+        panic!("not logged in")
+    };
     let batch = (0..20).map(|n| send(session, ann, "ben", n)).collect();
     let mut ids = sent(&replica.propose(batch).await);
 
@@ -70,27 +111,65 @@ async fn tell(seed: u64) -> Story {
     let rest: Vec<u16> = ALL.into_iter().filter(|n| *n != first).collect();
     let batch = (20..40).map(|n| send(session, ann, "ben", n)).collect();
     ids.extend(sent(&cluster.replica(follower).propose(batch).await));
-    let second = cluster.wait("another leader", |c| c.leader_among(&rest)).await;
+    let second = cluster
+        .wait("another leader", |c| c.leader_among(&rest))
+        .await;
     assert_ne!(first, second);
-    assert_eq!(cluster.replica(follower).linear().await, Ok(()), "seed {seed}: the majority reads");
-    assert_eq!(cluster.replica(first).linear().await, Err(NoQuorum), "seed {seed}: the minority does not");
-    assert_eq!(cluster.replica(first).propose(vec![send(session, ann, "ben", 40)]).await, [Verdict::NoQuorum]);
+    assert_eq!(
+        cluster.replica(follower).linear().await,
+        Ok(()),
+        "seed {seed}: the majority reads"
+    );
+    assert_eq!(
+        cluster.replica(first).linear().await,
+        Err(NoQuorum),
+        "seed {seed}: the minority does not"
+    );
+    assert_eq!(
+        cluster
+            .replica(first)
+            .propose(vec![send(session, ann, "ben", 40)])
+            .await,
+        [Verdict::NoQuorum]
+    );
 
     cluster.net.heal();
     // The same key again, from the node that was cut off: the message is there once, whichever attempt won.
-    ids.extend(sent(&cluster.replica(first).propose(vec![send(session, ann, "ben", 40)]).await));
-    assert!(ids.is_sorted_by(|a, b| a < b), "seed {seed}: one connection's order is kept: {ids:?}");
+    ids.extend(sent(
+        &cluster
+            .replica(first)
+            .propose(vec![send(session, ann, "ben", 40)])
+            .await,
+    ));
+    assert!(
+        ids.is_sorted_by(|a, b| a < b),
+        "seed {seed}: one connection's order is kept: {ids:?}"
+    );
     assert_eq!(ids.len(), 41);
 
     cluster
         .wait("all to have applied the same", |c| {
             let applied: Vec<_> = ALL.iter().map(|n| c.replica(*n).view().applied).collect();
-            applied.iter().all(|a| a.is_some() && *a == applied[0]).then_some(())
+            applied
+                .iter()
+                .all(|a| a.is_some() && *a == applied[0])
+                .then_some(())
         })
         .await;
-    let digests: Vec<String> = ALL.iter().map(|n| format!("{:?}", cluster.nodes[n].digest())).collect();
-    assert!(digests.iter().all(|d| *d == digests[0]), "seed {seed}: the nodes differ: {digests:#?}");
-    let story = Story { leaders: (first, second), took: cluster.elapsed(), ids, digests: digests[0].clone() };
+    let digests: Vec<String> = ALL
+        .iter()
+        .map(|n| format!("{:?}", cluster.nodes[n].digest()))
+        .collect();
+    assert!(
+        digests.iter().all(|d| *d == digests[0]),
+        "seed {seed}: the nodes differ: {digests:#?}"
+    );
+    let story = Story {
+        leaders: (first, second),
+        took: cluster.elapsed(),
+        ids,
+        digests: digests[0].clone(),
+    };
     cluster.shutdown().await;
     story
 }
@@ -98,32 +177,69 @@ async fn tell(seed: u64) -> Story {
 /// A follower's acknowledgement is applied, but the answer never reaches it, and the session ends before it asks again.
 async fn an_answer_is_lost(seed: u64) {
     let cluster = Cluster::start(seed, 3).await;
-    let first = cluster.wait("a leader of all", |c| c.leader_among(&ALL)).await;
+    let first = cluster
+        .wait("a leader of all", |c| c.leader_among(&ALL))
+        .await;
     let follower = *ALL.iter().find(|n| **n != first).expect("two follow");
-    let (there, here) = (cluster.replica(first).clone(), cluster.replica(follower).clone());
-    let Outcome::Registered { user: ann, .. } = one(&here, register("ann")).await else { panic!("not registered") };
-    let Outcome::Registered { user: ben, .. } = one(&here, register("ben")).await else { panic!("not registered") };
-    let Outcome::LoggedIn { session: anns, .. } = one(&here, login(ann, 7)).await else { panic!("not logged in") };
-    let Outcome::LoggedIn { session: bens, .. } = one(&here, login(ben, 8)).await else { panic!("not logged in") };
-    let Outcome::Sent { id, .. } = one(&here, send(anns, ann, "ben", 0)).await else { panic!("not sent") };
+    let (there, here) = (
+        cluster.replica(first).clone(),
+        cluster.replica(follower).clone(),
+    );
+    let Outcome::Registered { user: ann, .. } = one(&here, register("ann")).await else {
+        panic!("not registered")
+    };
+    let Outcome::Registered { user: ben, .. } = one(&here, register("ben")).await else {
+        panic!("not registered")
+    };
+    let Outcome::LoggedIn { session: anns, .. } = one(&here, login(ann, 7)).await else {
+        panic!("not logged in")
+    };
+    let Outcome::LoggedIn { session: bens, .. } = one(&here, login(ben, 8)).await else {
+        panic!("not logged in")
+    };
+    let Outcome::Sent { id, .. } = one(&here, send(anns, ann, "ben", 0)).await else {
+        panic!("not sent")
+    };
 
     let applied = |replica: &SimReplica| replica.view().applied;
     let before = applied(&there);
     cluster.net.cut_one_way(first, follower);
-    let ack = Draft { actor: Some(bens), body: Change::Ack { user: ben, through: id }, secrets: None };
+    let ack = Draft {
+        actor: Some(bens),
+        body: Change::Ack {
+            user: ben,
+            through: id,
+        },
+        secrets: None,
+    };
     let acknowledging = SimRuntime::spawn({
         let here = here.clone();
         async move { here.propose(vec![ack]).await }
     });
-    cluster.wait("the acknowledgement to be applied", |_| (applied(&there) > before).then_some(())).await;
-    let lock = Draft { actor: None, body: Change::Lock { name: "ben".into() }, secrets: None };
+    cluster
+        .wait("the acknowledgement to be applied", |_| {
+            (applied(&there) > before).then_some(())
+        })
+        .await;
+    let lock = Draft {
+        actor: None,
+        body: Change::Lock { name: "ben".into() },
+        secrets: None,
+    };
     assert_eq!(one(&there, lock).await, Outcome::Done, "seed {seed}");
     cluster.net.heal();
-    let third = *ALL.iter().find(|n| ![first, follower].contains(n)).expect("the other one");
+    let third = *ALL
+        .iter()
+        .find(|n| ![first, follower].contains(n))
+        .expect("the other one");
     assert_eq!(there.transfer(third).await, Ok(()), "seed {seed}");
 
     let verdicts = acknowledging.await.expect("does not panic");
-    assert_eq!(verdicts, [Verdict::InDoubt(Refusal::NotLoggedIn)], "seed {seed}: it was done before");
+    assert_eq!(
+        verdicts,
+        [Verdict::InDoubt(Refusal::NotLoggedIn)],
+        "seed {seed}: it was done before"
+    );
     cluster.shutdown().await;
 }
 

@@ -12,10 +12,17 @@ fn every_promise_is_kept_through_faults() {
         let mut clients = Clients::default();
         let report = run(seed, &mut clients).unwrap_or_else(|failure| panic!("{failure}"));
         attempts += report.counts.get("attempts").copied().unwrap_or_default();
-        acknowledged += report.counts.get("sends acknowledged").copied().unwrap_or_default();
+        acknowledged += report
+            .counts
+            .get("sends acknowledged")
+            .copied()
+            .unwrap_or_default();
     }
     // Else nothing was judged.
-    assert!(acknowledged > 50 * SEEDS && attempts > acknowledged * 3 / 2, "{acknowledged} of {attempts}");
+    assert!(
+        acknowledged > 50 * SEEDS && attempts > acknowledged * 3 / 2,
+        "{acknowledged} of {attempts}"
+    );
 }
 
 #[test]

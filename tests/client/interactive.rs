@@ -23,14 +23,26 @@ fn logged_in(cluster: &Cluster, user: &str) -> Client {
 #[track_caller]
 fn assert_no_password_in_the_state(cluster: &Cluster) {
     let state = cluster.path().join("state");
-    let kept = std::process::Command::new("grep").arg("-r").arg(PASSWORD).arg(&state).output().expect("grep");
-    assert!(kept.stdout.is_empty(), "the password is in the history: {}", String::from_utf8_lossy(&kept.stdout));
+    let kept = std::process::Command::new("grep")
+        .arg("-r")
+        .arg(PASSWORD)
+        .arg(&state)
+        .output()
+        .expect("grep");
+    assert!(
+        kept.stdout.is_empty(),
+        "the password is in the history: {}",
+        String::from_utf8_lossy(&kept.stdout)
+    );
 }
 
 /// The body of the next message to a client.
 #[track_caller]
 fn next_body(client: &mut Client) -> String {
-    client.event("message")["message"]["body"].as_str().unwrap_or_default().to_owned()
+    client.event("message")["message"]["body"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 #[test]
@@ -64,7 +76,12 @@ fn enter_on_the_empty_line_opens_the_conversation_and_close_leaves_it() {
     // Commands are text here, and a message from somebody else changes nothing.
     carl.send("anna", "hello from carl", "1");
     anna.wait("hello from carl");
-    for (typed, sent) in [("4", "4"), ("1|x|y", "1|x|y"), ("//close", "/close"), ("still to ben", "still to ben")] {
+    for (typed, sent) in [
+        ("4", "4"),
+        ("1|x|y", "1|x|y"),
+        ("//close", "/close"),
+        ("still to ben", "still to ben"),
+    ] {
         anna.enter(typed);
         assert_eq!(next_body(&mut ben), sent);
     }
@@ -84,7 +101,9 @@ fn lines_that_are_typed_ahead_are_neither_lost_nor_reordered() {
     let mut anna = Terminal::start(cluster.bare_mbclient(&[]));
     anna.wait(">");
     // A password too, which must reach its question and nothing else.
-    anna.keys(&format!("/login anna\r{PASSWORD}\r/msg ben\rone\rtwo\r/close\r4\r"));
+    anna.keys(&format!(
+        "/login anna\r{PASSWORD}\r/msg ben\rone\rtwo\r/close\r4\r"
+    ));
     assert_eq!(next_body(&mut ben), "one");
     assert_eq!(next_body(&mut ben), "two");
     anna.wait("ben online");
@@ -144,13 +163,19 @@ fn a_lost_node_is_told_in_one_line_and_the_prompt_names_the_new_one() {
     let cluster = cluster_with(3, &["anna", "ben"]);
     let mut anna = sit_down(&cluster, "anna");
     let shown = anna.shown();
-    let node = shown.rsplit("anna@n").next().and_then(|rest| rest.chars().next()?.to_digit(10));
+    let node = shown
+        .rsplit("anna@n")
+        .next()
+        .and_then(|rest| rest.chars().next()?.to_digit(10));
     let node = u16::try_from(node.expect("the prompt names a node")).expect("small");
     cluster.node(node).kill();
     anna.wait("term");
     anna.wait("anna@n");
     let shown = anna.shown();
-    assert!(!shown.trim_end().ends_with(&format!("anna@n{node}>")), "{shown}");
+    assert!(
+        !shown.trim_end().ends_with(&format!("anna@n{node}>")),
+        "{shown}"
+    );
     anna.enter("d|ben|after the failover");
     anna.wait("OK");
     let other = cluster.others(&[node])[0];

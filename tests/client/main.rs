@@ -9,6 +9,8 @@ use messagebase_harness::{Cluster, programs};
 #[track_caller]
 fn cluster_with(nodes: u16, users: &[&str]) -> Cluster {
     let cluster = Cluster::start(programs!(), nodes);
-    users.iter().for_each(|user| cluster.client(1).register(user));
+    users
+        .iter()
+        .for_each(|user| cluster.client(1).register(user));
     cluster
 }

@@ -12,7 +12,11 @@ const ALL: usize = 40;
 fn node_with_a_session(cluster: &Cluster) -> u16 {
     cluster.wait("one node with a session in `mbctl status`", || {
         let status = cluster.mbctl(&["status", "--json"]).json();
-        let with: Vec<&Value> = status["nodes"].as_array()?.iter().filter(|node| node["sessions"] == 1).collect();
+        let with: Vec<&Value> = status["nodes"]
+            .as_array()?
+            .iter()
+            .filter(|node| node["sessions"] == 1)
+            .collect();
         match with.as_slice() {
             [node] => u16::try_from(node["node"].as_u64()?).ok(),
             _ => None,
@@ -21,8 +25,13 @@ fn node_with_a_session(cluster: &Cluster) -> u16 {
 }
 
 fn hear_ok(a: &mut Talk) -> String {
-    let line = a.hear("the answer to a send", |line| line.starts_with("OK ") || line.starts_with("ERR "));
-    assert!(line.starts_with("OK sent ") || line.starts_with("OK queued "), "{line}");
+    let line = a.hear("the answer to a send", |line| {
+        line.starts_with("OK ") || line.starts_with("ERR ")
+    });
+    assert!(
+        line.starts_with("OK sent ") || line.starts_with("OK queued "),
+        "{line}"
+    );
     line
 }
 
@@ -57,7 +66,10 @@ fn a_conversation_survives_the_sigkill_of_the_senders_node() {
     a.say("d|ben|are you there?");
     assert!(hear_ok(&mut a).starts_with("OK sent "), "ben is there");
     let event = b.event("message");
-    assert_eq!((&event["message"]["from"], &event["message"]["body"]), (&json!("anna"), &json!("are you there?")));
+    assert_eq!(
+        (&event["message"]["from"], &event["message"]["body"]),
+        (&json!("anna"), &json!("are you there?"))
+    );
     b.ok("ack", json!({"through": event["message"]["id"]}));
     drop(b);
 
@@ -67,8 +79,13 @@ fn a_conversation_survives_the_sigkill_of_the_senders_node() {
     (FIRST_HALF..ALL).for_each(|n| a.say(&format!("d|ben|{}", number(n))));
     (FIRST_HALF / 2..ALL).for_each(|_| drop(hear_ok(&mut a)));
     let told = a.errors();
-    let says = |line: &str| line.contains(&format!("n{a_node}")) || line.contains(&format!("node {a_node}"));
-    assert!(told.lines().any(|line| says(line) && line.contains("term")), "one line says what happened:\n{told}");
+    let says = |line: &str| {
+        line.contains(&format!("n{a_node}")) || line.contains(&format!("node {a_node}"))
+    };
+    assert!(
+        told.lines().any(|line| says(line) && line.contains("term")),
+        "one line says what happened:\n{told}"
+    );
     a.end().expect_code(0);
 
     let mut b = cluster.tls_client(third);
@@ -76,7 +93,10 @@ fn a_conversation_survives_the_sigkill_of_the_senders_node() {
     let inbox = messages(&b.inbox());
     let bodies: Vec<&str> = inbox.iter().map(|message| message.body.as_str()).collect();
     assert_eq!(bodies, (0..ALL).map(number).collect::<Vec<_>>());
-    assert!(inbox.windows(2).all(|pair| pair[0].id < pair[1].id), "{inbox:?}");
+    assert!(
+        inbox.windows(2).all(|pair| pair[0].id < pair[1].id),
+        "{inbox:?}"
+    );
 
     cluster.node(a_node).restart();
     cluster.wait_ready(&[a_node]);
@@ -91,14 +111,26 @@ fn what_was_answered_at_login_and_what_comes_later_make_up_everything_once() {
     anna.sign_up("anna");
     // Ben logs in while messages are on their way: each must be in the inbox or an event, under one id, never neither.
     let requests: Vec<u64> = (0..60)
-        .map(|n| anna.post("send", json!({"to": "ben", "body": format!("{n}"), "key": format!("{n}")})))
+        .map(|n| {
+            anna.post(
+                "send",
+                json!({"to": "ben", "body": format!("{n}"), "key": format!("{n}")}),
+            )
+        })
         .collect();
     let mut ben = cluster.client(3);
     ben.login("ben");
-    let mut ids: Vec<u64> = messages(&ben.inbox()).iter().map(|message| message.id).collect();
+    let mut ids: Vec<u64> = messages(&ben.inbox())
+        .iter()
+        .map(|message| message.id)
+        .collect();
     let sent: Vec<u64> = requests
         .into_iter()
-        .map(|id| anna.answer(id, messagebase_harness::SHORT).expect("sent")["id"].as_u64().expect("an id"))
+        .map(|id| {
+            anna.answer(id, messagebase_harness::SHORT).expect("sent")["id"]
+                .as_u64()
+                .expect("an id")
+        })
         .collect();
     while ids.last() != sent.last() {
         let event = ben.event("message");

@@ -12,8 +12,16 @@ const ACKNOWLEDGED_BEFORE: usize = 400;
 /// Sends what was not acknowledged again, under the same keys and in order.
 fn repeat_unacknowledged(cluster: &Cluster, node: u16, recorder: &Recorder) {
     let mut again: BTreeMap<String, Vec<Attempt>> = BTreeMap::new();
-    for attempt in recorder.finish().attempts.into_iter().filter(|attempt| attempt.answer.ok().is_none()) {
-        again.entry(attempt.user.clone().expect("a session's")).or_default().push(attempt);
+    for attempt in recorder
+        .finish()
+        .attempts
+        .into_iter()
+        .filter(|attempt| attempt.answer.ok().is_none())
+    {
+        again
+            .entry(attempt.user.clone().expect("a session's"))
+            .or_default()
+            .push(attempt);
     }
     for (user, mut attempts) in again {
         attempts.sort_by_key(|attempt| attempt.sequence);
@@ -32,8 +40,15 @@ fn repeat_unacknowledged(cluster: &Cluster, node: u16, recorder: &Recorder) {
 /// How many different messages were tried.
 fn tried(recorder: &Recorder) -> usize {
     let attempts = recorder.finish().attempts;
-    let mut keys: Vec<_> = attempts.iter().map(|attempt| (&attempt.user, attempt.call.key())).collect();
-    assert!(attempts.iter().all(|attempt| matches!(attempt.call, Call::Send { .. })));
+    let mut keys: Vec<_> = attempts
+        .iter()
+        .map(|attempt| (&attempt.user, attempt.call.key()))
+        .collect();
+    assert!(
+        attempts
+            .iter()
+            .all(|attempt| matches!(attempt.call, Call::Send { .. }))
+    );
     keys.sort_unstable();
     keys.dedup();
     keys.len()
@@ -48,7 +63,9 @@ fn nothing_acknowledged_is_lost_when_all_nodes_die_at_once() {
         client.register(user);
     }
     let load = Load::start(&cluster, &senders, "ben");
-    cluster.wait("acknowledged sends", || (load.acknowledged() >= ACKNOWLEDGED_BEFORE).then_some(()));
+    cluster.wait("acknowledged sends", || {
+        (load.acknowledged() >= ACKNOWLEDGED_BEFORE).then_some(())
+    });
     cluster.kill_all();
     let recorder = load.finish();
     assert!(recorder.acknowledged() >= ACKNOWLEDGED_BEFORE);
@@ -61,7 +78,11 @@ fn nothing_acknowledged_is_lost_when_all_nodes_die_at_once() {
 
     repeat_unacknowledged(&cluster, 3, &recorder);
     let mailbox = ben.sync(0);
-    assert_eq!(mailbox.len(), tried(&recorder), "each attempt is there once");
+    assert_eq!(
+        mailbox.len(),
+        tried(&recorder),
+        "each attempt is there once"
+    );
     judge(&recorder, "ben", &mailbox);
     cluster.wait_same(&cluster.numbers());
 }
@@ -76,10 +97,14 @@ fn the_leaders_sigkill_under_load_costs_nothing_acknowledged() {
         client.register(user);
     }
     let load = Load::start(&cluster, &[("anna", others[0]), ("carl", others[1])], "ben");
-    cluster.wait("acknowledged sends", || (load.acknowledged() >= 200).then_some(()));
+    cluster.wait("acknowledged sends", || {
+        (load.acknowledged() >= 200).then_some(())
+    });
     cluster.node(leader).kill();
     let so_far = load.acknowledged();
-    cluster.wait("more acknowledged sends", || (load.acknowledged() >= so_far + 200).then_some(()));
+    cluster.wait("more acknowledged sends", || {
+        (load.acknowledged() >= so_far + 200).then_some(())
+    });
     let recorder = load.finish();
     assert_eq!(
         recorder.acknowledged(),

@@ -28,7 +28,9 @@ fn is_acknowledged(attempt: &Attempt) -> bool {
 
 fn acknowledged(recorder: &Recorder, user: &str) -> usize {
     let sends = recorder.finish().attempts.into_iter();
-    sends.filter(|attempt| attempt.user.as_deref() == Some(user) && is_acknowledged(attempt)).count()
+    sends
+        .filter(|attempt| attempt.user.as_deref() == Some(user) && is_acknowledged(attempt))
+        .count()
 }
 
 /// Runs `alarm` again and again under load. It may not cost the leader its place, nor a sender an answer; whatever else
@@ -53,7 +55,9 @@ fn trial(cluster: &Cluster, alarm: &impl Fn(&Alarm)) -> Result<(), String> {
     let leader = cluster.leader();
     let others = cluster.others(&[leader]);
     let mut client = cluster.client(leader);
-    ["anna", "carl", "ben"].iter().for_each(|user| client.register(user));
+    ["anna", "carl", "ben"]
+        .iter()
+        .for_each(|user| client.register(user));
     cluster.wait_ready(&cluster.numbers());
     let before = leadership(cluster);
     // Each sender has to get on: one whose node is not touched would outrun the other.
@@ -64,10 +68,20 @@ fn trial(cluster: &Cluster, alarm: &impl Fn(&Alarm)) -> Result<(), String> {
     let broken = RefCell::new(Vec::new());
     for round in 0..ROUNDS {
         let so_far = progress();
-        alarm(&Alarm { cluster, round, leader, others: others.clone(), broken: &broken });
+        alarm(&Alarm {
+            cluster,
+            round,
+            leader,
+            others: others.clone(),
+            broken: &broken,
+        });
         cluster.wait("more acknowledged sends of each sender", || {
             let gets_on = |(now, so_far): (usize, usize)| now >= so_far + SENDS_BETWEEN;
-            progress().into_iter().zip(so_far).all(gets_on).then_some(())
+            progress()
+                .into_iter()
+                .zip(so_far)
+                .all(gets_on)
+                .then_some(())
         });
     }
     cluster.heal();
@@ -81,12 +95,18 @@ fn trial(cluster: &Cluster, alarm: &impl Fn(&Alarm)) -> Result<(), String> {
     let mut broken = broken.into_inner();
     let now = leadership(cluster);
     if now != before {
-        broken.push(format!("(node, term, leader) were {before:?} and are {now:?}"));
+        broken.push(format!(
+            "(node, term, leader) were {before:?} and are {now:?}"
+        ));
     }
     if !recorder.finish().attempts.iter().all(is_acknowledged) {
         broken.push("a send was not acknowledged".to_owned());
     }
-    if broken.is_empty() { Ok(()) } else { Err(broken.join("; ")) }
+    if broken.is_empty() {
+        Ok(())
+    } else {
+        Err(broken.join("; "))
+    }
 }
 
 /// A client asks every node to campaign.
@@ -96,10 +116,15 @@ fn campaign_everywhere(alarm: &Alarm) {
         let asked: Vec<u64> = (0..3).map(|_| client.post("campaign", json!({}))).collect();
         for id in asked {
             match client.answer(id, SHORT) {
-                Err(refusal) if ["leader_alive", "rate_limited"].contains(&refusal.code.as_str()) => {
+                Err(refusal)
+                    if ["leader_alive", "rate_limited"].contains(&refusal.code.as_str()) =>
+                {
                     assert_eq!(refusal.outcome, "not_done");
                 }
-                other => alarm.broken.borrow_mut().push(format!("node {node} on a campaign: {other:?}")),
+                other => alarm
+                    .broken
+                    .borrow_mut()
+                    .push(format!("node {node} on a campaign: {other:?}")),
             }
         }
     }
@@ -116,18 +141,26 @@ fn campaigns_on_every_node_change_nothing() {
 
 #[test]
 fn resets_of_one_link_of_the_leader_change_nothing() {
-    changes_nothing(proxied, |alarm| alarm.cluster.reset(&[alarm.leader], &alarm.others[..1]));
+    changes_nothing(proxied, |alarm| {
+        alarm.cluster.reset(&[alarm.leader], &alarm.others[..1])
+    });
 }
 
 #[test]
 fn resets_of_all_links_at_once_change_nothing() {
-    changes_nothing(proxied, |alarm| alarm.cluster.reset(&alarm.cluster.numbers(), &alarm.cluster.numbers()));
+    changes_nothing(proxied, |alarm| {
+        alarm
+            .cluster
+            .reset(&alarm.cluster.numbers(), &alarm.cluster.numbers())
+    });
 }
 
 #[test]
 fn campaigns_between_resets_of_all_links_change_nothing() {
     changes_nothing(proxied, |alarm| {
-        alarm.cluster.reset(&alarm.cluster.numbers(), &alarm.cluster.numbers());
+        alarm
+            .cluster
+            .reset(&alarm.cluster.numbers(), &alarm.cluster.numbers());
         campaign_everywhere(alarm);
     });
 }
@@ -136,7 +169,9 @@ fn campaigns_between_resets_of_all_links_change_nothing() {
 fn a_leader_that_is_slow_to_answer_is_left_alone() {
     changes_nothing(proxied, |alarm| {
         if alarm.round == 0 {
-            alarm.cluster.delay(&[alarm.leader], &alarm.others, Duration::from_millis(50));
+            alarm
+                .cluster
+                .delay(&[alarm.leader], &alarm.others, Duration::from_millis(50));
         }
         campaign_everywhere(alarm);
     });

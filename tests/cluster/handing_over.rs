@@ -11,13 +11,17 @@ const WINDOW: usize = 16;
 
 fn register(cluster: &Cluster) {
     let mut client = cluster.client(cluster.leader());
-    ["anna", "carl", "ben"].iter().for_each(|user| client.register(user));
+    ["anna", "carl", "ben"]
+        .iter()
+        .for_each(|user| client.register(user));
 }
 
 #[track_caller]
 fn more(cluster: &Cluster, load: &Load) {
     let so_far = load.acknowledged();
-    cluster.wait("more acknowledged sends", || (load.acknowledged() >= so_far + ACKNOWLEDGED_BEFORE).then_some(()));
+    cluster.wait("more acknowledged sends", || {
+        (load.acknowledged() >= so_far + ACKNOWLEDGED_BEFORE).then_some(())
+    });
 }
 
 #[track_caller]
@@ -30,7 +34,9 @@ fn check(cluster: &Cluster, node: u16, recorder: &Recorder) {
 /// A user's sends in the order sent.
 fn attempts_of(recorder: &Recorder, user: &str) -> Vec<Attempt> {
     let all = recorder.finish().attempts.into_iter();
-    let mut attempts: Vec<Attempt> = all.filter(|attempt| attempt.user.as_deref() == Some(user)).collect();
+    let mut attempts: Vec<Attempt> = all
+        .filter(|attempt| attempt.user.as_deref() == Some(user))
+        .collect();
     attempts.sort_by_key(|attempt| attempt.sequence);
     attempts
 }
@@ -43,8 +49,17 @@ fn is_acknowledged(attempt: &Attempt) -> bool {
 fn a_transfer_under_load_refuses_nothing() {
     while_the_machine_runs(|| {
         let recorder = transfers_under_load();
-        let refused = recorder.finish().attempts.iter().filter(|attempt| !is_acknowledged(attempt)).count();
-        if refused == 0 { Ok(()) } else { Err(format!("{refused} sends were refused")) }
+        let refused = recorder
+            .finish()
+            .attempts
+            .iter()
+            .filter(|attempt| !is_acknowledged(attempt))
+            .count();
+        if refused == 0 {
+            Ok(())
+        } else {
+            Err(format!("{refused} sends were refused"))
+        }
     });
 }
 
@@ -78,9 +93,15 @@ fn stop_under_load() -> Result<(), String> {
     let here = Load::start_beside(&recorder, &cluster, &[("anna", leader)], "ben");
     let there = Load::start_beside(&recorder, &cluster, &[("carl", others[0])], "ben");
     more(&cluster, &here);
-    let so_far = attempts_of(&recorder, "carl").iter().filter(|attempt| is_acknowledged(attempt)).count();
+    let so_far = attempts_of(&recorder, "carl")
+        .iter()
+        .filter(|attempt| is_acknowledged(attempt))
+        .count();
     cluster.wait("acknowledged sends of the other client", || {
-        let now = attempts_of(&recorder, "carl").iter().filter(|attempt| is_acknowledged(attempt)).count();
+        let now = attempts_of(&recorder, "carl")
+            .iter()
+            .filter(|attempt| is_acknowledged(attempt))
+            .count();
         (now >= so_far + ACKNOWLEDGED_BEFORE).then_some(())
     });
     assert_eq!(cluster.node(leader).stop(), 0);
@@ -103,5 +124,9 @@ fn stop_under_load() -> Result<(), String> {
     if !carls.iter().all(is_acknowledged) {
         broken.push("a client of another node saw the stop".to_owned());
     }
-    if broken.is_empty() { Ok(()) } else { Err(broken.join("; ")) }
+    if broken.is_empty() {
+        Ok(())
+    } else {
+        Err(broken.join("; "))
+    }
 }

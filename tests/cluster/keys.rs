@@ -23,7 +23,11 @@ struct First {
 fn repeat_everything(cluster: &Cluster, node: u16, first: &First) {
     let mut client = cluster.client(node);
     let register = json!({"user": "anna", "password": PASSWORD, "key": "register anna"});
-    assert_eq!(client.ok("register", register), json!({"user": "anna"}), "on node {node}");
+    assert_eq!(
+        client.ok("register", register),
+        json!({"user": "anna"}),
+        "on node {node}"
+    );
     let taken = json!({"user": "ANNA", "password": PASSWORD, "key": "another key"});
     client.refused("register", taken, "name_taken");
     // The account is gone: only the key still knows it.
@@ -34,10 +38,18 @@ fn repeat_everything(cluster: &Cluster, node: u16, first: &First) {
     let password = json!({"old": PASSWORD, "new": OTHER_PASSWORD, "key": "new password"});
     assert_eq!(anna.ok("password", password), json!({}), "on node {node}");
     let again = anna.send("ben", "hello", "send 1");
-    assert_eq!((&again["id"], &again["sent_at"]), (&first.sent["id"], &first.sent["sent_at"]), "on node {node}");
+    assert_eq!(
+        (&again["id"], &again["sent_at"]),
+        (&first.sent["id"], &first.sent["sent_at"]),
+        "on node {node}"
+    );
     assert_eq!(again["duplicate"], true);
     for (to, body) in [("ben", "another body"), ("carl", "hello")] {
-        let refusal = anna.refused("send", json!({"to": to, "body": body, "key": "send 1"}), "bad_request");
+        let refusal = anna.refused(
+            "send",
+            json!({"to": to, "body": body, "key": "send 1"}),
+            "bad_request",
+        );
         assert_eq!(refusal.outcome, "not_done");
     }
 }
@@ -52,27 +64,44 @@ fn every_keyed_operation_repeated_anywhere_answers_as_the_first_time() {
     cluster.client(1).register("carl");
     let sent = anna.send("ben", "hello", "send 1");
     assert_eq!(sent["duplicate"], false);
-    anna.ok("password", json!({"old": PASSWORD, "new": OTHER_PASSWORD, "key": "new password"}));
+    anna.ok(
+        "password",
+        json!({"old": PASSWORD, "new": OTHER_PASSWORD, "key": "new password"}),
+    );
     let mut dora = cluster.client(2);
     dora.sign_up("dora");
-    dora.ok("delete", json!({"password": PASSWORD, "key": "delete dora"}));
+    dora.ok(
+        "delete",
+        json!({"password": PASSWORD, "key": "delete dora"}),
+    );
     let first = First { sent };
 
-    cluster.numbers().into_iter().for_each(|node| repeat_everything(&cluster, node, &first));
+    cluster
+        .numbers()
+        .into_iter()
+        .for_each(|node| repeat_everything(&cluster, node, &first));
 
     let leader = cluster.leader();
     cluster.node(leader).kill();
     let others = cluster.others(&[leader]);
     cluster.wait_ready(&others);
-    others.iter().for_each(|node| repeat_everything(&cluster, *node, &first));
+    others
+        .iter()
+        .for_each(|node| repeat_everything(&cluster, *node, &first));
 
     // The recipient goes; what was sent to them stays answered, and only that.
     let mut ben = cluster.client(others[0]);
     ben.login("ben");
     ben.ok("delete", json!({"password": PASSWORD, "key": "delete ben"}));
-    others.iter().for_each(|node| repeat_everything(&cluster, *node, &first));
+    others
+        .iter()
+        .for_each(|node| repeat_everything(&cluster, *node, &first));
     let mut anna = login_with(&cluster, others[1], "anna", OTHER_PASSWORD);
-    anna.refused("send", json!({"to": "ben", "body": "hello", "key": "send 2"}), "no_such_user");
+    anna.refused(
+        "send",
+        json!({"to": "ben", "body": "hello", "key": "send 2"}),
+        "no_such_user",
+    );
     cluster.client(others[0]).refused(
         "register",
         json!({"user": "ben", "password": PASSWORD, "key": "a new ben"}),
@@ -97,9 +126,17 @@ fn what_a_deleted_user_sent_stays_with_the_other_side() {
     anna.ok("delete", json!({"password": PASSWORD, "key": "d"}));
     let kept = ben.sync(0);
     let kept: Vec<(&Value, &Value)> = kept.iter().map(|m| (&m["from"], &m["body"])).collect();
-    assert_eq!(kept, [(&json!("anna"), &json!("read me later"))], "what was queued to the deleted account is gone");
+    assert_eq!(
+        kept,
+        [(&json!("anna"), &json!("read me later"))],
+        "what was queued to the deleted account is gone"
+    );
     let queued = cluster.rows(1, "queued_messages");
-    assert_eq!(queued.column("sender"), ["anna"], "the old name, never NULL");
+    assert_eq!(
+        queued.column("sender"),
+        ["anna"],
+        "the old name, never NULL"
+    );
     ben.refused("history", json!({"with": "nobody"}), "no_such_user");
 }
 
@@ -112,22 +149,38 @@ fn pipelined(cluster: &Cluster, sender_on: u16, change: impl FnOnce()) {
     let mut anna = cluster.client(sender_on);
     anna.sign_up("anna");
     let post = |anna: &mut Client, n: usize| {
-        anna.post("send", json!({"to": "ben", "body": format!("{n}"), "key": format!("k{n}")}))
+        anna.post(
+            "send",
+            json!({"to": "ben", "body": format!("{n}"), "key": format!("k{n}")}),
+        )
     };
     let mut requests: Vec<u64> = (0..PIPELINED / 2).map(|n| post(&mut anna, n)).collect();
-    let first = anna.answer(requests[0], SHORT).expect("the cluster is whole");
+    let first = anna
+        .answer(requests[0], SHORT)
+        .expect("the cluster is whole");
     change();
     requests.extend((PIPELINED / 2..PIPELINED).map(|n| post(&mut anna, n)));
     let mut ids = vec![first["id"].as_u64().expect("an id")];
     for (n, request) in requests.into_iter().enumerate().skip(1) {
-        let sent = anna.answer(request, SHORT).unwrap_or_else(|refusal| panic!("send {n}: {refusal:?}"));
+        let sent = anna
+            .answer(request, SHORT)
+            .unwrap_or_else(|refusal| panic!("send {n}: {refusal:?}"));
         ids.push(sent["id"].as_u64().expect("an id"));
     }
-    assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "ids in the order sent: {ids:?}");
+    assert!(
+        ids.windows(2).all(|pair| pair[0] < pair[1]),
+        "ids in the order sent: {ids:?}"
+    );
     let mut ben = cluster.client(sender_on);
     ben.login("ben");
-    let bodies: Vec<String> = messages(&ben.inbox()).into_iter().map(|message| message.body).collect();
-    assert_eq!(bodies, (0..PIPELINED).map(|n| n.to_string()).collect::<Vec<_>>());
+    let bodies: Vec<String> = messages(&ben.inbox())
+        .into_iter()
+        .map(|message| message.body)
+        .collect();
+    assert_eq!(
+        bodies,
+        (0..PIPELINED).map(|n| n.to_string()).collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -144,6 +197,8 @@ fn pipelined_sends_keep_their_order_when_the_leader_hands_over() {
     let leader = cluster.leader();
     let next = cluster.others(&[leader])[0];
     pipelined(&cluster, leader, || {
-        cluster.mbctl(&["transfer", &next.to_string()]).expect_code(0);
+        cluster
+            .mbctl(&["transfer", &next.to_string()])
+            .expect_code(0);
     });
 }

@@ -39,19 +39,34 @@ fn a_whole_conversation_in_pipes() {
 
     let queued = say_ok(&mut anna, "d|ben|back\\slash | bar");
     assert!(queued.starts_with("OK queued "), "{queued}");
-    let id = queued.rsplit(' ').next().and_then(|id| id.parse::<u64>().ok());
+    let id = queued
+        .rsplit(' ')
+        .next()
+        .and_then(|id| id.parse::<u64>().ok());
     assert!(id.is_some(), "{queued}");
 
     let mut ben = log_in(&cluster, 2, "ben");
     let message = ben.line("the queued message");
     let fields: Vec<&str> = message.splitn(4, ' ').collect();
-    assert_eq!((fields[0], fields[1], fields[3]), ("MSG", "anna", "back\\\\slash | bar"), "{message}");
-    assert!(fields[2].len() == 24 && fields[2].ends_with('Z') && fields[2].contains('T'), "{message}");
+    assert_eq!(
+        (fields[0], fields[1], fields[3]),
+        ("MSG", "anna", "back\\\\slash | bar"),
+        "{message}"
+    );
+    assert!(
+        fields[2].len() == 24 && fields[2].ends_with('Z') && fields[2].contains('T'),
+        "{message}"
+    );
     let sent = cluster.wait("ben to count as online", || {
         let sent = say_ok(&mut anna, "d|ben|live");
         sent.starts_with("OK sent ").then_some(sent)
     });
-    assert!(sent.rsplit(' ').next().is_some_and(|id| id.parse::<u64>().is_ok()), "{sent}");
+    assert!(
+        sent.rsplit(' ')
+            .next()
+            .is_some_and(|id| id.parse::<u64>().is_ok()),
+        "{sent}"
+    );
     assert!(ben.line("the live message").ends_with(" live"));
 
     // A JSON client can send what a pipe client can't: the escapes keep it on one line.
@@ -67,15 +82,35 @@ fn a_whole_conversation_in_pipes() {
     anna.say("d|nobody|hello");
     assert!(anna.line("a refusal").starts_with("ERR no_such_user "));
     anna.say("4");
-    assert_eq!(anna.list("the user list"), ["OK users", "anna online", "ben online", "END"]);
+    assert_eq!(
+        anna.list("the user list"),
+        ["OK users", "anna online", "ben online", "END"]
+    );
     anna.say("5|be");
-    assert_eq!(anna.list("a search by prefix"), ["OK users", "ben online", "END"]);
+    assert_eq!(
+        anna.list("a search by prefix"),
+        ["OK users", "ben online", "END"]
+    );
     anna.say("5|?nn*");
-    assert_eq!(anna.list("a search by glob"), ["OK users", "anna online", "END"]);
+    assert_eq!(
+        anna.list("a search by glob"),
+        ["OK users", "anna online", "END"]
+    );
     anna.say("h");
     let help = anna.list("the help");
-    for command in ["1|USER|PASSWORD", "2|", "3|USER", "4 ", "5|PATTERN", "d|TO|MESSAGE", "h "] {
-        assert!(help.iter().any(|line| line.contains(command)), "{command} in {help:?}");
+    for command in [
+        "1|USER|PASSWORD",
+        "2|",
+        "3|USER",
+        "4 ",
+        "5|PATTERN",
+        "d|TO|MESSAGE",
+        "h ",
+    ] {
+        assert!(
+            help.iter().any(|line| line.contains(command)),
+            "{command} in {help:?}"
+        );
     }
     anna.say("3|ben");
     assert!(anna.line("a refusal").starts_with("ERR not_permitted "));
@@ -102,7 +137,10 @@ fn the_first_clients_send_no_newline() {
     assert!(ben.line("the answer to a login").starts_with("OK"));
     assert!(ben.line("the queued message").ends_with(" no newline"));
     anna.write(b"4");
-    assert_eq!(anna.list("the user list"), ["OK users", "anna online", "ben online", "END"]);
+    assert_eq!(
+        anna.list("the user list"),
+        ["OK users", "anna online", "ben online", "END"]
+    );
     anna.write(b"5|b");
     assert_eq!(anna.list("a search"), ["OK users", "ben online", "END"]);
     anna.write(b"3|anna");
@@ -130,20 +168,33 @@ fn a_message_counts_as_delivered_when_anything_comes_back_and_comes_again_otherw
     let mut silent = log_in(&cluster, 1, "ben");
     assert!(silent.line("the message").ends_with(" first"));
     assert_eq!(silent.hear(QUIET), Heard::Nothing);
-    assert_eq!(undelivered(&cluster), 1, "nothing came from the client after it was written");
+    assert_eq!(
+        undelivered(&cluster),
+        1,
+        "nothing came from the client after it was written"
+    );
     silent.say("4");
     silent.list("the user list");
-    cluster.wait("the message to be delivered", || (undelivered(&cluster) == 0).then_some(()));
+    cluster.wait("the message to be delivered", || {
+        (undelivered(&cluster) == 0).then_some(())
+    });
 
     anna.send("ben", "second", "2");
     assert!(silent.line("the message").ends_with(" second"));
     silent.close();
-    cluster.wait("the message to be delivered by an orderly end", || (undelivered(&cluster) == 0).then_some(()));
+    cluster.wait("the message to be delivered by an orderly end", || {
+        (undelivered(&cluster) == 0).then_some(())
+    });
     let mut ben = cluster.client(1);
     ben.login("ben");
     assert_eq!(ben.inbox(), Vec::<serde_json::Value>::new());
     assert_eq!(ben.sync(0).len(), 2);
-    assert_eq!(anna.ok("history", json!({"with": "ben"}))["messages"].as_array().map(Vec::len), Some(2));
+    assert_eq!(
+        anna.ok("history", json!({"with": "ben"}))["messages"]
+            .as_array()
+            .map(Vec::len),
+        Some(2)
+    );
 }
 
 fn undelivered(cluster: &Cluster) -> usize {

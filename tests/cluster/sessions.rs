@@ -18,25 +18,46 @@ fn a_message_reaches_every_session_of_both_sides_and_an_ack_empties_all_inboxes(
     ben_too.login("ben");
 
     // Presence is soft state: it reaches Anna's node within moments, not with Ben's login.
-    cluster.wait("Ben to be online where Anna is", || online(&mut anna, "ben").then_some(()));
+    cluster.wait("Ben to be online where Anna is", || {
+        online(&mut anna, "ben").then_some(())
+    });
     let sent = anna.send("ben", "to everyone", "1");
     assert_eq!(sent["online"], true);
     for client in [&mut ben, &mut ben_too, &mut anna_too] {
         let message = client.event("message")["message"].clone();
-        assert_eq!((&message["id"], &message["sent_at"]), (&sent["id"], &sent["sent_at"]));
-        assert_eq!((&message["from"], &message["to"]), (&json!("anna"), &json!("ben")));
+        assert_eq!(
+            (&message["id"], &message["sent_at"]),
+            (&sent["id"], &sent["sent_at"])
+        );
+        assert_eq!(
+            (&message["from"], &message["to"]),
+            (&json!("anna"), &json!("ben"))
+        );
     }
     assert_eq!(ben.inbox().len(), 1);
     ben_too.ok("ack", json!({"through": sent["id"]}));
-    assert!(ben.inbox().is_empty(), "one session's ack empties the inbox of all");
+    assert!(
+        ben.inbox().is_empty(),
+        "one session's ack empties the inbox of all"
+    );
     for client in [&mut anna, &mut anna_too] {
         let delivered = client.event("delivered");
-        assert_eq!((&delivered["through"], &delivered["by"]), (&sent["id"], &json!("ben")));
+        assert_eq!(
+            (&delivered["through"], &delivered["by"]),
+            (&sent["id"], &json!("ben"))
+        );
     }
-    assert!(ben.sync(0)[0]["delivered_at"].is_u64(), "`sync` still has it");
+    assert!(
+        ben.sync(0)[0]["delivered_at"].is_u64(),
+        "`sync` still has it"
+    );
     let history = anna.ok("history", json!({"with": "ben"}));
     assert_eq!(history["messages"].as_array().map(Vec::len), Some(1));
-    assert_eq!(anna.events(), Vec::<serde_json::Value>::new(), "the sending session gets no event of its own message");
+    assert_eq!(
+        anna.events(),
+        Vec::<serde_json::Value>::new(),
+        "the sending session gets no event of its own message"
+    );
 }
 
 #[test]
@@ -53,20 +74,35 @@ fn pages_are_in_order_and_say_whether_more_follow() {
         let ok = client.ok(op, fields);
         let values = ok["messages"].as_array().cloned().unwrap_or_default();
         let bodies: Vec<String> = messages(&values).into_iter().map(|m| m.body).collect();
-        (bodies.join(""), ok["more"] == true, values.first().map(|m| m["id"].clone()))
+        (
+            bodies.join(""),
+            ok["more"] == true,
+            values.first().map(|m| m["id"].clone()),
+        )
     };
     let (bodies, more, _) = page(&mut ben, "inbox", json!({"limit": 3}));
     assert_eq!((bodies.as_str(), more), ("012", true));
     let (bodies, more, first) = page(&mut ben, "history", json!({"with": "anna", "limit": 3}));
-    assert_eq!((bodies.as_str(), more), ("456", true), "the newest page first, oldest first within it");
-    let (bodies, more, _) = page(&mut ben, "history", json!({"with": "anna", "limit": 9, "before": first}));
+    assert_eq!(
+        (bodies.as_str(), more),
+        ("456", true),
+        "the newest page first, oldest first within it"
+    );
+    let (bodies, more, _) = page(
+        &mut ben,
+        "history",
+        json!({"with": "anna", "limit": 9, "before": first}),
+    );
     assert_eq!((bodies.as_str(), more), ("0123", false));
     let (bodies, more, _) = page(&mut anna, "sync", json!({"after": 0, "limit": 7}));
     assert_eq!((bodies.as_str(), more), ("0123456", false));
     for limit in [0, 1001] {
         let fields = json!({"limit": limit});
         let answer = ben.ask("inbox", fields);
-        assert!(limit == 0 || answer.is_err_and(|refusal| refusal.code == "bad_request"), "limit {limit}");
+        assert!(
+            limit == 0 || answer.is_err_and(|refusal| refusal.code == "bad_request"),
+            "limit {limit}"
+        );
     }
 }
 
@@ -77,8 +113,15 @@ fn a_token_resumes_on_every_node_and_is_dead_on_every_node_after_logout() {
     let token = first.sign_up("anna");
     let mut second = cluster.client(2);
     let resumed = second.ok("resume", json!({"token": token}));
-    assert_eq!((&resumed["user"], &resumed["linear"]), (&json!("anna"), &json!(true)));
-    second.refused("login", json!({"user": "anna", "password": PASSWORD}), "bad_request");
+    assert_eq!(
+        (&resumed["user"], &resumed["linear"]),
+        (&json!("anna"), &json!(true))
+    );
+    second.refused(
+        "login",
+        json!({"user": "anna", "password": PASSWORD}),
+        "bad_request",
+    );
     second.refused("resume", json!({"token": token}), "bad_request");
     let mut third = cluster.client(3);
     third.ok("resume", json!({"token": token}));
@@ -88,7 +131,9 @@ fn a_token_resumes_on_every_node_and_is_dead_on_every_node_after_logout() {
         client.wait_closed();
     }
     for n in cluster.numbers() {
-        cluster.client(n).refused("resume", json!({"token": token}), "bad_credentials");
+        cluster
+            .client(n)
+            .refused("resume", json!({"token": token}), "bad_credentials");
     }
     let stored = cluster.rows(1, "sessions");
     assert!(stored.rows.is_empty(), "{stored:?}");
@@ -103,18 +148,38 @@ fn a_new_password_ends_the_other_sessions_and_a_deletion_ends_all() {
     let other_token = other.login("anna");
     let wrong = json!({"old": "not the password", "new": "a new password", "key": "wrong"});
     anna.refused("password", wrong, "bad_credentials");
-    anna.ok("password", json!({"old": PASSWORD, "new": "a new password", "key": "p"}));
+    anna.ok(
+        "password",
+        json!({"old": PASSWORD, "new": "a new password", "key": "p"}),
+    );
     other.event("closing");
     other.wait_closed();
-    cluster.client(3).refused("resume", json!({"token": other_token}), "bad_credentials");
-    cluster.client(3).refused("login", json!({"user": "anna", "password": PASSWORD}), "bad_credentials");
+    cluster
+        .client(3)
+        .refused("resume", json!({"token": other_token}), "bad_credentials");
+    cluster.client(3).refused(
+        "login",
+        json!({"user": "anna", "password": PASSWORD}),
+        "bad_credentials",
+    );
     let mut third = cluster.client(3);
-    third.ok("login", json!({"user": "Anna", "password": "a new password"}));
-    anna.refused("delete", json!({"password": PASSWORD, "key": "d0"}), "bad_credentials");
+    third.ok(
+        "login",
+        json!({"user": "Anna", "password": "a new password"}),
+    );
+    anna.refused(
+        "delete",
+        json!({"password": PASSWORD, "key": "d0"}),
+        "bad_credentials",
+    );
     anna.ok("delete", json!({"password": "a new password", "key": "d"}));
     assert_eq!(third.event("closing")["reason"], "deleted");
     third.wait_closed();
-    cluster.client(2).refused("login", json!({"user": "anna", "password": "a new password"}), "bad_credentials");
+    cluster.client(2).refused(
+        "login",
+        json!({"user": "anna", "password": "a new password"}),
+        "bad_credentials",
+    );
 }
 
 #[test]
@@ -152,15 +217,32 @@ fn users_are_searched_by_glob_page_by_page_without_regard_to_case() {
     client.login("zoe_1");
     let mut names = |fields| -> (Vec<String>, bool) {
         let ok = client.ok("users", fields);
-        let names = ok["users"].as_array().expect("a list").iter().map(|u| u["name"].as_str().unwrap_or("").to_owned());
+        let names = ok["users"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|u| u["name"].as_str().unwrap_or("").to_owned());
         (names.collect(), ok["more"] == true)
     };
     let (all, more) = names(json!({}));
     assert_eq!((all.len(), more), (5, false));
-    assert_eq!(names(json!({"pattern": "AN*"})), (vec!["anders".into(), "Anna".into()], false));
-    assert_eq!(names(json!({"pattern": "?en"})), (vec!["Ben".into()], false));
-    assert_eq!(names(json!({"pattern": "a.b"})), (vec!["a.b".into()], false));
-    assert_eq!(names(json!({"pattern": "[a]*"})).0, Vec::<String>::new(), "brackets are no wildcard");
+    assert_eq!(
+        names(json!({"pattern": "AN*"})),
+        (vec!["anders".into(), "Anna".into()], false)
+    );
+    assert_eq!(
+        names(json!({"pattern": "?en"})),
+        (vec!["Ben".into()], false)
+    );
+    assert_eq!(
+        names(json!({"pattern": "a.b"})),
+        (vec!["a.b".into()], false)
+    );
+    assert_eq!(
+        names(json!({"pattern": "[a]*"})).0,
+        Vec::<String>::new(),
+        "brackets are no wildcard"
+    );
     let (first, more) = names(json!({"limit": 2}));
     assert!(more);
     let (rest, more) = names(json!({"after": first[1], "limit": 9}));
@@ -182,10 +264,15 @@ fn campaign_is_declined_while_the_leader_answers_and_wins_when_it_is_dead() {
             let expected = ["leader_alive", "no_quorum", "rate_limited"];
             assert!(expected.contains(&refusal.code.as_str()), "{refusal:?}");
             // Somebody else was quicker: then the status names a live leader.
-            cluster.status(others[0])?["leader"].as_u64().filter(|n| *n != u64::from(leader))
+            cluster.status(others[0])?["leader"]
+                .as_u64()
+                .filter(|n| *n != u64::from(leader))
         }
     });
-    assert!(others.contains(&u16::try_from(winner).expect("a node")), "{winner}");
+    assert!(
+        others.contains(&u16::try_from(winner).expect("a node")),
+        "{winner}"
+    );
 }
 
 #[test]
@@ -208,13 +295,21 @@ fn a_slow_reader_is_dropped_and_delays_nobody() {
             break;
         }
     }
-    cluster.wait("the slow reader to be dropped", || (!online(&mut anna, "deaf")).then_some(()));
+    cluster.wait("the slow reader to be dropped", || {
+        (!online(&mut anna, "deaf")).then_some(())
+    });
     let words = deaf.last_words();
     let closing = words.last().filter(|line| line.contains("closing"));
-    assert!(closing.is_none_or(|line| line.contains("slow")), "{closing:?}");
+    assert!(
+        closing.is_none_or(|line| line.contains("slow")),
+        "{closing:?}"
+    );
     let mut deaf = cluster.client(1);
     deaf.login("deaf");
-    assert!(!deaf.inbox().is_empty(), "nothing is lost: it is in the inbox");
+    assert!(
+        !deaf.inbox().is_empty(),
+        "nothing is lost: it is in the inbox"
+    );
 }
 
 fn online(client: &mut messagebase_harness::Client, user: &str) -> bool {

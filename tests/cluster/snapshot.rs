@@ -17,7 +17,10 @@ fn number(file: &std::path::Path, query: &str) -> u64 {
 /// Sends long messages until the leader's log begins after everything that `sleeper` has.
 fn outrun(cluster: &Cluster, sleeper: u16, anna: &mut Client) -> Vec<String> {
     let leader = cluster.leader_among(&cluster.others(&[sleeper]));
-    let has = number(&cluster.database(sleeper), "SELECT max(log_index) FROM change_log");
+    let has = number(
+        &cluster.database(sleeper),
+        "SELECT max(log_index) FROM change_log",
+    );
     let mut sent = Vec::new();
     for batch in 0..MOST_BATCHES {
         for n in 0..BATCH {
@@ -25,7 +28,11 @@ fn outrun(cluster: &Cluster, sleeper: u16, anna: &mut Client) -> Vec<String> {
             anna.send("ben", &body, &format!("{batch}/{n}"));
             sent.push(body);
         }
-        if number(&cluster.database(leader), "SELECT min(log_index) FROM change_log") > has + 1 {
+        if number(
+            &cluster.database(leader),
+            "SELECT min(log_index) FROM change_log",
+        ) > has + 1
+        {
             return sent;
         }
     }
@@ -34,7 +41,9 @@ fn outrun(cluster: &Cluster, sleeper: u16, anna: &mut Client) -> Vec<String> {
 
 #[test]
 fn a_session_on_a_follower_that_caught_up_by_snapshot_is_told_to_sync_and_misses_nothing() {
-    let cluster = Cluster::with(programs!(), 3).limit("change_log_bytes", CHANGE_LOG_BYTES).start();
+    let cluster = Cluster::with(programs!(), 3)
+        .limit("change_log_bytes", CHANGE_LOG_BYTES)
+        .start();
     let leader = cluster.leader();
     let others = cluster.others(&[leader]);
     let (sleeper, awake) = (others[0], others[1]);
@@ -56,17 +65,29 @@ fn a_session_on_a_follower_that_caught_up_by_snapshot_is_told_to_sync_and_misses
     cluster.wait_ready(&[sleeper]);
     let mut ben = cluster.client(sleeper);
     ben.login("ben");
-    let bodies: Vec<String> = messages(&ben.sync(0)).into_iter().map(|message| message.body).collect();
+    let bodies: Vec<String> = messages(&ben.sync(0))
+        .into_iter()
+        .map(|message| message.body)
+        .collect();
     assert_eq!(bodies.len(), expected.len());
     assert!(bodies == expected, "`sync` has every message in order");
     cluster.wait_same(&cluster.numbers());
-    let view = Rows::read(&cluster.database(sleeper), "SELECT queued FROM user_summary WHERE name = 'ben'");
-    assert_eq!(view.single(), expected.len().to_string(), "the views survive the swap of the tables");
+    let view = Rows::read(
+        &cluster.database(sleeper),
+        "SELECT queued FROM user_summary WHERE name = 'ben'",
+    );
+    assert_eq!(
+        view.single(),
+        expected.len().to_string(),
+        "the views survive the swap of the tables"
+    );
 }
 
 #[test]
 fn a_follower_that_was_dead_catches_up_by_snapshot_and_can_lead() {
-    let cluster = Cluster::with(programs!(), 3).limit("change_log_bytes", CHANGE_LOG_BYTES).start();
+    let cluster = Cluster::with(programs!(), 3)
+        .limit("change_log_bytes", CHANGE_LOG_BYTES)
+        .start();
     let leader = cluster.leader();
     let others = cluster.others(&[leader]);
     let (sleeper, awake) = (others[0], others[1]);
@@ -86,7 +107,10 @@ fn a_follower_that_was_dead_catches_up_by_snapshot_and_can_lead() {
     assert_eq!(first["duplicate"], true);
     let next = anna.send("ben", "after", "after");
     let newest = number(&cluster.database(awake), "SELECT max(id) FROM messages");
-    assert!(next["id"].as_u64() >= Some(newest), "ids only grow: {next}, {newest}");
+    assert!(
+        next["id"].as_u64() >= Some(newest),
+        "ids only grow: {next}, {newest}"
+    );
     cluster.node(sleeper).restart();
     cluster.wait_ready(&cluster.numbers());
     cluster.wait_same(&cluster.numbers());

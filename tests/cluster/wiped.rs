@@ -14,7 +14,9 @@ fn wipe(cluster: &Cluster) {
     cluster.node(WIPED).wipe();
     let logged = cluster.node(WIPED).log().len();
     cluster.node(WIPED).start();
-    cluster.node(WIPED).wait_log(logged, "member replace 3", LONG);
+    cluster
+        .node(WIPED)
+        .wait_log(logged, "member replace 3", LONG);
 }
 
 #[test]
@@ -26,13 +28,23 @@ fn a_wiped_node_does_not_vote_until_it_is_replaced() {
     anna.send("ben", "one", "1");
     wipe(&cluster);
     let status = cluster.wait("the wiped node to answer", || cluster.status(WIPED));
-    assert_eq!((&status["role"], &status["ready"]), (&json!("waiting"), &json!(false)), "{status}");
+    assert_eq!(
+        (&status["role"], &status["ready"]),
+        (&json!("waiting"), &json!(false)),
+        "{status}"
+    );
 
     // Were it to vote, node 1 would have a majority with it.
     cluster.node(2).kill();
-    let refusal = anna.refused("send", json!({"to": "ben", "body": "two", "key": "2"}), "no_quorum");
+    let refusal = anna.refused(
+        "send",
+        json!({"to": "ben", "body": "two", "key": "2"}),
+        "no_quorum",
+    );
     assert_eq!(refusal.outcome, "unknown");
-    cluster.client(1).refused("campaign", json!({}), "no_quorum");
+    cluster
+        .client(1)
+        .refused("campaign", json!({}), "no_quorum");
     cluster.mbctl(&["status"]).expect_code(3);
     cluster.node(2).restart();
     cluster.wait_ready(&[1, 2]);
@@ -45,14 +57,21 @@ fn a_wiped_node_does_not_vote_until_it_is_replaced() {
     cluster.wait_same(&cluster.numbers());
     cluster.wait("node 3 to vote again", || {
         let status = cluster.status(1)?;
-        status["members"].as_array()?.iter().find(|m| m["node"] == WIPED && m["voter"] == true).map(|_| ())
+        status["members"]
+            .as_array()?
+            .iter()
+            .find(|m| m["node"] == WIPED && m["voter"] == true)
+            .map(|_| ())
     });
     cluster.node(2).kill();
     cluster.leader_among(&[1, WIPED]);
     let mut ben = cluster.client(WIPED);
     ben.login("ben");
     anna.send("ben", "three", "3");
-    let bodies: Vec<String> = messages(&ben.sync(0)).into_iter().map(|message| message.body).collect();
+    let bodies: Vec<String> = messages(&ben.sync(0))
+        .into_iter()
+        .map(|message| message.body)
+        .collect();
     assert_eq!(bodies, ["one", "two", "three"]);
     cluster.node(2).restart();
     cluster.wait_ready(&cluster.numbers());
@@ -66,7 +85,11 @@ fn a_wiped_node_forms_no_second_cluster_with_other_wiped_nodes() {
     cluster.kill_all();
     [2, 3].into_iter().for_each(|n| cluster.node(n).wipe());
     cluster.start_all();
-    let waits = |n: u16| cluster.node(n).wait_log(0, &format!("member replace {n}"), LONG);
+    let waits = |n: u16| {
+        cluster
+            .node(n)
+            .wait_log(0, &format!("member replace {n}"), LONG)
+    };
     [2, 3].into_iter().for_each(waits);
     cluster.wait("node 1 to answer", || cluster.status(1));
     assert_eq!(cluster.client(1).ok("hello", json!({}))["cluster_id"], id);
@@ -74,13 +97,21 @@ fn a_wiped_node_forms_no_second_cluster_with_other_wiped_nodes() {
         let status = cluster.wait("a status", || cluster.status(n));
         assert_eq!(status["role"], "waiting", "{status}");
     }
-    cluster.client(1).refused("register", json!({"user": "a", "password": "long enough", "key": "k"}), "no_quorum");
+    cluster.client(1).refused(
+        "register",
+        json!({"user": "a", "password": "long enough", "key": "k"}),
+        "no_quorum",
+    );
 }
 
 /// The files of a directory, copied as a backup of the disk would.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a directory");
-    for path in std::fs::read_dir(from).expect("a directory").flatten().map(|entry| entry.path()) {
+    for path in std::fs::read_dir(from)
+        .expect("a directory")
+        .flatten()
+        .map(|entry| entry.path())
+    {
         let target = to.join(path.file_name().expect("an entry has a name"));
         if path.is_dir() {
             copy(&path, &target);
@@ -109,10 +140,16 @@ fn an_older_copy_of_a_data_directory_counts_as_lost() {
     copy(&older, &cluster.data(WIPED));
     let logged = cluster.node(WIPED).log().len();
     cluster.node(WIPED).start();
-    cluster.node(WIPED).wait_log(logged, "member replace 3", LONG);
+    cluster
+        .node(WIPED)
+        .wait_log(logged, "member replace 3", LONG);
     // It may have voted or acknowledged since the copy was made: with it there is no majority.
     cluster.node(2).kill();
-    anna.refused("send", json!({"to": "ben", "body": "two", "key": "2"}), "no_quorum");
+    anna.refused(
+        "send",
+        json!({"to": "ben", "body": "two", "key": "2"}),
+        "no_quorum",
+    );
     cluster.node(2).restart();
     cluster.wait_ready(&[1, 2]);
 }
@@ -128,6 +165,11 @@ fn blank_nodes_wait_for_every_founder_and_say_for_whom() {
     }
     cluster.node(3).start();
     cluster.wait_ready(&cluster.numbers());
-    let ids: Vec<_> = (1..=3).map(|n| cluster.client(n).ok("hello", json!({}))["cluster_id"].clone()).collect();
-    assert!(ids[0].is_string() && ids[0] == ids[1] && ids[1] == ids[2], "{ids:?}");
+    let ids: Vec<_> = (1..=3)
+        .map(|n| cluster.client(n).ok("hello", json!({}))["cluster_id"].clone())
+        .collect();
+    assert!(
+        ids[0].is_string() && ids[0] == ids[1] && ids[1] == ids[2],
+        "{ids:?}"
+    );
 }

@@ -8,11 +8,15 @@ use serde_json::{Value, json};
 use crate::place;
 
 fn client(place: &Place, node: u16) -> Client {
-    Client::plain(place.ports(node).plain).unwrap_or_else(|e| panic!("failed to connect to node {node}: {e}"))
+    Client::plain(place.ports(node).plain)
+        .unwrap_or_else(|e| panic!("failed to connect to node {node}: {e}"))
 }
 
 fn bodies(client: &mut Client) -> Vec<String> {
-    messages(&client.sync(0)).into_iter().map(|message| message.body).collect()
+    messages(&client.sync(0))
+        .into_iter()
+        .map(|message| message.body)
+        .collect()
 }
 
 /// Runs a command as `mbctl` printed it.
@@ -27,12 +31,18 @@ fn run(place: &Place, command: &str) {
 fn run_beside_an_old_node(place: &Place, up: &str, file: &str) {
     let lost = place.path().join("lost/node-1");
     std::fs::rename(&lost, place.data(1)).expect("moved");
-    let old = place.mbd(&["--node", "1", "--config"]).arg(place.config()).start();
+    let old = place
+        .mbd(&["--node", "1", "--config"])
+        .arg(place.config())
+        .start();
     wait_for("the old node to answer", LONG, || {
         let status = place.mbctl(&["status", "--json"]).json();
         (status["nodes"][0]["reachable"] == true).then_some(())
     });
-    place.mbctl(&["restore", file, "--node", "3"]).expect_code(1).expect_err("node 1 runs as a member");
+    place
+        .mbctl(&["restore", file, "--node", "3"])
+        .expect_code(1)
+        .expect_err("node 1 runs as a member");
     run(place, up);
     let add = || place.mbctl(&["member", "add", "1"]);
     add().expect_code(1).expect_err("belongs to the cluster");
@@ -54,19 +64,45 @@ fn a_cluster_that_lost_everything_goes_on_from_a_backup() {
     anna.send("ben", "in the backup", "1");
     let file = place.path().join("b.db");
     let file = file.to_str().expect("UTF-8");
-    let taken = place.mbctl(&["backup", file, "--json"]).expect_code(0).json();
-    assert_eq!(taken["bytes"], json!(std::fs::metadata(file).expect("the backup").len()), "{taken}");
-    let mode = std::fs::metadata(file).expect("the backup").permissions().mode() & 0o777;
+    let taken = place
+        .mbctl(&["backup", file, "--json"])
+        .expect_code(0)
+        .json();
+    assert_eq!(
+        taken["bytes"],
+        json!(std::fs::metadata(file).expect("the backup").len()),
+        "{taken}"
+    );
+    let mode = std::fs::metadata(file)
+        .expect("the backup")
+        .permissions()
+        .mode()
+        & 0o777;
     assert_eq!(mode, 0o600);
     let later = anna.send("ben", "after the backup", "2")["id"].clone();
-    place.mbctl(&["backup", file]).expect_code(2).expect_err("is there already");
-    place.mbctl(&["restore", file, "--node", "2"]).expect_code(1).expect_err("mbctl down 2");
+    place
+        .mbctl(&["backup", file])
+        .expect_code(2)
+        .expect_err("is there already");
+    place
+        .mbctl(&["restore", file, "--node", "2"])
+        .expect_code(1)
+        .expect_err("mbctl down 2");
 
     place.mbctl(&["down"]).expect_code(0);
-    place.mbctl(&["restore", file, "--node", "2"]).expect_code(1).expect_err("is not empty");
+    place
+        .mbctl(&["restore", file, "--node", "2"])
+        .expect_code(1)
+        .expect_err("is not empty");
     std::fs::rename(place.path().join("data"), place.path().join("lost")).expect("moved");
-    let restored = place.mbctl(&["restore", file, "--node", "2", "--json"]).expect_code(0).json();
-    assert_eq!(restored["former_cluster_id"], taken["cluster_id"], "{restored}");
+    let restored = place
+        .mbctl(&["restore", file, "--node", "2", "--json"])
+        .expect_code(0)
+        .json();
+    assert_eq!(
+        restored["former_cluster_id"], taken["cluster_id"],
+        "{restored}"
+    );
     assert_ne!(restored["cluster_id"], taken["cluster_id"], "{restored}");
     let next: Vec<String> = serde_json::from_value(restored["next"].clone()).expect("commands");
     assert_eq!(next.len(), 7, "{next:?}");
@@ -76,13 +112,24 @@ fn a_cluster_that_lost_everything_goes_on_from_a_backup() {
     }
     let status: Value = place.mbctl(&["status", "--json"]).expect_code(0).json();
     assert_eq!(status["quorum"], true, "{status}");
-    assert_eq!(place.mbctl(&["member", "list"]).expect_code(0).stdout.matches(" yes ").count(), 3);
+    assert_eq!(
+        place
+            .mbctl(&["member", "list"])
+            .expect_code(0)
+            .stdout
+            .matches(" yes ")
+            .count(),
+        3
+    );
 
     let mut anna = client(&place, 3);
     anna.refused("resume", json!({"token": token}), "bad_credentials");
     anna.login("anna");
     let sent = anna.send("ben", "after the restore", "3")["id"].clone();
-    assert!(sent.as_u64() > later.as_u64(), "{sent} was given out after {later}");
+    assert!(
+        sent.as_u64() > later.as_u64(),
+        "{sent} was given out after {later}"
+    );
     let mut ben = client(&place, 1);
     ben.login("ben");
     assert_eq!(bodies(&mut ben), ["in the backup", "after the restore"]);
@@ -90,7 +137,9 @@ fn a_cluster_that_lost_everything_goes_on_from_a_backup() {
 
     // All three vote: one may die.
     place.mbctl(&["kill", "2"]).expect_code(0);
-    place.mbctl_until_served(&["user", "lock", "ben"]).expect_code(0);
+    place
+        .mbctl_until_served(&["user", "lock", "ben"])
+        .expect_code(0);
     place.mbctl(&["down"]).expect_code(0);
 }
 
@@ -101,10 +150,17 @@ fn what_is_left_of_a_cluster_without_a_quorum_can_be_saved() {
     client(&place, 1).register("anna");
     place.mbctl(&["kill", "1", "2"]).expect_code(0);
     let file = place.path().join("b.db");
-    let ran = place.mbctl(&["backup", file.to_str().expect("UTF-8"), "--node", "3"]).expect_code(0);
+    let ran = place
+        .mbctl(&["backup", file.to_str().expect("UTF-8"), "--node", "3"])
+        .expect_code(0);
     ran.expect_err("nobody leads");
     assert!(file.exists());
     place.mbctl(&["kill", "3"]).expect_code(0);
-    place.mbctl(&["backup", place.path().join("none.db").to_str().expect("UTF-8")]).expect_code(3);
+    place
+        .mbctl(&[
+            "backup",
+            place.path().join("none.db").to_str().expect("UTF-8"),
+        ])
+        .expect_code(3);
     assert!(!place.path().join("none.db").exists());
 }

@@ -20,7 +20,10 @@ fn a_taken_port_is_the_last_line() {
     let _taken = TcpListener::bind(("127.0.0.1", port)).expect("it is ours");
     let ran = start_again(&place, &place.config()).expect_code(1);
     let last = last_line(&ran);
-    assert!(last.contains(&port.to_string()) && last.contains("in use"), "{ran}");
+    assert!(
+        last.contains(&port.to_string()) && last.contains("in use"),
+        "{ran}"
+    );
 }
 
 #[test]
@@ -29,7 +32,12 @@ fn a_second_daemon_on_a_directory_refuses_and_the_first_goes_on() {
     // Other ports, so that only the directory is contested.
     let (used, free) = (cluster.ports(1), cluster.ports(9));
     let mut config = cluster.read("messagebase.toml");
-    let pairs = [(used.client, free.client), (used.peer, free.peer), (used.http, free.http), (used.plain, free.plain)];
+    let pairs = [
+        (used.client, free.client),
+        (used.peer, free.peer),
+        (used.http, free.http),
+        (used.plain, free.plain),
+    ];
     for (from, to) in pairs {
         config = config.replace(&from.to_string(), &to.to_string());
     }
@@ -50,7 +58,10 @@ fn a_newer_schema_is_refused_naming_both_versions() {
     Rows::tamper(&file, "PRAGMA user_version = 9999");
     let ran = start_again(&cluster, &cluster.config()).expect_code(1);
     let last = last_line(&ran);
-    assert!(last.contains("9999") && last.contains(&ours), "both versions ({ours}, 9999): {ran}");
+    assert!(
+        last.contains("9999") && last.contains(&ours),
+        "both versions ({ours}, 9999): {ran}"
+    );
     Rows::tamper(&file, &format!("PRAGMA user_version = {ours}"));
     cluster.node(1).start();
     cluster.wait_ready(&[1]);
@@ -62,7 +73,9 @@ fn another_clusters_file_is_refused() {
     let one = Cluster::start(programs!(), 1);
     let other = Cluster::start(programs!(), 3);
     one.client(1).register("anna");
-    [one.node(1), other.node(1)].into_iter().for_each(messagebase_harness::Node::kill);
+    [one.node(1), other.node(1)]
+        .into_iter()
+        .for_each(messagebase_harness::Node::kill);
     for name in ["messagebase.db", "messagebase.db-wal"] {
         let from = one.data(1).join(name);
         if from.exists() {
@@ -85,12 +98,17 @@ fn a_foreign_lock_on_the_file_is_waited_out() {
     let cluster = Cluster::start(programs!(), 1);
     let mut client = cluster.client(1);
     let lock = Rows::lock(&cluster.database(1));
-    let request = client
-        .post("register", serde_json::json!({"user": "anna", "password": messagebase_harness::PASSWORD, "key": "k"}));
+    let request = client.post(
+        "register",
+        serde_json::json!({"user": "anna", "password": messagebase_harness::PASSWORD, "key": "k"}),
+    );
     // While somebody else may write to the file and the node may not, nothing breaks.
     cluster.client(1).ok("ping", serde_json::json!({}));
     assert!(cluster.node(1).is_running());
     drop(lock);
     let answer = client.answer(request, messagebase_harness::SHORT);
-    assert!(answer.as_ref().is_ok_and(|ok| ok["user"] == "anna"), "{answer:?}");
+    assert!(
+        answer.as_ref().is_ok_and(|ok| ok["user"] == "anna"),
+        "{answer:?}"
+    );
 }

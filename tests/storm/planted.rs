@@ -24,23 +24,47 @@ impl Stage {
             Some(name) => builder.env("MESSAGEBASE_PLANTED", name),
             None => builder,
         };
-        Stage { cluster: builder.start(), recorder: Recorder::new(), users: Vec::new() }
+        Stage {
+            cluster: builder.start(),
+            recorder: Recorder::new(),
+            users: Vec::new(),
+        }
     }
 
     #[track_caller]
     fn dial(&self, node: u16) -> Caller {
         let client = self.recorder.client();
-        Caller::dial(&self.cluster, node, false, &client).unwrap_or_else(|| panic!("no connection to node {node}"))
+        Caller::dial(&self.cluster, node, false, &client)
+            .unwrap_or_else(|| panic!("no connection to node {node}"))
     }
 
     /// Makes an account and logs in; returns the token too.
     #[track_caller]
     fn sign_up(&mut self, user: &str, node: u16) -> (Caller, String) {
         let mut caller = self.dial(node);
-        let (name, password, key) = (user.to_owned(), PASSWORD.to_owned(), format!("register {user}"));
-        answer(&mut caller, Call::Register { user: name.clone(), password: password.clone(), key });
-        let login = answer(&mut caller, Call::Login { user: name.clone(), password: password.clone() });
-        let Answer::Ok(Reply::LoggedIn { token, .. }) = login else { panic!("{user} could not log in: {login:?}") };
+        let (name, password, key) = (
+            user.to_owned(),
+            PASSWORD.to_owned(),
+            format!("register {user}"),
+        );
+        answer(
+            &mut caller,
+            Call::Register {
+                user: name.clone(),
+                password: password.clone(),
+                key,
+            },
+        );
+        let login = answer(
+            &mut caller,
+            Call::Login {
+                user: name.clone(),
+                password: password.clone(),
+            },
+        );
+        let Answer::Ok(Reply::LoggedIn { token, .. }) = login else {
+            panic!("{user} could not log in: {login:?}")
+        };
         caller.logged_in(user);
         self.users.push((name, vec![password]));
         (caller, token)
@@ -55,21 +79,37 @@ impl Stage {
 #[track_caller]
 fn answer(caller: &mut Caller, call: Call) -> Answer {
     let shown = format!("{call:?}");
-    caller.ask(call, ANSWER_WITHIN, &mut drop).unwrap_or_else(|| panic!("no answer to {shown}"))
+    caller
+        .ask(call, ANSWER_WITHIN, &mut drop)
+        .unwrap_or_else(|| panic!("no answer to {shown}"))
 }
 
 fn send(to: &str, key: &str) -> Call {
-    Call::Send { to: to.into(), body: format!("body of {key}"), key: key.into() }
+    Call::Send {
+        to: to.into(),
+        body: format!("body of {key}"),
+        key: key.into(),
+    }
 }
 
 /// The scenario finds nothing in a whole daemon, and one of these broken promises in one with the defect.
 #[track_caller]
 fn is_found(defect: &str, promises: &[&str], scenario: impl Fn(Option<&str>) -> Vec<Violation>) {
     let innocent = scenario(None);
-    assert!(innocent.is_empty(), "without a defect: {}", messagebase_checker::report(&innocent));
+    assert!(
+        innocent.is_empty(),
+        "without a defect: {}",
+        messagebase_checker::report(&innocent)
+    );
     let found = scenario(Some(defect));
-    let as_what_it_is = found.iter().any(|violation| promises.contains(&violation.promise));
-    assert!(as_what_it_is, "{defect} was not found as {promises:?}: {}", messagebase_checker::report(&found));
+    let as_what_it_is = found
+        .iter()
+        .any(|violation| promises.contains(&violation.promise));
+    assert!(
+        as_what_it_is,
+        "{defect} was not found as {promises:?}: {}",
+        messagebase_checker::report(&found)
+    );
 }
 
 #[test]
@@ -81,7 +121,13 @@ fn a_repeated_key_that_is_taken_for_a_new_request_is_found() {
         answer(&mut anna, send("ben", "k"));
         // As after a lost connection: the same request over another one.
         let mut again = stage.dial(1);
-        answer(&mut again, Call::Resume { token, linear: true });
+        answer(
+            &mut again,
+            Call::Resume {
+                token,
+                linear: true,
+            },
+        );
         again.logged_in("anna");
         answer(&mut again, send("ben", "k"));
         stage.violations()
@@ -97,7 +143,9 @@ fn writes_of_one_connection_that_overtake_each_other_are_found() {
         let mut stage = Stage::of(1, defect);
         let (mut anna, _) = stage.sign_up("anna", 1);
         stage.sign_up("ben", 1);
-        let posted: Vec<u64> = (0..PIPELINED).map(|n| anna.post(send("ben", &format!("k{n}")))).collect();
+        let posted: Vec<u64> = (0..PIPELINED)
+            .map(|n| anna.post(send("ben", &format!("k{n}"))))
+            .collect();
         await_all(&mut anna, &posted);
         stage.violations()
     });
@@ -117,24 +165,48 @@ fn await_all(caller: &mut Caller, posted: &[u64]) {
 
 #[test]
 fn a_resumed_session_that_misses_what_arrived_in_between_is_found() {
-    is_found("token-resume", &["never neither", "linear reads", "sessions"], |defect| {
-        let mut stage = Stage::of(3, defect);
-        let (mut anna, _) = stage.sign_up("anna", 1);
-        let (ben, token) = stage.sign_up("ben", 2);
-        drop(ben);
-        answer(&mut anna, send("ben", "while ben is away"));
-        let client = stage.recorder.client();
-        let mut ben = Caller::dial(&stage.cluster, 3, false, &client).expect("node 3 runs");
-        answer(&mut ben, Call::Resume { token, linear: true });
-        ben.logged_in("ben");
-        answer(&mut ben, Call::Inbox { after: 0, limit: None, linear: true });
-        answer(&mut ben, Call::Sync { after: 0, limit: None, linear: true });
-        // What is sent now comes as an event: a client that waits for it has been told everything.
-        answer(&mut anna, send("ben", "when ben is back"));
-        await_message(&mut ben);
-        ben.kept_up("ben", 0);
-        stage.violations()
-    });
+    is_found(
+        "token-resume",
+        &["never neither", "linear reads", "sessions"],
+        |defect| {
+            let mut stage = Stage::of(3, defect);
+            let (mut anna, _) = stage.sign_up("anna", 1);
+            let (ben, token) = stage.sign_up("ben", 2);
+            drop(ben);
+            answer(&mut anna, send("ben", "while ben is away"));
+            let client = stage.recorder.client();
+            let mut ben = Caller::dial(&stage.cluster, 3, false, &client).expect("node 3 runs");
+            answer(
+                &mut ben,
+                Call::Resume {
+                    token,
+                    linear: true,
+                },
+            );
+            ben.logged_in("ben");
+            answer(
+                &mut ben,
+                Call::Inbox {
+                    after: 0,
+                    limit: None,
+                    linear: true,
+                },
+            );
+            answer(
+                &mut ben,
+                Call::Sync {
+                    after: 0,
+                    limit: None,
+                    linear: true,
+                },
+            );
+            // What is sent now comes as an event: a client that waits for it has been told everything.
+            answer(&mut anna, send("ben", "when ben is back"));
+            await_message(&mut ben);
+            ben.kept_up("ben", 0);
+            stage.violations()
+        },
+    );
 }
 
 #[track_caller]
@@ -157,11 +229,25 @@ fn a_linear_read_that_does_not_wait_is_found() {
         let (mut anna, _) = stage.sign_up("anna", leader);
         let (mut ben, _) = stage.sign_up("ben", behind);
         // Nothing that the leader says of itself reaches the follower; what it asks is answered.
-        let held = Way { held: true, ..Way::default() };
-        stage.cluster.set_link(leader, behind, Weather { forth: held, back: Way::default() });
+        let held = Way {
+            held: true,
+            ..Way::default()
+        };
+        stage.cluster.set_link(
+            leader,
+            behind,
+            Weather {
+                forth: held,
+                back: Way::default(),
+            },
+        );
         answer(&mut anna, send("ben", "acknowledged by the others"));
         // Refused, or answered after the link is whole again: both are right. Not what it holds now.
-        let asked = ben.post(Call::Inbox { after: 0, limit: None, linear: true });
+        let asked = ben.post(Call::Inbox {
+            after: 0,
+            limit: None,
+            linear: true,
+        });
         let early = ben.hear(Duration::from_secs(1));
         stage.cluster.heal();
         if !matches!(early, Heard::Answer(..)) {
@@ -184,16 +270,27 @@ fn an_acknowledgement_before_the_disk_has_it_is_found() {
         let (mut anna, _) = stage.sign_up("anna", leader);
         stage.cluster.wait_same(&stage.cluster.numbers());
         // The followers can't write: a majority must not have it on disk before the locks go.
-        let locks: Vec<Lock> = followers.iter().map(|n| Rows::lock(&stage.cluster.database(*n))).collect();
+        let locks: Vec<Lock> = followers
+            .iter()
+            .map(|n| Rows::lock(&stage.cluster.database(*n)))
+            .collect();
         anna.post(send("ben", "k"));
         let _ = anna.hear(TEMPTED_FOR);
         stage.cluster.kill_all();
         drop(locks);
         // A majority is enough to go on, and the leader's disk is not in it.
-        followers.iter().for_each(|n| stage.cluster.node(*n).start());
+        followers
+            .iter()
+            .for_each(|n| stage.cluster.node(*n).start());
         stage.cluster.wait_ready(&followers);
         for (user, passwords) in &stage.users {
-            let taken = take_mailbox(&stage.cluster, &stage.recorder, followers[0], user, passwords);
+            let taken = take_mailbox(
+                &stage.cluster,
+                &stage.recorder,
+                followers[0],
+                user,
+                passwords,
+            );
             taken.unwrap_or_else(|problem| panic!("{problem}"));
         }
         messagebase_checker::check(&stage.recorder.finish())

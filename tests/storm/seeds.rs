@@ -1,6 +1,9 @@
 //! Storms: a few short ones with every `cargo test`, as many and as long as asked for with `cargo xtask storm`.
 
-#![allow(clippy::print_stderr, reason = "a line a seed for whoever waits for the long runs")]
+#![allow(
+    clippy::print_stderr,
+    reason = "a line a seed for whoever waits for the long runs"
+)]
 
 use std::ops::RangeInclusive;
 use std::sync::Mutex;
@@ -28,15 +31,32 @@ fn storm(wish: &Wish) -> Report {
 }
 
 fn replay(wish: &Wish) -> String {
-    let nodes = wish.nodes.map_or_else(String::new, |nodes| format!(" --nodes {nodes}"));
-    let release = if cfg!(debug_assertions) { "" } else { " --release" };
-    let planted = wish.defect.as_ref().map_or_else(String::new, |name| format!("MESSAGEBASE_STORM_PLANTED={name} "));
-    format!("{planted}cargo xtask storm --seeds {} --seconds {}{nodes}{release}", wish.seed, wish.lasts.as_secs())
+    let nodes = wish
+        .nodes
+        .map_or_else(String::new, |nodes| format!(" --nodes {nodes}"));
+    let release = if cfg!(debug_assertions) {
+        ""
+    } else {
+        " --release"
+    };
+    let planted = wish.defect.as_ref().map_or_else(String::new, |name| {
+        format!("MESSAGEBASE_STORM_PLANTED={name} ")
+    });
+    format!(
+        "{planted}cargo xtask storm --seeds {} --seconds {}{nodes}{release}",
+        wish.seed,
+        wish.lasts.as_secs()
+    )
 }
 
 #[track_caller]
 fn short(seed: u64, nodes: u16) {
-    let report = storm(&Wish { seed, lasts: SHORT_STORM, nodes: Some(nodes), ..Wish::default() });
+    let report = storm(&Wish {
+        seed,
+        lasts: SHORT_STORM,
+        nodes: Some(nodes),
+        ..Wish::default()
+    });
     assert!(report.wrong.is_empty(), "{}", report.wrong.join("\n"));
 }
 
@@ -63,7 +83,11 @@ fn seed_4_with_three_nodes() {
 /// A number, or `FIRST-LAST`.
 fn seeds(text: &str) -> RangeInclusive<u64> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let number = |text: &str| text.trim().parse().unwrap_or_else(|_| panic!("{text:?} is no seed"));
+    let number = |text: &str| {
+        text.trim()
+            .parse()
+            .unwrap_or_else(|_| panic!("{text:?} is no seed"))
+    };
     number(first)..=number(last)
 }
 
@@ -72,9 +96,13 @@ fn seeds(text: &str) -> RangeInclusive<u64> {
 #[ignore = "takes as long as it is told to: cargo xtask storm --seeds 1-100 --seconds 20"]
 fn seeds_from_the_environment() {
     let option = |name: &str| std::env::var(format!("MESSAGEBASE_STORM_{name}")).ok();
-    let number = |text: String| text.parse::<u64>().unwrap_or_else(|_| panic!("{text:?} is no number"));
+    let number = |text: String| {
+        text.parse::<u64>()
+            .unwrap_or_else(|_| panic!("{text:?} is no number"))
+    };
     let seeds = seeds(&option("SEEDS").unwrap_or_else(|| "1-4".into()));
-    let lasts = option("SECONDS").map_or(SHORT_STORM, |seconds| Duration::from_secs(number(seconds)));
+    let lasts =
+        option("SECONDS").map_or(SHORT_STORM, |seconds| Duration::from_secs(number(seconds)));
     let nodes = option("NODES").map(|nodes| u16::try_from(number(nodes)).expect("a few nodes"));
     let keep = option("KEEP").is_some();
     let defect = option("PLANTED");
@@ -90,7 +118,13 @@ fn seeds_from_the_environment() {
                     if seed > *seeds.end() {
                         return;
                     }
-                    let report = storm(&Wish { seed, lasts, nodes, keep, defect: defect.clone() });
+                    let report = storm(&Wish {
+                        seed,
+                        lasts,
+                        nodes,
+                        keep,
+                        defect: defect.clone(),
+                    });
                     sum.lock().expect("a storm does not panic").add(&report);
                 }
             });

@@ -22,11 +22,21 @@ pub fn run(root: &Path, arguments: Vec<OsString>) -> ExitCode {
     if programs.join("mbctl").exists() {
         eprintln!("Bringing MessageBase up to date (seconds, unless much has changed).");
     } else {
-        eprintln!("Building MessageBase. The first build takes about {FIRST_BUILD_MINUTES} minutes on two cores.");
+        eprintln!(
+            "Building MessageBase. The first build takes about {FIRST_BUILD_MINUTES} minutes on two cores."
+        );
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    build.args(["build", "--release", "--locked", "--bins", "--package", "messagebase", "--manifest-path"]);
+    build.args([
+        "build",
+        "--release",
+        "--locked",
+        "--bins",
+        "--package",
+        "messagebase",
+        "--manifest-path",
+    ]);
     build.arg(root.join("Cargo.toml"));
     forget_this_package(&mut build);
     match build.status() {
@@ -39,7 +49,10 @@ pub fn run(root: &Path, arguments: Vec<OsString>) -> ExitCode {
     forget_this_package(&mut demo);
     // Comes back only if it failed.
     let e = demo.exec();
-    fail(&format!("failed to start {}: {e}", programs.join("mbctl").display()))
+    fail(&format!(
+        "failed to start {}: {e}",
+        programs.join("mbctl").display()
+    ))
 }
 
 /// Where the release binaries will be: beside the profile directory that this program itself was built into. That
@@ -47,7 +60,9 @@ pub fn run(root: &Path, arguments: Vec<OsString>) -> ExitCode {
 fn release_directory() -> std::io::Result<PathBuf> {
     let this = std::env::current_exe()?;
     let target = this.parent().and_then(Path::parent);
-    target.map(|target| target.join("release")).ok_or_else(|| std::io::Error::other("it has no parent directory"))
+    target
+        .map(|target| target.join("release"))
+        .ok_or_else(|| std::io::Error::other("it has no parent directory"))
 }
 
 /// `cargo run` describes this package in the environment. Left in, the build scripts that watch those variables (ring's)
@@ -61,18 +76,31 @@ pub fn forget_this_package(command: &mut Command) {
 }
 
 fn is_package_variable(name: &OsStr) -> bool {
-    let Some(name) = name.to_str() else { return false };
+    let Some(name) = name.to_str() else {
+        return false;
+    };
     let prefixes = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"];
-    let whole = ["CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "CARGO_TARGET_TMPDIR", "OUT_DIR"];
+    let whole = [
+        "CARGO_CRATE_NAME",
+        "CARGO_PRIMARY_PACKAGE",
+        "CARGO_TARGET_TMPDIR",
+        "OUT_DIR",
+    ];
     prefixes.iter().any(|prefix| name.starts_with(prefix)) || whole.contains(&name)
 }
 
 fn has_c_compiler() -> bool {
-    if std::env::vars_os().any(|(name, _)| name == "CC" || name.to_string_lossy().starts_with("CC_")) {
+    if std::env::vars_os()
+        .any(|(name, _)| name == "CC" || name.to_string_lossy().starts_with("CC_"))
+    {
         return true;
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| ["cc", "gcc", "clang"].iter().any(|name| dir.join(name).is_file()))
+    std::env::split_paths(&path).any(|dir| {
+        ["cc", "gcc", "clang"]
+            .iter()
+            .any(|name| dir.join(name).is_file())
+    })
 }
 
 fn fail(message: &str) -> ExitCode {
@@ -86,10 +114,22 @@ mod tests {
 
     #[test]
     fn only_the_variables_that_describe_a_package_are_forgotten() {
-        for name in ["CARGO_PKG_NAME", "CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_BIN_NAME"] {
+        for name in [
+            "CARGO_PKG_NAME",
+            "CARGO_MANIFEST_DIR",
+            "CARGO_MANIFEST_PATH",
+            "CARGO_BIN_NAME",
+        ] {
             assert!(is_package_variable(name.as_ref()), "{name} must go");
         }
-        for name in ["CARGO", "CARGO_HOME", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "RUSTUP_HOME", "PATH"] {
+        for name in [
+            "CARGO",
+            "CARGO_HOME",
+            "CARGO_TARGET_DIR",
+            "CARGO_BUILD_TARGET",
+            "RUSTUP_HOME",
+            "PATH",
+        ] {
             assert!(!is_package_variable(name.as_ref()), "{name} must stay");
         }
     }

@@ -17,19 +17,35 @@ const OPTIONS: [(&str, &str, Option<&str>); 4] = [
 pub fn run(root: &Path, arguments: Vec<OsString>) -> ExitCode {
     // Optimized programs see other interleavings, and more of them in the same time; building them takes longer.
     let release = arguments.iter().any(|word| word == "--release");
-    let arguments: Vec<OsString> = arguments.into_iter().filter(|word| word != "--release").collect();
+    let arguments: Vec<OsString> = arguments
+        .into_iter()
+        .filter(|word| word != "--release")
+        .collect();
     let Some(variables) = variables(&arguments) else {
         eprintln!("{USAGE}\nHint: cargo xtask storm --seeds 1-4");
         return ExitCode::from(2);
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut test = Command::new(cargo);
-    test.args(["test", "--locked", "--package", "messagebase", "--test", "storm"]);
+    test.args([
+        "test",
+        "--locked",
+        "--package",
+        "messagebase",
+        "--test",
+        "storm",
+    ]);
     if release {
         // Not `--release`: tests turn on the planted defects, and such a mbd must not lie where a shipped one does.
         test.args(["--profile", "storm"]);
     }
-    test.args(["--", "--ignored", "--exact", "--nocapture", "seeds::seeds_from_the_environment"]);
+    test.args([
+        "--",
+        "--ignored",
+        "--exact",
+        "--nocapture",
+        "seeds::seeds_from_the_environment",
+    ]);
     test.current_dir(root).envs(variables);
     crate::demo::forget_this_package(&mut test);
     match test.status() {
@@ -44,13 +60,18 @@ pub fn run(root: &Path, arguments: Vec<OsString>) -> ExitCode {
 
 /// What the options mean to the test; `None` if they mean nothing.
 fn variables(arguments: &[OsString]) -> Option<Vec<(&'static str, String)>> {
-    let mut variables: Vec<(&str, String)> =
-        OPTIONS.iter().filter_map(|(_, variable, default)| Some((*variable, (*default)?.to_owned()))).collect();
+    let mut variables: Vec<(&str, String)> = OPTIONS
+        .iter()
+        .filter_map(|(_, variable, default)| Some((*variable, (*default)?.to_owned())))
+        .collect();
     let mut words = arguments.iter().map(|word| word.to_str());
     while let Some(word) = words.next() {
         let (_, variable, _) = OPTIONS.iter().find(|(option, ..)| Some(*option) == word)?;
         let value = words.next()??;
-        let numbers = value.split('-').map(|number| number.parse().ok()).collect::<Option<Vec<u64>>>()?;
+        let numbers = value
+            .split('-')
+            .map(|number| number.parse().ok())
+            .collect::<Option<Vec<u64>>>()?;
         let makes_sense = match (*variable, numbers.as_slice()) {
             ("MESSAGEBASE_STORM_SEEDS", [first, last]) => first <= last,
             ("MESSAGEBASE_STORM_NODES", [nodes]) => [3, 5].contains(nodes),
@@ -64,7 +85,10 @@ fn variables(arguments: &[OsString]) -> Option<Vec<(&'static str, String)>> {
         variables.retain(|(other, _)| other != variable);
         variables.push((variable, value.to_owned()));
     }
-    variables.iter().any(|(variable, _)| *variable == OPTIONS[0].1).then_some(variables)
+    variables
+        .iter()
+        .any(|(variable, _)| *variable == OPTIONS[0].1)
+        .then_some(variables)
 }
 
 #[cfg(test)]
@@ -78,7 +102,10 @@ mod tests {
 
     #[test]
     fn options_become_variables_and_nonsense_is_refused() {
-        let expected = vec![("MESSAGEBASE_STORM_SECONDS", "20".to_owned()), ("MESSAGEBASE_STORM_SEEDS", "1-9".into())];
+        let expected = vec![
+            ("MESSAGEBASE_STORM_SECONDS", "20".to_owned()),
+            ("MESSAGEBASE_STORM_SEEDS", "1-9".into()),
+        ];
         assert_eq!(read("--seeds 1-9"), Some(expected));
         let read_all = read("--seeds 7 --seconds 5 --nodes 5 --jobs 2").expect("valid");
         assert_eq!(read_all.len(), 4);

@@ -42,7 +42,10 @@ impl Road {
     pub fn over_tls(address: String, tls: &ClientConfig) -> Road {
         let mut tls = tls.clone();
         tls.alpn_protocols = vec![ALPN_H2.to_vec()];
-        Road { address, tls: Some(Arc::new(tls)) }
+        Road {
+            address,
+            tls: Some(Arc::new(tls)),
+        }
     }
 }
 
@@ -66,23 +69,47 @@ impl Putter {
     ///
     /// # Errors
     /// The node can't be reached or does not speak HTTP/2.
-    pub async fn open(road: &Road, at: usize, serial: Arc<AtomicU64>, value_bytes: usize) -> Result<Putter, LoadError> {
+    pub async fn open(
+        road: &Road,
+        at: usize,
+        serial: Arc<AtomicU64>,
+        value_bytes: usize,
+    ) -> Result<Putter, LoadError> {
         let opened = async {
-            let tcp = TcpStream::connect(&road.address).await.map_err(|e| e.to_string())?;
+            let tcp = TcpStream::connect(&road.address)
+                .await
+                .map_err(|e| e.to_string())?;
             tcp.set_nodelay(true).map_err(|e| e.to_string())?;
             match &road.tls {
                 None => handshake(tcp).await,
                 Some(tls) => {
-                    let host = road.address.rsplit_once(':').map_or(road.address.as_str(), |(host, _)| host);
+                    let host = road
+                        .address
+                        .rsplit_once(':')
+                        .map_or(road.address.as_str(), |(host, _)| host);
                     let name = ServerName::try_from(host.to_owned()).map_err(|e| e.to_string())?;
                     let connector = TlsConnector::from(tls.clone());
-                    handshake(connector.connect(name, tcp).await.map_err(|e| e.to_string())?).await
+                    handshake(
+                        connector
+                            .connect(name, tcp)
+                            .await
+                            .map_err(|e| e.to_string())?,
+                    )
+                    .await
                 }
             }
         };
-        let (requests, connection) =
-            opened.await.map_err(|why| LoadError::Unreachable { who: format!("etcd at {}", road.address), why })?;
-        Ok(Putter { requests, connection, at, serial, value_bytes })
+        let (requests, connection) = opened.await.map_err(|why| LoadError::Unreachable {
+            who: format!("etcd at {}", road.address),
+            why,
+        })?;
+        Ok(Putter {
+            requests,
+            connection,
+            at,
+            serial,
+            value_bytes,
+        })
     }
 
     async fn put(&self, serial: u64) -> Result<u64, String> {
@@ -101,14 +128,26 @@ impl Putter {
         let mut answer = Vec::new();
         while let Some(chunk) = body.data().await {
             let chunk = chunk.map_err(fault)?;
-            body.flow_control().release_capacity(chunk.len()).map_err(fault)?;
+            body.flow_control()
+                .release_capacity(chunk.len())
+                .map_err(fault)?;
             answer.extend_from_slice(&chunk);
         }
         let trailers = body.trailers().await.map_err(fault)?.unwrap_or_default();
-        let text = |name| trailers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let text = |name| {
+            trailers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default()
+        };
         match text("grpc-status") {
-            GRPC_OK => wire::revision(&answer).ok_or_else(|| "etcd's answer holds no revision".into()),
-            status => Err(format!("etcd refused a put with status {status}: {}", text("grpc-message"))),
+            GRPC_OK => {
+                wire::revision(&answer).ok_or_else(|| "etcd's answer holds no revision".into())
+            }
+            status => Err(format!(
+                "etcd refused a put with status {status}: {}",
+                text("grpc-message")
+            )),
         }
     }
 }
@@ -117,7 +156,9 @@ async fn handshake<S>(stream: S) -> Result<(SendRequest<Bytes>, JoinHandle<()>),
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (requests, connection) = h2::client::handshake(stream).await.map_err(|e| e.to_string())?;
+    let (requests, connection) = h2::client::handshake(stream)
+        .await
+        .map_err(|e| e.to_string())?;
     // Its error is every put's error.
     let connection = tokio::spawn(async move { drop(connection.await) });
     Ok((requests, connection))

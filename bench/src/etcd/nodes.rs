@@ -43,7 +43,10 @@ impl Nodes {
     pub fn version() -> Option<String> {
         let said = Command::new(PROGRAM).arg("--version").output().ok()?;
         let said = String::from_utf8_lossy(&said.stdout).into_owned();
-        said.lines().next().and_then(|line| line.rsplit(' ').next()).map(str::to_owned)
+        said.lines()
+            .next()
+            .and_then(|line| line.rsplit(' ').next())
+            .map(str::to_owned)
     }
 
     /// Starts nodes below `dir` and waits for a leader. With `pki`, a directory as `mbctl init` makes it, peers and
@@ -52,9 +55,18 @@ impl Nodes {
     /// # Errors
     /// There is no etcd, or it doesn't come up.
     pub async fn start(dir: &Path, pki: Option<&Path>, say: Say<'_>) -> Result<Nodes, LoadError> {
-        let ports = (0..NODES).map(|_| Ports::free()).collect::<std::io::Result<Vec<_>>>()?;
-        let client_tls = pki.map(pki::client_tls).transpose().map_err(|e| LoadError::Refused(e.to_string()))?;
-        let mut nodes = Nodes { children: Vec::new(), servers: Vec::new(), roads: Vec::new() };
+        let ports = (0..NODES)
+            .map(|_| Ports::free())
+            .collect::<std::io::Result<Vec<_>>>()?;
+        let client_tls = pki
+            .map(pki::client_tls)
+            .transpose()
+            .map_err(|e| LoadError::Refused(e.to_string()))?;
+        let mut nodes = Nodes {
+            children: Vec::new(),
+            servers: Vec::new(),
+            roads: Vec::new(),
+        };
         for (node, own) in (1..=NODES).zip(&ports) {
             let data_dir = dir.join(format!("etcd-{node}"));
             let log = dir.join(format!("etcd-{node}.log"));
@@ -64,7 +76,12 @@ impl Nodes {
                 ))
             })?;
             let metrics = Some(format!("127.0.0.1:{}", own.metrics));
-            nodes.servers.push(Server { node, pid: child.id(), data_dir, metrics });
+            nodes.servers.push(Server {
+                node,
+                pid: child.id(),
+                data_dir,
+                metrics,
+            });
             nodes.children.push(child);
             let address = format!("127.0.0.1:{}", own.client);
             nodes.roads.push(match &client_tls {
@@ -79,12 +96,17 @@ impl Nodes {
                     let log: PathBuf = dir.join(format!("etcd-{node}.log"));
                     let said = std::fs::read_to_string(&log).unwrap_or_default();
                     let last = said.lines().last().unwrap_or_default();
-                    return Err(LoadError::Refused(format!("etcd's node {node} ended early ({status}): {last}")));
+                    return Err(LoadError::Refused(format!(
+                        "etcd's node {node} ended early ({status}): {last}"
+                    )));
                 }
             }
             if began.elapsed() > START_MAX {
                 let why = format!("no leader after {} s", START_MAX.as_secs());
-                return Err(LoadError::Unreachable { who: "etcd".into(), why });
+                return Err(LoadError::Unreachable {
+                    who: "etcd".into(),
+                    why,
+                });
             }
             say("etcd: waiting for a leader");
             tokio::time::sleep(LOOK_EVERY).await;
@@ -108,14 +130,19 @@ impl Nodes {
     /// None leads.
     pub async fn leader_at(&self) -> Result<usize, LoadError> {
         for (at, server) in self.servers.iter().enumerate() {
-            let Some(address) = &server.metrics else { continue };
+            let Some(address) = &server.metrics else {
+                continue;
+            };
             if let Ok(counters) = Counters::read(address).await
                 && counters.value(LEADS) == Some(1.0)
             {
                 return Ok(at);
             }
         }
-        Err(LoadError::Unreachable { who: "etcd's leader".into(), why: "no node leads".into() })
+        Err(LoadError::Unreachable {
+            who: "etcd's leader".into(),
+            why: "no node leads".into(),
+        })
     }
 
     /// Ends the processes.
@@ -137,10 +164,17 @@ impl Drop for Nodes {
 impl Ports {
     /// Ports that nobody listened on a moment ago.
     fn free() -> std::io::Result<Ports> {
-        let held =
-            [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
+        let held = [
+            TcpListener::bind("127.0.0.1:0")?,
+            TcpListener::bind("127.0.0.1:0")?,
+            TcpListener::bind("127.0.0.1:0")?,
+        ];
         let port = |at: usize| std::io::Result::Ok(held[at].local_addr()?.port());
-        Ok(Ports { client: port(0)?, peer: port(1)?, metrics: port(2)? })
+        Ok(Ports {
+            client: port(0)?,
+            peer: port(1)?,
+            metrics: port(2)?,
+        })
     }
 }
 
@@ -154,17 +188,38 @@ fn spawn(
 ) -> std::io::Result<Child> {
     let scheme = if pki.is_some() { "https" } else { "http" };
     let url = |port: u16| format!("{scheme}://127.0.0.1:{port}");
-    let cluster: Vec<String> = (1..).zip(all).map(|(n, ports)| format!("etcd-{n}={}", url(ports.peer))).collect();
+    let cluster: Vec<String> = (1..)
+        .zip(all)
+        .map(|(n, ports)| format!("etcd-{n}={}", url(ports.peer)))
+        .collect();
     let log = File::create(log)?;
     let mut command = Command::new(PROGRAM);
     command
         .args(["--name", &format!("etcd-{node}")])
         .arg("--data-dir")
         .arg(data_dir)
-        .args(["--listen-client-urls", &url(own.client), "--advertise-client-urls", &url(own.client)])
-        .args(["--listen-peer-urls", &url(own.peer), "--initial-advertise-peer-urls", &url(own.peer)])
-        .args(["--listen-metrics-urls", &format!("http://127.0.0.1:{}", own.metrics)])
-        .args(["--initial-cluster", &cluster.join(","), "--initial-cluster-state", "new"])
+        .args([
+            "--listen-client-urls",
+            &url(own.client),
+            "--advertise-client-urls",
+            &url(own.client),
+        ])
+        .args([
+            "--listen-peer-urls",
+            &url(own.peer),
+            "--initial-advertise-peer-urls",
+            &url(own.peer),
+        ])
+        .args([
+            "--listen-metrics-urls",
+            &format!("http://127.0.0.1:{}", own.metrics),
+        ])
+        .args([
+            "--initial-cluster",
+            &cluster.join(","),
+            "--initial-cluster-state",
+            "new",
+        ])
         .args(["--initial-cluster-token", "messagebase-bench"])
         .args(["--quota-backend-bytes", &QUOTA_BYTES.to_string()])
         .args(["--logger", "zap", "--log-level", "warn"])
@@ -172,10 +227,25 @@ fn spawn(
         .stdout(log.try_clone()?)
         .stderr(log);
     if let Some(pki) = pki {
-        let (ca, pem, key) = (pki::ca_pem(pki), pki::node_pem(pki, node), pki::node_key(pki, node));
-        command.arg("--cert-file").arg(&pem).arg("--key-file").arg(&key);
-        command.arg("--peer-cert-file").arg(&pem).arg("--peer-key-file").arg(&key);
-        command.arg("--peer-trusted-ca-file").arg(ca).arg("--peer-client-cert-auth");
+        let (ca, pem, key) = (
+            pki::ca_pem(pki),
+            pki::node_pem(pki, node),
+            pki::node_key(pki, node),
+        );
+        command
+            .arg("--cert-file")
+            .arg(&pem)
+            .arg("--key-file")
+            .arg(&key);
+        command
+            .arg("--peer-cert-file")
+            .arg(&pem)
+            .arg("--peer-key-file")
+            .arg(&key);
+        command
+            .arg("--peer-trusted-ca-file")
+            .arg(ca)
+            .arg("--peer-client-cert-auth");
     }
     command.spawn()
 }

@@ -95,9 +95,16 @@ mod tests {
 
     #[test]
     fn a_put_has_the_bytes_that_etcd_reads() {
-        assert_eq!(put(b"k", b"vv"), [0, 0, 0, 0, 7, 0x0a, 1, b'k', 0x12, 2, b'v', b'v']);
+        assert_eq!(
+            put(b"k", b"vv"),
+            [0, 0, 0, 0, 7, 0x0a, 1, b'k', 0x12, 2, b'v', b'v']
+        );
         let long = put(b"k", &[7; 300]);
-        assert_eq!(long[8..11], [0x12, 0xac, 0x02], "a length over 127 takes two bytes");
+        assert_eq!(
+            long[8..11],
+            [0x12, 0xac, 0x02],
+            "a length over 127 takes two bytes"
+        );
     }
 
     #[test]

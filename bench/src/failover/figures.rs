@@ -26,7 +26,13 @@ impl Figures {
         let mut sorted = times.to_vec();
         sorted.sort_unstable();
         let at = |percent| ms(nearest_rank(&sorted, percent));
-        Figures { min_ms: at(0), median_ms: at(50), p90_ms: at(90), p99_ms: at(99), max_ms: at(100) }
+        Figures {
+            min_ms: at(0),
+            median_ms: at(50),
+            p90_ms: at(90),
+            p99_ms: at(99),
+            max_ms: at(100),
+        }
     }
 }
 
@@ -52,12 +58,28 @@ mod tests {
     #[test]
     fn percentiles_are_measured_values_by_nearest_rank() {
         let fifty = Figures::of(&millis((1..=50).rev()));
-        let wanted = Figures { min_ms: 1.0, median_ms: 25.0, p90_ms: 45.0, p99_ms: 50.0, max_ms: 50.0 };
+        let wanted = Figures {
+            min_ms: 1.0,
+            median_ms: 25.0,
+            p90_ms: 45.0,
+            p99_ms: 50.0,
+            max_ms: 50.0,
+        };
         assert_eq!(fifty, wanted);
         let two_hundred = Figures::of(&millis(1..=200));
-        assert_eq!((two_hundred.median_ms, two_hundred.p99_ms, two_hundred.max_ms), (100.0, 198.0, 200.0));
+        assert_eq!(
+            (
+                two_hundred.median_ms,
+                two_hundred.p99_ms,
+                two_hundred.max_ms
+            ),
+            (100.0, 198.0, 200.0)
+        );
         let two = Figures::of(&millis([7, 3]));
-        assert_eq!((two.min_ms, two.median_ms, two.p90_ms, two.max_ms), (3.0, 3.0, 7.0, 7.0));
+        assert_eq!(
+            (two.min_ms, two.median_ms, two.p90_ms, two.max_ms),
+            (3.0, 3.0, 7.0, 7.0)
+        );
         let one = Figures::of(&millis([9]));
         assert_eq!((one.min_ms, one.median_ms, one.max_ms), (9.0, 9.0, 9.0));
         assert_eq!(Figures::of(&[]).max_ms, 0.0);

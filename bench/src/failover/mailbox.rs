@@ -10,7 +10,10 @@ pub const NUMBER_DIGITS: usize = 20;
 /// A body of exactly `bytes` bytes (at least [`NUMBER_DIGITS`]) that tells its number.
 pub fn body(number: u64, bytes: usize) -> String {
     let mut text = format!("{number:0NUMBER_DIGITS$}");
-    text.extend(std::iter::repeat_n('.', bytes.saturating_sub(NUMBER_DIGITS)));
+    text.extend(std::iter::repeat_n(
+        '.',
+        bytes.saturating_sub(NUMBER_DIGITS),
+    ));
     text
 }
 
@@ -75,12 +78,18 @@ impl Verdict {
 
 /// Judges a mailbox, sorted by id.
 pub fn judge(attempts: &[Attempt], found: &[Found]) -> Verdict {
-    let fates: HashMap<u64, Fate> = attempts.iter().map(|attempt| (attempt.number, attempt.fate)).collect();
+    let fates: HashMap<u64, Fate> = attempts
+        .iter()
+        .map(|attempt| (attempt.number, attempt.fate))
+        .collect();
     let mut verdict = Verdict::default();
     let mut seen: HashMap<u64, u64> = HashMap::new();
     let mut newest = None;
     for message in found {
-        let Some((number, fate)) = message.number.and_then(|number| Some((number, fates.get(&number)?))) else {
+        let Some((number, fate)) = message
+            .number
+            .and_then(|number| Some((number, fates.get(&number)?)))
+        else {
             verdict.strange += 1;
             continue;
         };
@@ -116,11 +125,23 @@ mod tests {
 
     /// Message n was acknowledged under id 10 · n.
     fn acknowledged(numbers: &[u64]) -> Vec<Attempt> {
-        numbers.iter().map(|n| Attempt { number: *n, fate: Fate::Acknowledged { id: n * 10 } }).collect()
+        numbers
+            .iter()
+            .map(|n| Attempt {
+                number: *n,
+                fate: Fate::Acknowledged { id: n * 10 },
+            })
+            .collect()
     }
 
     fn found(numbers: &[u64]) -> Vec<Found> {
-        numbers.iter().map(|n| Found { id: n * 10, number: Some(*n) }).collect()
+        numbers
+            .iter()
+            .map(|n| Found {
+                id: n * 10,
+                number: Some(*n),
+            })
+            .collect()
     }
 
     #[test]
@@ -136,7 +157,13 @@ mod tests {
     #[test]
     fn what_was_acknowledged_once_and_is_there_once_is_clean() {
         let verdict = judge(&acknowledged(&[1, 2, 3]), &found(&[1, 2, 3]));
-        assert_eq!(verdict, Verdict { acknowledged: 3, ..Verdict::default() });
+        assert_eq!(
+            verdict,
+            Verdict {
+                acknowledged: 3,
+                ..Verdict::default()
+            }
+        );
         assert!(verdict.is_clean());
     }
 
@@ -147,9 +174,20 @@ mod tests {
         let mut twice = found(&[1, 2, 2, 3, 4]);
         twice[2].id = 21;
         let verdict = judge(&sent, &twice);
-        assert_eq!((verdict.doubled, verdict.lost, verdict.out_of_order, verdict.strange), (1, 0, 0, 0));
+        assert_eq!(
+            (
+                verdict.doubled,
+                verdict.lost,
+                verdict.out_of_order,
+                verdict.strange
+            ),
+            (1, 0, 0, 0)
+        );
         let verdict = judge(&sent, &found(&[1, 3, 2, 4]));
-        assert_eq!((verdict.out_of_order, verdict.lost, verdict.doubled), (1, 0, 0));
+        assert_eq!(
+            (verdict.out_of_order, verdict.lost, verdict.doubled),
+            (1, 0, 0)
+        );
         assert!(!verdict.is_clean());
     }
 
@@ -159,7 +197,10 @@ mod tests {
         sent[1].fate = Fate::Unknown;
         assert!(judge(&sent, &found(&[1, 2, 3])).is_clean());
         assert!(judge(&sent, &found(&[1, 3])).is_clean());
-        assert!(judge(&sent, &found(&[1, 3, 2])).is_clean(), "it may come late");
+        assert!(
+            judge(&sent, &found(&[1, 3, 2])).is_clean(),
+            "it may come late"
+        );
         assert_eq!(judge(&sent, &found(&[1, 2, 2, 3])).doubled, 1);
         sent[1].fate = Fate::NotDone;
         assert_eq!(judge(&sent, &found(&[1, 2, 3])).strange, 1);
@@ -170,7 +211,33 @@ mod tests {
     fn what_nobody_sent_and_another_id_are_strange() {
         let sent = acknowledged(&[1]);
         assert_eq!(judge(&sent, &found(&[1, 2])).strange, 1);
-        assert_eq!(judge(&sent, &[Found { id: 10, number: Some(1) }, Found { id: 11, number: None }]).strange, 1);
-        assert_eq!(judge(&sent, &[Found { id: 12, number: Some(1) }]).strange, 1);
+        assert_eq!(
+            judge(
+                &sent,
+                &[
+                    Found {
+                        id: 10,
+                        number: Some(1)
+                    },
+                    Found {
+                        id: 11,
+                        number: None
+                    }
+                ]
+            )
+            .strange,
+            1
+        );
+        assert_eq!(
+            judge(
+                &sent,
+                &[Found {
+                    id: 12,
+                    number: Some(1)
+                }]
+            )
+            .strange,
+            1
+        );
     }
 }

@@ -103,14 +103,27 @@ pub(super) async fn play<S: Stage>(
             }
         };
         let ended = Instant::now();
-        sendings.push(Sending { number: message, began, ended, node, answer, calm: strike.is_none() });
+        sendings.push(Sending {
+            number: message,
+            began,
+            ended,
+            node,
+            answer,
+            calm: strike.is_none(),
+        });
         let Some(strike) = strike else { continue };
         match time_of(plan, strike, standing.leader, &sendings[first..]) {
             Some(time) => break (time, strike),
             None if strike.at.elapsed() > RECOVERY_LIMIT => {
-                let last = sendings[first..].iter().rev().find_map(|sending| sending.answer.as_ref().err());
+                let last = sendings[first..]
+                    .iter()
+                    .rev()
+                    .find_map(|sending| sending.answer.as_ref().err());
                 let last = last.map_or_else(|| "none".into(), ToString::to_string);
-                return Err(FailoverError::NoRecovery { round: number, last });
+                return Err(FailoverError::NoRecovery {
+                    round: number,
+                    last,
+                });
             }
             None => {}
         }
@@ -118,7 +131,15 @@ pub(super) async fn play<S: Stage>(
     let (time, strike) = timed;
     let struck_at = SystemTime::now() - strike.at.elapsed();
     let (struck, failovers) = (standing.leader, users.failovers());
-    Ok(Round { number, struck, leader: struck, terms: 0, time, struck_at, failovers })
+    Ok(Round {
+        number,
+        struck,
+        leader: struck,
+        terms: 0,
+        time,
+        struck_at,
+        failovers,
+    })
 }
 
 /// The time that counts, once enough was sent to know it.
@@ -135,12 +156,21 @@ fn time_of(plan: &Plan, strike: Strike, struck: u16, sendings: &[Sending]) -> Op
 /// it died, and what still arrives from its socket, does not count. A sender on a follower can't see whose majority it
 /// was, so only sends that began after the signal count; the one that was under way is left out, which makes the time
 /// longer, never shorter.
-fn recovery(client_on: ClientOn, strike: Strike, struck: u16, sendings: &[Sending]) -> Option<Duration> {
+fn recovery(
+    client_on: ClientOn,
+    strike: Strike,
+    struck: u16,
+    sendings: &[Sending],
+) -> Option<Duration> {
     let counts = |sending: &Sending| match client_on {
-        ClientOn::Leader => sending.ended > strike.at && sending.node.is_some_and(|node| node != struck),
+        ClientOn::Leader => {
+            sending.ended > strike.at && sending.node.is_some_and(|node| node != struck)
+        }
         ClientOn::Follower => sending.began >= strike.returned,
     };
-    let mut good = sendings.iter().filter(|sending| sending.answer.is_ok() && counts(sending));
+    let mut good = sendings
+        .iter()
+        .filter(|sending| sending.answer.is_ok() && counts(sending));
     let first = good.next()?;
     (good.count() >= SENDS_AFTER).then(|| first.ended.duration_since(strike.at))
 }
@@ -150,7 +180,9 @@ fn recovery(client_on: ClientOn, strike: Strike, struck: u16, sendings: &[Sendin
 fn longest_send(strike: Strike, sendings: &[Sending]) -> Option<Duration> {
     let end = strike.returned.max(strike.at + AFTERMATH);
     sendings.last().filter(|last| last.ended >= end)?;
-    let near = sendings.iter().filter(|sending| sending.ended > strike.at && sending.began < end);
+    let near = sendings
+        .iter()
+        .filter(|sending| sending.ended > strike.at && sending.began < end);
     near.map(Sending::took).max()
 }
 
@@ -167,16 +199,29 @@ mod tests {
 
         fn sending(&self, began: u64, ended: u64, node: Option<u16>) -> Sending {
             let (began, ended) = (self.at(began), self.at(ended));
-            Sending { number: 0, began, ended, node, answer: Ok(1), calm: false }
+            Sending {
+                number: 0,
+                began,
+                ended,
+                node,
+                answer: Ok(1),
+                calm: false,
+            }
         }
 
         /// Enough of undisturbed ones, 1 ms each, on node 2.
         fn rest(&self, from: u64) -> Vec<Sending> {
-            (from..).take(SENDS_AFTER).map(|ms| self.sending(ms, ms + 1, Some(2))).collect()
+            (from..)
+                .take(SENDS_AFTER)
+                .map(|ms| self.sending(ms, ms + 1, Some(2)))
+                .collect()
         }
 
         fn strike(&self, at: u64, returned: u64) -> Strike {
-            Strike { at: self.at(at), returned: self.at(returned) }
+            Strike {
+                at: self.at(at),
+                returned: self.at(returned),
+            }
         }
     }
 
@@ -190,35 +235,65 @@ mod tests {
             clock.sending(101, 102, None),
             clock.sending(102, 130, Some(2)),
         ];
-        assert_eq!(recovery(ClientOn::Leader, strike, 1, &sendings), None, "not enough sends afterwards");
+        assert_eq!(
+            recovery(ClientOn::Leader, strike, 1, &sendings),
+            None,
+            "not enough sends afterwards"
+        );
         sendings.extend(clock.rest(130));
-        assert_eq!(recovery(ClientOn::Leader, strike, 1, &sendings), Some(Duration::from_millis(30)));
+        assert_eq!(
+            recovery(ClientOn::Leader, strike, 1, &sendings),
+            Some(Duration::from_millis(30))
+        );
         sendings[3].answer = Err(ClientError::Closed);
         sendings.extend(clock.rest(150));
-        assert_eq!(recovery(ClientOn::Leader, strike, 1, &sendings), Some(Duration::from_millis(31)), "acknowledged");
+        assert_eq!(
+            recovery(ClientOn::Leader, strike, 1, &sendings),
+            Some(Duration::from_millis(31)),
+            "acknowledged"
+        );
     }
 
     #[test]
     fn on_a_follower_only_a_send_that_began_after_the_signal_counts() {
         let clock = Clock(Instant::now());
         let strike = clock.strike(100, 101);
-        let mut sendings = vec![clock.sending(99, 120, Some(2)), clock.sending(120, 125, Some(2))];
+        let mut sendings = vec![
+            clock.sending(99, 120, Some(2)),
+            clock.sending(120, 125, Some(2)),
+        ];
         sendings.extend(clock.rest(125));
-        assert_eq!(recovery(ClientOn::Follower, strike, 1, &sendings), Some(Duration::from_millis(25)));
+        assert_eq!(
+            recovery(ClientOn::Follower, strike, 1, &sendings),
+            Some(Duration::from_millis(25))
+        );
     }
 
     #[test]
     fn the_longest_send_is_looked_for_until_the_aftermath_is_over() {
         let clock = Clock(Instant::now());
         let strike = clock.strike(100, 150);
-        let mut sendings =
-            vec![clock.sending(0, 99, Some(1)), clock.sending(99, 139, Some(1)), clock.sending(139, 149, Some(2))];
+        let mut sendings = vec![
+            clock.sending(0, 99, Some(1)),
+            clock.sending(99, 139, Some(1)),
+            clock.sending(139, 149, Some(2)),
+        ];
         assert_eq!(longest_send(strike, &sendings), None);
         sendings.push(clock.sending(2_099, 2_105, Some(2)));
-        assert_eq!(longest_send(strike, &sendings), Some(Duration::from_millis(40)));
+        assert_eq!(
+            longest_send(strike, &sendings),
+            Some(Duration::from_millis(40))
+        );
         let slow_order = clock.strike(100, 3_000);
-        assert_eq!(longest_send(slow_order, &sendings), None, "it was not carried out yet");
+        assert_eq!(
+            longest_send(slow_order, &sendings),
+            None,
+            "it was not carried out yet"
+        );
         sendings.push(clock.sending(2_900, 3_000, Some(2)));
-        assert_eq!(longest_send(slow_order, &sendings), Some(Duration::from_millis(100)));
+        assert_eq!(
+            longest_send(slow_order, &sendings),
+            Some(Duration::from_millis(100))
+        );
     }
 }

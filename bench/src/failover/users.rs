@@ -39,9 +39,18 @@ impl<'a> Users<'a> {
     where
         E: Error + Send + Sync + 'static,
     {
-        let sender = Account::new(config).await.map_err(failed("make the sender's account"))?;
-        let recipient = Account::new(config).await.map_err(failed("make the recipient's account"))?;
-        Ok(Users { sender, recipient, seat: None, acknowledged: 0 })
+        let sender = Account::new(config)
+            .await
+            .map_err(failed("make the sender's account"))?;
+        let recipient = Account::new(config)
+            .await
+            .map_err(failed("make the recipient's account"))?;
+        Ok(Users {
+            sender,
+            recipient,
+            seat: None,
+            acknowledged: 0,
+        })
     }
 
     /// Sees to it that the sender's client is connected to this node.
@@ -53,7 +62,12 @@ impl<'a> Users<'a> {
             if self.seat.as_ref().and_then(|(client, _)| node_of(client)) == Some(node) {
                 return Ok(());
             }
-            self.seat = Some(self.sender.client(Some(node)).await.map_err(failed("connect the sender"))?);
+            self.seat = Some(
+                self.sender
+                    .client(Some(node))
+                    .await
+                    .map_err(failed("connect the sender"))?,
+            );
         }
         match self.seat.as_ref().and_then(|(client, _)| node_of(client)) {
             Some(got) if got != node => Err(FailoverError::Misplaced { wanted: node, got }),
@@ -63,14 +77,18 @@ impl<'a> Users<'a> {
 
     /// Sends, and tells to which node the client was connected when the answer came.
     pub(super) async fn send(&self, body: &str) -> (Result<u64, ClientError>, Option<u16>) {
-        let Some((client, _)) = &self.seat else { return (Err(ClientError::NotLoggedIn), None) };
+        let Some((client, _)) = &self.seat else {
+            return (Err(ClientError::NotLoggedIn), None);
+        };
         let answer = client.send(&self.recipient.user, body).await;
         (answer.map(|sent| sent.id), node_of(client))
     }
 
     /// What the sender's client reported since it was asked last: how long each failover took it.
     pub(super) fn failovers(&mut self) -> Vec<Duration> {
-        let Some((_, events)) = &mut self.seat else { return Vec::new() };
+        let Some((_, events)) = &mut self.seat else {
+            return Vec::new();
+        };
         let mut failovers = Vec::new();
         while let Ok(event) = events.try_recv() {
             if let ClientEvent::Notice(Notice::Failover { took, .. }) = event {
@@ -86,11 +104,23 @@ impl<'a> Users<'a> {
         E: Error + Send + Sync + 'static,
     {
         // Connected only here: while a fault is measured, the recipient's failover must not take the sender's processor.
-        let (client, _events) = self.recipient.client(None).await.map_err(failed("connect the recipient"))?;
+        let (client, _events) = self
+            .recipient
+            .client(None)
+            .await
+            .map_err(failed("connect the recipient"))?;
         loop {
-            let page = client.inbox(self.acknowledged, PAGE_MAX).await.map_err(failed("read the inbox"))?;
-            let Some(last) = page.messages.last() else { return Ok(()) };
-            client.ack(last.id).await.map_err(failed("acknowledge what came"))?;
+            let page = client
+                .inbox(self.acknowledged, PAGE_MAX)
+                .await
+                .map_err(failed("read the inbox"))?;
+            let Some(last) = page.messages.last() else {
+                return Ok(());
+            };
+            client
+                .ack(last.id)
+                .await
+                .map_err(failed("acknowledge what came"))?;
             self.acknowledged = last.id;
         }
     }
@@ -100,15 +130,25 @@ impl<'a> Users<'a> {
     where
         E: Error + Send + Sync + 'static,
     {
-        let (client, _events) = self.recipient.client(None).await.map_err(failed("connect the recipient"))?;
+        let (client, _events) = self
+            .recipient
+            .client(None)
+            .await
+            .map_err(failed("connect the recipient"))?;
         let mut found: Vec<Found> = Vec::new();
         loop {
             let after = found.last().map_or(0, |message| message.id);
-            let page = client.sync(after, PAGE_MAX).await.map_err(failed("read the mailbox"))?;
+            let page = client
+                .sync(after, PAGE_MAX)
+                .await
+                .map_err(failed("read the mailbox"))?;
             if page.messages.is_empty() {
                 return Ok(found);
             }
-            found.extend(page.messages.iter().map(|record| Found { id: record.id, number: number_of(&record.body) }));
+            found.extend(page.messages.iter().map(|record| Found {
+                id: record.id,
+                number: number_of(&record.body),
+            }));
         }
     }
 }
@@ -121,13 +161,27 @@ impl<'a> Account<'a> {
         client.register(&user, &password).await?;
         let token = client.login(&user, &password).await?.token;
         let cluster_id = client.connected().await?.cluster_id.clone();
-        Ok(Account { config, user, token, cluster_id })
+        Ok(Account {
+            config,
+            user,
+            token,
+            cluster_id,
+        })
     }
 
     /// A client with this account's session, on this node if that is ready.
     async fn client(&self, node: Option<u16>) -> Result<(Client, Events), ClientError> {
-        let (client, events) = Client::connect(self.config, Options { node, ..Options::default() }).await?;
-        client.resume(&self.user, &self.token, self.cluster_id.as_deref()).await?;
+        let (client, events) = Client::connect(
+            self.config,
+            Options {
+                node,
+                ..Options::default()
+            },
+        )
+        .await?;
+        client
+            .resume(&self.user, &self.token, self.cluster_id.as_deref())
+            .await?;
         Ok((client, events))
     }
 }
@@ -139,6 +193,8 @@ fn node_of(client: &Client) -> Option<u16> {
     client.link().state.ok().map(|up| up.node)
 }
 
-fn failed<E: Error + Send + Sync + 'static>(what: &'static str) -> impl FnOnce(ClientError) -> FailoverError<E> {
+fn failed<E: Error + Send + Sync + 'static>(
+    what: &'static str,
+) -> impl FnOnce(ClientError) -> FailoverError<E> {
     move |source| FailoverError::Client { what, source }
 }

@@ -97,7 +97,14 @@ impl Askers {
         };
         let all = few_at_a_time(0..askers, AT_A_TIME, deed, tell).await?;
         let all = all.into_iter().map(Arc::new).collect();
-        Ok(Askers { name, road: road.clone(), leader, servers, all, question: Question::Inbox })
+        Ok(Askers {
+            name,
+            road: road.clone(),
+            leader,
+            servers,
+            all,
+            question: Question::Inbox,
+        })
     }
 
     /// What the next rounds ask.
@@ -110,12 +117,19 @@ impl Askers {
 impl Asker {
     async fn log_in(road: Road, node: usize, name: String) -> Result<Asker, LoadError> {
         let connection = road.connect(node).await?;
-        let op = Op::Login { user: name.clone(), password: PASSWORD.into() };
+        let op = Op::Login {
+            user: name.clone(),
+            password: PASSWORD.into(),
+        };
         ask::<LoggedIn>(&connection, op).await?;
         let (mut ids, mut others) = (Vec::new(), Vec::new());
         loop {
             let after = ids.last().copied().unwrap_or(0);
-            let op = Op::Sync { after, limit: Some(PAGE_MAX), consistency: Consistency::Linear };
+            let op = Op::Sync {
+                after,
+                limit: Some(PAGE_MAX),
+                consistency: Consistency::Linear,
+            };
             let page: Records = ask(&connection, op).await?;
             for MessageRecord { id, from, to, .. } in page.messages {
                 ids.push(id);
@@ -128,7 +142,12 @@ impl Asker {
         if ids.is_empty() {
             return Err(LoadError::Refused(format!("{name} has no messages")));
         }
-        Ok(Asker { name, connection, ids, others })
+        Ok(Asker {
+            name,
+            connection,
+            ids,
+            others,
+        })
     }
 
     /// Asks for the `turn`th time; how many rows the answer has.
@@ -139,24 +158,54 @@ impl Asker {
         let rows = match question {
             Question::Login => return Err("a login needs a connection of its own".into()),
             Question::Inbox => {
-                let op = Op::Inbox { after: None, limit: None, consistency: CONSISTENCY };
-                self.connection.call::<Inbox>(op, ANSWER_TIMEOUT).await.map(|page| page.messages.len())
+                let op = Op::Inbox {
+                    after: None,
+                    limit: None,
+                    consistency: CONSISTENCY,
+                };
+                self.connection
+                    .call::<Inbox>(op, ANSWER_TIMEOUT)
+                    .await
+                    .map(|page| page.messages.len())
             }
             Question::Sync => {
                 // Before the message in that place, so that the page has at least that one.
-                let op = Op::Sync { after: self.ids[place] - 1, limit: None, consistency: CONSISTENCY };
-                self.connection.call::<Records>(op, ANSWER_TIMEOUT).await.map(|page| page.messages.len())
+                let op = Op::Sync {
+                    after: self.ids[place] - 1,
+                    limit: None,
+                    consistency: CONSISTENCY,
+                };
+                self.connection
+                    .call::<Records>(op, ANSWER_TIMEOUT)
+                    .await
+                    .map(|page| page.messages.len())
             }
             Question::History => {
                 let with = self.others[place].clone();
-                let op = Op::History { with, before: None, limit: None, consistency: CONSISTENCY };
-                self.connection.call::<Records>(op, ANSWER_TIMEOUT).await.map(|page| page.messages.len())
+                let op = Op::History {
+                    with,
+                    before: None,
+                    limit: None,
+                    consistency: CONSISTENCY,
+                };
+                self.connection
+                    .call::<Records>(op, ANSWER_TIMEOUT)
+                    .await
+                    .map(|page| page.messages.len())
             }
             Question::Search => {
                 let beginning = self.name.get(..PREFIX_CHARACTERS).unwrap_or(&self.name);
                 let pattern = Some(format!("{beginning}*"));
-                let op = Op::Users { pattern, after: None, limit: None, consistency: CONSISTENCY };
-                self.connection.call::<Users>(op, ANSWER_TIMEOUT).await.map(|page| page.users.len())
+                let op = Op::Users {
+                    pattern,
+                    after: None,
+                    limit: None,
+                    consistency: CONSISTENCY,
+                };
+                self.connection
+                    .call::<Users>(op, ANSWER_TIMEOUT)
+                    .await
+                    .map(|page| page.users.len())
             }
         };
         rows.map_err(|e| words(&e))
@@ -175,20 +224,42 @@ pub struct Row {
 impl Link for Row {
     async fn call(&self) -> Result<Option<Receipt>, String> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (turn, place) = (number / self.askers.len() as u64, number % self.askers.len() as u64);
+        let (turn, place) = (
+            number / self.askers.len() as u64,
+            number % self.askers.len() as u64,
+        );
         // A remainder is a place in the list, so it fits.
         let asker = &self.askers[usize::try_from(place).unwrap_or(0)];
         let rows = if self.question == Question::Login {
-            let connection = self.road.connect(self.leader).await.map_err(|e| e.to_string())?;
-            let op = Op::Login { user: asker.name.clone(), password: PASSWORD.into() };
-            connection.call::<LoggedIn>(op, ANSWER_TIMEOUT).await.map(|_| 1).map_err(|e| words(&e))
+            let connection = self
+                .road
+                .connect(self.leader)
+                .await
+                .map_err(|e| e.to_string())?;
+            let op = Op::Login {
+                user: asker.name.clone(),
+                password: PASSWORD.into(),
+            };
+            connection
+                .call::<LoggedIn>(op, ANSWER_TIMEOUT)
+                .await
+                .map(|_| 1)
+                .map_err(|e| words(&e))
         } else {
             asker.ask(self.question, turn).await
         };
         match rows {
-            Ok(0) => Err(format!("{}: {} was answered with nothing", asker.name, self.question.name())),
+            Ok(0) => Err(format!(
+                "{}: {} was answered with nothing",
+                asker.name,
+                self.question.name()
+            )),
             Ok(_) => Ok(None),
-            Err(why) => Err(format!("{}: {} failed: {why}", asker.name, self.question.name())),
+            Err(why) => Err(format!(
+                "{}: {} failed: {why}",
+                asker.name,
+                self.question.name()
+            )),
         }
     }
 }

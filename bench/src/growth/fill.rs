@@ -15,8 +15,7 @@ pub const PROGRAM: &str = "sqlite3";
 /// What all users log in with.
 pub const PASSWORD: &str = "the crowd of the growth benchmark";
 /// Its argon2id hash with the cost that the configuration has by default.
-const PASSWORD_HASH: &str =
-    "$argon2id$v=19$m=19456,t=2,p=1$y99YfdUVDUdK3VCT6N3owg$FC9YBHfy5kiHbJla2mpLj/4xve4g6EbWDxZirCqhOg0";
+const PASSWORD_HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$y99YfdUVDUdK3VCT6N3owg$FC9YBHfy5kiHbJla2mpLj/4xve4g6EbWDxZirCqhOg0";
 const SCRIPT: &str = include_str!("fill.sql");
 
 /// How much a file is filled with.
@@ -35,7 +34,11 @@ pub fn user(at: u32) -> String {
 
 /// Whether the program is there.
 pub async fn is_possible() -> bool {
-    let asked = Command::new(PROGRAM).arg("--version").stdin(Stdio::null()).output().await;
+    let asked = Command::new(PROGRAM)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .output()
+        .await;
     asked.is_ok_and(|answer| answer.status.success())
 }
 
@@ -44,7 +47,12 @@ pub async fn is_possible() -> bool {
 /// # Errors
 /// There is no such program, or it failed: the file is worthless then.
 pub async fn fill(file: &Path, size: Size, at: u64) -> Result<(), LoadError> {
-    let failed = |why: String| LoadError::Refused(format!("failed to fill {} with {PROGRAM}: {why}", file.display()));
+    let failed = |why: String| {
+        LoadError::Refused(format!(
+            "failed to fill {} with {PROGRAM}: {why}",
+            file.display()
+        ))
+    };
     let mut filling = Command::new(PROGRAM)
         .args(["-batch", "-bail"])
         .arg(file)
@@ -63,10 +71,17 @@ pub async fn fill(file: &Path, size: Size, at: u64) -> Result<(), LoadError> {
         // One that ends early says why.
         let _ = input.write_all(script.as_bytes()).await;
     }
-    let ended = filling.wait_with_output().await.map_err(|e| failed(e.to_string()))?;
+    let ended = filling
+        .wait_with_output()
+        .await
+        .map_err(|e| failed(e.to_string()))?;
     if ended.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&ended.stderr);
-    Err(failed(format!("{}: {}", ended.status, said.lines().last().unwrap_or_default())))
+    Err(failed(format!(
+        "{}: {}",
+        ended.status,
+        said.lines().last().unwrap_or_default()
+    )))
 }

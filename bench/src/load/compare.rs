@@ -46,7 +46,11 @@ impl Pair {
             memory: by(a.memory_mib, b.memory_mib),
             disk: by(a.disk_mib, b.disk_mib),
         };
-        Pair { ours, theirs, ratios }
+        Pair {
+            ours,
+            theirs,
+            ratios,
+        }
     }
 }
 
@@ -67,14 +71,23 @@ pub async fn side_by_side<A: Subject, B: Subject>(
         let (mut of_ours, mut of_theirs) = (Vec::new(), Vec::new());
         for number in 1..=rounds {
             let one = round(ours, shape, timing, say).await?;
-            say(&format!("round {number} of {rounds}, {}: {one}", ours.name()));
+            say(&format!(
+                "round {number} of {rounds}, {}: {one}",
+                ours.name()
+            ));
             of_ours.push(one);
             let one = round(theirs, shape, timing, say).await?;
-            say(&format!("round {number} of {rounds}, {}: {one}", theirs.name()));
+            say(&format!(
+                "round {number} of {rounds}, {}: {one}",
+                theirs.name()
+            ));
             of_theirs.push(one);
         }
         let ours = Point::new(ours.name(), shape.clone(), of_ours);
-        pairs.push(Pair::new(ours, Point::new(theirs.name(), shape.clone(), of_theirs)));
+        pairs.push(Pair::new(
+            ours,
+            Point::new(theirs.name(), shape.clone(), of_theirs),
+        ));
     }
     Ok(pairs)
 }

@@ -82,9 +82,19 @@ impl Crowd {
     pub async fn gather(road: Road, recipients: usize, say: Say<'_>) -> Result<Crowd, LoadError> {
         let password = random::key();
         let mark: String = random::key().chars().take(MARK_CHARACTERS).collect();
-        let recipients: Vec<String> = (0..recipients).map(|n| format!("inbox-{mark}-{n:05}")).collect();
-        let crowd = Crowd { road, password, mark, recipients: recipients.clone().into(), people: Vec::new() };
-        crowd.each(recipients, "recipients made", say, register).await?;
+        let recipients: Vec<String> = (0..recipients)
+            .map(|n| format!("inbox-{mark}-{n:05}"))
+            .collect();
+        let crowd = Crowd {
+            road,
+            password,
+            mark,
+            recipients: recipients.clone().into(),
+            people: Vec::new(),
+        };
+        crowd
+            .each(recipients, "recipients made", say, register)
+            .await?;
         Ok(crowd)
     }
 
@@ -92,10 +102,23 @@ impl Crowd {
     ///
     /// # Errors
     /// No node takes them.
-    pub async fn at_least(&mut self, count: usize, say: Say<'_>) -> Result<&[Arc<Person>], LoadError> {
-        let names: Vec<String> = (self.people.len()..count).map(|n| format!("sender-{}-{n:05}", self.mark)).collect();
+    pub async fn at_least(
+        &mut self,
+        count: usize,
+        say: Say<'_>,
+    ) -> Result<&[Arc<Person>], LoadError> {
+        let names: Vec<String> = (self.people.len()..count)
+            .map(|n| format!("sender-{}-{n:05}", self.mark))
+            .collect();
         if !names.is_empty() {
-            let made = self.each(names, "senders registered and logged in", say, register_and_log_in).await?;
+            let made = self
+                .each(
+                    names,
+                    "senders registered and logged in",
+                    say,
+                    register_and_log_in,
+                )
+                .await?;
             self.people.extend(made.into_iter().map(Arc::new));
         }
         Ok(&self.people[..count])
@@ -148,17 +171,35 @@ impl Crowd {
 
 async fn register(road: Road, at: usize, user: String, password: String) -> Result<(), LoadError> {
     let connection = road.connect(at).await?;
-    let op = Op::Register { user, password, key: random::key() };
+    let op = Op::Register {
+        user,
+        password,
+        key: random::key(),
+    };
     ask::<Registered>(&connection, op).await.map(drop)
 }
 
-async fn register_and_log_in(road: Road, at: usize, user: String, password: String) -> Result<Person, LoadError> {
+async fn register_and_log_in(
+    road: Road,
+    at: usize,
+    user: String,
+    password: String,
+) -> Result<Person, LoadError> {
     let connection = road.connect(at).await?;
-    let op = Op::Register { user: user.clone(), password: password.clone(), key: random::key() };
+    let op = Op::Register {
+        user: user.clone(),
+        password: password.clone(),
+        key: random::key(),
+    };
     ask::<Registered>(&connection, op).await?;
     let session: LoggedIn = ask(&connection, Op::Login { user, password }).await?;
     let (name, token) = (session.user, session.token);
-    Ok(Person { name, token, next: AtomicU64::new(0), receipts: std::sync::Mutex::default() })
+    Ok(Person {
+        name,
+        token,
+        next: AtomicU64::new(0),
+        receipts: std::sync::Mutex::default(),
+    })
 }
 
 impl Road {
@@ -167,8 +208,12 @@ impl Road {
     /// # Errors
     /// `ca.pem` can't be used.
     pub fn from_config(config: &Config) -> Result<Road, LoadError> {
-        let transport = Transport::from_config(config).map_err(|e| LoadError::Refused(e.to_string()))?;
-        Ok(Road { transport, endpoints: Directory::from_config(config).endpoints().to_vec() })
+        let transport =
+            Transport::from_config(config).map_err(|e| LoadError::Refused(e.to_string()))?;
+        Ok(Road {
+            transport,
+            endpoints: Directory::from_config(config).endpoints().to_vec(),
+        })
     }
 
     /// A connection to the node in that place, counted round.
@@ -176,14 +221,19 @@ impl Road {
     /// # Errors
     /// It can't be reached.
     pub async fn connect(&self, at: usize) -> Result<Connection, LoadError> {
-        self.listen(at).await.map(|(connection, _events)| connection)
+        self.listen(at)
+            .await
+            .map(|(connection, _events)| connection)
     }
 
     /// As [`Road::connect`], and what is told on the connection unasked.
     ///
     /// # Errors
     /// It can't be reached.
-    pub async fn listen(&self, at: usize) -> Result<(Connection, mpsc::Receiver<Event>), LoadError> {
+    pub async fn listen(
+        &self,
+        at: usize,
+    ) -> Result<(Connection, mpsc::Receiver<Event>), LoadError> {
         let endpoint = &self.endpoints[at % self.endpoints.len()];
         let mut tries = 1;
         loop {
@@ -192,7 +242,10 @@ impl Road {
                 Err(_) if tries < CONNECT_TRIES => tries += 1,
                 Err(error) => {
                     let who = format!("node {} at {}", endpoint.node, endpoint.address);
-                    return Err(LoadError::Unreachable { who, why: error.to_string() });
+                    return Err(LoadError::Unreachable {
+                        who,
+                        why: error.to_string(),
+                    });
                 }
             }
             tokio::time::sleep(BUSY_PAUSE).await;
@@ -204,7 +257,9 @@ impl Road {
     /// # Errors
     /// It can't be reached, or the session is not taken up.
     pub async fn resume(&self, at: usize, person: &Person) -> Result<Connection, LoadError> {
-        self.resume_listening(at, person).await.map(|(connection, _events)| connection)
+        self.resume_listening(at, person)
+            .await
+            .map(|(connection, _events)| connection)
     }
 
     /// As [`Road::resume`], and what is told on the connection unasked.
@@ -217,7 +272,10 @@ impl Road {
         person: &Person,
     ) -> Result<(Connection, mpsc::Receiver<Event>), LoadError> {
         let (connection, events) = self.listen(at).await?;
-        let op = Op::Resume { token: person.token.clone(), consistency: Consistency::Linear };
+        let op = Op::Resume {
+            token: person.token.clone(),
+            consistency: Consistency::Linear,
+        };
         ask::<Resumed>(&connection, op).await?;
         Ok((connection, events))
     }
@@ -233,13 +291,27 @@ pub async fn ask<T: DeserializeOwned>(connection: &Connection, op: Op) -> Result
     loop {
         match connection.call::<T>(op.clone(), CALL_TIMEOUT).await {
             Ok(answer) => return Ok(answer),
-            Err(CallError::Refused(failure)) if failure.code == Code::NoQuorum && tries < QUORUM_TRIES => tries += 1,
-            Err(CallError::Refused(failure)) if failure.code == Code::Busy && tries < BUSY_TRIES => {
+            Err(CallError::Refused(failure))
+                if failure.code == Code::NoQuorum && tries < QUORUM_TRIES =>
+            {
+                tries += 1
+            }
+            Err(CallError::Refused(failure))
+                if failure.code == Code::Busy && tries < BUSY_TRIES =>
+            {
                 tries += 1;
-                let pause = failure.retry_after_ms.map_or(BUSY_PAUSE, Duration::from_millis);
+                let pause = failure
+                    .retry_after_ms
+                    .map_or(BUSY_PAUSE, Duration::from_millis);
                 tokio::time::sleep(pause + random::up_to(pause)).await;
             }
-            Err(error) => return Err(LoadError::Refused(format!("`{}` failed: {}", op.name(), words(&error)))),
+            Err(error) => {
+                return Err(LoadError::Refused(format!(
+                    "`{}` failed: {}",
+                    op.name(),
+                    words(&error)
+                )));
+            }
         }
     }
 }

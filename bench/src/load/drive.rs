@@ -65,7 +65,8 @@ impl Latencies {
     pub(crate) fn of(micros: impl Iterator<Item = u32>) -> Latencies {
         // Proof for the expect: the bounds are in order and three digits are among those that the histogram knows.
         #[allow(clippy::expect_used)]
-        let mut histogram = Histogram::new_with_bounds(1, LATENCY_MAX_US, DIGITS).expect("bounds that exist");
+        let mut histogram =
+            Histogram::new_with_bounds(1, LATENCY_MAX_US, DIGITS).expect("bounds that exist");
         for micros in micros {
             histogram.saturating_record(u64::from(micros));
         }
@@ -83,7 +84,10 @@ impl Latencies {
     }
 
     /// Milliseconds at a quantile between 0 and 1.
-    #[allow(clippy::cast_precision_loss, reason = "a latency in µs is far below 2^52")]
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "a latency in µs is far below 2^52"
+    )]
     pub fn ms_at(&self, quantile: f64) -> f64 {
         self.0.value_at_quantile(quantile) as f64 / 1_000.0
     }
@@ -128,7 +132,10 @@ impl Load {
         while tokio::time::Instant::now() < end && self.failures() == 0 {
             tokio::time::sleep_until(end.min(tokio::time::Instant::now() + tell_every)).await;
             let (now, count) = (Instant::now(), self.answered());
-            #[allow(clippy::cast_precision_loss, reason = "a count of sends is far below 2^52")]
+            #[allow(
+                clippy::cast_precision_loss,
+                reason = "a count of sends is far below 2^52"
+            )]
             tell((count - told) as f64 / (now - told_at).as_secs_f64().max(0.001));
             (told_at, told) = (now, count);
         }
@@ -140,7 +147,11 @@ impl Load {
     }
 
     fn failures(&self) -> usize {
-        self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.shared
+            .failures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 
     /// Begins the measured stretch.
@@ -165,30 +176,53 @@ impl Load {
             }
         };
         let late = tokio::time::timeout(LAST_ANSWERS, all).await.is_err();
-        let mut failures = std::mem::take(&mut *self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut failures = std::mem::take(
+            &mut *self
+                .shared
+                .failures
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         if late {
-            failures.push(format!("no answer {} s after the end", LAST_ANSWERS.as_secs()));
+            failures.push(format!(
+                "no answer {} s after the end",
+                LAST_ANSWERS.as_secs()
+            ));
         }
         let latencies = Latencies::of(worked.iter().flat_map(|one| one.latencies.iter().copied()));
         let failed = failures.len();
-        Done { worked, latencies, failed, first_failure: failures.into_iter().next() }
+        Done {
+            worked,
+            latencies,
+            failed,
+            first_failure: failures.into_iter().next(),
+        }
     }
 }
 
 async fn work<L: Link>(at: usize, link: Arc<L>, shared: Arc<Shared>) -> Worked {
-    let mut worked = Worked { link: at, ..Worked::default() };
+    let mut worked = Worked {
+        link: at,
+        ..Worked::default()
+    };
     while shared.stage.load(Ordering::Relaxed) != OVER {
         let began = Instant::now();
         match link.call().await {
             Ok(receipt) => {
                 if shared.stage.load(Ordering::Relaxed) == MEASURING {
-                    worked.latencies.push(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX));
+                    worked
+                        .latencies
+                        .push(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX));
                 }
                 shared.answered.fetch_add(1, Ordering::Relaxed);
                 worked.receipts.extend(receipt);
             }
             Err(why) => {
-                shared.failures.lock().unwrap_or_else(PoisonError::into_inner).push(why);
+                shared
+                    .failures
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(why);
                 break;
             }
         }
@@ -210,12 +244,23 @@ mod tests {
         async fn call(&self) -> Result<Option<Receipt>, String> {
             tokio::task::yield_now().await;
             let serial = self.next.fetch_add(1, Ordering::Relaxed);
-            if serial >= self.fails_at { Err(format!("no {serial}")) } else { Ok(Some(Receipt { serial, id: serial })) }
+            if serial >= self.fails_at {
+                Err(format!("no {serial}"))
+            } else {
+                Ok(Some(Receipt { serial, id: serial }))
+            }
         }
     }
 
     fn fakes(fails_at: u64) -> Vec<Arc<Fake>> {
-        (0..3).map(|_| Arc::new(Fake { next: AtomicU64::new(0), fails_at })).collect()
+        (0..3)
+            .map(|_| {
+                Arc::new(Fake {
+                    next: AtomicU64::new(0),
+                    fails_at,
+                })
+            })
+            .collect()
     }
 
     #[test]
@@ -223,7 +268,10 @@ mod tests {
         let latencies = Latencies::of([1_000, 2_000, 3_000, u32::MAX].into_iter());
         let near = |ms: f64, wanted: f64| (ms / wanted - 1.0).abs() < 0.002;
         assert!(near(latencies.ms_at(0.5), 2.0), "{}", latencies.ms_at(0.5));
-        assert!(near(latencies.ms_at(1.0), 60_000.0), "longer than the bound is the bound");
+        assert!(
+            near(latencies.ms_at(1.0), 60_000.0),
+            "longer than the bound is the bound"
+        );
     }
 
     #[tokio::test]
@@ -240,16 +288,27 @@ mod tests {
         load.end(begun);
         let done = load.finish().await;
         assert_eq!((done.failed, done.worked.len()), (0, 6));
-        let kept: u64 = done.worked.iter().map(|one| one.receipts.len() as u64).sum();
-        let sent: u64 = links.iter().map(|link| link.next.load(Ordering::Relaxed)).sum();
+        let kept: u64 = done
+            .worked
+            .iter()
+            .map(|one| one.receipts.len() as u64)
+            .sum();
+        let sent: u64 = links
+            .iter()
+            .map(|link| link.next.load(Ordering::Relaxed))
+            .sum();
         assert_eq!(kept, sent);
-        assert!(!done.latencies.is_empty() && done.latencies.len() < kept, "the warm-up is not measured");
+        assert!(
+            !done.latencies.is_empty() && done.latencies.len() < kept,
+            "the warm-up is not measured"
+        );
     }
 
     #[tokio::test]
     async fn a_failure_ends_the_stretch_and_is_told() {
         let load = Load::start(&fakes(5), 1);
-        load.pass(Duration::from_secs(60), Duration::from_millis(1), |_| {}).await;
+        load.pass(Duration::from_secs(60), Duration::from_millis(1), |_| {})
+            .await;
         let done = load.finish().await;
         assert!(done.failed >= 1);
         assert_eq!(done.first_failure.as_deref(), Some("no 5"));

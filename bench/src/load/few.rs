@@ -64,7 +64,9 @@ mod tests {
             }
         };
         let mut told = Vec::new();
-        let results = few_at_a_time(0..20, 3, deed, |done| told.push(done)).await.expect("all done");
+        let results = few_at_a_time(0..20, 3, deed, |done| told.push(done))
+            .await
+            .expect("all done");
         assert_eq!(results, (0..20).collect::<Vec<_>>());
         assert_eq!(told, (1..=20).collect::<Vec<_>>());
         assert_eq!(most.load(Ordering::SeqCst), 3);
@@ -72,8 +74,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_ends_it() {
-        let deed =
-            |_, item: usize| async move { if item == 5 { Err(LoadError::Refused("no".into())) } else { Ok(item) } };
+        let deed = |_, item: usize| async move {
+            if item == 5 {
+                Err(LoadError::Refused("no".into()))
+            } else {
+                Ok(item)
+            }
+        };
         assert!(few_at_a_time(0.., 2, deed, |_| {}).await.is_err());
     }
 }

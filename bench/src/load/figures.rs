@@ -50,7 +50,9 @@ pub struct Figures {
 impl Figures {
     /// The median of each figure by itself; all repetitions.
     fn medians(rounds: &[Figures]) -> Figures {
-        let of = |pick: fn(&Figures) -> f64| Spread::of(&rounds.iter().map(pick).collect::<Vec<_>>()).median;
+        let of = |pick: fn(&Figures) -> f64| {
+            Spread::of(&rounds.iter().map(pick).collect::<Vec<_>>()).median
+        };
         let synced: Option<Vec<f64>> = rounds.iter().map(|one| one.synced_commits).collect();
         Figures {
             per_second: of(|f| f.per_second),
@@ -113,7 +115,8 @@ pub struct Point {
 impl Point {
     /// Sums up.
     pub fn new(system: &'static str, shape: Shape, rounds: Vec<Figures>) -> Point {
-        let spread = |pick: fn(&Figures) -> f64| Spread::of(&rounds.iter().map(pick).collect::<Vec<_>>());
+        let spread =
+            |pick: fn(&Figures) -> f64| Spread::of(&rounds.iter().map(pick).collect::<Vec<_>>());
         Point {
             system,
             shape,

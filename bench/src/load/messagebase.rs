@@ -45,8 +45,20 @@ pub struct Messagebase {
 
 impl Messagebase {
     /// For a crowd on running nodes. A message is `value_bytes` long, its label at least.
-    pub fn new(crowd: Crowd, servers: Vec<Server>, through: Through, value_bytes: usize) -> Messagebase {
-        Messagebase { name: "messagebase", crowd, servers, through, value_bytes, repeated: Arc::default() }
+    pub fn new(
+        crowd: Crowd,
+        servers: Vec<Server>,
+        through: Through,
+        value_bytes: usize,
+    ) -> Messagebase {
+        Messagebase {
+            name: "messagebase",
+            crowd,
+            servers,
+            through,
+            value_bytes,
+            repeated: Arc::default(),
+        }
     }
 
     /// With another name than `messagebase`, where there are several.
@@ -71,15 +83,23 @@ impl Messagebase {
 /// No node knows one.
 pub async fn leader_at(road: &Road) -> Result<usize, LoadError> {
     for at in 0..road.endpoints.len() {
-        let Ok(connection) = road.connect(at).await else { continue };
+        let Ok(connection) = road.connect(at).await else {
+            continue;
+        };
         let status: Status = ask(&connection, Op::Status {}).await?;
         if let Some(leader) = status.leader
-            && let Some(place) = road.endpoints.iter().position(|endpoint| endpoint.node == leader)
+            && let Some(place) = road
+                .endpoints
+                .iter()
+                .position(|endpoint| endpoint.node == leader)
         {
             return Ok(place);
         }
     }
-    Err(LoadError::Unreachable { who: "the leader".into(), why: "no node knows one".into() })
+    Err(LoadError::Unreachable {
+        who: "the leader".into(),
+        why: "no node knows one".into(),
+    })
 }
 
 /// A message that no other send has: its label, and filling up to the wanted length.
@@ -95,7 +115,12 @@ fn label(person: &str, serial: u64) -> String {
 
 /// The serial number that a body of this person carries.
 pub fn serial_of(body: &str, person: &str) -> Option<u64> {
-    body.strip_prefix(person)?.strip_prefix(':')?.split_once(':')?.0.parse().ok()
+    body.strip_prefix(person)?
+        .strip_prefix(':')?
+        .split_once(':')?
+        .0
+        .parse()
+        .ok()
 }
 
 /// A sender on its connection.
@@ -123,12 +148,21 @@ impl Link for Sender {
         let body = body(&self.person.name, serial, self.value_bytes);
         let sent: Sent = match &self.via {
             Via::Connection(connection) => {
-                let op = Op::Send { to: to.clone(), body, key: random::send_key() };
-                self.ask_again(connection, op).await.map_err(|e| words(&e))?
+                let op = Op::Send {
+                    to: to.clone(),
+                    body,
+                    key: random::send_key(),
+                };
+                self.ask_again(connection, op)
+                    .await
+                    .map_err(|e| words(&e))?
             }
             Via::Client(client) => client.send(to, &body).await.map_err(|e| e.to_string())?,
         };
-        Ok(Some(Receipt { serial, id: sent.id }))
+        Ok(Some(Receipt {
+            serial,
+            id: sent.id,
+        }))
     }
 }
 
@@ -177,12 +211,23 @@ impl Subject for Messagebase {
                 Place::Spread => at % road.endpoints.len(),
             };
             let road = road.clone();
-            async move { open(road, node, &person, through).await.map(|via| (person, via)) }
+            async move {
+                open(road, node, &person, through)
+                    .await
+                    .map(|via| (person, via))
+            }
         };
         let opened = few_at_a_time(people, CONNECTING_AT_A_TIME, deed, |_| {}).await?;
         let sender = |(first_recipient, (person, via))| {
             let (recipients, repeated) = (self.crowd.recipients(), self.repeated.clone());
-            Arc::new(Sender { via, person, recipients, first_recipient, value_bytes: self.value_bytes, repeated })
+            Arc::new(Sender {
+                via,
+                person,
+                recipients,
+                first_recipient,
+                value_bytes: self.value_bytes,
+                repeated,
+            })
         };
         Ok(opened.into_iter().enumerate().map(sender).collect())
     }
@@ -196,22 +241,41 @@ impl Subject for Messagebase {
         for one in worked {
             let mut receipts = self.crowd.people()[one.link].receipts.lock();
             // A panic while the lock was held can't leave a list half changed.
-            let receipts = receipts.as_mut().map_or_else(|poisoned| &mut **poisoned.get_mut(), |list| &mut **list);
+            let receipts = receipts
+                .as_mut()
+                .map_or_else(|poisoned| &mut **poisoned.get_mut(), |list| &mut **list);
             receipts.extend(one.receipts);
         }
     }
 }
 
-async fn open(road: Road, node: usize, person: &Person, through: Through) -> Result<Via, LoadError> {
+async fn open(
+    road: Road,
+    node: usize,
+    person: &Person,
+    through: Through,
+) -> Result<Via, LoadError> {
     match through {
         Through::Connection => Ok(Via::Connection(road.resume(node, person).await?)),
         Through::Client => {
             let endpoints: Vec<Endpoint> = road.endpoints.clone();
             let first = endpoints[node].node;
-            let finder = Finder { transport: road.transport, directory: Directory::from_endpoints(endpoints) };
-            let (client, _events) = Client::start_with(finder, Options { node: Some(first), ..Options::default() });
+            let finder = Finder {
+                transport: road.transport,
+                directory: Directory::from_endpoints(endpoints),
+            };
+            let (client, _events) = Client::start_with(
+                finder,
+                Options {
+                    node: Some(first),
+                    ..Options::default()
+                },
+            );
             let refused = |e: messagebase_client::ClientError| LoadError::Refused(e.to_string());
-            client.resume(&person.name, &person.token, None).await.map_err(refused)?;
+            client
+                .resume(&person.name, &person.token, None)
+                .await
+                .map_err(refused)?;
             Ok(Via::Client(Box::new(client)))
         }
     }

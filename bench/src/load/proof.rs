@@ -46,9 +46,15 @@ async fn of_one(road: Road, at: usize, person: Arc<Person>) -> Result<Proof, Loa
     let mut records = Vec::new();
     let mut after = 0;
     loop {
-        let op = Op::Sync { after, limit: Some(PAGE_MAX), consistency: Consistency::Linear };
+        let op = Op::Sync {
+            after,
+            limit: Some(PAGE_MAX),
+            consistency: Consistency::Linear,
+        };
         let page: Records = ask(&connection, op).await?;
-        let Some(last) = page.messages.last() else { break };
+        let Some(last) = page.messages.last() else {
+            break;
+        };
         after = last.id;
         let more = page.more;
         records.extend(page.messages.into_iter().map(brief));
@@ -72,11 +78,15 @@ fn brief(record: MessageRecord) -> (u64, String) {
 fn judge(person: &str, receipts: &[Receipt], records: &[(u64, String)]) -> Result<Proof, String> {
     let mut found: HashMap<u64, u64> = HashMap::with_capacity(records.len());
     for (id, body) in records {
-        let serial = serial_of(body, person).ok_or_else(|| format!("message {id} of {person} was sent by nobody"))?;
+        let serial = serial_of(body, person)
+            .ok_or_else(|| format!("message {id} of {person} was sent by nobody"))?;
         match found.entry(serial) {
             Entry::Vacant(place) => place.insert(*id),
             Entry::Occupied(first) => {
-                return Err(format!("send {serial} of {person} is there twice: as {} and as {id}", first.get()));
+                return Err(format!(
+                    "send {serial} of {person} is there twice: as {} and as {id}",
+                    first.get()
+                ));
             }
         };
     }
@@ -85,12 +95,22 @@ fn judge(person: &str, receipts: &[Receipt], records: &[(u64, String)]) -> Resul
             Some(id) if id == receipt.id => {}
             Some(id) => {
                 let (serial, told) = (receipt.serial, receipt.id);
-                return Err(format!("send {serial} of {person} was acknowledged as {told} and is there as {id}"));
+                return Err(format!(
+                    "send {serial} of {person} was acknowledged as {told} and is there as {id}"
+                ));
             }
-            None => return Err(format!("send {} of {person} was acknowledged and is not there", receipt.serial)),
+            None => {
+                return Err(format!(
+                    "send {} of {person} was acknowledged and is not there",
+                    receipt.serial
+                ));
+            }
         }
     }
-    Ok(Proof { acknowledged: receipts.len() as u64, unanswered: found.len() as u64 })
+    Ok(Proof {
+        acknowledged: receipts.len() as u64,
+        unanswered: found.len() as u64,
+    })
 }
 
 #[cfg(test)]
@@ -99,25 +119,60 @@ mod tests {
     use super::*;
 
     fn there(messages: &[(u64, u64)]) -> Vec<(u64, String)> {
-        messages.iter().map(|(id, serial)| (*id, body("ann", *serial, 32))).collect()
+        messages
+            .iter()
+            .map(|(id, serial)| (*id, body("ann", *serial, 32)))
+            .collect()
     }
 
     fn acknowledged(sends: &[(u64, u64)]) -> Vec<Receipt> {
-        sends.iter().map(|(id, serial)| Receipt { serial: *serial, id: *id }).collect()
+        sends
+            .iter()
+            .map(|(id, serial)| Receipt {
+                serial: *serial,
+                id: *id,
+            })
+            .collect()
     }
 
     #[test]
     fn what_was_acknowledged_is_there_once_and_more_may_be() {
-        let proof = judge("ann", &acknowledged(&[(10, 0), (12, 1)]), &there(&[(10, 0), (12, 1), (13, 2)]));
-        assert_eq!(proof, Ok(Proof { acknowledged: 2, unanswered: 1 }));
+        let proof = judge(
+            "ann",
+            &acknowledged(&[(10, 0), (12, 1)]),
+            &there(&[(10, 0), (12, 1), (13, 2)]),
+        );
+        assert_eq!(
+            proof,
+            Ok(Proof {
+                acknowledged: 2,
+                unanswered: 1
+            })
+        );
     }
 
     #[test]
     fn a_lost_a_doubled_a_renamed_and_a_strange_message_disprove() {
         let told = acknowledged(&[(10, 0)]);
-        assert!(judge("ann", &told, &there(&[])).unwrap_err().contains("not there"));
-        assert!(judge("ann", &told, &there(&[(10, 0), (11, 0)])).unwrap_err().contains("twice"));
-        assert!(judge("ann", &told, &there(&[(9, 0)])).unwrap_err().contains("there as 9"));
-        assert!(judge("ann", &[], &[(7, "hello".into())]).unwrap_err().contains("nobody"));
+        assert!(
+            judge("ann", &told, &there(&[]))
+                .unwrap_err()
+                .contains("not there")
+        );
+        assert!(
+            judge("ann", &told, &there(&[(10, 0), (11, 0)]))
+                .unwrap_err()
+                .contains("twice")
+        );
+        assert!(
+            judge("ann", &told, &there(&[(9, 0)]))
+                .unwrap_err()
+                .contains("there as 9")
+        );
+        assert!(
+            judge("ann", &[], &[(7, "hello".into())])
+                .unwrap_err()
+                .contains("nobody")
+        );
     }
 }

@@ -19,17 +19,35 @@ impl Ticks {
     /// counted among these already.
     fn read(stat: &str) -> Ticks {
         const KINDS: usize = 8;
-        let first = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).unwrap_or_default();
-        let ticks: Vec<u64> = first.split_whitespace().take(KINDS).filter_map(|count| count.parse().ok()).collect();
-        Ticks { all: ticks.iter().sum(), stolen: ticks.get(KINDS - 1).copied().unwrap_or(0) }
+        let first = stat
+            .lines()
+            .next()
+            .and_then(|line| line.strip_prefix("cpu "))
+            .unwrap_or_default();
+        let ticks: Vec<u64> = first
+            .split_whitespace()
+            .take(KINDS)
+            .filter_map(|count| count.parse().ok())
+            .collect();
+        Ticks {
+            all: ticks.iter().sum(),
+            stolen: ticks.get(KINDS - 1).copied().unwrap_or(0),
+        }
     }
 
     /// The share of the processors, in percent, that the machine's host gave to others since then although this machine
     /// had work for them.
-    #[allow(clippy::cast_precision_loss, reason = "ticks of a hundredth of a second")]
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "ticks of a hundredth of a second"
+    )]
     pub fn stolen_since(self, earlier: Ticks) -> f64 {
         let all = self.all.saturating_sub(earlier.all);
-        if all == 0 { 0.0 } else { 100.0 * self.stolen.saturating_sub(earlier.stolen) as f64 / all as f64 }
+        if all == 0 {
+            0.0
+        } else {
+            100.0 * self.stolen.saturating_sub(earlier.stolen) as f64 / all as f64
+        }
     }
 }
 
@@ -53,17 +71,30 @@ impl Machine {
     pub fn here() -> Machine {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, name: &str| {
-            let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-            line.split_once(':').map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+            let line = text
+                .lines()
+                .find(|line| line.starts_with(name))
+                .unwrap_or_default();
+            line.split_once(':')
+                .map(|(_, value)| value.trim().to_owned())
+                .unwrap_or_default()
         };
         let memory = field(&read("/proc/meminfo"), "MemTotal");
-        let memory_kib: u64 = memory.split(' ').next().and_then(|kib| kib.parse().ok()).unwrap_or(0);
+        let memory_kib: u64 = memory
+            .split(' ')
+            .next()
+            .and_then(|kib| kib.parse().ok())
+            .unwrap_or(0);
         Machine {
             processors: std::thread::available_parallelism().map_or(0, usize::from),
             model: field(&read("/proc/cpuinfo"), "model name"),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             memory_mib: memory_kib / 1_024,
-            load_average: read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
+            load_average: read("/proc/loadavg")
+                .split(' ')
+                .next()
+                .and_then(|load| load.parse().ok())
+                .unwrap_or(0.0),
         }
     }
 }

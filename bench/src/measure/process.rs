@@ -64,7 +64,9 @@ pub fn usage(pid: u32) -> io::Result<Option<Usage>> {
 fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     const ESRCH: i32 = 3;
     match read {
-        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(ESRCH) => Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(ESRCH) => {
+            Ok(None)
+        }
         read => read.map(Some),
     }
 }
@@ -85,17 +87,26 @@ fn usage_in(dir: &Path) -> io::Result<Usage> {
     let cpu = cpu(&stat).ok_or_else(|| unreadable("stat"))?;
     let io = std::fs::read_to_string(dir.join("io"))?;
     let field = |name| number_after(&io, name).ok_or_else(|| unreadable("io"));
-    Ok(Usage { cpu, write_calls: field("syscw:")?, storage_bytes: field("write_bytes:")? })
+    Ok(Usage {
+        cpu,
+        write_calls: field("syscw:")?,
+        storage_bytes: field("write_bytes:")?,
+    })
 }
 
 /// Ended, and not yet waited for by whoever started it.
 fn has_ended(stat: &str) -> bool {
-    stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with(['Z', 'X']))
+    stat.rsplit_once(')')
+        .is_some_and(|(_, fields)| fields.trim_start().starts_with(['Z', 'X']))
 }
 
 fn cpu(stat: &str) -> Option<Duration> {
     // The command may hold spaces and brackets; what follows its last closing bracket holds neither.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(FIELDS_BEFORE_UTIME);
+    let mut fields = stat
+        .rsplit_once(')')?
+        .1
+        .split_ascii_whitespace()
+        .skip(FIELDS_BEFORE_UTIME);
     let ticks: u64 = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
     Some(Duration::from_millis(ticks * 1_000 / TICKS_A_SECOND))
 }
@@ -106,7 +117,10 @@ fn number_after(text: &str, name: &str) -> Option<u64> {
 }
 
 fn unreadable(file: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("/proc/PID/{file} does not read as expected"))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("/proc/PID/{file} does not read as expected"),
+    )
 }
 
 /// Resident memory of a process; `None`: it is gone.
@@ -115,7 +129,9 @@ fn unreadable(file: &str) -> io::Error {
 /// It belongs to somebody else.
 pub fn memory(pid: u32) -> io::Result<Option<Memory>> {
     const KIB: u64 = 1_024;
-    let Some(status) = unless_gone(std::fs::read_to_string(format!("/proc/{pid}/status")))? else { return Ok(None) };
+    let Some(status) = unless_gone(std::fs::read_to_string(format!("/proc/{pid}/status")))? else {
+        return Ok(None);
+    };
     let field = |name| number_after(&status, name).map(|kib| kib * KIB);
     match (field("VmRSS:"), field("VmHWM:")) {
         (Some(now), Some(peak)) => Ok(Some(Memory { now, peak })),
@@ -126,7 +142,10 @@ pub fn memory(pid: u32) -> io::Result<Option<Memory>> {
 }
 
 /// Bytes as MiB.
-#[allow(clippy::cast_precision_loss, reason = "bytes of memory and disk are below 2^52")]
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "bytes of memory and disk are below 2^52"
+)]
 pub fn mib(bytes: u64) -> f64 {
     bytes as f64 / (1_024.0 * 1_024.0)
 }
@@ -141,8 +160,14 @@ pub fn directory_bytes(dir: &Path) -> io::Result<u64> {
     let mut sum = 0;
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
-        let Ok(metadata) = entry.metadata() else { continue };
-        sum += if metadata.is_dir() { directory_bytes(&entry.path())? } else { metadata.blocks() * BLOCK_BYTES };
+        let Ok(metadata) = entry.metadata() else {
+            continue;
+        };
+        sum += if metadata.is_dir() {
+            directory_bytes(&entry.path())?
+        } else {
+            metadata.blocks() * BLOCK_BYTES
+        };
     }
     Ok(sum)
 }
@@ -160,8 +185,18 @@ mod tests {
 
     #[test]
     fn this_process_can_be_measured() {
-        let (used, held) = (usage_of_this().unwrap(), memory(std::process::id()).unwrap().unwrap());
-        assert_eq!(usage(std::process::id()).unwrap().unwrap().since(used).storage_bytes, 0);
+        let (used, held) = (
+            usage_of_this().unwrap(),
+            memory(std::process::id()).unwrap().unwrap(),
+        );
+        assert_eq!(
+            usage(std::process::id())
+                .unwrap()
+                .unwrap()
+                .since(used)
+                .storage_bytes,
+            0
+        );
         assert!(held.now > 0 && held.peak >= held.now);
     }
 

@@ -29,7 +29,11 @@ impl Spread {
     pub fn of(values: &[f64]) -> Spread {
         let least = values.iter().copied().reduce(f64::min).unwrap_or(0.0);
         let greatest = values.iter().copied().reduce(f64::max).unwrap_or(0.0);
-        Spread { median: median(values), least, greatest }
+        Spread {
+            median: median(values),
+            least,
+            greatest,
+        }
     }
 }
 
@@ -39,7 +43,14 @@ mod tests {
 
     #[test]
     fn the_median_lies_in_the_middle() {
-        assert_eq!(Spread::of(&[3.0, 1.0, 2.0]), Spread { median: 2.0, least: 1.0, greatest: 3.0 });
+        assert_eq!(
+            Spread::of(&[3.0, 1.0, 2.0]),
+            Spread {
+                median: 2.0,
+                least: 1.0,
+                greatest: 3.0
+            }
+        );
         assert_eq!(median(&[4.0, 1.0]), 2.5);
         assert_eq!(median(&[]), 0.0);
     }

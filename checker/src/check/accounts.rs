@@ -17,7 +17,10 @@ pub(super) fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
             (Call::Register { user, key, .. }, Some("name_taken")) => {
                 name_taken(accounts.get(&fold(user)), key, attempt, found);
             }
-            (Call::Send { to: user, .. } | Call::History { with: user, .. }, Some("no_such_user")) => {
+            (
+                Call::Send { to: user, .. } | Call::History { with: user, .. },
+                Some("no_such_user"),
+            ) => {
                 no_such_user(accounts.get(&fold(user)), attempt, found);
             }
             (Call::Login { user, password }, Some("bad_credentials")) => {
@@ -58,8 +61,17 @@ impl Account<'_> {
 
     /// Whether the name was surely there all the time between the ticks.
     fn surely_there(&self, from: u64, until: u64) -> bool {
-        let registered = self.registers.iter().map(|(_, write)| write.completed).min().unwrap_or(NEVER);
-        registered < from && self.deletions.iter().all(|deletion| deletion.invoked > until)
+        let registered = self
+            .registers
+            .iter()
+            .map(|(_, write)| write.completed)
+            .min()
+            .unwrap_or(NEVER);
+        registered < from
+            && self
+                .deletions
+                .iter()
+                .all(|deletion| deletion.invoked > until)
     }
 }
 
@@ -69,8 +81,14 @@ fn accounts<'h>(index: &Index<'h>) -> BTreeMap<String, Account<'h>> {
     let mut all: BTreeMap<String, Account<'h>> = BTreeMap::new();
     for attempt in &index.history.attempts {
         match (&attempt.call, &attempt.user) {
-            (Call::Register { user, key, .. }, _) => registers.entry((fold(user), key)).or_default().push(attempt),
-            (Call::Password { key, .. }, Some(user)) => passwords.entry((fold(user), key)).or_default().push(attempt),
+            (Call::Register { user, key, .. }, _) => registers
+                .entry((fold(user), key))
+                .or_default()
+                .push(attempt),
+            (Call::Password { key, .. }, Some(user)) => passwords
+                .entry((fold(user), key))
+                .or_default()
+                .push(attempt),
             (Call::Free { user }, _) => all.entry(fold(user)).or_default().frees.push(attempt),
             _ => {}
         }
@@ -82,25 +100,35 @@ fn accounts<'h>(index: &Index<'h>) -> BTreeMap<String, Account<'h>> {
         });
         let account = all.entry(name).or_default();
         account.registers.push((key, Write::new(attempts.clone())));
-        account.credentials.push(Credential { password, write: Write::new(attempts) });
+        account.credentials.push(Credential {
+            password,
+            write: Write::new(attempts),
+        });
     }
     for ((name, _), attempts) in passwords {
         let password = attempts.first().and_then(|a| match &a.call {
             Call::Password { new, .. } => Some(new.as_str()),
             _ => None,
         });
-        all.entry(name).or_default().credentials.push(Credential { password, write: Write::new(attempts) });
+        all.entry(name).or_default().credentials.push(Credential {
+            password,
+            write: Write::new(attempts),
+        });
     }
     for (name, deletions) in &index.deletions {
         let account = all.entry(name.clone()).or_default();
         account.deletions.clone_from(deletions);
-        let gone = deletions.iter().map(|write| Credential { password: None, write: write.clone() });
+        let gone = deletions.iter().map(|write| Credential {
+            password: None,
+            write: write.clone(),
+        });
         account.credentials.extend(gone);
     }
     for account in all.values_mut() {
         account.credentials.retain(|c| c.write.is_possible());
         let done = account.credentials.iter().filter(|c| c.write.is_done());
-        let mut settled: Vec<(u64, u64)> = done.map(|c| (c.write.completed, c.write.invoked)).collect();
+        let mut settled: Vec<(u64, u64)> =
+            done.map(|c| (c.write.completed, c.write.invoked)).collect();
         settled.sort_unstable();
         let mut latest = 0;
         for (_, invoked) in &mut settled {
@@ -114,17 +142,28 @@ fn accounts<'h>(index: &Index<'h>) -> BTreeMap<String, Account<'h>> {
 
 /// Two registrations under different keys need the name to be freed in between.
 fn given_once(name: &str, account: &Account<'_>, found: &mut Vec<Violation>) {
-    let mut done: Vec<&Write<'_>> = account.registers.iter().map(|(_, w)| w).filter(|w| w.is_done()).collect();
+    let mut done: Vec<&Write<'_>> = account
+        .registers
+        .iter()
+        .map(|(_, w)| w)
+        .filter(|w| w.is_done())
+        .collect();
     done.sort_by_key(|write| write.completed);
     for pair in done.windows(2) {
         let freed = account.frees.iter().any(|free| {
             let until = free.completed.map_or(NEVER, |at| at.tick);
-            free.answer.not_done().is_none() && free.invoked.tick < pair[1].completed && until > pair[0].invoked
+            free.answer.not_done().is_none()
+                && free.invoked.tick < pair[1].completed
+                && until > pair[0].invoked
         });
         if !freed {
             let mut evidence = pair[0].evidence();
             evidence.extend(pair[1].evidence());
-            found.push(Violation::new("names", format!("name {name} was given twice"), evidence));
+            found.push(Violation::new(
+                "names",
+                format!("name {name} was given twice"),
+                evidence,
+            ));
         }
     }
 }
@@ -134,83 +173,183 @@ fn until(attempt: &Attempt) -> u64 {
 }
 
 fn unfounded(what: String, attempt: &Attempt, found: &mut Vec<Violation>) {
-    found.push(Violation::new("refusals", what, vec![describe::attempt(attempt)]));
+    found.push(Violation::new(
+        "refusals",
+        what,
+        vec![describe::attempt(attempt)],
+    ));
 }
 
-fn name_taken(account: Option<&Account<'_>>, key: &str, attempt: &Attempt, found: &mut Vec<Violation>) {
+fn name_taken(
+    account: Option<&Account<'_>>,
+    key: &str,
+    attempt: &Attempt,
+    found: &mut Vec<Violation>,
+) {
     let registers = account.map_or(&[][..], |a| a.registers.as_slice());
-    let others = registers.iter().any(|(other, write)| *other != key && write.invoked < until(attempt));
-    let own = registers.iter().any(|(own, write)| *own == key && write.completed < attempt.invoked.tick);
+    let others = registers
+        .iter()
+        .any(|(other, write)| *other != key && write.invoked < until(attempt));
+    let own = registers
+        .iter()
+        .any(|(own, write)| *own == key && write.completed < attempt.invoked.tick);
     if own {
-        unfounded("a registration was repeated under its key and told name_taken".into(), attempt, found);
+        unfounded(
+            "a registration was repeated under its key and told name_taken".into(),
+            attempt,
+            found,
+        );
     } else if !others {
-        unfounded("name_taken, but nobody else registered that name".into(), attempt, found);
+        unfounded(
+            "name_taken, but nobody else registered that name".into(),
+            attempt,
+            found,
+        );
     }
 }
 
 fn no_such_user(account: Option<&Account<'_>>, attempt: &Attempt, found: &mut Vec<Violation>) {
     if account.is_some_and(|a| a.surely_there(attempt.invoked.tick, until(attempt))) {
-        unfounded("no_such_user, but the account was registered before and never deleted".into(), attempt, found);
+        unfounded(
+            "no_such_user, but the account was registered before and never deleted".into(),
+            attempt,
+            found,
+        );
     }
 }
 
-fn login(account: Option<&Account<'_>>, password: &str, attempt: &Attempt, found: &mut Vec<Violation>) {
+fn login(
+    account: Option<&Account<'_>>,
+    password: &str,
+    attempt: &Attempt,
+    found: &mut Vec<Violation>,
+) {
     let credentials = account.map_or(&[][..], |a| a.credentials.as_slice());
     let settled = account.map_or(0, |a| a.settled_before(attempt.invoked.tick));
     let may_count = |c: &Credential<'_>| {
-        c.password == Some(password) && c.write.invoked < until(attempt) && c.write.completed >= settled
+        c.password == Some(password)
+            && c.write.invoked < until(attempt)
+            && c.write.completed >= settled
     };
     if !credentials.iter().any(may_count) {
         let mut evidence = vec![describe::attempt(attempt)];
-        let newest = credentials.iter().filter(|c| c.write.completed < attempt.invoked.tick);
-        evidence.extend(newest.max_by_key(|c| c.write.completed).into_iter().flat_map(|c| c.write.evidence()));
-        let what = "a login succeeded with a password that no longer counted, or with none that ever did".into();
+        let newest = credentials
+            .iter()
+            .filter(|c| c.write.completed < attempt.invoked.tick);
+        evidence.extend(
+            newest
+                .max_by_key(|c| c.write.completed)
+                .into_iter()
+                .flat_map(|c| c.write.evidence()),
+        );
+        let what =
+            "a login succeeded with a password that no longer counted, or with none that ever did"
+                .into();
         found.push(Violation::new("credentials", what, evidence));
     }
 }
 
-fn refused_login(account: Option<&Account<'_>>, password: &str, attempt: &Attempt, found: &mut Vec<Violation>) {
+fn refused_login(
+    account: Option<&Account<'_>>,
+    password: &str,
+    attempt: &Attempt,
+    found: &mut Vec<Violation>,
+) {
     let Some(account) = account else { return };
-    let set = account.credentials.iter().filter(|c| c.write.completed < attempt.invoked.tick);
-    let Some(newest) = set.filter(|c| c.password == Some(password)).max_by_key(|c| c.write.invoked) else { return };
+    let set = account
+        .credentials
+        .iter()
+        .filter(|c| c.write.completed < attempt.invoked.tick);
+    let Some(newest) = set
+        .filter(|c| c.password == Some(password))
+        .max_by_key(|c| c.write.invoked)
+    else {
+        return;
+    };
     let other = account.credentials.iter().any(|c| {
-        c.password != Some(password) && c.write.completed > newest.write.invoked && c.write.invoked < until(attempt)
+        c.password != Some(password)
+            && c.write.completed > newest.write.invoked
+            && c.write.invoked < until(attempt)
     });
     if !other {
-        unfounded("bad_credentials, but the password was set before and nothing changed it".into(), attempt, found);
+        unfounded(
+            "bad_credentials, but the password was set before and nothing changed it".into(),
+            attempt,
+            found,
+        );
     }
 }
 
 /// Linear listings without a pattern, from their beginning to their end.
-fn directory(index: &Index<'_>, accounts: &BTreeMap<String, Account<'_>>, found: &mut Vec<Violation>) {
+fn directory(
+    index: &Index<'_>,
+    accounts: &BTreeMap<String, Account<'_>>,
+    found: &mut Vec<Violation>,
+) {
     let mut listings: HashMap<u64, BTreeSet<String>> = HashMap::new();
     for attempt in &index.history.attempts {
-        let Call::Users { pattern: None, after: None, linear: true, .. } = &attempt.call else { continue };
-        let Answer::Ok(Reply::Users { names, more }) = &attempt.answer else { continue };
+        let Call::Users {
+            pattern: None,
+            after: None,
+            linear: true,
+            ..
+        } = &attempt.call
+        else {
+            continue;
+        };
+        let Answer::Ok(Reply::Users { names, more }) = &attempt.answer else {
+            continue;
+        };
         let (at, until) = (attempt.invoked.tick, until(attempt));
         let listed = listings.entry(at).or_default();
         for name in names {
             let account = accounts.get(&fold(name));
-            let registered = account.is_some_and(|a| a.registers.iter().any(|(_, write)| write.invoked < until));
+            let registered =
+                account.is_some_and(|a| a.registers.iter().any(|(_, write)| write.invoked < until));
             // Freed and registered again: too much may have happened.
-            let gone = account.is_some_and(|a| a.frees.is_empty() && a.deletions.iter().any(|d| d.completed < at));
+            let gone = account.is_some_and(|a| {
+                a.frees.is_empty() && a.deletions.iter().any(|d| d.completed < at)
+            });
             if !registered || gone {
-                let why = if gone { "was deleted before" } else { "nobody registered" };
+                let why = if gone {
+                    "was deleted before"
+                } else {
+                    "nobody registered"
+                };
                 let what = format!("the directory shows {name}, whom {why}");
-                let what = if gone { format!("the directory shows {name}, who {why}") } else { what };
-                found.push(Violation::new("linear reads", what, vec![describe::attempt(attempt)]));
+                let what = if gone {
+                    format!("the directory shows {name}, who {why}")
+                } else {
+                    what
+                };
+                found.push(Violation::new(
+                    "linear reads",
+                    what,
+                    vec![describe::attempt(attempt)],
+                ));
             }
             if !listed.insert(fold(name)) {
                 let what = format!("the directory shows {name} twice");
-                found.push(Violation::new("exactly once", what, vec![describe::attempt(attempt)]));
+                found.push(Violation::new(
+                    "exactly once",
+                    what,
+                    vec![describe::attempt(attempt)],
+                ));
             }
         }
         if *more {
             continue;
         }
-        for (name, _) in accounts.iter().filter(|(n, a)| !listed.contains(*n) && a.surely_there(at, until)) {
+        for (name, _) in accounts
+            .iter()
+            .filter(|(n, a)| !listed.contains(*n) && a.surely_there(at, until))
+        {
             let what = format!("the directory misses {name}, who was registered before");
-            found.push(Violation::new("linear reads", what, vec![describe::attempt(attempt)]));
+            found.push(Violation::new(
+                "linear reads",
+                what,
+                vec![describe::attempt(attempt)],
+            ));
         }
     }
 }

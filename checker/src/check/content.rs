@@ -22,7 +22,9 @@ pub(super) fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
             possible.id.is_none() && possible.write.is_possible() && !taken.contains_key(send)
         });
         match free {
-            Some(send) if index.sends[*send].write.invoked > known.known => found.push(too_early(index, known, *send)),
+            Some(send) if index.sends[*send].write.invoked > known.known => {
+                found.push(too_early(index, known, *send))
+            }
             Some(send) => drop(taken.insert(*send, *id)),
             None => found.push(unexplained(index, known, sends, &taken)),
         }
@@ -30,26 +32,45 @@ pub(super) fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
 }
 
 fn too_early(index: &Index<'_>, known: &Known, send: usize) -> Violation {
-    let what = format!("{} was there before it was sent", describe::message_text(&known.message));
+    let what = format!(
+        "{} was there before it was sent",
+        describe::message_text(&known.message)
+    );
     let mut evidence = index.sends[send].write.evidence();
     evidence.push(known.evidence.clone());
     Violation::new("nothing invented", what, evidence)
 }
 
-fn unexplained(index: &Index<'_>, known: &Known, sends: &[usize], taken: &HashMap<usize, u64>) -> Violation {
+fn unexplained(
+    index: &Index<'_>,
+    known: &Known,
+    sends: &[usize],
+    taken: &HashMap<usize, u64>,
+) -> Violation {
     let text = describe::message_text(&known.message);
-    let mut evidence: Vec<String> = sends.iter().flat_map(|send| index.sends[*send].write.evidence()).collect();
+    let mut evidence: Vec<String> = sends
+        .iter()
+        .flat_map(|send| index.sends[*send].write.evidence())
+        .collect();
     evidence.push(known.evidence.clone());
-    let other = sends.iter().find_map(|send| index.sends[*send].id.or(taken.get(send).copied()));
+    let other = sends
+        .iter()
+        .find_map(|send| index.sends[*send].id.or(taken.get(send).copied()));
     match other {
         Some(other) => {
-            let what = format!("{text} is there twice: it was sent under one key and is also message {other}");
+            let what = format!(
+                "{text} is there twice: it was sent under one key and is also message {other}"
+            );
             Violation::new("exactly once", what, evidence)
         }
         None if !sends.is_empty() => {
             let what = format!("{text} is there, but its sender was told not_done");
             Violation::new("not_done", what, evidence)
         }
-        None => Violation::new("nothing invented", format!("{text} was never sent"), evidence),
+        None => Violation::new(
+            "nothing invented",
+            format!("{text} was never sent"),
+            evidence,
+        ),
     }
 }

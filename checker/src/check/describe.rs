@@ -7,9 +7,19 @@ use crate::history::{Answer, Attempt, Event, Message, Reply, Shown};
 const IDS_MOST: usize = 8;
 
 pub(super) fn attempt(attempt: &Attempt) -> String {
-    let Attempt { client, connection, node, sequence, call, invoked, .. } = attempt;
+    let Attempt {
+        client,
+        connection,
+        node,
+        sequence,
+        call,
+        invoked,
+        ..
+    } = attempt;
     let user = attempt.user.as_deref().unwrap_or("nobody");
-    let until = attempt.completed.map_or("…".into(), |at| at.tick.to_string());
+    let until = attempt
+        .completed
+        .map_or("…".into(), |at| at.tick.to_string());
     let answer = match &attempt.answer {
         Answer::Ok(reply) => reply_text(reply),
         Answer::Refused { code, outcome } => format!("{code} ({outcome:?})"),
@@ -24,12 +34,21 @@ pub(super) fn attempt(attempt: &Attempt) -> String {
 }
 
 pub(super) fn shown(shown: &Shown) -> String {
-    let Shown { client, connection, at, event } = shown;
+    let Shown {
+        client,
+        connection,
+        at,
+        event,
+    } = shown;
     let event = match event {
         Event::Message(message) => message_text(message),
         other => format!("{other:?}"),
     };
-    format!("[{}, {} ms] client {client}, connection {connection}: event {event}", at.tick, at.us / 1_000)
+    format!(
+        "[{}, {} ms] client {client}, connection {connection}: event {event}",
+        at.tick,
+        at.us / 1_000
+    )
 }
 
 fn reply_text(reply: &Reply) -> String {
@@ -47,6 +66,13 @@ fn reply_text(reply: &Reply) -> String {
 }
 
 pub(super) fn message_text(message: &Message) -> String {
-    let Message { id, from, to, body, sent_at, .. } = message;
+    let Message {
+        id,
+        from,
+        to,
+        body,
+        sent_at,
+        ..
+    } = message;
     format!("message {id} {from} -> {to} {body:?} (sent_at {sent_at})")
 }

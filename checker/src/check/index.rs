@@ -30,8 +30,16 @@ impl<'h> Write<'h> {
         let possible = attempts.iter().filter(|a| a.answer.not_done().is_none());
         let invoked = possible.map(|a| a.invoked.tick).min().unwrap_or(NEVER);
         let done = attempts.iter().filter(|a| a.answer.ok().is_some());
-        let completed = done.filter_map(|a| a.completed).map(|at| at.tick).min().unwrap_or(NEVER);
-        Write { attempts, invoked, completed }
+        let completed = done
+            .filter_map(|a| a.completed)
+            .map(|at| at.tick)
+            .min()
+            .unwrap_or(NEVER);
+        Write {
+            attempts,
+            invoked,
+            completed,
+        }
     }
 
     /// Whether it may have had an effect at all.
@@ -181,7 +189,10 @@ impl<'h> Index<'h> {
             contents: HashMap::new(),
         };
         for (number, send) in index.sends.iter().enumerate() {
-            let between = index.contents.entry((send.from.clone(), send.to.clone())).or_default();
+            let between = index
+                .contents
+                .entry((send.from.clone(), send.to.clone()))
+                .or_default();
             between.entry(send.body).or_default().push(number);
         }
         index.see_sends(found);
@@ -193,7 +204,9 @@ impl<'h> Index<'h> {
     /// The sends that say what a message says.
     pub fn by_content(&self, known: &Known) -> &[usize] {
         let between = self.contents.get(&(known.from.clone(), known.to.clone()));
-        between.and_then(|bodies| bodies.get(known.message.body.as_str())).map_or(&[], Vec::as_slice)
+        between
+            .and_then(|bodies| bodies.get(known.message.body.as_str()))
+            .map_or(&[], Vec::as_slice)
     }
 
     /// Whether a send asked at `tick` surely met its recipient's account, if that was not deleted.
@@ -213,13 +226,19 @@ impl<'h> Index<'h> {
         let sent = known.send.map_or(0, |send| self.sends[send].write.invoked);
         let deleted = |name: &str| {
             let all = self.deletions.get(name).map_or(&[][..], Vec::as_slice);
-            all.iter().filter(move |d| d.invoked < tick && d.completed > sent).map(|d| d.invoked).min()
+            all.iter()
+                .filter(move |d| d.invoked < tick && d.completed > sent)
+                .map(|d| d.invoked)
+                .min()
         };
         if deleted(user).is_some() {
             return true;
         }
         let acks = self.acks.get(&known.to);
-        let kept = |at| known.delivered < at || acks.is_some_and(|acks| acks.surely_before(at) >= known.message.id);
+        let kept = |at| {
+            known.delivered < at
+                || acks.is_some_and(|acks| acks.surely_before(at) >= known.message.id)
+        };
         deleted(&known.to).is_some_and(|at| !kept(at))
     }
 
@@ -227,7 +246,9 @@ impl<'h> Index<'h> {
         for number in 0..self.sends.len() {
             let attempts = self.sends[number].write.attempts.clone();
             for attempt in attempts {
-                let Answer::Ok(Reply::Sent { id, sent_at, .. }) = attempt.answer else { continue };
+                let Answer::Ok(Reply::Sent { id, sent_at, .. }) = attempt.answer else {
+                    continue;
+                };
                 let send = &mut self.sends[number];
                 let first = send.id.get_or_insert(id);
                 // Another id for the same key is told by `keys`.
@@ -235,7 +256,14 @@ impl<'h> Index<'h> {
                     continue;
                 }
                 let (from, to) = (send.from.clone(), send.to.clone());
-                let message = Message { id, from, to, body: send.body.to_owned(), sent_at, delivered_at: None };
+                let message = Message {
+                    id,
+                    from,
+                    to,
+                    body: send.body.to_owned(),
+                    sent_at,
+                    delivered_at: None,
+                };
                 let at = attempt.completed.map_or(NEVER, |at| at.tick);
                 self.see(&message, at, || describe::attempt(attempt), found);
                 if let Some(known) = self.messages.get_mut(&id) {
@@ -257,21 +285,36 @@ impl<'h> Index<'h> {
     fn see_pages(&mut self, found: &mut Vec<Violation>) {
         let history = self.history;
         for attempt in &history.attempts {
-            let Answer::Ok(Reply::Page { messages, .. }) = &attempt.answer else { continue };
+            let Answer::Ok(Reply::Page { messages, .. }) = &attempt.answer else {
+                continue;
+            };
             let at = attempt.completed.map_or(NEVER, |at| at.tick);
-            messages.iter().for_each(|message| self.see(message, at, || describe::attempt(attempt), found));
+            messages
+                .iter()
+                .for_each(|message| self.see(message, at, || describe::attempt(attempt), found));
         }
         for shown in &history.shown {
-            let Event::Message(message) = &shown.event else { continue };
+            let Event::Message(message) = &shown.event else {
+                continue;
+            };
             self.see(message, shown.at.tick, || describe::shown(shown), found);
         }
         for mailbox in &history.mailboxes {
             let place = || format!("the mailbox of {} in the end", mailbox.user);
-            mailbox.messages.iter().for_each(|message| self.see(message, NEVER, place, found));
+            mailbox
+                .messages
+                .iter()
+                .for_each(|message| self.see(message, NEVER, place, found));
         }
     }
 
-    fn see(&mut self, message: &Message, at: u64, place: impl Fn() -> String, found: &mut Vec<Violation>) {
+    fn see(
+        &mut self,
+        message: &Message,
+        at: u64,
+        place: impl Fn() -> String,
+        found: &mut Vec<Violation>,
+    ) {
         let known = self.messages.entry(message.id).or_insert_with(|| Known {
             from: fold(&message.from),
             to: fold(&message.to),
@@ -284,18 +327,36 @@ impl<'h> Index<'h> {
         known.known = known.known.min(at);
         if message.delivered_at.is_some() {
             known.delivered = known.delivered.min(at);
-            let first = *known.message.delivered_at.get_or_insert(message.delivered_at.unwrap_or_default());
+            let first = *known
+                .message
+                .delivered_at
+                .get_or_insert(message.delivered_at.unwrap_or_default());
             if Some(first) != message.delivered_at {
-                let what = format!("message {} was delivered twice: at {first} and {message:?}", message.id);
-                found.push(Violation::new("content", what, vec![known.evidence.clone(), place()]));
+                let what = format!(
+                    "message {} was delivered twice: at {first} and {message:?}",
+                    message.id
+                );
+                found.push(Violation::new(
+                    "content",
+                    what,
+                    vec![known.evidence.clone(), place()],
+                ));
             }
         }
-        let same = (known.from.eq_ignore_ascii_case(&message.from) && known.to.eq_ignore_ascii_case(&message.to))
+        let same = (known.from.eq_ignore_ascii_case(&message.from)
+            && known.to.eq_ignore_ascii_case(&message.to))
             && (known.message.body == message.body && known.message.sent_at == message.sent_at);
         if !same {
-            let (here, there) = (describe::message_text(&known.message), describe::message_text(message));
+            let (here, there) = (
+                describe::message_text(&known.message),
+                describe::message_text(message),
+            );
             let what = format!("one id, two messages: {here} and {there}");
-            found.push(Violation::new("content", what, vec![known.evidence.clone(), place()]));
+            found.push(Violation::new(
+                "content",
+                what,
+                vec![known.evidence.clone(), place()],
+            ));
         }
     }
 
@@ -312,11 +373,17 @@ impl<'h> Index<'h> {
         }
         let finish = |lists: HashMap<&str, Vec<(u64, u64)>>| {
             let ids = |known: Vec<(u64, u64)>| {
-                let mut ids = Ids { ids: known.iter().map(|(_, id)| *id).collect(), known: Vec::new() };
+                let mut ids = Ids {
+                    ids: known.iter().map(|(_, id)| *id).collect(),
+                    known: Vec::new(),
+                };
                 ids.finish(known);
                 ids
             };
-            lists.into_iter().map(|(user, known)| (user.to_owned(), ids(known))).collect()
+            lists
+                .into_iter()
+                .map(|(user, known)| (user.to_owned(), ids(known)))
+                .collect()
         };
         (self.of, self.to) = (finish(of), finish(to));
     }
@@ -325,17 +392,31 @@ impl<'h> Index<'h> {
 fn sends(history: &History) -> Vec<Send<'_>> {
     let mut grouped: BTreeMap<(String, &str, String, &str), Vec<&Attempt>> = BTreeMap::new();
     for attempt in &history.attempts {
-        let (Call::Send { to, body, key }, Some(user)) = (&attempt.call, &attempt.user) else { continue };
-        grouped.entry((fold(user), key, fold(to), body)).or_default().push(attempt);
+        let (Call::Send { to, body, key }, Some(user)) = (&attempt.call, &attempt.user) else {
+            continue;
+        };
+        grouped
+            .entry((fold(user), key, fold(to), body))
+            .or_default()
+            .push(attempt);
     }
-    let send = |((from, key, to, body), attempts)| Send { from, to, body, key, write: Write::new(attempts), id: None };
+    let send = |((from, key, to, body), attempts)| Send {
+        from,
+        to,
+        body,
+        key,
+        write: Write::new(attempts),
+        id: None,
+    };
     grouped.into_iter().map(send).collect()
 }
 
 fn acks(history: &History) -> HashMap<String, Acks> {
     let mut all: HashMap<String, Acks> = HashMap::new();
     for attempt in &history.attempts {
-        let (Call::Ack { through }, Some(user)) = (&attempt.call, &attempt.user) else { continue };
+        let (Call::Ack { through }, Some(user)) = (&attempt.call, &attempt.user) else {
+            continue;
+        };
         if attempt.answer.not_done().is_some() {
             continue;
         }
@@ -362,8 +443,14 @@ fn registered(history: &History) -> HashMap<String, u64> {
     let mut registered = HashMap::new();
     for attempt in &history.attempts {
         if let Call::Register { user, .. } = &attempt.call {
-            let done = attempt.completed.filter(|_| attempt.answer.ok().is_some()).map_or(NEVER, |at| at.tick);
-            registered.entry(fold(user)).and_modify(|at: &mut u64| *at = done.min(*at)).or_insert(done);
+            let done = attempt
+                .completed
+                .filter(|_| attempt.answer.ok().is_some())
+                .map_or(NEVER, |at| at.tick);
+            registered
+                .entry(fold(user))
+                .and_modify(|at: &mut u64| *at = done.min(*at))
+                .or_insert(done);
         }
     }
     registered
@@ -372,7 +459,9 @@ fn registered(history: &History) -> HashMap<String, u64> {
 fn deletions(history: &History) -> HashMap<String, Vec<Write<'_>>> {
     let mut grouped: BTreeMap<(String, &str), Vec<&Attempt>> = BTreeMap::new();
     for attempt in &history.attempts {
-        let (Call::Delete { key, .. }, Some(user)) = (&attempt.call, &attempt.user) else { continue };
+        let (Call::Delete { key, .. }, Some(user)) = (&attempt.call, &attempt.user) else {
+            continue;
+        };
         grouped.entry((fold(user), key)).or_default().push(attempt);
     }
     let mut all: HashMap<String, Vec<Write<'_>>> = HashMap::new();
@@ -394,7 +483,13 @@ fn sessions(history: &History) -> HashMap<u64, Vec<Session<'_>>> {
             _ => continue,
         };
         let from = attempt.completed.map_or(NEVER, |at| at.tick);
-        let session = Session { user: fold(user), token, begun: attempt, from, until: NEVER };
+        let session = Session {
+            user: fold(user),
+            token,
+            begun: attempt,
+            from,
+            until: NEVER,
+        };
         all.entry(attempt.connection).or_default().push(session);
     }
     for sessions in all.values_mut() {

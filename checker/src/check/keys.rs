@@ -16,7 +16,10 @@ pub(super) fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
     for pair in index.sends.windows(2) {
         let same_key = pair[0].from == pair[1].from && pair[0].key == pair[1].key;
         if same_key && pair[0].write.is_done() && pair[1].write.is_done() {
-            let what = format!("key {:?} of {} was taken for two messages", pair[0].key, pair[0].from);
+            let what = format!(
+                "key {:?} of {} was taken for two messages",
+                pair[0].key, pair[0].from
+            );
             let mut evidence = pair[0].write.evidence();
             evidence.extend(pair[1].write.evidence());
             found.push(Violation::new("keys", what, evidence));
@@ -27,26 +30,58 @@ pub(super) fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
 fn answers(send: &Send<'_>, found: &mut Vec<Violation>) {
     let mut tell = |what: String| found.push(Violation::new("keys", what, send.write.evidence()));
     let sent = |attempt: &&Attempt| match attempt.answer {
-        Answer::Ok(Reply::Sent { id, sent_at, duplicate }) => Some((id, sent_at, duplicate)),
+        Answer::Ok(Reply::Sent {
+            id,
+            sent_at,
+            duplicate,
+        }) => Some((id, sent_at, duplicate)),
         _ => None,
     };
     let answered: Vec<(u64, u64, bool)> = send.write.attempts.iter().filter_map(sent).collect();
-    let Some((id, sent_at, _)) = answered.first().copied() else { return };
+    let Some((id, sent_at, _)) = answered.first().copied() else {
+        return;
+    };
     let (from, key) = (&send.from, send.key);
-    if let Some(other) = answered.iter().find(|(i, at, _)| (*i, *at) != (id, sent_at)) {
+    if let Some(other) = answered
+        .iter()
+        .find(|(i, at, _)| (*i, *at) != (id, sent_at))
+    {
         let first = (id, sent_at);
-        tell(format!("key {key:?} of {from} got two answers: (id, sent_at) {first:?} and {:?}", (other.0, other.1)));
+        tell(format!(
+            "key {key:?} of {from} got two answers: (id, sent_at) {first:?} and {:?}",
+            (other.0, other.1)
+        ));
     }
-    if answered.iter().filter(|(_, _, duplicate)| !duplicate).count() > 1 {
-        tell(format!("key {key:?} of {from} was new twice: two answers say duplicate: false"));
+    if answered
+        .iter()
+        .filter(|(_, _, duplicate)| !duplicate)
+        .count()
+        > 1
+    {
+        tell(format!(
+            "key {key:?} of {from} was new twice: two answers say duplicate: false"
+        ));
     }
-    for attempt in send.write.attempts.iter().filter(|a| a.invoked.tick > send.write.completed) {
+    for attempt in send
+        .write
+        .attempts
+        .iter()
+        .filter(|a| a.invoked.tick > send.write.completed)
+    {
         match &attempt.answer {
-            Answer::Ok(Reply::Sent { duplicate: false, .. }) => {
-                tell(format!("key {key:?} of {from} was repeated after its answer and called new"));
+            Answer::Ok(Reply::Sent {
+                duplicate: false, ..
+            }) => {
+                tell(format!(
+                    "key {key:?} of {from} was repeated after its answer and called new"
+                ));
             }
-            Answer::Refused { code, .. } if NOT_AGAIN.contains(&code.as_str()) && send.write.completed != NEVER => {
-                tell(format!("key {key:?} of {from} was repeated after its answer and refused: {code}"));
+            Answer::Refused { code, .. }
+                if NOT_AGAIN.contains(&code.as_str()) && send.write.completed != NEVER =>
+            {
+                tell(format!(
+                    "key {key:?} of {from} was repeated after its answer and refused: {code}"
+                ));
             }
             _ => {}
         }

@@ -32,14 +32,20 @@ pub struct Violation {
 
 impl Violation {
     fn new(promise: &'static str, what: String, evidence: Vec<String>) -> Violation {
-        Violation { promise, what, evidence }
+        Violation {
+            promise,
+            what,
+            evidence,
+        }
     }
 }
 
 impl std::fmt::Display for Violation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.promise, self.what)?;
-        self.evidence.iter().try_for_each(|line| write!(f, "\n    {line}"))
+        self.evidence
+            .iter()
+            .try_for_each(|line| write!(f, "\n    {line}"))
     }
 }
 

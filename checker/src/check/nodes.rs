@@ -14,12 +14,17 @@ pub(super) fn check(history: &History, found: &mut Vec<Violation>) {
         tables.entry(&rows.table).or_default().push(rows);
     }
     for (table, nodes) in tables {
-        let Some((first, others)) = nodes.split_first() else { continue };
+        let Some((first, others)) = nodes.split_first() else {
+            continue;
+        };
         for other in others {
             let mut evidence = only_in(first, other);
             evidence.extend(only_in(other, first));
             if !evidence.is_empty() {
-                let what = format!("nodes {} and {} hold different rows in {table}", first.node, other.node);
+                let what = format!(
+                    "nodes {} and {} hold different rows in {table}",
+                    first.node, other.node
+                );
                 found.push(Violation::new("replicas", what, evidence));
             }
         }
@@ -28,11 +33,17 @@ pub(super) fn check(history: &History, found: &mut Vec<Violation>) {
 
 fn only_in(here: &Rows, there: &Rows) -> Vec<String> {
     let mut counts: HashMap<&str, i64> = HashMap::new();
-    there.rows.iter().for_each(|row| *counts.entry(row).or_default() += 1);
+    there
+        .rows
+        .iter()
+        .for_each(|row| *counts.entry(row).or_default() += 1);
     let missing = here.rows.iter().filter(|row| {
         let count = counts.entry(row).or_default();
         *count -= 1;
         *count < 0
     });
-    missing.take(ROWS_MOST).map(|row| format!("only on node {}: {row}", here.node)).collect()
+    missing
+        .take(ROWS_MOST)
+        .map(|row| format!("only on node {}: {row}", here.node))
+        .collect()
 }

@@ -30,9 +30,20 @@ fn connections(index: &Index<'_>, found: &mut Vec<Violation>) {
     }
     let mut carried: HashMap<u64, Vec<Placed<'_>>> = HashMap::new();
     for (number, send) in index.sends.iter().enumerate() {
-        let Some(id) = ids.get(&number).copied() else { continue };
-        for attempt in send.write.attempts.iter().filter(|a| a.answer.not_done().is_none()) {
-            carried.entry(attempt.connection).or_default().push(Placed { attempt, send: number, id });
+        let Some(id) = ids.get(&number).copied() else {
+            continue;
+        };
+        for attempt in send
+            .write
+            .attempts
+            .iter()
+            .filter(|a| a.answer.not_done().is_none())
+        {
+            carried.entry(attempt.connection).or_default().push(Placed {
+                attempt,
+                send: number,
+                id,
+            });
         }
     }
     let mut told = HashSet::new();
@@ -44,8 +55,9 @@ fn connections(index: &Index<'_>, found: &mut Vec<Violation>) {
                 greatest = placed[later].id;
                 continue;
             }
-            let swapped =
-                placed[..later].iter().find(|p| p.id > placed[later].id && is_bound(index, p, &placed[later]));
+            let swapped = placed[..later]
+                .iter()
+                .find(|p| p.id > placed[later].id && is_bound(index, p, &placed[later]));
             let Some(earlier) = swapped else { continue };
             if told.insert((earlier.send, placed[later].send)) {
                 found.push(swap(index, earlier, &placed[later]));
@@ -59,18 +71,29 @@ fn connections(index: &Index<'_>, found: &mut Vec<Violation>) {
 /// repetition, by the client or inside the cluster.
 fn is_bound(index: &Index<'_>, earlier: &Placed<'_>, later: &Placed<'_>) -> bool {
     let send = &index.sends[earlier.send];
-    let counts = |b: &Attempt| b.answer.not_done().is_none() && index.is_registered_before(&send.to, b.invoked.tick);
+    let counts = |b: &Attempt| {
+        b.answer.not_done().is_none() && index.is_registered_before(&send.to, b.invoked.tick)
+    };
     let before: Vec<&&Attempt> = send.write.attempts.iter().filter(|b| counts(b)).collect();
-    let behind =
-        |attempt: &&Attempt| before.iter().any(|b| b.connection == attempt.connection && b.sequence < attempt.sequence);
+    let behind = |attempt: &&Attempt| {
+        before
+            .iter()
+            .any(|b| b.connection == attempt.connection && b.sequence < attempt.sequence)
+    };
     let all = &index.sends[later.send].write.attempts;
-    all.iter().filter(|a| a.answer.not_done().is_none()).all(behind)
+    all.iter()
+        .filter(|a| a.answer.not_done().is_none())
+        .all(behind)
 }
 
 fn swap(index: &Index<'_>, earlier: &Placed<'_>, later: &Placed<'_>) -> Violation {
     let what = format!(
         "connection {} sent request {} before {}, but they took effect as messages {} and {}",
-        later.attempt.connection, earlier.attempt.sequence, later.attempt.sequence, earlier.id, later.id
+        later.attempt.connection,
+        earlier.attempt.sequence,
+        later.attempt.sequence,
+        earlier.id,
+        later.id
     );
     let mut evidence = index.sends[earlier.send].write.evidence();
     evidence.extend(index.sends[later.send].write.evidence());
@@ -88,7 +111,11 @@ fn sole_send(index: &Index<'_>, known: &super::index::Known) -> Option<usize> {
 
 /// Across everything: ids are given in log order.
 fn real_time(index: &Index<'_>, found: &mut Vec<Violation>) {
-    let mut known: Vec<(u64, u64)> = index.messages.iter().map(|(id, k)| (k.known, *id)).collect();
+    let mut known: Vec<(u64, u64)> = index
+        .messages
+        .iter()
+        .map(|(id, k)| (k.known, *id))
+        .collect();
     known.sort_unstable();
     let mut asked: Vec<(u64, u64, usize)> = index
         .sends
@@ -107,7 +134,9 @@ fn real_time(index: &Index<'_>, found: &mut Vec<Violation>) {
             next += 1;
         }
         if id < greatest {
-            let what = format!("message {id} was sent after message {greatest} was known, and has the smaller id");
+            let what = format!(
+                "message {id} was sent after message {greatest} was known, and has the smaller id"
+            );
             let mut evidence = vec![index.messages[&greatest].evidence.clone()];
             evidence.extend(index.sends[number].write.evidence());
             found.push(Violation::new("real-time order", what, evidence));
@@ -120,9 +149,15 @@ fn times(index: &Index<'_>, found: &mut Vec<Violation>) {
     for pair in all.windows(2) {
         let (a, b) = (&pair[0].message, &pair[1].message);
         if a.sent_at >= b.sent_at {
-            let what =
-                format!("message {} has sent_at {}, the later message {} has {}", a.id, a.sent_at, b.id, b.sent_at);
-            found.push(Violation::new("times", what, vec![pair[0].evidence.clone(), pair[1].evidence.clone()]));
+            let what = format!(
+                "message {} has sent_at {}, the later message {} has {}",
+                a.id, a.sent_at, b.id, b.sent_at
+            );
+            found.push(Violation::new(
+                "times",
+                what,
+                vec![pair[0].evidence.clone(), pair[1].evidence.clone()],
+            ));
         }
     }
 }

@@ -14,36 +14,71 @@ const MISSING_MOST: usize = 3;
 pub(super) fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
     let conversations = conversations(index);
     for attempt in &index.history.attempts {
-        let (Answer::Ok(Reply::Page { messages, more }), Some(user)) = (&attempt.answer, &attempt.user) else {
+        let (Answer::Ok(Reply::Page { messages, more }), Some(user)) =
+            (&attempt.answer, &attempt.user)
+        else {
             continue;
         };
         let place = || describe::attempt(attempt);
         sorted(messages, place, found);
         let user = fold(user);
         belongs(&user, attempt, messages, found);
-        let mut page = Page { index, user: &user, messages, at: attempt.invoked.tick, promise: "linear reads", found };
+        let mut page = Page {
+            index,
+            user: &user,
+            messages,
+            at: attempt.invoked.tick,
+            promise: "linear reads",
+            found,
+        };
         let last = messages.last().map_or(0, |m| m.id);
         match &attempt.call {
-            Call::Sync { after, linear: true, .. } => {
-                let ids =
-                    index.of.get(&user).map(|ids| ids.range(*after, page.end(*more, last, ids.known_before(page.at))));
+            Call::Sync {
+                after,
+                linear: true,
+                ..
+            } => {
+                let ids = index
+                    .of
+                    .get(&user)
+                    .map(|ids| ids.range(*after, page.end(*more, last, ids.known_before(page.at))));
                 page.holds(ids.unwrap_or_default(), place);
                 page.stays_delivered(place);
             }
-            Call::Inbox { after, linear: true, .. } => {
+            Call::Inbox {
+                after,
+                linear: true,
+                ..
+            } => {
                 let until = attempt.completed.map_or(NEVER, |at| at.tick);
-                let acked = index.acks.get(&user).map_or(0, |acks| acks.maybe_before(until));
-                let ids = index
-                    .to
+                let acked = index
+                    .acks
                     .get(&user)
-                    .map(|ids| ids.range(acked.max(*after), page.end(*more, last, ids.known_before(page.at))));
+                    .map_or(0, |acks| acks.maybe_before(until));
+                let ids = index.to.get(&user).map(|ids| {
+                    ids.range(
+                        acked.max(*after),
+                        page.end(*more, last, ids.known_before(page.at)),
+                    )
+                });
                 page.holds(ids.unwrap_or_default(), place);
                 page.is_undelivered(place);
             }
-            Call::History { with, before, linear: true, .. } => {
-                let first = if *more { messages.first().map_or(0, |m| m.id) } else { 1 };
+            Call::History {
+                with,
+                before,
+                linear: true,
+                ..
+            } => {
+                let first = if *more {
+                    messages.first().map_or(0, |m| m.id)
+                } else {
+                    1
+                };
                 let before = before.unwrap_or(NEVER);
-                let between = conversations.get(&pair(&user, &fold(with))).map_or(&[][..], Vec::as_slice);
+                let between = conversations
+                    .get(&pair(&user, &fold(with)))
+                    .map_or(&[][..], Vec::as_slice);
                 let from = between.partition_point(|id| *id < first);
                 let to = between.partition_point(|id| *id < before);
                 page.holds(&between[from..to.max(from)], place);
@@ -53,12 +88,28 @@ pub(super) fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
         }
     }
     for mailbox in &index.history.mailboxes {
-        let place = || format!("the mailbox of {} in the end, {} messages", mailbox.user, mailbox.messages.len());
+        let place = || {
+            format!(
+                "the mailbox of {} in the end, {} messages",
+                mailbox.user,
+                mailbox.messages.len()
+            )
+        };
         sorted(&mailbox.messages, place, found);
         let user = fold(&mailbox.user);
         let (messages, at) = (mailbox.messages.as_slice(), mailbox.at.tick);
-        let mut page = Page { index, user: &user, messages, at, promise: "nothing lost", found };
-        page.holds(index.of.get(&user).map_or(&[], |ids| ids.range(0, NEVER)), place);
+        let mut page = Page {
+            index,
+            user: &user,
+            messages,
+            at,
+            promise: "nothing lost",
+            found,
+        };
+        page.holds(
+            index.of.get(&user).map_or(&[], |ids| ids.range(0, NEVER)),
+            place,
+        );
         page.stays_delivered(place);
     }
 }
@@ -70,7 +121,9 @@ fn pair(a: &str, b: &str) -> (String, String) {
 fn conversations(index: &Index<'_>) -> HashMap<(String, String), Vec<u64>> {
     let mut all: HashMap<(String, String), Vec<u64>> = HashMap::new();
     for (id, known) in &index.messages {
-        all.entry(pair(&known.from, &known.to)).or_default().push(*id);
+        all.entry(pair(&known.from, &known.to))
+            .or_default()
+            .push(*id);
     }
     all
 }
@@ -78,8 +131,11 @@ fn conversations(index: &Index<'_>) -> HashMap<(String, String), Vec<u64>> {
 fn sorted(messages: &[Message], place: impl Fn() -> String, found: &mut Vec<Violation>) {
     for wrong in messages.windows(2).filter(|pair| pair[0].id >= pair[1].id) {
         let (a, b) = (wrong[0].id, wrong[1].id);
-        let what =
-            if a == b { format!("message {a} is there twice") } else { format!("message {a} stands before {b}") };
+        let what = if a == b {
+            format!("message {a} is there twice")
+        } else {
+            format!("message {a} stands before {b}")
+        };
         found.push(Violation::new("exactly once", what, vec![place()]));
     }
 }
@@ -87,10 +143,16 @@ fn sorted(messages: &[Message], place: impl Fn() -> String, found: &mut Vec<Viol
 /// Nobody is shown what is neither to nor from them.
 fn belongs(user: &str, attempt: &Attempt, messages: &[Message], found: &mut Vec<Violation>) {
     let inbox = matches!(attempt.call, Call::Inbox { .. });
-    let other = |m: &&Message| !m.to.eq_ignore_ascii_case(user) && (inbox || !m.from.eq_ignore_ascii_case(user));
+    let other = |m: &&Message| {
+        !m.to.eq_ignore_ascii_case(user) && (inbox || !m.from.eq_ignore_ascii_case(user))
+    };
     if let Some(message) = messages.iter().find(other) {
         let what = format!("{user} was shown {}", describe::message_text(message));
-        found.push(Violation::new("nothing invented", what, vec![describe::attempt(attempt)]));
+        found.push(Violation::new(
+            "nothing invented",
+            what,
+            vec![describe::attempt(attempt)],
+        ));
     }
 }
 
@@ -113,8 +175,12 @@ impl Page<'_, '_> {
     /// What was known in time is there.
     fn holds(&mut self, ids: &[u64], place: impl Fn() -> String) {
         let shown: HashSet<u64> = self.messages.iter().map(|m| m.id).collect();
-        let missing = ids.iter().filter(|id| !shown.contains(id)).map(|id| &self.index.messages[id]);
-        let missing = missing.filter(|k| k.known < self.at && !self.index.may_be_gone(k, self.user, self.at));
+        let missing = ids
+            .iter()
+            .filter(|id| !shown.contains(id))
+            .map(|id| &self.index.messages[id]);
+        let missing =
+            missing.filter(|k| k.known < self.at && !self.index.may_be_gone(k, self.user, self.at));
         for known in missing.take(MISSING_MOST) {
             let what = format!(
                 "{} is missing, though it was known at tick {} and this was asked at {}",
@@ -123,14 +189,24 @@ impl Page<'_, '_> {
                 self.at
             );
             let mut evidence = vec![known.evidence.clone()];
-            evidence.extend(known.send.into_iter().flat_map(|send| self.index.sends[send].write.evidence()));
+            evidence.extend(
+                known
+                    .send
+                    .into_iter()
+                    .flat_map(|send| self.index.sends[send].write.evidence()),
+            );
             evidence.push(place());
-            self.found.push(Violation::new(self.promise, what, evidence));
+            self.found
+                .push(Violation::new(self.promise, what, evidence));
         }
     }
 
     fn was_delivered(&self, known: &Known) -> bool {
-        let acked = self.index.acks.get(&known.to).map_or(0, |acks| acks.surely_before(self.at));
+        let acked = self
+            .index
+            .acks
+            .get(&known.to)
+            .map_or(0, |acks| acks.surely_before(self.at));
         known.delivered < self.at || acked >= known.message.id
     }
 
@@ -139,8 +215,15 @@ impl Page<'_, '_> {
         for message in self.messages {
             let known = &self.index.messages[&message.id];
             if self.was_delivered(known) {
-                let what = format!("message {} came back into the inbox after it was acknowledged", message.id);
-                self.found.push(Violation::new(self.promise, what, vec![known.evidence.clone(), place()]));
+                let what = format!(
+                    "message {} came back into the inbox after it was acknowledged",
+                    message.id
+                );
+                self.found.push(Violation::new(
+                    self.promise,
+                    what,
+                    vec![known.evidence.clone(), place()],
+                ));
             }
         }
     }
@@ -150,8 +233,15 @@ impl Page<'_, '_> {
         for message in self.messages.iter().filter(|m| m.delivered_at.is_none()) {
             let known = &self.index.messages[&message.id];
             if self.was_delivered(known) {
-                let what = format!("message {} is shown as queued after it was acknowledged", message.id);
-                self.found.push(Violation::new(self.promise, what, vec![known.evidence.clone(), place()]));
+                let what = format!(
+                    "message {} is shown as queued after it was acknowledged",
+                    message.id
+                );
+                self.found.push(Violation::new(
+                    self.promise,
+                    what,
+                    vec![known.evidence.clone(), place()],
+                ));
             }
         }
     }

@@ -62,7 +62,11 @@ pub enum Reply {
     /// To `resume`.
     Resumed { user: String, linear: bool },
     /// To `send`.
-    Sent { id: u64, sent_at: u64, duplicate: bool },
+    Sent {
+        id: u64,
+        sent_at: u64,
+        duplicate: bool,
+    },
     /// To `inbox`, `sync` and `history`.
     Page { messages: Vec<Message>, more: bool },
     /// To `users`.
@@ -87,8 +91,15 @@ pub enum Event {
 impl Answer {
     /// From `code` and `outcome` as they stand on the wire. An outcome that is not `not_done` counts as unknown.
     pub fn refused(code: &str, outcome: &str) -> Answer {
-        let outcome = if outcome == "not_done" { Outcome::NotDone } else { Outcome::Unknown };
-        Answer::Refused { code: code.to_owned(), outcome }
+        let outcome = if outcome == "not_done" {
+            Outcome::NotDone
+        } else {
+            Outcome::Unknown
+        };
+        Answer::Refused {
+            code: code.to_owned(),
+            outcome,
+        }
     }
 
     /// The reply of an `ok`.
@@ -102,7 +113,10 @@ impl Answer {
     /// The code of a refusal that nothing came of.
     pub fn not_done(&self) -> Option<&str> {
         match self {
-            Answer::Refused { code, outcome: Outcome::NotDone } => Some(code),
+            Answer::Refused {
+                code,
+                outcome: Outcome::NotDone,
+            } => Some(code),
             _ => None,
         }
     }
@@ -162,8 +176,16 @@ impl Reply {
                 Reply::Resumed { user, linear }
             }
             Call::Send { .. } => {
-                let Sent { id, sent_at, duplicate } = serde_json::from_value(ok)?;
-                Reply::Sent { id, sent_at, duplicate }
+                let Sent {
+                    id,
+                    sent_at,
+                    duplicate,
+                } = serde_json::from_value(ok)?;
+                Reply::Sent {
+                    id,
+                    sent_at,
+                    duplicate,
+                }
             }
             Call::Inbox { .. } | Call::Sync { .. } | Call::History { .. } => {
                 let Page { messages, more } = serde_json::from_value(ok)?;
@@ -171,11 +193,16 @@ impl Reply {
             }
             Call::Users { .. } => {
                 let Users { users, more } = serde_json::from_value(ok)?;
-                Reply::Users { names: users.into_iter().map(|entry| entry.name).collect(), more }
+                Reply::Users {
+                    names: users.into_iter().map(|entry| entry.name).collect(),
+                    more,
+                }
             }
-            Call::Logout | Call::Password { .. } | Call::Delete { .. } | Call::Ack { .. } | Call::Free { .. } => {
-                Reply::Done
-            }
+            Call::Logout
+            | Call::Password { .. }
+            | Call::Delete { .. }
+            | Call::Ack { .. }
+            | Call::Free { .. } => Reply::Done,
         })
     }
 }
@@ -218,17 +245,48 @@ mod tests {
 
     #[test]
     fn lines_of_the_protocol_are_read() {
-        let send = Call::Send { to: "b".into(), body: "x".into(), key: "k".into() };
+        let send = Call::Send {
+            to: "b".into(),
+            body: "x".into(),
+            key: "k".into(),
+        };
         let sent = json!({"id": 4, "sent_at": 9, "duplicate": true, "online": false});
-        assert_eq!(Reply::read(&send, sent).expect("reads"), Reply::Sent { id: 4, sent_at: 9, duplicate: true });
-        let inbox = Call::Inbox { after: 0, limit: None, linear: true };
+        assert_eq!(
+            Reply::read(&send, sent).expect("reads"),
+            Reply::Sent {
+                id: 4,
+                sent_at: 9,
+                duplicate: true
+            }
+        );
+        let inbox = Call::Inbox {
+            after: 0,
+            limit: None,
+            linear: true,
+        };
         let page = json!({"messages": [{"id": 1, "from": "a", "to": "b", "body": "x", "sent_at": 3}], "more": false});
-        let Ok(Reply::Page { messages, more: false }) = Reply::read(&inbox, page) else { panic!("no page") };
+        let Ok(Reply::Page {
+            messages,
+            more: false,
+        }) = Reply::read(&inbox, page)
+        else {
+            panic!("no page")
+        };
         assert_eq!((messages[0].id, messages[0].delivered_at), (1, None));
         assert!(Reply::read(&inbox, json!({"more": true})).is_err());
 
-        let event = Event::read(json!({"event": "delivered", "through": 3, "by": "b"})).expect("reads");
-        assert_eq!(event, Some(Event::Delivered { through: 3, by: "b".into() }));
-        assert_eq!(Event::read(json!({"event": "tomorrow", "x": 1})).expect("reads"), None);
+        let event =
+            Event::read(json!({"event": "delivered", "through": 3, "by": "b"})).expect("reads");
+        assert_eq!(
+            event,
+            Some(Event::Delivered {
+                through: 3,
+                by: "b".into()
+            })
+        );
+        assert_eq!(
+            Event::read(json!({"event": "tomorrow", "x": 1})).expect("reads"),
+            None
+        );
     }
 }

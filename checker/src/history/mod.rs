@@ -165,7 +165,9 @@ impl std::fmt::Display for ReadError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             ReadError::Io(error) => write!(f, "failed to read the history: {error}"),
-            ReadError::Line(line, error) => write!(f, "line {line} of the history is no record: {error}"),
+            ReadError::Line(line, error) => {
+                write!(f, "line {line} of the history is no record: {error}")
+            }
         }
     }
 }
@@ -191,10 +193,22 @@ impl History {
     /// Those of `to`.
     pub fn write_lines(&self, to: &mut impl Write) -> std::io::Result<()> {
         let mut happened: Vec<(Moment, Record)> = Vec::new();
-        happened.extend(self.attempts.iter().map(|r| (r.invoked, Record::Attempt(r.clone()))));
+        happened.extend(
+            self.attempts
+                .iter()
+                .map(|r| (r.invoked, Record::Attempt(r.clone()))),
+        );
         happened.extend(self.shown.iter().map(|r| (r.at, Record::Shown(r.clone()))));
-        happened.extend(self.kept_up.iter().map(|r| (r.at, Record::KeptUp(r.clone()))));
-        happened.extend(self.mailboxes.iter().map(|r| (r.at, Record::Mailbox(r.clone()))));
+        happened.extend(
+            self.kept_up
+                .iter()
+                .map(|r| (r.at, Record::KeptUp(r.clone()))),
+        );
+        happened.extend(
+            self.mailboxes
+                .iter()
+                .map(|r| (r.at, Record::Mailbox(r.clone()))),
+        );
         happened.extend(self.faults.iter().map(|r| (r.at, Record::Fault(r.clone()))));
         happened.sort_by_key(|(at, _)| *at);
         let rows = self.rows.iter().map(|r| Record::Rows(r.clone()));
@@ -213,7 +227,8 @@ impl History {
         let mut history = History::default();
         for (number, line) in from.lines().enumerate() {
             let line = line.map_err(ReadError::Io)?;
-            let record = serde_json::from_str(&line).map_err(|error| ReadError::Line(number + 1, error))?;
+            let record =
+                serde_json::from_str(&line).map_err(|error| ReadError::Line(number + 1, error))?;
             history.push(record);
         }
         Ok(history)
@@ -221,7 +236,10 @@ impl History {
 
     /// How many sends were answered with `ok`.
     pub fn acknowledged(&self) -> usize {
-        self.attempts.iter().filter(|a| matches!(a.answer, Answer::Ok(Reply::Sent { .. }))).count()
+        self.attempts
+            .iter()
+            .filter(|a| matches!(a.answer, Answer::Ok(Reply::Sent { .. })))
+            .count()
     }
 }
 
@@ -233,13 +251,37 @@ mod tests {
     fn a_kept_history_reads_back_the_same() {
         let recorder = Recorder::new();
         let mut connection = recorder.client().connect(2);
-        let send = Call::Send { to: "ben".into(), body: "hi".into(), key: "k".into() };
+        let send = Call::Send {
+            to: "ben".into(),
+            body: "hi".into(),
+            key: "k".into(),
+        };
         let attempt = connection.invoke(Some("anna"), send);
-        let message =
-            Message { id: 1, from: "anna".into(), to: "ben".into(), body: "hi".into(), sent_at: 7, delivered_at: None };
+        let message = Message {
+            id: 1,
+            from: "anna".into(),
+            to: "ben".into(),
+            body: "hi".into(),
+            sent_at: 7,
+            delivered_at: None,
+        };
         connection.shown(Event::Message(message.clone()));
-        connection.complete(attempt, Answer::Ok(Reply::Sent { id: 1, sent_at: 7, duplicate: false }));
-        let _unanswered = connection.invoke(Some("anna"), Call::Sync { after: 0, limit: None, linear: true });
+        connection.complete(
+            attempt,
+            Answer::Ok(Reply::Sent {
+                id: 1,
+                sent_at: 7,
+                duplicate: false,
+            }),
+        );
+        let _unanswered = connection.invoke(
+            Some("anna"),
+            Call::Sync {
+                after: 0,
+                limit: None,
+                linear: true,
+            },
+        );
         let refused = connection.invoke(None, Call::Logout);
         connection.complete(refused, Answer::refused("not_logged_in", "not_done"));
         connection.kept_up("ben", 0);
@@ -247,7 +289,14 @@ mod tests {
         recorder.mailbox("ben", recorder.moment(), vec![message]);
         recorder.rows(1, "users", vec!["1|anna".into()]);
         let history = recorder.finish();
-        assert_eq!((history.attempts.len(), history.shown.len(), history.acknowledged()), (3, 1, 1));
+        assert_eq!(
+            (
+                history.attempts.len(),
+                history.shown.len(),
+                history.acknowledged()
+            ),
+            (3, 1, 1)
+        );
 
         let mut kept = Vec::new();
         history.write_lines(&mut kept).expect("memory takes it");

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Answer, Attempt, Call, Event, Fault, History, KeptUp, Mailbox, Message, Moment, Record, Reply, Rows, Shown,
+    Answer, Attempt, Call, Event, Fault, History, KeptUp, Mailbox, Message, Moment, Record, Reply,
+    Rows, Shown,
 };
 
 type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -72,14 +73,20 @@ impl Recorder {
 
     /// Begins a history on another clock, µs; virtual time in a simulation.
     pub fn with_clock(us: impl Fn() -> u64 + Send + Sync + 'static) -> Recorder {
-        Recorder { clock: Arc::new(us), state: Arc::default() }
+        Recorder {
+            clock: Arc::new(us),
+            state: Arc::default(),
+        }
     }
 
     /// One more client.
     pub fn client(&self) -> RecordingClient {
         let mut state = self.lock();
         state.clients += 1;
-        RecordingClient { recorder: self.clone(), client: state.clients }
+        RecordingClient {
+            recorder: self.clone(),
+            client: state.clients,
+        }
     }
 
     /// Now.
@@ -91,17 +98,28 @@ impl Recorder {
     pub fn fault(&self, what: impl Into<String>) {
         let mut state = self.lock();
         let at = self.tick(&mut state);
-        state.history.push(Record::Fault(Fault { at, what: what.into() }));
+        state.history.push(Record::Fault(Fault {
+            at,
+            what: what.into(),
+        }));
     }
 
     /// A mailbox in the end: all pages of a linear `sync` from 0 by `user`. `at` is before the first was asked for.
     pub fn mailbox(&self, user: &str, at: Moment, messages: Vec<Message>) {
-        self.lock().history.push(Record::Mailbox(Mailbox { user: user.to_owned(), at, messages }));
+        self.lock().history.push(Record::Mailbox(Mailbox {
+            user: user.to_owned(),
+            at,
+            messages,
+        }));
     }
 
     /// A table of a node in the end. To be recorded once all nodes have applied the same.
     pub fn rows(&self, node: u16, table: &str, rows: Vec<String>) {
-        self.lock().history.push(Record::Rows(Rows { node, table: table.to_owned(), rows }));
+        self.lock().history.push(Record::Rows(Rows {
+            node,
+            table: table.to_owned(),
+            rows,
+        }));
     }
 
     /// How many sends were answered with `ok` so far.
@@ -119,7 +137,10 @@ impl Recorder {
 
     fn tick(&self, state: &mut State) -> Moment {
         state.ticks += 1;
-        Moment { tick: state.ticks, us: (self.clock)() }
+        Moment {
+            tick: state.ticks,
+            us: (self.clock)(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -138,7 +159,13 @@ impl RecordingClient {
         let mut state = self.recorder.lock();
         state.connections += 1;
         let connection = state.connections;
-        RecordingConnection { recorder: self.recorder.clone(), client: self.client, connection, node, sequence: 0 }
+        RecordingConnection {
+            recorder: self.recorder.clone(),
+            client: self.client,
+            connection,
+            node,
+            sequence: 0,
+        }
     }
 
     /// The claim that this client was shown every message to `user` with an id over `after` that was acknowledged by
@@ -146,7 +173,12 @@ impl RecordingClient {
     pub fn kept_up(&self, user: &str, after: u64) {
         let mut state = self.recorder.lock();
         let at = self.recorder.tick(&mut state);
-        state.history.push(Record::KeptUp(KeptUp { client: self.client, user: user.to_owned(), after, at }));
+        state.history.push(Record::KeptUp(KeptUp {
+            client: self.client,
+            user: user.to_owned(),
+            after,
+            at,
+        }));
     }
 }
 
@@ -195,11 +227,20 @@ impl RecordingConnection {
         let mut state = self.recorder.lock();
         let at = self.recorder.tick(&mut state);
         let (client, connection) = (self.client, self.connection);
-        state.history.push(Record::Shown(Shown { client, connection, at, event }));
+        state.history.push(Record::Shown(Shown {
+            client,
+            connection,
+            at,
+            event,
+        }));
     }
 
     /// [`RecordingClient::kept_up`] of the client that this connection is of.
     pub fn kept_up(&self, user: &str, after: u64) {
-        RecordingClient { recorder: self.recorder.clone(), client: self.client }.kept_up(user, after);
+        RecordingClient {
+            recorder: self.recorder.clone(),
+            client: self.client,
+        }
+        .kept_up(user, after);
     }
 }

@@ -62,7 +62,10 @@ pub struct Report {
 
 impl Report {
     fn line(line: String) -> Report {
-        Report { lines: vec![line], ..Report::default() }
+        Report {
+            lines: vec![line],
+            ..Report::default()
+        }
     }
 }
 
@@ -75,26 +78,39 @@ pub async fn act(client: &Client, request: Request) -> Result<Report, ClientErro
         Request::Register { user, password } => {
             let registered = client.register(&user, &password).await?;
             let name = registered.user;
-            Ok(Report::line(format!("OK registered {name}\nHint: /login {name} begins a session")))
+            Ok(Report::line(format!(
+                "OK registered {name}\nHint: /login {name} begins a session"
+            )))
         }
         Request::Login { user, password } => {
             let session = client.login(&user, &password).await?;
             let line = format!("OK logged in {} ({} queued)", session.user, session.queued);
-            Ok(Report { session: Some(session), ..Report::line(line) })
+            Ok(Report {
+                session: Some(session),
+                ..Report::line(line)
+            })
         }
         Request::Logout => {
             let user = client.user().ok_or(ClientError::NotLoggedIn)?;
             client.logout().await?;
-            Ok(Report { over: Some(user.clone()), ..Report::line(format!("OK logged out {user}")) })
+            Ok(Report {
+                over: Some(user.clone()),
+                ..Report::line(format!("OK logged out {user}"))
+            })
         }
         Request::Delete { password } => {
             let user = client.user().ok_or(ClientError::NotLoggedIn)?;
             client.delete(&password).await?;
-            Ok(Report { over: Some(user.clone()), ..Report::line(format!("OK deleted {user}")) })
+            Ok(Report {
+                over: Some(user.clone()),
+                ..Report::line(format!("OK deleted {user}"))
+            })
         }
         Request::Password { old, new } => {
             client.password(&old, &new).await?;
-            Ok(Report::line("OK changed the password; other sessions of yours have ended".into()))
+            Ok(Report::line(
+                "OK changed the password; other sessions of yours have ended".into(),
+            ))
         }
         Request::Plain(command) => plain(client, command).await,
     }
@@ -106,32 +122,57 @@ async fn plain(client: &Client, command: Command) -> Result<Report, ClientError>
             let users = client.users(pattern.as_deref()).await?;
             let mut lines: Vec<String> = users.iter().map(render::user).collect();
             lines.push("END".into());
-            Ok(Report { lines, names: users.into_iter().map(|user| user.name).collect(), ..Report::default() })
+            Ok(Report {
+                lines,
+                names: users.into_iter().map(|user| user.name).collect(),
+                ..Report::default()
+            })
         }
         Command::Inbox => {
             let page = client.inbox(0, PAGE).await?;
             let mut lines: Vec<String> = page.messages.iter().map(render::message).collect();
-            lines.push(if page.more { "more waits; it is shown as it comes".into() } else { "END".to_owned() });
-            Ok(Report { lines, ..Report::default() })
+            lines.push(if page.more {
+                "more waits; it is shown as it comes".into()
+            } else {
+                "END".to_owned()
+            });
+            Ok(Report {
+                lines,
+                ..Report::default()
+            })
         }
         Command::History { with } => {
             let page = client.history(&with, None, PAGE).await?;
             let mut lines: Vec<String> = Vec::new();
             if page.more {
-                lines.push(format!("(the newest {}; all of it: mbclient history {with})", page.messages.len()));
+                lines.push(format!(
+                    "(the newest {}; all of it: mbclient history {with})",
+                    page.messages.len()
+                ));
             }
             lines.extend(page.messages.iter().map(render::record));
             lines.push("END".into());
-            Ok(Report { lines, names: vec![with], ..Report::default() })
+            Ok(Report {
+                lines,
+                names: vec![with],
+                ..Report::default()
+            })
         }
         Command::Status => {
             let survey = client.survey().await;
-            let lines = survey.iter().map(|(endpoint, status)| status_line(endpoint.node, status.as_ref().ok()));
-            Ok(Report { lines: lines.map(|line| line.trim_end().to_owned()).collect(), ..Report::default() })
+            let lines = survey
+                .iter()
+                .map(|(endpoint, status)| status_line(endpoint.node, status.as_ref().ok()));
+            Ok(Report {
+                lines: lines.map(|line| line.trim_end().to_owned()).collect(),
+                ..Report::default()
+            })
         }
         Command::Outbox { send } => {
             client.settle_outbox(send).await?;
-            Ok(Report::line(if send { "OK sending" } else { "OK forgotten" }.into()))
+            Ok(Report::line(
+                if send { "OK sending" } else { "OK forgotten" }.into(),
+            ))
         }
         Command::Help => {
             let mut lines = command::help(Face::Prompt, "/");
@@ -141,15 +182,22 @@ async fn plain(client: &Client, command: Command) -> Result<Report, ClientError>
                 "After a message, Enter on the empty line opens the conversation with its sender; there every".into(),
             );
             lines.push("line is a message, except those that begin with / (// sends a slash); /close leaves.".into());
-            Ok(Report { lines, ..Report::default() })
+            Ok(Report {
+                lines,
+                ..Report::default()
+            })
         }
         Command::PipeHelp => {
             let lines = pipe::HELP.iter().map(|line| (*line).to_owned());
             Ok(Report {
-                lines: lines.chain(["END".to_owned(), "Hint: /help shows all commands".into()]).collect(),
+                lines: lines
+                    .chain(["END".to_owned(), "Hint: /help shows all commands".into()])
+                    .collect(),
                 ..Report::default()
             })
         }
-        other => Err(ClientError::Usage(format!("`{other:?}` is not for the prompt"))),
+        other => Err(ClientError::Usage(format!(
+            "`{other:?}` is not for the prompt"
+        ))),
     }
 }

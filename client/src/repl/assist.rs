@@ -18,25 +18,40 @@ const NAME_FIRST: &[&str] = &["/msg ", "/history ", "/login ", "d|"];
 
 /// What Tab offers for the word under the cursor: where it begins, and its completions.
 pub fn complete(line: &str, at: usize, names: &BTreeSet<String>) -> (usize, Vec<String>) {
-    let Some(before) = line.get(..at) else { return (at, Vec::new()) };
+    let Some(before) = line.get(..at) else {
+        return (at, Vec::new());
+    };
     if before.starts_with('/') && !before.contains(' ') {
         let word = &before[1..];
         let offered = COMMANDS
             .iter()
             .filter(|spec| spec.face != Face::Script && spec.name.starts_with(word))
-            .map(|spec| format!("/{}{}", spec.name, if spec.arguments.is_empty() { "" } else { " " }))
+            .map(|spec| {
+                format!(
+                    "/{}{}",
+                    spec.name,
+                    if spec.arguments.is_empty() { "" } else { " " }
+                )
+            })
             .collect();
         return (0, offered);
     }
     for start in NAME_FIRST {
-        let Some(typed) = before.strip_prefix(start) else { continue };
+        let Some(typed) = before.strip_prefix(start) else {
+            continue;
+        };
         if typed.contains([' ', '|']) {
             continue;
         }
         let end = if *start == "d|" { "|" } else { " " };
         let lower = typed.to_ascii_lowercase();
-        let matching = names.iter().filter(|name| name.to_ascii_lowercase().starts_with(&lower));
-        return (start.len(), matching.map(|name| format!("{name}{end}")).collect());
+        let matching = names
+            .iter()
+            .filter(|name| name.to_ascii_lowercase().starts_with(&lower));
+        return (
+            start.len(),
+            matching.map(|name| format!("{name}{end}")).collect(),
+        );
     }
     (at, Vec::new())
 }
@@ -52,14 +67,24 @@ pub fn hint(line: &str, at: usize) -> Option<String> {
     let word = line.strip_prefix('/')?;
     if let Some(word) = word.strip_suffix(' ') {
         let spec = COMMANDS.iter().find(|spec| spec.name == word)?;
-        return Some(format!("{}  {}", spec.arguments, spec.help).trim_start().to_owned());
+        return Some(
+            format!("{}  {}", spec.arguments, spec.help)
+                .trim_start()
+                .to_owned(),
+        );
     }
-    let mut matching = COMMANDS.iter().filter(|spec| spec.face != Face::Script && spec.name.starts_with(word));
+    let mut matching = COMMANDS
+        .iter()
+        .filter(|spec| spec.face != Face::Script && spec.name.starts_with(word));
     let spec = matching.next()?;
     if word.is_empty() || matching.next().is_some() {
         return None;
     }
-    Some(format!("{} {}", &spec.name[word.len()..], spec.arguments).trim_end().to_owned())
+    Some(
+        format!("{} {}", &spec.name[word.len()..], spec.arguments)
+            .trim_end()
+            .to_owned(),
+    )
 }
 
 #[cfg(test)]
@@ -67,14 +92,26 @@ mod tests {
     use super::*;
 
     fn names() -> BTreeSet<String> {
-        ["Bob", "bea", "carol"].into_iter().map(str::to_owned).collect()
+        ["Bob", "bea", "carol"]
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
     }
 
     #[test]
     fn commands_and_names_complete() {
-        assert_eq!(complete("/hi", 3, &names()), (0, vec!["/history ".to_owned()]));
-        assert_eq!(complete("/msg b", 6, &names()), (5, vec!["Bob ".to_owned(), "bea ".to_owned()]));
-        assert_eq!(complete("d|ca", 4, &names()), (2, vec!["carol|".to_owned()]));
+        assert_eq!(
+            complete("/hi", 3, &names()),
+            (0, vec!["/history ".to_owned()])
+        );
+        assert_eq!(
+            complete("/msg b", 6, &names()),
+            (5, vec!["Bob ".to_owned(), "bea ".to_owned()])
+        );
+        assert_eq!(
+            complete("d|ca", 4, &names()),
+            (2, vec!["carol|".to_owned()])
+        );
         assert_eq!(complete("d|carol|b", 9, &names()).1, Vec::<String>::new());
         assert_eq!(complete("hello", 5, &names()).1, Vec::<String>::new());
     }

@@ -20,8 +20,8 @@ use rustyline::hint::{Hint, Hinter};
 use rustyline::history::DefaultHistory;
 use rustyline::validate::Validator;
 use rustyline::{
-    Cmd, ColorMode, ConditionalEventHandler, Context, Editor as Rustyline, Event, EventContext, EventHandler,
-    ExternalPrinter, Helper, KeyEvent, RepeatCount,
+    Cmd, ColorMode, ConditionalEventHandler, Context, Editor as Rustyline, Event, EventContext,
+    EventHandler, ExternalPrinter, Helper, KeyEvent, RepeatCount,
 };
 use tokio::sync::mpsc;
 
@@ -113,18 +113,21 @@ impl Editor {
             names: Mutex::new(BTreeSet::new()),
         });
         let mut line_editor = line_editor(&shared, history.as_ref())?;
-        let prints = line_editor.create_external_printer().ok().map(|mut printer| {
-            let (prints, mut texts) = mpsc::channel::<String>(PRINTS_MAX);
-            // A thread because printing waits while the user searches the history.
-            std::thread::spawn(move || {
-                while let Some(text) = texts.blocking_recv() {
-                    if printer.print(text).is_err() {
-                        return;
+        let prints = line_editor
+            .create_external_printer()
+            .ok()
+            .map(|mut printer| {
+                let (prints, mut texts) = mpsc::channel::<String>(PRINTS_MAX);
+                // A thread because printing waits while the user searches the history.
+                std::thread::spawn(move || {
+                    while let Some(text) = texts.blocking_recv() {
+                        if printer.print(text).is_err() {
+                            return;
+                        }
                     }
-                }
+                });
+                prints
             });
-            prints
-        });
         let edits = prints.is_some();
         let (asks, mut asked) = mpsc::channel(1);
         let (typed_sender, typed) = mpsc::channel(1);
@@ -134,7 +137,9 @@ impl Editor {
                 while let Some(ask) = asked.blocking_recv() {
                     let answer = match ask {
                         Ask::Line => read_line(&mut line_editor, &shared, history.as_ref()),
-                        Ask::Secret(prompt) if edits => Typed::Secret(read_secret(&mut line_editor, &shared, &prompt)),
+                        Ask::Secret(prompt) if edits => {
+                            Typed::Secret(read_secret(&mut line_editor, &shared, &prompt))
+                        }
                         Ask::Secret(prompt) => Typed::Secret(crate::secret::ask(&prompt).ok()),
                     };
                     if typed_sender.blocking_send(answer).is_err() {
@@ -143,7 +148,13 @@ impl Editor {
                 }
             }
         });
-        Ok(Editor { asks, typed, prints, asked: false, shared })
+        Ok(Editor {
+            asks,
+            typed,
+            prints,
+            asked: false,
+            shared,
+        })
     }
 
     /// Begins to read a line; [`Editor::typed`] gets it.
@@ -195,7 +206,9 @@ impl Editor {
         let wanted = lock(&self.shared.wanted).clone();
         self.prints.is_some()
             && lock(&self.shared.typed).0.is_empty()
-            && lock(&self.shared.shown).as_ref().is_some_and(|shown| *shown != wanted)
+            && lock(&self.shared.shown)
+                .as_ref()
+                .is_some_and(|shown| *shown != wanted)
     }
 
     /// Wakes when the user has deleted what was typed.
@@ -237,7 +250,10 @@ fn line_editor(shared: &Arc<Shared>, history: Option<&PathBuf>) -> rustyline::Re
         .build();
     let mut line_editor = Rustyline::with_config(config)?;
     line_editor.set_helper(Some(Assistant(shared.clone())));
-    line_editor.bind_sequence(KeyEvent::ctrl('C'), EventHandler::Conditional(Box::new(CtrlC(shared.clone()))));
+    line_editor.bind_sequence(
+        KeyEvent::ctrl('C'),
+        EventHandler::Conditional(Box::new(CtrlC(shared.clone()))),
+    );
     if let Some(history) = history {
         // The first start has none.
         let _ = line_editor.load_history(history);
@@ -251,7 +267,8 @@ fn read_line(line_editor: &mut LineEditor, shared: &Shared, history: Option<&Pat
         let prompt = lock(&shared.wanted).clone();
         *lock(&shared.typed) = (format!("{}{}", initial.0, initial.1), initial.0.len());
         *lock(&shared.shown) = Some(prompt.clone());
-        let read = line_editor.readline_with_initial(prompt.text.as_str(), (&initial.0, &initial.1));
+        let read =
+            line_editor.readline_with_initial(prompt.text.as_str(), (&initial.0, &initial.1));
         *lock(&shared.shown) = None;
         match read {
             Ok(text) => {
@@ -298,7 +315,10 @@ fn read_secret(line_editor: &mut LineEditor, shared: &Shared, prompt: &str) -> O
 
 /// Removes the abandoned prompt from the screen; the cursor stands on the line below it.
 fn erase(line_editor: &mut LineEditor, shown: &str) {
-    let columns = line_editor.dimensions().map_or(80, |(columns, _)| usize::from(columns)).max(1);
+    let columns = line_editor
+        .dimensions()
+        .map_or(80, |(columns, _)| usize::from(columns))
+        .max(1);
     let rows = shown.chars().count().div_ceil(columns).max(1);
     let mut stdout = std::io::stdout();
     // A terminal that can't be written to ends the read that follows.
@@ -357,7 +377,11 @@ impl Hinter for Assistant {
         if line.is_empty() && !before.0.is_empty() {
             self.0.emptied.notify_one();
         }
-        if lock(&self.0.shown).as_ref().is_some_and(|prompt| prompt.conversation.is_some()) && !line.starts_with('/') {
+        if lock(&self.0.shown)
+            .as_ref()
+            .is_some_and(|prompt| prompt.conversation.is_some())
+            && !line.starts_with('/')
+        {
             return None;
         }
         assist::hint(line, at).map(Usage)
@@ -367,14 +391,23 @@ impl Hinter for Assistant {
 impl Completer for Assistant {
     type Candidate = String;
 
-    fn complete(&self, line: &str, at: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
+    fn complete(
+        &self,
+        line: &str,
+        at: usize,
+        _: &Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<String>)> {
         Ok(assist::complete(line, at, &lock(&self.0.names)))
     }
 }
 
 impl Highlighter for Assistant {
     fn highlight<'l>(&self, line: &'l str, _: usize) -> Cow<'l, str> {
-        Cow::Borrowed(if self.0.secret.load(Ordering::SeqCst) { "" } else { line })
+        Cow::Borrowed(if self.0.secret.load(Ordering::SeqCst) {
+            ""
+        } else {
+            line
+        })
     }
 
     /// Without this the editor writes a letter at the end of the line as it is.

@@ -46,7 +46,10 @@ type Late = (String, Result<Sent, ClientError>);
 /// What kept it from beginning.
 pub async fn run(cli: &Cli, config: &Config) -> Result<Exit, ClientError> {
     let store = Store::for_cluster(&config.cluster)?;
-    let options = cli.options(Options { receive: true, ..Options::default() });
+    let options = cli.options(Options {
+        receive: true,
+        ..Options::default()
+    });
     let (client, events) = Client::start(config, options)?;
     run_with(cli, &config.cluster, store, client, events).await
 }
@@ -107,11 +110,16 @@ impl Repl {
     /// Takes the last session up again, or tells a newcomer how to begin.
     async fn begin(&mut self, cli: &Cli, cluster: &str) -> Result<(), ClientError> {
         self.editor
-            .print(&format!("MessageBase, cluster \"{cluster}\". /help shows all commands, Ctrl-D leaves."))
+            .print(&format!(
+                "MessageBase, cluster \"{cluster}\". /help shows all commands, Ctrl-D leaves."
+            ))
             .await;
         let stored = self.store.load(cli.user.as_deref());
         if let Some(password) = cli.given_password()?
-            && let Some(user) = cli.user.clone().or_else(|| stored.as_ref().map(|token| token.user.clone()))
+            && let Some(user) = cli
+                .user
+                .clone()
+                .or_else(|| stored.as_ref().map(|token| token.user.clone()))
         {
             self.request(Request::Login { user, password }).await;
             return Ok(());
@@ -119,12 +127,18 @@ impl Repl {
         if let Some(token) = stored {
             let client = self.client.clone();
             let user = token.user.clone();
-            let resumed = async move { client.resume(&token.user, &token.token, token.cluster_id.as_deref()).await };
+            let resumed = async move {
+                client
+                    .resume(&token.user, &token.token, token.cluster_id.as_deref())
+                    .await
+            };
             match self.while_showing(resumed).await {
                 Some(Ok(())) | None => return Ok(()),
                 Some(Err(ClientError::NotLoggedIn)) => {
                     self.forget(&user).await;
-                    self.editor.print(&format!("the last session of {user} is over")).await;
+                    self.editor
+                        .print(&format!("the last session of {user} is over"))
+                        .await;
                 }
                 Some(Err(error)) => self.complain(&error).await,
             }
@@ -134,12 +148,18 @@ impl Repl {
             return Ok(());
         }
         if let Some(user) = cli.user.clone() {
-            if let Some(password) = self.editor.ask_secret(&format!("Password of {user}: ")).await {
+            if let Some(password) = self
+                .editor
+                .ask_secret(&format!("Password of {user}: "))
+                .await
+            {
                 self.request(Request::Login { user, password }).await;
             }
             return Ok(());
         }
-        self.editor.print("New here? /register NAME makes an account, /login NAME begins a session.").await;
+        self.editor
+            .print("New here? /register NAME makes an account, /login NAME begins a session.")
+            .await;
         Ok(())
     }
 
@@ -162,7 +182,11 @@ impl Repl {
                 Action::Refused(why) => self.editor.print(&why).await,
                 Action::Opened(partner) => {
                     self.editor.learn_name(&partner);
-                    self.editor.print(&format!("(every line goes to {partner} now; /close leaves)")).await;
+                    self.editor
+                        .print(&format!(
+                            "(every line goes to {partner} now; /close leaves)"
+                        ))
+                        .await;
                 }
                 Action::Closed(_) => {}
                 Action::Say { to, text } => self.say(to, text).await,
@@ -171,7 +195,10 @@ impl Repl {
                         break;
                     }
                 }
-                Action::Run(Command::Msg { to, text: Some(text) }) => self.say(to, text).await,
+                Action::Run(Command::Msg {
+                    to,
+                    text: Some(text),
+                }) => self.say(to, text).await,
                 Action::Run(command) => {
                     if let Some(request) = self.complete(command).await {
                         self.request(request).await;
@@ -251,12 +278,19 @@ impl Repl {
         self.refresh_prompt();
         match event {
             ClientEvent::Message(message) => self.show_message(&message).await,
-            ClientEvent::SentElsewhere(message) => self.editor.print(&render::sent_elsewhere(&message)).await,
+            ClientEvent::SentElsewhere(message) => {
+                self.editor.print(&render::sent_elsewhere(&message)).await
+            }
             ClientEvent::Delivered { through, by } => {
-                let waited = self.queued.get(&fold_name(&by)).is_some_and(|id| *id <= through);
+                let waited = self
+                    .queued
+                    .get(&fold_name(&by))
+                    .is_some_and(|id| *id <= through);
                 if waited {
                     self.queued.remove(&fold_name(&by));
-                    self.editor.print(&format!("* {by} has your messages")).await;
+                    self.editor
+                        .print(&format!("* {by} has your messages"))
+                        .await;
                 }
             }
             ClientEvent::Notice(notice) => {
@@ -283,11 +317,15 @@ impl Repl {
             Ok(pending) => pending,
             Err(error) => return self.complain(&error).await,
         };
-        let answer = self.while_showing(tokio::time::timeout(SEND_GRACE, pending.answer())).await;
+        let answer = self
+            .while_showing(tokio::time::timeout(SEND_GRACE, pending.answer()))
+            .await;
         if let Some(Ok(answer)) = answer {
             return self.answered((to, answer)).await;
         }
-        self.editor.print("(in the outbox; it goes out when the cluster answers)").await;
+        self.editor
+            .print("(in the outbox; it goes out when the cluster answers)")
+            .await;
         self.warned = false;
         self.late.spawn(async move {
             let answer = pending.answer().await;
@@ -324,12 +362,20 @@ impl Repl {
             Command::Login { user, password } => {
                 let user = self.name(user, "/login NAME").await?;
                 if let Some(already) = self.client.user() {
-                    self.editor.print(&format!("already logged in as {already}\nHint: /logout first")).await;
+                    self.editor
+                        .print(&format!(
+                            "already logged in as {already}\nHint: /logout first"
+                        ))
+                        .await;
                     return None;
                 }
                 let password = match password {
                     Some(password) => password,
-                    None => self.editor.ask_secret(&format!("Password of {user}: ")).await?,
+                    None => {
+                        self.editor
+                            .ask_secret(&format!("Password of {user}: "))
+                            .await?
+                    }
                 };
                 Request::Login { user, password }
             }
@@ -340,16 +386,27 @@ impl Repl {
                     return None;
                 };
                 if user.is_some_and(|user| fold_name(user.trim()) != fold_name(&me)) {
-                    self.editor.print(&format!("only the account that is logged in ({me}) can be deleted")).await;
+                    self.editor
+                        .print(&format!(
+                            "only the account that is logged in ({me}) can be deleted"
+                        ))
+                        .await;
                     return None;
                 }
                 let prompt = format!("Password of {me} (deletes the account, empty keeps it): ");
-                let password = self.editor.ask_secret(&prompt).await.filter(|password| !password.is_empty())?;
+                let password = self
+                    .editor
+                    .ask_secret(&prompt)
+                    .await
+                    .filter(|password| !password.is_empty())?;
                 Request::Delete { password }
             }
             Command::Password => {
                 let old = self.editor.ask_secret("Old password: ").await?;
-                Request::Password { old, new: self.new_password("New password: ").await? }
+                Request::Password {
+                    old,
+                    new: self.new_password("New password: ").await?,
+                }
             }
             command => Request::Plain(command),
         };
@@ -358,7 +415,9 @@ impl Repl {
 
     async fn name(&self, given: Option<String>, usage: &str) -> Option<String> {
         if given.is_none() {
-            self.editor.print(&format!("a name is missing\nHint: {usage}")).await;
+            self.editor
+                .print(&format!("a name is missing\nHint: {usage}"))
+                .await;
         }
         given
     }
@@ -379,7 +438,12 @@ impl Repl {
 
     async fn request(&mut self, request: Request) {
         let client = self.client.clone();
-        let Some(outcome) = self.while_showing(async move { act(&client, request).await }).await else { return };
+        let Some(outcome) = self
+            .while_showing(async move { act(&client, request).await })
+            .await
+        else {
+            return;
+        };
         match outcome {
             Ok(report) => self.report(report).await,
             Err(error) => self.complain(&error).await,
@@ -394,8 +458,17 @@ impl Repl {
             self.editor.print(&report.lines.join("\n")).await;
         }
         if let Some(session) = report.session {
-            let cluster_id = self.client.link().state.ok().and_then(|up| up.cluster_id.clone());
-            let saved = self.store.save(&Token { user: session.user, token: session.token, cluster_id });
+            let cluster_id = self
+                .client
+                .link()
+                .state
+                .ok()
+                .and_then(|up| up.cluster_id.clone());
+            let saved = self.store.save(&Token {
+                user: session.user,
+                token: session.token,
+                cluster_id,
+            });
             if let Err(error) = saved {
                 // The session is there; only the next start will have to log in again.
                 self.complain(&error).await;

@@ -73,7 +73,11 @@ impl Mode {
     /// A message of this sender was shown.
     pub fn message_from(&mut self, sender: &str) {
         // The partner of the open conversation is answered by just typing.
-        if !self.conversation.as_deref().is_some_and(|partner| partner.eq_ignore_ascii_case(sender)) {
+        if !self
+            .conversation
+            .as_deref()
+            .is_some_and(|partner| partner.eq_ignore_ascii_case(sender))
+        {
             self.sender = Some(sender.to_owned());
         }
     }
@@ -81,15 +85,22 @@ impl Mode {
     /// The prompt for the next line.
     pub fn prompt(&self) -> Prompt {
         let user = self.user.as_deref().unwrap_or("(not logged in)");
-        let place = self.node.map_or_else(|| "no node".to_owned(), |node| format!("n{node}"));
+        let place = self
+            .node
+            .map_or_else(|| "no node".to_owned(), |node| format!("n{node}"));
         let (text, empty_enter) = match (&self.conversation, &self.sender) {
             (Some(partner), _) => (format!("{user}@{place} → {partner}> "), EmptyEnter::Nothing),
-            (None, Some(sender)) => {
-                (format!("{user}@{place} [Enter: reply to {sender}]> "), EmptyEnter::Reply(sender.clone()))
-            }
+            (None, Some(sender)) => (
+                format!("{user}@{place} [Enter: reply to {sender}]> "),
+                EmptyEnter::Reply(sender.clone()),
+            ),
             (None, None) => (format!("{user}@{place}> "), EmptyEnter::Nothing),
         };
-        Prompt { text, empty_enter, conversation: self.conversation.clone() }
+        Prompt {
+            text,
+            empty_enter,
+            conversation: self.conversation.clone(),
+        }
     }
 
     /// A line was entered at this prompt.
@@ -106,9 +117,15 @@ impl Mode {
             return Action::Nothing;
         }
         match line.strip_prefix('/') {
-            Some(text) if text.starts_with('/') => Action::Say { to: partner, text: text.to_owned() },
+            Some(text) if text.starts_with('/') => Action::Say {
+                to: partner,
+                text: text.to_owned(),
+            },
             Some(command) => self.slash(command),
-            None => Action::Say { to: partner, text: line.to_owned() },
+            None => Action::Say {
+                to: partner,
+                text: line.to_owned(),
+            },
         }
     }
 
@@ -145,7 +162,10 @@ impl Mode {
         };
         match command {
             Command::Msg { to, text: None } => self.open(to),
-            Command::Reply { text } => match (self.sender.clone().or_else(|| self.conversation.clone()), text) {
+            Command::Reply { text } => match (
+                self.sender.clone().or_else(|| self.conversation.clone()),
+                text,
+            ) {
                 (None, _) => Action::Refused("nobody has written yet\nHint: /msg NAME TEXT".into()),
                 (Some(sender), None) => self.open(sender),
                 (Some(sender), Some(text)) => Action::Say { to: sender, text },
@@ -155,7 +175,9 @@ impl Mode {
                 // At the prompt it puts the offered reply away.
                 None => match self.sender.take() {
                     Some(_) => Action::Nothing,
-                    None => Action::Refused("no conversation is open\nHint: /msg NAME opens one".into()),
+                    None => {
+                        Action::Refused("no conversation is open\nHint: /msg NAME opens one".into())
+                    }
                 },
             },
             Command::Listen => Action::Refused("messages are shown as they come; just wait".into()),
@@ -165,12 +187,18 @@ impl Mode {
 
     fn open(&mut self, partner: String) -> Action {
         if self.user.is_none() {
-            return Action::Refused("not logged in\nHint: /login NAME, or /register NAME for a new account".into());
+            return Action::Refused(
+                "not logged in\nHint: /login NAME, or /register NAME for a new account".into(),
+            );
         }
         if let Err(failure) = messagebase_protocol::name::check_name(&partner) {
             return Action::Refused(failure.message);
         }
-        if self.sender.as_deref().is_some_and(|sender| sender.eq_ignore_ascii_case(&partner)) {
+        if self
+            .sender
+            .as_deref()
+            .is_some_and(|sender| sender.eq_ignore_ascii_case(&partner))
+        {
             self.sender = None;
         }
         self.conversation = Some(partner.clone());
@@ -195,7 +223,10 @@ mod tests {
     }
 
     fn say(to: &str, text: &str) -> Action {
-        Action::Say { to: to.into(), text: text.into() }
+        Action::Say {
+            to: to.into(),
+            text: text.into(),
+        }
     }
 
     #[test]
@@ -229,7 +260,11 @@ mod tests {
         let shown = mode.prompt();
         mode.message_from("bob");
         assert_eq!(mode.typed("", &shown), Action::Nothing);
-        assert_eq!(mode.prompt().text, "alice@n2 [Enter: reply to bob]> ", "the next one offers it");
+        assert_eq!(
+            mode.prompt().text,
+            "alice@n2 [Enter: reply to bob]> ",
+            "the next one offers it"
+        );
     }
 
     #[test]
@@ -278,27 +313,40 @@ mod tests {
         enter(&mut mode, "/msg bob");
         assert_eq!(enter(&mut mode, "//etc/passwd"), say("bob", "/etc/passwd"));
         assert_eq!(enter(&mut mode, "/status"), Action::Run(Command::Status));
-        assert!(matches!(enter(&mut mode, "/etc/passwd"), Action::Refused(_)));
+        assert!(matches!(
+            enter(&mut mode, "/etc/passwd"),
+            Action::Refused(_)
+        ));
         assert_eq!(enter(&mut mode, "still bob"), say("bob", "still bob"));
     }
 
     #[test]
     fn at_the_prompt_text_is_refused_with_a_hint() {
         let mut mode = alice();
-        let Action::Refused(why) = enter(&mut mode, "hello") else { panic!("text went somewhere") };
+        let Action::Refused(why) = enter(&mut mode, "hello") else {
+            panic!("text went somewhere")
+        };
         assert!(why.contains("Hint: /msg NAME TEXT"), "{why}");
         mode.message_from("bob");
-        let Action::Refused(why) = enter(&mut mode, "hello") else { panic!("text went somewhere") };
+        let Action::Refused(why) = enter(&mut mode, "hello") else {
+            panic!("text went somewhere")
+        };
         assert!(why.contains("reply to bob"), "{why}");
     }
 
     #[test]
     fn at_the_prompt_pipe_lines_are_commands() {
         let mut mode = alice();
-        assert_eq!(enter(&mut mode, "4"), Action::Run(Command::Users { pattern: None }));
+        assert_eq!(
+            enter(&mut mode, "4"),
+            Action::Run(Command::Users { pattern: None })
+        );
         assert_eq!(
             enter(&mut mode, "d|bob|hi"),
-            Action::Run(Command::Msg { to: "bob".into(), text: Some("hi".into()) })
+            Action::Run(Command::Msg {
+                to: "bob".into(),
+                text: Some("hi".into())
+            })
         );
         assert!(matches!(enter(&mut mode, "d|bob"), Action::Refused(_)));
     }
@@ -335,6 +383,9 @@ mod tests {
     fn nobody_can_open_a_conversation_without_a_session_or_a_name() {
         let mut nobody = Mode::default();
         assert!(matches!(enter(&mut nobody, "/msg bob"), Action::Refused(_)));
-        assert!(matches!(enter(&mut alice(), "/msg -bob"), Action::Refused(_)));
+        assert!(matches!(
+            enter(&mut alice(), "/msg -bob"),
+            Action::Refused(_)
+        ));
     }
 }

@@ -12,29 +12,57 @@ const INDENT: &str = "    ";
 
 /// A message as it arrived.
 pub fn message(message: &Message) -> String {
-    format!("[{}] {}: {}", clock(message.sent_at), message.from, body(&message.body))
+    format!(
+        "[{}] {}: {}",
+        clock(message.sent_at),
+        message.from,
+        body(&message.body)
+    )
 }
 
 /// A message this user sent in another session.
 pub fn sent_elsewhere(message: &Message) -> String {
-    format!("[{}] you, elsewhere, to {}: {}", clock(message.sent_at), message.to, body(&message.body))
+    format!(
+        "[{}] you, elsewhere, to {}: {}",
+        clock(message.sent_at),
+        message.to,
+        body(&message.body)
+    )
 }
 
 /// One line of a conversation.
 pub fn record(record: &MessageRecord) -> String {
-    let state = if record.delivered_at.is_none() { " (queued)" } else { "" };
+    let state = if record.delivered_at.is_none() {
+        " (queued)"
+    } else {
+        ""
+    };
     let at = iso8601(record.sent_at);
-    format!("[{} {}] {}{state}: {}", &at[..10], clock(record.sent_at), record.from, body(&record.body))
+    format!(
+        "[{} {}] {}{state}: {}",
+        &at[..10],
+        clock(record.sent_at),
+        record.from,
+        body(&record.body)
+    )
 }
 
 /// The answer to a message that was sent.
 pub fn sent(sent: &Sent, to: &str) -> String {
-    if sent.online { format!("OK sent {}", sent.id) } else { format!("OK queued {} ({to} is away)", sent.id) }
+    if sent.online {
+        format!("OK sent {}", sent.id)
+    } else {
+        format!("OK queued {} ({to} is away)", sent.id)
+    }
 }
 
 /// One line of the user list.
 pub fn user(entry: &DirectoryEntry) -> String {
-    format!("{} {}", entry.name, if entry.online { "online" } else { "offline" })
+    format!(
+        "{} {}",
+        entry.name,
+        if entry.online { "online" } else { "offline" }
+    )
 }
 
 /// What to do after an error, in the commands of the prompt.
@@ -46,7 +74,9 @@ pub fn hint(error: &ClientError) -> Option<String> {
     };
     match code {
         Code::NotLoggedIn => Some("/login NAME, or /register NAME for a new account".into()),
-        Code::BadCredentials => Some("check name and password; /register NAME makes a new account".into()),
+        Code::BadCredentials => {
+            Some("check name and password; /register NAME makes a new account".into())
+        }
         Code::NoSuchUser => Some("/users lists the users".into()),
         _ => error.hint(),
     }
@@ -68,7 +98,9 @@ pub fn body(text: &str) -> String {
             }
             '\t' => out.push(' '),
             // Bidirectional overrides reorder what stands around them.
-            c if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
+            c if c.is_control()
+                || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
+            {
                 out.extend(c.escape_unicode());
             }
             c => out.push(c),
@@ -90,13 +122,30 @@ mod tests {
             body: "hi\n[00:00:00] carol: lie\r\u{1b}[2J".into(),
             sent_at: 1_000,
         };
-        assert_eq!(message(&evil), "[00:00:01] bob: hi\n    [00:00:00] carol: lie\\u{d}\\u{1b}[2J");
+        assert_eq!(
+            message(&evil),
+            "[00:00:01] bob: hi\n    [00:00:00] carol: lie\\u{d}\\u{1b}[2J"
+        );
     }
 
     #[test]
     fn a_queued_message_says_so() {
-        let sent_now = Sent { id: 7, sent_at: 0, duplicate: false, online: false };
+        let sent_now = Sent {
+            id: 7,
+            sent_at: 0,
+            duplicate: false,
+            online: false,
+        };
         assert_eq!(sent(&sent_now, "bob"), "OK queued 7 (bob is away)");
-        assert_eq!(sent(&Sent { online: true, ..sent_now }, "bob"), "OK sent 7");
+        assert_eq!(
+            sent(
+                &Sent {
+                    online: true,
+                    ..sent_now
+                },
+                "bob"
+            ),
+            "OK sent 7"
+        );
     }
 }

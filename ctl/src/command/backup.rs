@@ -39,20 +39,31 @@ struct Taken {
 ///
 /// # Errors
 /// No node answers (exit 3), the file is there already (exit 2), the node refuses or the disk does (exit 1).
-pub async fn run(cluster: &Cluster, arguments: &BackupArgs, output: &Output) -> Result<Exit, CtlError> {
+pub async fn run(
+    cluster: &Cluster,
+    arguments: &BackupArgs,
+    output: &Output,
+) -> Result<Exit, CtlError> {
     let path = &arguments.file;
     if path.exists() {
-        return Err(CtlError::usage(format!("{} is there already", path.display()))
-            .hint("a backup never replaces a file: choose another name"));
+        return Err(
+            CtlError::usage(format!("{} is there already", path.display()))
+                .hint("a backup never replaces a file: choose another name"),
+        );
     }
     let survey = cluster.survey().await;
     let node = match arguments.node {
         Some(node) => node,
         None => follower(&survey).map_or_else(|| Err(survey.silence()), Ok)?,
     };
-    let leader = survey.verdict().leader.and_then(|leader| survey.report(leader));
+    let leader = survey
+        .verdict()
+        .leader
+        .and_then(|leader| survey.report(leader));
     if leader.is_none() {
-        output.note(format!("nobody leads: node {node} may lack what was acknowledged last"));
+        output.note(format!(
+            "nobody leads: node {node} may lack what was acknowledged last"
+        ));
     }
     let at = leader.and_then(|leader| leader.committed);
     let mut interruption = Interruption::listen()?;
@@ -66,11 +77,23 @@ pub async fn run(cluster: &Cluster, arguments: &BackupArgs, output: &Output) -> 
         }
     };
     file.finish().map_err(|e| disk(path, e))?;
-    let cluster_id = survey.report(node).and_then(|report| report.cluster_id.clone());
-    let taken = Taken { file: path.display().to_string(), node, cluster_id, applied, bytes };
+    let cluster_id = survey
+        .report(node)
+        .and_then(|report| report.cluster_id.clone());
+    let taken = Taken {
+        file: path.display().to_string(),
+        node,
+        cluster_id,
+        applied,
+        bytes,
+    };
     output.data(&taken, |taken| {
-        let text =
-            format!("Backed up node {} as of entry {applied} into {}, {}.", node, taken.file, table::bytes(bytes));
+        let text = format!(
+            "Backed up node {} as of entry {applied} into {}, {}.",
+            node,
+            taken.file,
+            table::bytes(bytes)
+        );
         format!("{text}\nIt holds messages and password hashes: keep it as you keep the nodes.")
     });
     Ok(Exit::Done)
@@ -79,8 +102,13 @@ pub async fn run(cluster: &Cluster, arguments: &BackupArgs, output: &Output) -> 
 /// The follower that has applied most, so that the leader has its disk to itself; else whoever can be read from.
 fn follower(survey: &Survey) -> Option<u16> {
     let reports = survey.reports();
-    let followers = reports.iter().filter(|report| report.role == "follower" && report.ready);
-    followers.max_by_key(|report| report.applied).map(|report| report.node).or_else(|| survey.best_reader())
+    let followers = reports
+        .iter()
+        .filter(|report| report.role == "follower" && report.ready);
+    followers
+        .max_by_key(|report| report.applied)
+        .map(|report| report.node)
+        .or_else(|| survey.best_reader())
 }
 
 /// Fetches all pieces; the last entry in it and the bytes.
@@ -91,7 +119,11 @@ async fn fetch(
     path: &Path,
     output: &Output,
 ) -> Result<(u64, u64), CtlError> {
-    let id = match door.call(AdminRequest::Backup { at }, BEGIN_DEADLINE).await.map_err(door_error)?? {
+    let id = match door
+        .call(AdminRequest::Backup { at }, BEGIN_DEADLINE)
+        .await
+        .map_err(door_error)??
+    {
         AdminOk::BackupBegun { id } => id,
         other => return Err(unexpected(&other)),
     };
@@ -100,7 +132,11 @@ async fn fetch(
     let mut spoken = Instant::now();
     loop {
         let request = AdminRequest::BackupPiece { id, offset };
-        let piece = match door.call(request, CALL_DEADLINE).await.map_err(broken_off)?? {
+        let piece = match door
+            .call(request, CALL_DEADLINE)
+            .await
+            .map_err(broken_off)??
+        {
             AdminOk::BackupPiece(piece) => piece,
             other => return Err(unexpected(&other)),
         };
@@ -108,10 +144,21 @@ async fn fetch(
             spoken = Instant::now();
             output.note(match piece.total {
                 None => "waiting: the node copies its state".into(),
-                Some(total) => format!("received {} of {}", table::bytes(offset), table::bytes(total)),
+                Some(total) => format!(
+                    "received {} of {}",
+                    table::bytes(offset),
+                    table::bytes(total)
+                ),
             });
         }
-        let BackupPiece { total: Some(total), applied, bytes } = piece else { continue };
+        let BackupPiece {
+            total: Some(total),
+            applied,
+            bytes,
+        } = piece
+        else {
+            continue;
+        };
         if bytes.is_empty() && offset < total {
             return Err(CtlError::failed("internal", "the node sent an empty piece"));
         }
@@ -155,8 +202,14 @@ mod tests {
             report(3, "follower", 4, Some(1), &all),
         ];
         (reports[1].applied, reports[2].applied) = (Some(7), Some(9));
-        let row = |report: NodeReport| Row { node: report.node, peer: String::new(), answer: Ok(report) };
-        let survey = |reports: Vec<NodeReport>| Survey { rows: reports.into_iter().map(row).collect() };
+        let row = |report: NodeReport| Row {
+            node: report.node,
+            peer: String::new(),
+            answer: Ok(report),
+        };
+        let survey = |reports: Vec<NodeReport>| Survey {
+            rows: reports.into_iter().map(row).collect(),
+        };
         assert_eq!(follower(&survey(reports.clone())), Some(3));
         reports[2].ready = false;
         assert_eq!(follower(&survey(reports.clone())), Some(2));

@@ -21,7 +21,11 @@ mod stand;
 ///
 /// # Errors
 /// What the benchmark failed with, or that it was interrupted (exit 1).
-pub async fn run(flag: Option<&Path>, command: &BenchCommand, output: &Output) -> Result<Exit, CtlError> {
+pub async fn run(
+    flag: Option<&Path>,
+    command: &BenchCommand,
+    output: &Output,
+) -> Result<Exit, CtlError> {
     // Listened for before anything is started: by default they end the program on the spot.
     let mut interruption = Interruption::listen()?;
     let benchmark = async {

@@ -21,15 +21,31 @@ const PAGE_DEADLINE: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// No node answers (exit 3), or it refuses (exit 1).
-pub async fn run(cluster: &Cluster, arguments: &ChangesArgs, output: &Output) -> Result<Exit, CtlError> {
+pub async fn run(
+    cluster: &Cluster,
+    arguments: &ChangesArgs,
+    output: &Output,
+) -> Result<Exit, CtlError> {
     let node = cluster.reader(arguments.node).await?;
     let mut door = cluster.door(node).await?;
     let mut from = arguments.from;
     // Where it ends without --follow: what is appended meanwhile must not keep it going for ever.
-    let end = if arguments.follow { None } else { cluster.survey().await.report(node).and_then(|r| r.last_log) };
+    let end = if arguments.follow {
+        None
+    } else {
+        cluster.survey().await.report(node).and_then(|r| r.last_log)
+    };
     loop {
-        let request = AdminRequest::Changes { from, limit: PAGE, wait: arguments.follow };
-        let rows = match door.call(request, PAGE_DEADLINE).await.map_err(door_error)?? {
+        let request = AdminRequest::Changes {
+            from,
+            limit: PAGE,
+            wait: arguments.follow,
+        };
+        let rows = match door
+            .call(request, PAGE_DEADLINE)
+            .await
+            .map_err(door_error)??
+        {
             AdminOk::Changes(rows) => rows,
             other => return Err(unexpected(&other)),
         };
@@ -55,14 +71,27 @@ struct Line<'a> {
 }
 
 fn show(row: &ChangeRow, output: &Output) {
-    let ChangeRow { log_index, term, leader, change } = row;
+    let ChangeRow {
+        log_index,
+        term,
+        leader,
+        change,
+    } = row;
     if !output.is_json() {
         output.line(format!("{log_index} term {term} leader {leader} {change}"));
         return;
     }
     match serde_json::from_str::<&RawValue>(change) {
         Ok(change) => {
-            output.data(&Line { log_index: *log_index, term: *term, leader: *leader, change }, |_| String::new());
+            output.data(
+                &Line {
+                    log_index: *log_index,
+                    term: *term,
+                    leader: *leader,
+                    change,
+                },
+                |_| String::new(),
+            );
         }
         Err(_) => output.data(row, |_| String::new()),
     }

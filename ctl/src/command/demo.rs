@@ -32,21 +32,38 @@ const BASE_PORT_STEP: usize = 500;
 ///
 /// # Errors
 /// The cluster can't be made or doesn't serve, or a step of the play failed.
-pub async fn run(flag: Option<&Path>, arguments: &DemoArgs, output: &Output) -> Result<Exit, CtlError> {
+pub async fn run(
+    flag: Option<&Path>,
+    arguments: &DemoArgs,
+    output: &Output,
+) -> Result<Exit, CtlError> {
     let file = place(flag, arguments.dir.as_deref())?;
     let cluster = open(&file, output)?;
     let here = machine::nodes_here(&cluster.config);
     let brought = up::bring_up(&cluster, &here, output).await?;
     if !brought.started.is_empty() {
-        say(output, &format!("Started {} in the background.", name_nodes(&brought.started)));
+        say(
+            output,
+            &format!(
+                "Started {} in the background.",
+                name_nodes(&brought.started)
+            ),
+        );
     }
     if let Some(leader) = brought.leader {
         say(output, &format!("The cluster serves; node {leader} leads."));
     }
     let person = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    let ended = if person { chat(&cluster, output).await } else { play::play(&cluster, &here, output).await };
+    let ended = if person {
+        chat(&cluster, output).await
+    } else {
+        play::play(&cluster, &here, output).await
+    };
     let stop = format!("{} down", command("mbctl", &file));
-    say(output, &format!("The cluster stays up. To stop it:\n  {stop}"));
+    say(
+        output,
+        &format!("The cluster stays up. To stop it:\n  {stop}"),
+    );
     ended
 }
 
@@ -61,17 +78,22 @@ fn say(output: &Output, text: &str) {
 
 /// The configuration that is meant: the one that was named, the one here, or the demo's own.
 fn place(flag: Option<&Path>, dir: Option<&Path>) -> Result<PathBuf, CtlError> {
-    let named = std::env::var_os(CONFIG_ENV).filter(|named| !named.is_empty()).map(PathBuf::from);
+    let named = std::env::var_os(CONFIG_ENV)
+        .filter(|named| !named.is_empty())
+        .map(PathBuf::from);
     let file = match (flag, dir, named) {
-        (Some(_), Some(_), _) => return Err(CtlError::usage("--config and --dir exclude each other")),
+        (Some(_), Some(_), _) => {
+            return Err(CtlError::usage("--config and --dir exclude each other"));
+        }
         (Some(flag), None, _) => flag.to_owned(),
         (None, Some(dir), _) => dir.join(CONFIG_FILE),
         (None, None, Some(named)) => named,
         (None, None, None) if Path::new(CONFIG_FILE).exists() => PathBuf::from(CONFIG_FILE),
         (None, None, None) => Path::new(DIRECTORY).join(CONFIG_FILE),
     };
-    std::path::absolute(&file)
-        .map_err(|e| CtlError::usage(format!("`{}` is not a usable path", file.display())).because(e))
+    std::path::absolute(&file).map_err(|e| {
+        CtlError::usage(format!("`{}` is not a usable path", file.display())).because(e)
+    })
 }
 
 /// The cluster of a configuration; made, if it is not there, on ports that are free.
@@ -82,7 +104,12 @@ fn open(file: &Path, output: &Output) -> Result<Cluster, CtlError> {
             return Cluster::of(config);
         }
     }
-    let shape = |base_port| Shape { cluster: "messagebase", nodes: NODES, base_port, limits: &[] };
+    let shape = |base_port| Shape {
+        cluster: "messagebase",
+        nodes: NODES,
+        base_port,
+        limits: &[],
+    };
     let base_port = if file.exists() {
         BASE_PORT
     } else {
@@ -96,7 +123,14 @@ fn open(file: &Path, output: &Output) -> Result<Cluster, CtlError> {
     let (config, made) = init::make(file, &shape(base_port))?;
     if !made.created.is_empty() {
         let at = file.parent().unwrap_or(file);
-        say(output, &format!("Made a cluster of {} nodes in {}.", config.nodes.len(), at.display()));
+        say(
+            output,
+            &format!(
+                "Made a cluster of {} nodes in {}.",
+                config.nodes.len(),
+                at.display()
+            ),
+        );
     }
     Cluster::of(config)
 }
@@ -108,12 +142,17 @@ fn is_free(port: u16) -> bool {
 /// A command as a person can paste it.
 fn command(name: &str, file: &Path) -> String {
     let program = program(name).map_or_else(|_| name.to_owned(), |path| path.display().to_string());
-    format!("{} --config {}", quoted(&program), quoted(&file.display().to_string()))
+    format!(
+        "{} --config {}",
+        quoted(&program),
+        quoted(&file.display().to_string())
+    )
 }
 
 /// Quoted for a shell where it has to be.
 fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '-' | '_' | '+' | ':' | '@');
+    let plain =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '-' | '_' | '+' | ':' | '@');
     if !text.is_empty() && text.chars().all(plain) {
         text.to_owned()
     } else {
@@ -124,10 +163,22 @@ fn quoted(text: &str) -> String {
 /// The client on this terminal.
 async fn chat(cluster: &Cluster, output: &Output) -> Result<Exit, CtlError> {
     let file = &cluster.config.path;
-    say(output, &format!("Chat with yourself from a second terminal:\n  {}\n", command("mbclient", file)));
+    say(
+        output,
+        &format!(
+            "Chat with yourself from a second terminal:\n  {}\n",
+            command("mbclient", file)
+        ),
+    );
     let client = program("mbclient")?;
-    let failed = |e| CtlError::failed("io", format!("failed to start {}", client.display())).because(e);
-    let mut child = Command::new(&client).arg("--config").arg(file).stdin(Stdio::inherit()).spawn().map_err(failed)?;
+    let failed =
+        |e| CtlError::failed("io", format!("failed to start {}", client.display())).because(e);
+    let mut child = Command::new(&client)
+        .arg("--config")
+        .arg(file)
+        .stdin(Stdio::inherit())
+        .spawn()
+        .map_err(failed)?;
     let status = loop {
         tokio::select! {
             status = child.wait() => break status.map_err(failed)?,

@@ -17,8 +17,11 @@ use crate::poll::{Look, Patience, until};
 use crate::process;
 
 /// How long a node may take: it promises 5 s.
-const STOP_PATIENCE: Patience =
-    Patience { limit: Duration::from_secs(10), every: Duration::from_millis(50), speak: Duration::from_secs(3) };
+const STOP_PATIENCE: Patience = Patience {
+    limit: Duration::from_secs(10),
+    every: Duration::from_millis(50),
+    speak: Duration::from_secs(3),
+};
 
 /// What was done.
 #[derive(Debug, Default, Serialize)]
@@ -47,8 +50,11 @@ pub async fn run(cluster: &Cluster, named: &[u16], output: &Output) -> Result<Ex
 pub async fn stop(cluster: &Cluster, nodes: &[u16], output: &Output) -> Result<Exit, CtlError> {
     let stopped = take_down(cluster, nodes, output).await?;
     if !stopped.not_running.is_empty() {
-        return Err(CtlError::no_node(format!("{} does not answer", name_nodes(&stopped.not_running)))
-            .hint("`mbctl status` shows which nodes run"));
+        return Err(CtlError::no_node(format!(
+            "{} does not answer",
+            name_nodes(&stopped.not_running)
+        ))
+        .hint("`mbctl status` shows which nodes run"));
     }
     output.data(&stopped, text);
     Ok(Exit::Done)
@@ -60,7 +66,10 @@ fn text(stopped: &Stopped) -> String {
         lines.push(format!("Stopped {}.", name_nodes(&stopped.stopped)));
     }
     if !stopped.not_running.is_empty() {
-        lines.push(format!("Not running: {}.", name_nodes(&stopped.not_running)));
+        lines.push(format!(
+            "Not running: {}.",
+            name_nodes(&stopped.not_running)
+        ));
     }
     lines.join("\n")
 }
@@ -69,10 +78,23 @@ fn text(stopped: &Stopped) -> String {
 ///
 /// # Errors
 /// A node is still there after 10 s (exit 1).
-pub async fn take_down(cluster: &Cluster, nodes: &[u16], output: &Output) -> Result<Stopped, CtlError> {
-    for node in nodes.iter().filter(|node| cluster.config.node(**node).is_none()) {
+pub async fn take_down(
+    cluster: &Cluster,
+    nodes: &[u16],
+    output: &Output,
+) -> Result<Stopped, CtlError> {
+    for node in nodes
+        .iter()
+        .filter(|node| cluster.config.node(**node).is_none())
+    {
         // Not in the file: a member that was added elsewhere, or a slip of the keyboard.
-        if !cluster.survey().await.rows.iter().any(|row| row.node == *node) {
+        if !cluster
+            .survey()
+            .await
+            .rows
+            .iter()
+            .any(|row| row.node == *node)
+        {
             return Err(unknown_node(&cluster.config, *node));
         }
     }
@@ -107,8 +129,14 @@ pub async fn take_down(cluster: &Cluster, nodes: &[u16], output: &Output) -> Res
     }
     let left = until(output, STOP_PATIENCE, || async {
         // `process::running` reads the process table: a number that was used again is not taken for the node.
-        let there = |(node, pid): &&(u16, nix::unistd::Pid)| process::running(&cluster.config, *node) == Some(*pid);
-        let there: Vec<u16> = gone_by_process.iter().filter(there).map(|(node, _)| *node).collect();
+        let there = |(node, pid): &&(u16, nix::unistd::Pid)| {
+            process::running(&cluster.config, *node) == Some(*pid)
+        };
+        let there: Vec<u16> = gone_by_process
+            .iter()
+            .filter(there)
+            .map(|(node, _)| *node)
+            .collect();
         if there.is_empty() {
             return Ok::<_, CtlError>(Look::Found(()));
         }
@@ -119,7 +147,9 @@ pub async fn take_down(cluster: &Cluster, nodes: &[u16], output: &Output) -> Res
             .hint("`mbctl logs N` says what a node does; `mbctl kill N` ends it at once and loses nothing acknowledged")
     };
     left.await?.map_err(late)?;
-    result.stopped.extend(gone_by_process.iter().map(|(node, _)| *node));
+    result
+        .stopped
+        .extend(gone_by_process.iter().map(|(node, _)| *node));
     match tokio::time::timeout(STOP_PATIENCE.limit, leaving.join_all()).await {
         Ok(nodes) => result.stopped.extend(nodes),
         Err(_) => return Err(late("a node on another machine to finish".into())),
@@ -146,7 +176,10 @@ async fn ask(cluster: &Cluster, node: u16) -> Result<Door, DoorError> {
     let mut door = cluster.open_door(node, &peer).await?;
     match door.call(AdminRequest::Stop, CALL_DEADLINE).await {
         Ok(Ok(_)) | Err(DoorError::Lost { .. }) => Ok(door),
-        Ok(Err(e)) => Err(DoorError::Refused { node, reason: e.message }),
+        Ok(Err(e)) => Err(DoorError::Refused {
+            node,
+            reason: e.message,
+        }),
         Err(e) => Err(e),
     }
 }

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use messagebase_config::{Address, CONFIG_ENV, CONFIG_FILE, Config, ExampleNode, example_toml, pki};
+use messagebase_config::{
+    Address, CONFIG_ENV, CONFIG_FILE, Config, ExampleNode, example_toml, pki,
+};
 use serde::Serialize;
 
 use crate::cli::InitArgs;
@@ -28,7 +30,10 @@ pub fn run(flag: Option<&Path>, arguments: &InitArgs, output: &Output) -> Result
     let file = place(flag, arguments.dir.as_deref())?;
     let stood = file.exists();
     if stood && (arguments.nodes.is_some() || arguments.cluster.is_some()) {
-        output.note(format!("{} stands and is kept as it is; edit it to change nodes or name", file.display()));
+        output.note(format!(
+            "{} stands and is kept as it is; edit it to change nodes or name",
+            file.display()
+        ));
     }
     let shape = Shape {
         cluster: arguments.cluster.as_deref().unwrap_or(CLUSTER_NAME),
@@ -37,7 +42,9 @@ pub fn run(flag: Option<&Path>, arguments: &InitArgs, output: &Output) -> Result
         limits: &[],
     };
     let (config, made) = make(&file, &shape)?;
-    output.data(&Report::new(&config, stood, &made), |report| report.text(&config));
+    output.data(&Report::new(&config, stood, &made), |report| {
+        report.text(&config)
+    });
     Ok(Exit::Done)
 }
 
@@ -60,12 +67,18 @@ pub struct Shape<'a> {
 pub fn make(file: &Path, shape: &Shape<'_>) -> Result<(Config, Made), CtlError> {
     let mut wrote = false;
     if !file.exists() {
-        if let Some(parent) = file.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            let failed = |e| CtlError::failed("io", format!("failed to make {}", parent.display())).because(e);
+        if let Some(parent) = file
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
+            let failed = |e| {
+                CtlError::failed("io", format!("failed to make {}", parent.display())).because(e)
+            };
             directory(parent).map_err(failed)?;
         }
         let text = with_limits(example_toml(shape.cluster, &nodes(shape)), shape.limits);
-        let failed = |e| CtlError::failed("io", format!("failed to write {}", file.display())).because(e);
+        let failed =
+            |e| CtlError::failed("io", format!("failed to write {}", file.display())).because(e);
         publish(file, text.as_bytes()).map_err(failed)?;
         wrote = true;
     }
@@ -80,14 +93,18 @@ pub fn make(file: &Path, shape: &Shape<'_>) -> Result<(Config, Made), CtlError> 
 /// The file that is meant: `--dir`, `--config`, the environment, or the current directory.
 fn place(flag: Option<&Path>, dir: Option<&Path>) -> Result<PathBuf, CtlError> {
     let absolute = |path: &Path| {
-        std::path::absolute(path)
-            .map_err(|e| CtlError::usage(format!("`{}` is not a usable path", path.display())).because(e))
+        std::path::absolute(path).map_err(|e| {
+            CtlError::usage(format!("`{}` is not a usable path", path.display())).because(e)
+        })
     };
     match (flag, dir) {
         (Some(flag), Some(dir)) => {
             let (file, inside) = (absolute(flag)?, absolute(&dir.join(CONFIG_FILE))?);
             if file.parent() != inside.parent() {
-                return Err(CtlError::usage("--config and --dir name different directories").hint("give one of them"));
+                return Err(
+                    CtlError::usage("--config and --dir name different directories")
+                        .hint("give one of them"),
+                );
             }
             Ok(file)
         }
@@ -103,8 +120,17 @@ fn place(flag: Option<&Path>, dir: Option<&Path>) -> Result<PathBuf, CtlError> {
 fn nodes(shape: &Shape<'_>) -> Vec<ExampleNode> {
     let [peer, http, plain] = PORT_STEPS;
     let node = |id: u16| {
-        let address = |step: u16| Address { host: "127.0.0.1".into(), port: shape.base_port + step + id };
-        ExampleNode { id, client: address(0), peer: address(peer), http: address(http), plain: address(plain) }
+        let address = |step: u16| Address {
+            host: "127.0.0.1".into(),
+            port: shape.base_port + step + id,
+        };
+        ExampleNode {
+            id,
+            client: address(0),
+            peer: address(peer),
+            http: address(http),
+            plain: address(plain),
+        }
     };
     (1..=shape.nodes).map(node).collect()
 }
@@ -112,10 +138,12 @@ fn nodes(shape: &Shape<'_>) -> Vec<ExampleNode> {
 /// The example names every key with its default, as a comment.
 fn with_limits(mut text: String, limits: &[(&str, u32)]) -> String {
     for (key, value) in limits {
-        let lines = text.lines().map(|line| match line.strip_prefix(&format!("# {key} = ")) {
-            Some(_) => format!("{key} = {value}\n"),
-            None => format!("{line}\n"),
-        });
+        let lines = text
+            .lines()
+            .map(|line| match line.strip_prefix(&format!("# {key} = ")) {
+                Some(_) => format!("{key} = {value}\n"),
+                None => format!("{line}\n"),
+            });
         text = lines.collect();
     }
     text
@@ -123,7 +151,14 @@ fn with_limits(mut text: String, limits: &[(&str, u32)]) -> String {
 
 /// Every port that a new configuration of this shape names.
 pub fn ports(shape: &Shape<'_>) -> Vec<u16> {
-    let of = |node: ExampleNode| [node.client.port, node.peer.port, node.http.port, node.plain.port];
+    let of = |node: ExampleNode| {
+        [
+            node.client.port,
+            node.peer.port,
+            node.http.port,
+            node.plain.port,
+        ]
+    };
     nodes(shape).into_iter().flat_map(of).collect()
 }
 
@@ -138,7 +173,12 @@ struct Report {
 impl Report {
     fn new(config: &Config, stood: bool, made: &Made) -> Self {
         let (created, renewed) = (made.created.clone(), made.renewed.clone());
-        Report { config: config.path.clone(), config_kept: stood, created, renewed }
+        Report {
+            config: config.path.clone(),
+            config_kept: stood,
+            created,
+            renewed,
+        }
     }
 
     fn text(&self, config: &Config) -> String {
@@ -146,8 +186,16 @@ impl Report {
         if self.config_kept {
             lines.push(format!("kept     {}", self.config.display()));
         }
-        lines.extend(self.created.iter().map(|path| format!("created  {}", path.display())));
-        lines.extend(self.renewed.iter().map(|path| format!("renewed  {} (the old one is beside it)", path.display())));
+        lines.extend(
+            self.created
+                .iter()
+                .map(|path| format!("created  {}", path.display())),
+        );
+        lines.extend(
+            self.renewed
+                .iter()
+                .map(|path| format!("renewed  {} (the old one is beside it)", path.display())),
+        );
         if self.created.is_empty() && self.renewed.is_empty() {
             lines.push("Nothing was missing.".into());
         }
@@ -160,15 +208,30 @@ impl Report {
 /// What to copy where, and what to do next.
 fn advice(config: &Config) -> Vec<String> {
     let pki_dir = config.pki_dir.display();
-    let file = config.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let file = config
+        .path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let mut lines = Vec::new();
-    if config.nodes.iter().all(|node| keys::is_loopback_host(&node.peer.host)) {
+    if config
+        .nodes
+        .iter()
+        .all(|node| keys::is_loopback_host(&node.peer.host))
+    {
         lines.push("All nodes are on this machine, so there is nothing to copy.".to_owned());
     } else {
         lines.push("Copy, beside each other as they are here:".into());
         for node in &config.nodes {
-            let names = [pki::ca_pem(Path::new("pki")), pki::node_pem(Path::new("pki"), node.id)];
-            let names: Vec<String> = names.iter().map(|path| path.display().to_string()).collect();
+            let names = [
+                pki::ca_pem(Path::new("pki")),
+                pki::node_pem(Path::new("pki"), node.id),
+            ];
+            let names: Vec<String> = names
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect();
             lines.push(format!(
                 "  to {} (node {}): {file}, {}, pki/node-{}.key",
                 node.peer.host,
@@ -178,11 +241,17 @@ fn advice(config: &Config) -> Vec<String> {
             ));
         }
         lines.push(format!("  to clients: {file}, pki/ca.pem"));
-        lines.push(format!("  to operators: {file}, pki/ca.pem, pki/admin.pem, pki/admin.key"));
+        lines.push(format!(
+            "  to operators: {file}, pki/ca.pem, pki/admin.pem, pki/admin.key"
+        ));
     }
     lines.push(format!("Keep {pki_dir}/ca.key elsewhere: only `mbctl init` needs it, and who has it can be any node."));
     let plain = std::path::absolute(CONFIG_FILE).is_ok_and(|here| here == config.path);
-    let flag = if plain { String::new() } else { format!(" --config {}", config.path.display()) };
+    let flag = if plain {
+        String::new()
+    } else {
+        format!(" --config {}", config.path.display())
+    };
     lines.push(format!("Next: `mbctl{flag} up`, then `mbclient{flag}`."));
     lines
 }
@@ -193,20 +262,39 @@ mod tests {
 
     #[test]
     fn ports_follow_the_base_and_are_all_different() {
-        let shape = Shape { cluster: "x", nodes: 3, base_port: BASE_PORT, limits: &[] };
+        let shape = Shape {
+            cluster: "x",
+            nodes: 3,
+            base_port: BASE_PORT,
+            limits: &[],
+        };
         let mut all = ports(&shape);
         assert_eq!(all[..4], [7101, 7201, 7301, 7401]);
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), 12);
-        assert_eq!(ports(&Shape { nodes: 99, base_port: 65_100, ..shape }).iter().max(), Some(&65_499));
+        assert_eq!(
+            ports(&Shape {
+                nodes: 99,
+                base_port: 65_100,
+                ..shape
+            })
+            .iter()
+            .max(),
+            Some(&65_499)
+        );
     }
 
     #[test]
     fn a_second_init_makes_nothing_and_changes_nothing() {
         let dir = tempfile::tempdir().expect("dir");
         let file = dir.path().join("deep/messagebase.toml");
-        let shape = Shape { cluster: "x", nodes: 2, base_port: 9_000, limits: &[] };
+        let shape = Shape {
+            cluster: "x",
+            nodes: 2,
+            base_port: 9_000,
+            limits: &[],
+        };
         let (config, made) = make(&file, &shape).expect("made");
         assert_eq!((config.nodes.len(), made.created.len()), (2, 9), "{made:?}");
         let text = std::fs::read(&file).expect("there");
@@ -218,7 +306,10 @@ mod tests {
     #[test]
     fn both_flags_may_name_one_place() {
         let both = |flag: &str, dir: &str| place(Some(Path::new(flag)), Some(Path::new(dir)));
-        assert_eq!(both("/a/messagebase.toml", "/a").expect("one place"), Path::new("/a/messagebase.toml"));
+        assert_eq!(
+            both("/a/messagebase.toml", "/a").expect("one place"),
+            Path::new("/a/messagebase.toml")
+        );
         assert!(both("/a/messagebase.toml", "/b").is_err());
     }
 }

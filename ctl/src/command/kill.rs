@@ -19,8 +19,11 @@ use crate::process;
 /// A node that has not died after this long hangs.
 const KILL_DEADLINE: Duration = Duration::from_secs(1);
 /// How long the system may take to end a process.
-const GONE_PATIENCE: Patience =
-    Patience { limit: Duration::from_secs(5), every: Duration::from_millis(10), speak: Duration::from_secs(2) };
+const GONE_PATIENCE: Patience = Patience {
+    limit: Duration::from_secs(5),
+    every: Duration::from_millis(10),
+    speak: Duration::from_secs(2),
+};
 
 #[derive(Serialize)]
 struct Killed {
@@ -48,7 +51,9 @@ pub async fn run(cluster: &Cluster, nodes: &[u16], output: &Output) -> Result<Ex
         }
         return Err(e);
     }
-    output.data(&Killed { killed }, |done| format!("Killed {}.", name_nodes(&done.killed)));
+    output.data(&Killed { killed }, |done| {
+        format!("Killed {}.", name_nodes(&done.killed))
+    });
     Ok(Exit::Done)
 }
 
@@ -83,7 +88,9 @@ enum Stays {
 impl From<DoorError> for Stays {
     fn from(e: DoorError) -> Self {
         match e {
-            DoorError::Untrusted { .. } | DoorError::Refused { .. } => Stays::Refuses(door_error(e)),
+            DoorError::Untrusted { .. } | DoorError::Refused { .. } => {
+                Stays::Refuses(door_error(e))
+            }
             DoorError::Unreachable { .. }
             | DoorError::Silent { .. }
             | DoorError::Lost { .. }
@@ -96,7 +103,10 @@ impl From<DoorError> for Stays {
 async fn by_door(cluster: &Cluster, node: u16) -> Result<(), Stays> {
     let mut door = match cluster.config.node(node) {
         Some(found) => cluster.open_door(node, &found.peer.to_string()).await?,
-        None => cluster.door(node).await.map_err(|_| Stays::Refuses(unknown_node(&cluster.config, node)))?,
+        None => cluster
+            .door(node)
+            .await
+            .map_err(|_| Stays::Refuses(unknown_node(&cluster.config, node)))?,
     };
     match door.call(AdminRequest::Kill, KILL_DEADLINE).await {
         Err(DoorError::Lost { .. }) => Ok(()),
@@ -116,12 +126,17 @@ async fn by_door(cluster: &Cluster, node: u16) -> Result<(), Stays> {
 pub async fn gone(cluster: &Cluster, node: u16, pid: Pid, output: &Output) -> Result<(), CtlError> {
     let waited = until(output, GONE_PATIENCE, || async {
         if process::running(&cluster.config, node) == Some(pid) {
-            return Ok::<_, CtlError>(Look::Missing(format!("process {pid} of node {node} to end")));
+            return Ok::<_, CtlError>(Look::Missing(format!(
+                "process {pid} of node {node} to end"
+            )));
         }
         Ok(Look::Found(()))
     });
     waited.await?.map_err(|_| {
-        CtlError::failed("still_running", format!("process {pid} of node {node} does not end"))
-            .hint("a process that the system can't end waits for its disk: look at `dmesg`")
+        CtlError::failed(
+            "still_running",
+            format!("process {pid} of node {node} does not end"),
+        )
+        .hint("a process that the system can't end waits for its disk: look at `dmesg`")
     })
 }

@@ -55,7 +55,8 @@ fn open(path: &Path, node: u16) -> Result<File, CtlError> {
 /// Prints what is there to the end.
 fn copy(file: &mut File, path: &Path, output: &Output) -> Result<(), CtlError> {
     let mut chunk = vec![0; CHUNK_BYTES];
-    let failed = |e| CtlError::failed("io", format!("failed to read {}", path.display())).because(e);
+    let failed =
+        |e| CtlError::failed("io", format!("failed to read {}", path.display())).because(e);
     loop {
         match file.read(&mut chunk).map_err(failed)? {
             0 => return Ok(()),
@@ -66,7 +67,9 @@ fn copy(file: &mut File, path: &Path, output: &Output) -> Result<(), CtlError> {
 
 /// Whether the log was rotated: another file has its name, or it was cut to less than was read.
 fn replaced(file: &File, path: &Path) -> bool {
-    let (Ok(open), Ok(named)) = (file.metadata(), std::fs::metadata(path)) else { return false };
+    let (Ok(open), Ok(named)) = (file.metadata(), std::fs::metadata(path)) else {
+        return false;
+    };
     let read = (&mut &*file).stream_position().unwrap_or(0);
     open.ino() != named.ino() || named.len() < read
 }

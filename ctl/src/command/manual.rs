@@ -30,7 +30,9 @@ pub fn man(dir: Option<&Path>, output: &Output) -> Result<Exit, CtlError> {
     let failed = |e| CtlError::failed("io", "failed to write the manual pages").because(e);
     let Some(dir) = dir else {
         let mut text = Vec::new();
-        clap_mangen::Man::new(Cli::command()).render(&mut text).map_err(failed)?;
+        clap_mangen::Man::new(Cli::command())
+            .render(&mut text)
+            .map_err(failed)?;
         output.raw(&text);
         return Ok(Exit::Done);
     };

@@ -16,8 +16,11 @@ use crate::table::{Column, or_none, render};
 /// A change of membership is answered when a majority has it, and a replaced node when it has caught up.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(120);
 /// How long a learner that is asked to vote may go on catching up: with little data that is a moment.
-const CATCH_UP_PATIENCE: Patience =
-    Patience { limit: Duration::from_secs(10), every: Duration::from_millis(200), speak: Duration::from_secs(3) };
+const CATCH_UP_PATIENCE: Patience = Patience {
+    limit: Duration::from_secs(10),
+    every: Duration::from_millis(200),
+    speak: Duration::from_secs(3),
+};
 /// How often a change that takes long is mentioned.
 const SPEAK_EVERY: Duration = Duration::from_secs(5);
 
@@ -25,19 +28,29 @@ const SPEAK_EVERY: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Nobody leads (exit 3), or the leader refuses (exit 1).
-pub async fn run(cluster: &Cluster, command: &MemberCommand, output: &Output) -> Result<Exit, CtlError> {
+pub async fn run(
+    cluster: &Cluster,
+    command: &MemberCommand,
+    output: &Output,
+) -> Result<Exit, CtlError> {
     let (request, done) = match command {
         MemberCommand::List => return list(cluster, output).await,
-        MemberCommand::Add(one) => (add(cluster, one.node)?, format!("Node {} is a learner now.", one.node)),
-        MemberCommand::Remove(one) => {
-            (AdminRequest::MemberRemove { node: one.node }, format!("Node {} is no member any more.", one.node))
-        }
-        MemberCommand::Promote(one) => {
-            (AdminRequest::MemberPromote { node: one.node }, format!("Node {} votes now.", one.node))
-        }
-        MemberCommand::Replace(one) => {
-            (AdminRequest::MemberReplace { node: one.node }, format!("Node {} is back under a new identity.", one.node))
-        }
+        MemberCommand::Add(one) => (
+            add(cluster, one.node)?,
+            format!("Node {} is a learner now.", one.node),
+        ),
+        MemberCommand::Remove(one) => (
+            AdminRequest::MemberRemove { node: one.node },
+            format!("Node {} is no member any more.", one.node),
+        ),
+        MemberCommand::Promote(one) => (
+            AdminRequest::MemberPromote { node: one.node },
+            format!("Node {} votes now.", one.node),
+        ),
+        MemberCommand::Replace(one) => (
+            AdminRequest::MemberReplace { node: one.node },
+            format!("Node {} is back under a new identity.", one.node),
+        ),
     };
     let change = carry_out(cluster, &request, output);
     tokio::pin!(change);
@@ -58,7 +71,11 @@ pub async fn run(cluster: &Cluster, command: &MemberCommand, output: &Output) ->
 }
 
 /// Asks the leader; again while it says that the node is catching up.
-async fn carry_out(cluster: &Cluster, request: &AdminRequest, output: &Output) -> Result<(), CtlError> {
+async fn carry_out(
+    cluster: &Cluster,
+    request: &AdminRequest,
+    output: &Output,
+) -> Result<(), CtlError> {
     let caught_up = until(output, CATCH_UP_PATIENCE, || async {
         match cluster.ask_leader(output, request, CHANGE_DEADLINE).await {
             Ok(_) => Ok(Look::Found(())),
@@ -66,9 +83,9 @@ async fn carry_out(cluster: &Cluster, request: &AdminRequest, output: &Output) -
             Err(e) => Err(e),
         }
     });
-    caught_up
-        .await?
-        .map_err(|behind| CtlError::failed("behind", behind).hint("try again once `mbctl status` shows little lag"))
+    caught_up.await?.map_err(|behind| {
+        CtlError::failed("behind", behind).hint("try again once `mbctl status` shows little lag")
+    })
 }
 
 fn add(cluster: &Cluster, node: u16) -> Result<AdminRequest, CtlError> {
@@ -76,7 +93,11 @@ fn add(cluster: &Cluster, node: u16) -> Result<AdminRequest, CtlError> {
         unknown_node(&cluster.config, node)
             .hint("add a `[[node]]` with its addresses, then `mbctl init` makes its keys")
     })?;
-    Ok(AdminRequest::MemberAdd { node, client: found.client.to_string(), peer: found.peer.to_string() })
+    Ok(AdminRequest::MemberAdd {
+        node,
+        client: found.client.to_string(),
+        peer: found.peer.to_string(),
+    })
 }
 
 #[derive(Serialize)]
@@ -104,14 +125,22 @@ async fn members(cluster: &Cluster, output: &Output) -> Result<Members, CtlError
 }
 
 async fn ask(cluster: &Cluster, node: u16, leader: Option<u16>) -> Result<Members, CtlError> {
-    match cluster.ask(node, AdminRequest::MemberList, CALL_DEADLINE).await? {
+    match cluster
+        .ask(node, AdminRequest::MemberList, CALL_DEADLINE)
+        .await?
+    {
         AdminOk::Members(members) => Ok(Members { members, leader }),
         other => Err(unexpected(&other)),
     }
 }
 
-const COLUMNS: [Column; 5] =
-    [("NODE", true), ("GENERATION", true), ("VOTES", false), ("CLIENT", false), ("PEER", false)];
+const COLUMNS: [Column; 5] = [
+    ("NODE", true),
+    ("GENERATION", true),
+    ("VOTES", false),
+    ("CLIENT", false),
+    ("PEER", false),
+];
 
 fn text(members: &Members) -> String {
     let row = |member: &MemberRow| {
@@ -125,5 +154,9 @@ fn text(members: &Members) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = members.members.iter().map(row).collect();
-    format!("{}\n\nLeader: {}", render(&COLUMNS, &rows), or_none(members.leader))
+    format!(
+        "{}\n\nLeader: {}",
+        render(&COLUMNS, &rows),
+        or_none(members.leader)
+    )
 }

@@ -73,20 +73,34 @@ pub async fn run(
         None => these_or_here(config, &[])?.first().copied().unwrap_or(1),
     };
     if let Some(pid) = process::running(config, node) {
-        return Err(CtlError::failed("node_running", format!("node {node} runs (process {pid})"))
-            .hint(format!("a restore begins with a stopped node and an empty directory: mbctl down {node}")));
+        return Err(
+            CtlError::failed("node_running", format!("node {node} runs (process {pid})")).hint(
+                format!(
+                    "a restore begins with a stopped node and an empty directory: mbctl down {node}"
+                ),
+            ),
+        );
     }
     refuse_beside(&cluster.survey().await)?;
     output.note("checking and copying the backup");
     let (mbd, file) = (process::program("mbd")?, arguments.file.clone());
     let (config_file, directory) = (config.path.clone(), config.node_dir(node));
     let ended = tokio::task::spawn_blocking(move || mbd_restore(&mbd, node, &config_file, &file));
-    let ended = ended.await.map_err(|e| CtlError::failed("internal", e.to_string()))?;
+    let ended = ended
+        .await
+        .map_err(|e| CtlError::failed("internal", e.to_string()))?;
     let ended = ended.map_err(|e| CtlError::failed("io", "failed to run mbd").because(e))?;
     let made = read(&ended, &directory)?;
-    let mut others: Vec<u16> = config.nodes.iter().map(|other| other.id).filter(|other| *other != node).collect();
+    let mut others: Vec<u16> = config
+        .nodes
+        .iter()
+        .map(|other| other.id)
+        .filter(|other| *other != node)
+        .collect();
     others.sort_unstable();
-    let flag = flag.map(|path| format!(" --config {}", quoted(&path.to_string_lossy()))).unwrap_or_default();
+    let flag = flag
+        .map(|path| format!(" --config {}", quoted(&path.to_string_lossy())))
+        .unwrap_or_default();
     let restored = Restored {
         node,
         cluster_id: made.cluster_id,
@@ -94,7 +108,10 @@ pub async fn run(
         taken_from: made.taken_from,
         taken_at: made.taken_at,
         users: made.users,
-        next: next(node, &others).into_iter().map(|command| command + &flag).collect(),
+        next: next(node, &others)
+            .into_iter()
+            .map(|command| command + &flag)
+            .collect(),
     };
     output.data(&restored, text);
     Ok(Exit::Done)
@@ -102,10 +119,17 @@ pub async fn run(
 
 /// Two clusters at the addresses of one would both serve its clients.
 fn refuse_beside(survey: &Survey) -> Result<(), CtlError> {
-    let Some(member) = survey.reports().into_iter().find(|report| report.cluster_id.is_some()) else {
+    let Some(member) = survey
+        .reports()
+        .into_iter()
+        .find(|report| report.cluster_id.is_some())
+    else {
         return Ok(());
     };
-    let (node, id) = (member.node, member.cluster_id.as_deref().unwrap_or_default());
+    let (node, id) = (
+        member.node,
+        member.cluster_id.as_deref().unwrap_or_default(),
+    );
     Err(CtlError::failed("cluster_runs", format!("node {node} runs as a member of the cluster {id}")).hint(format!(
         "a node that lost its disk comes back with `mbctl member replace N`; to give that cluster up: mbctl stop {node}"
     )))
@@ -114,13 +138,26 @@ fn refuse_beside(survey: &Survey) -> Result<(), CtlError> {
 /// A word for a shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%,".contains(c);
-    if word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 fn mbd_restore(mbd: &Path, node: u16, config: &Path, file: &Path) -> std::io::Result<Ended> {
     let mut command = Command::new(mbd);
-    command.arg("--node").arg(node.to_string()).arg("--config").arg(config).arg("--restore").arg(file);
-    command.stdin(Stdio::null()).env_remove(crate::password::PASSWORD_ENV).output()
+    command
+        .arg("--node")
+        .arg(node.to_string())
+        .arg("--config")
+        .arg(config)
+        .arg("--restore")
+        .arg(file);
+    command
+        .stdin(Stdio::null())
+        .env_remove(crate::password::PASSWORD_ENV)
+        .output()
 }
 
 fn read(ended: &Ended, directory: &Path) -> Result<Made, CtlError> {
@@ -142,7 +179,11 @@ fn read(ended: &Ended, directory: &Path) -> Result<Made, CtlError> {
             let errors = String::from_utf8_lossy(&ended.stderr);
             let last = errors.lines().last().unwrap_or("mbd said nothing");
             let why = last.strip_prefix("error: ").unwrap_or(last);
-            Err(if ended.status.code() == Some(2) { CtlError::usage(why) } else { CtlError::failed("internal", why) })
+            Err(if ended.status.code() == Some(2) {
+                CtlError::usage(why)
+            } else {
+                CtlError::failed("internal", why)
+            })
         }
     }
 }
@@ -150,9 +191,15 @@ fn read(ended: &Ended, directory: &Path) -> Result<Made, CtlError> {
 /// A learner before the next one: each change needs a majority of those that vote.
 fn next(node: u16, others: &[u16]) -> Vec<String> {
     let join = |other: &u16| {
-        [format!("mbctl up {other}"), format!("mbctl member add {other}"), format!("mbctl member promote {other}")]
+        [
+            format!("mbctl up {other}"),
+            format!("mbctl member add {other}"),
+            format!("mbctl member promote {other}"),
+        ]
     };
-    std::iter::once(format!("mbctl up {node}")).chain(others.iter().flat_map(join)).collect()
+    std::iter::once(format!("mbctl up {node}"))
+        .chain(others.iter().flat_map(join))
+        .collect()
 }
 
 fn text(restored: &Restored) -> String {
@@ -192,12 +239,17 @@ mod tests {
             stderr: err.into(),
         };
         let read = |ended| read(&ended, Path::new("/d/node-1"));
-        let made = r#"{"cluster_id":"n","former_cluster_id":"o","taken_from":2,"taken_at":5,"users":7}"#;
+        let made =
+            r#"{"cluster_id":"n","former_cluster_id":"o","taken_from":2,"taken_at":5,"users":7}"#;
         assert_eq!(read(ended(0, made, "")).expect("made").users, 7);
         let refused = r#"{"error":{"code":"not_empty","message":"/d/node-1 is not empty"}}"#;
         let e = read(ended(1, refused, "error: /d/node-1 is not empty\n")).expect_err("refused");
         assert_eq!((e.code(), e.exit()), ("not_empty", Exit::Failed));
-        assert!(e.hint_text().is_some_and(|hint| hint.contains("mv /d/node-1 ")), "{e}");
+        assert!(
+            e.hint_text()
+                .is_some_and(|hint| hint.contains("mv /d/node-1 ")),
+            "{e}"
+        );
         let e = read(ended(2, "", "error: no key\n")).expect_err("refused");
         assert_eq!((e.to_string().as_str(), e.exit()), ("no key", Exit::Usage));
     }
@@ -205,7 +257,12 @@ mod tests {
     #[test]
     fn the_others_join_one_after_the_other() {
         assert_eq!(next(2, &[]), ["mbctl up 2"]);
-        let expected = ["mbctl up 2", "mbctl up 1", "mbctl member add 1", "mbctl member promote 1"];
+        let expected = [
+            "mbctl up 2",
+            "mbctl up 1",
+            "mbctl member add 1",
+            "mbctl member promote 1",
+        ];
         assert_eq!(next(2, &[1]), expected);
     }
 }

@@ -20,26 +20,51 @@ const SQL_DEADLINE: Duration = Duration::from_secs(30);
 /// No node answers (exit 3), or the statement is refused (exit 1).
 pub async fn run(cluster: &Cluster, arguments: SqlArgs, output: &Output) -> Result<Exit, CtlError> {
     let node = cluster.reader(arguments.node).await?;
-    let rows = match cluster.ask(node, AdminRequest::Sql { text: arguments.text }, SQL_DEADLINE).await? {
+    let rows = match cluster
+        .ask(
+            node,
+            AdminRequest::Sql {
+                text: arguments.text,
+            },
+            SQL_DEADLINE,
+        )
+        .await?
+    {
         AdminOk::Rows(rows) => rows,
         other => return Err(unexpected(&other)),
     };
     output.data(&rows, text);
     if rows.more && !output.is_json() {
-        output.note("There are more rows than a node shows at a time; narrow it with WHERE or LIMIT.");
+        output.note(
+            "There are more rows than a node shows at a time; narrow it with WHERE or LIMIT.",
+        );
     }
     Ok(Exit::Done)
 }
 
 fn text(rows: &SqlRows) -> String {
-    let shown = |value: &Option<String>| value.as_deref().map_or_else(|| "NULL".to_owned(), visible);
-    let lines: Vec<Vec<String>> = rows.rows.iter().map(|row| row.iter().map(shown).collect()).collect();
+    let shown =
+        |value: &Option<String>| value.as_deref().map_or_else(|| "NULL".to_owned(), visible);
+    let lines: Vec<Vec<String>> = rows
+        .rows
+        .iter()
+        .map(|row| row.iter().map(shown).collect())
+        .collect();
     render_text(&rows.columns, &lines)
 }
 
 /// A value on one line, so that a message cannot draw over the terminal.
 fn visible(value: &str) -> String {
-    value.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+    value
+        .chars()
+        .flat_map(|c| {
+            if c.is_control() {
+                c.escape_default().collect()
+            } else {
+                vec![c]
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -49,7 +74,11 @@ mod tests {
     #[test]
     fn nulls_and_control_characters_are_visible() {
         let rows = vec![vec![Some("a\u{1b}[2J\nb".into()), None]];
-        let rows = SqlRows { columns: vec!["body".into(), "n".into()], rows, more: false };
+        let rows = SqlRows {
+            columns: vec!["body".into(), "n".into()],
+            rows,
+            more: false,
+        };
         assert_eq!(text(&rows), "body           n\na\\u{1b}[2J\\nb  NULL");
     }
 }

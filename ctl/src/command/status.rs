@@ -23,7 +23,11 @@ const CLEAR: &str = "\x1b[H\x1b[2J";
 ///
 /// # Errors
 /// None of its own: a cluster without a quorum is data, and exit 3.
-pub async fn run(cluster: &Cluster, arguments: &StatusArgs, output: &Output) -> Result<Exit, CtlError> {
+pub async fn run(
+    cluster: &Cluster,
+    arguments: &StatusArgs,
+    output: &Output,
+) -> Result<Exit, CtlError> {
     if !arguments.watch {
         return Ok(show(&cluster.survey().await, output));
     }
@@ -42,7 +46,11 @@ pub async fn run(cluster: &Cluster, arguments: &StatusArgs, output: &Output) -> 
 fn show(survey: &Survey, output: &Output) -> Exit {
     let status = Status::of(survey);
     output.data(&status, |_| text(survey));
-    if status.quorum { Exit::Done } else { Exit::NoQuorum }
+    if status.quorum {
+        Exit::Done
+    } else {
+        Exit::NoQuorum
+    }
 }
 
 /// `status --json`; the keys are part of the outside contract.
@@ -75,7 +83,11 @@ impl Status {
     fn of(survey: &Survey) -> Status {
         let verdict = survey.verdict();
         let nodes = survey.rows.iter().map(NodeStatus::of).collect();
-        Status { nodes, leader: verdict.leader, quorum: verdict.quorum }
+        Status {
+            nodes,
+            leader: verdict.leader,
+            quorum: verdict.quorum,
+        }
     }
 }
 
@@ -119,20 +131,36 @@ const COLUMNS: [Column; 13] = [
 
 fn text(survey: &Survey) -> String {
     let verdict = survey.verdict();
-    let committed = verdict.leader.and_then(|leader| survey.report(leader)).and_then(|leader| leader.committed);
-    let rows: Vec<Vec<String>> = survey.rows.iter().map(|row| cells(row, committed)).collect();
+    let committed = verdict
+        .leader
+        .and_then(|leader| survey.report(leader))
+        .and_then(|leader| leader.committed);
+    let rows: Vec<Vec<String>> = survey
+        .rows
+        .iter()
+        .map(|row| cells(row, committed))
+        .collect();
     let mut lines = vec![render(&COLUMNS, &rows), String::new()];
     for row in &survey.rows {
         match &row.answer {
-            Ok(NodeReport { waiting_for: Some(what), node, .. }) => lines.push(format!("Node {node} waits: {what}")),
-            Ok(report) if !report.ready => lines.push(format!("Node {} cannot serve a linear read now.", row.node)),
+            Ok(NodeReport {
+                waiting_for: Some(what),
+                node,
+                ..
+            }) => lines.push(format!("Node {node} waits: {what}")),
+            Ok(report) if !report.ready => {
+                lines.push(format!("Node {} cannot serve a linear read now.", row.node))
+            }
             Ok(_) => {}
             Err(e) => lines.push(format!("Down: {}.", explain(e))),
         }
     }
     lines.push(match verdict.leader {
         Some(leader) => {
-            format!("Node {leader} leads; {} of {} voters follow it.", verdict.agreeing, verdict.voters)
+            format!(
+                "Node {leader} leads; {} of {} voters follow it.",
+                verdict.agreeing, verdict.voters
+            )
         }
         None => format!("No quorum: {}.", survey.why_no_leader()),
     });
@@ -171,16 +199,31 @@ mod tests {
 
     fn survey() -> Survey {
         let all = [1, 2, 3];
-        let row = |report: NodeReport| Row { node: report.node, peer: String::new(), answer: Ok(report) };
-        let silent = DoorError::Silent { node: 3, waited: Duration::from_millis(900) };
+        let row = |report: NodeReport| Row {
+            node: report.node,
+            peer: String::new(),
+            answer: Ok(report),
+        };
+        let silent = DoorError::Silent {
+            node: 3,
+            waited: Duration::from_millis(900),
+        };
         let mut leader = report(1, "leader", 4, Some(1), &all);
         leader.applied = Some(10);
-        leader.last_log = Some(LogPosition { term: 4, leader: 1, index: 11 });
+        leader.last_log = Some(LogPosition {
+            term: 4,
+            leader: 1,
+            index: 11,
+        });
         Survey {
             rows: vec![
                 row(leader),
                 row(report(2, "follower", 4, Some(1), &all)),
-                Row { node: 3, peer: String::new(), answer: Err(silent) },
+                Row {
+                    node: 3,
+                    peer: String::new(),
+                    answer: Err(silent),
+                },
             ],
         }
     }
@@ -191,23 +234,45 @@ mod tests {
         assert_eq!(json["leader"], 1);
         assert_eq!(json["quorum"], true);
         let keys = |value: &serde_json::Value| -> Vec<String> {
-            let mut keys: Vec<String> = value.as_object().into_iter().flat_map(|o| o.keys().cloned()).collect();
+            let mut keys: Vec<String> = value
+                .as_object()
+                .into_iter()
+                .flat_map(|o| o.keys().cloned())
+                .collect();
             keys.sort();
             keys
         };
         assert_eq!(keys(&json), ["leader", "nodes", "quorum"]);
-        let mut wanted =
-            ["node", "reachable", "role", "term", "leader", "last_log", "committed", "applied", "users"].to_vec();
+        let mut wanted = [
+            "node",
+            "reachable",
+            "role",
+            "term",
+            "leader",
+            "last_log",
+            "committed",
+            "applied",
+            "users",
+        ]
+        .to_vec();
         wanted.extend(["queued", "sessions", "db_bytes", "uptime_ms", "version"]);
         wanted.sort_unstable();
         for node in 0..3 {
             assert_eq!(keys(&json["nodes"][node]), wanted);
         }
         let dead = &json["nodes"][2];
-        assert_eq!((&dead["node"], &dead["reachable"], &dead["role"]), (&3.into(), &false.into(), &"down".into()));
-        let rest = wanted.iter().filter(|key| !["node", "reachable", "role"].contains(key));
+        assert_eq!(
+            (&dead["node"], &dead["reachable"], &dead["role"]),
+            (&3.into(), &false.into(), &"down".into())
+        );
+        let rest = wanted
+            .iter()
+            .filter(|key| !["node", "reachable", "role"].contains(key));
         assert!(rest.into_iter().all(|key| dead[key].is_null()));
-        assert_eq!(json["nodes"][0]["last_log"], serde_json::json!({"term": 4, "leader": 1, "index": 11}));
+        assert_eq!(
+            json["nodes"][0]["last_log"],
+            serde_json::json!({"term": 4, "leader": 1, "index": 11})
+        );
     }
 
     #[test]

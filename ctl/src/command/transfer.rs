@@ -12,8 +12,11 @@ use crate::output::Output;
 use crate::poll::{Look, Patience, until};
 
 /// How long the new leader may take.
-const ARRIVE_PATIENCE: Patience =
-    Patience { limit: Duration::from_secs(5), every: Duration::from_millis(100), speak: Duration::from_secs(2) };
+const ARRIVE_PATIENCE: Patience = Patience {
+    limit: Duration::from_secs(5),
+    every: Duration::from_millis(100),
+    speak: Duration::from_secs(2),
+};
 
 /// What was done.
 #[derive(Debug, Serialize)]
@@ -30,7 +33,9 @@ pub struct Transferred {
 /// Nobody leads (exit 3); the leader refuses, or leadership went elsewhere (exit 1).
 pub async fn run(cluster: &Cluster, to: u16, output: &Output) -> Result<Exit, CtlError> {
     let done = hand_over(cluster, to, output).await?;
-    output.data(&done, |done| format!("Node {} leads in term {}.", done.leader, done.term));
+    output.data(&done, |done| {
+        format!("Node {} leads in term {}.", done.leader, done.term)
+    });
     Ok(Exit::Done)
 }
 
@@ -38,13 +43,19 @@ pub async fn run(cluster: &Cluster, to: u16, output: &Output) -> Result<Exit, Ct
 ///
 /// # Errors
 /// As [`run`].
-pub async fn hand_over(cluster: &Cluster, to: u16, output: &Output) -> Result<Transferred, CtlError> {
+pub async fn hand_over(
+    cluster: &Cluster,
+    to: u16,
+    output: &Output,
+) -> Result<Transferred, CtlError> {
     let survey = cluster.survey().await;
     if !survey.rows.iter().any(|row| row.node == to) {
         return Err(unknown_node(&cluster.config, to));
     }
     if survey.verdict().leader != Some(to) {
-        cluster.ask_leader(output, &AdminRequest::Transfer { to }, CALL_DEADLINE).await?;
+        cluster
+            .ask_leader(output, &AdminRequest::Transfer { to }, CALL_DEADLINE)
+            .await?;
     }
     let arrived = until(output, ARRIVE_PATIENCE, || async {
         let survey = cluster.survey().await;
@@ -54,7 +65,8 @@ pub async fn hand_over(cluster: &Cluster, to: u16, output: &Output) -> Result<Tr
         })
     });
     let term = arrived.await?.map_err(|_| {
-        CtlError::failed("not_transferred", format!("node {to} does not lead")).hint("`mbctl status` shows who does")
+        CtlError::failed("not_transferred", format!("node {to} does not lead"))
+            .hint("`mbctl status` shows who does")
     })?;
     Ok(Transferred { leader: to, term })
 }

@@ -13,8 +13,11 @@ use crate::poll::{Look, Patience, until};
 use crate::process::{self, Started};
 
 /// How long the cluster may take to serve.
-const SERVE_PATIENCE: Patience =
-    Patience { limit: Duration::from_secs(60), every: Duration::from_millis(150), speak: Duration::from_secs(3) };
+const SERVE_PATIENCE: Patience = Patience {
+    limit: Duration::from_secs(60),
+    every: Duration::from_millis(150),
+    speak: Duration::from_secs(3),
+};
 
 /// A node waits for a moment at every start, until it knows its place; one that still does after this long waits for an
 /// operator.
@@ -50,10 +53,15 @@ fn text(brought: &Brought) -> String {
         lines.push(format!("Started {}.", name_nodes(&brought.started)));
     }
     if !brought.running.is_empty() {
-        lines.push(format!("Running already: {}.", name_nodes(&brought.running)));
+        lines.push(format!(
+            "Running already: {}.",
+            name_nodes(&brought.running)
+        ));
     }
     for node in &brought.waiting {
-        lines.push(format!("Node {node} runs, but waits: `mbctl status` says for what."));
+        lines.push(format!(
+            "Node {node} runs, but waits: `mbctl status` says for what."
+        ));
     }
     if let Some(leader) = brought.leader {
         lines.push(format!("The cluster serves; node {leader} leads."));
@@ -65,7 +73,11 @@ fn text(brought: &Brought) -> String {
 ///
 /// # Errors
 /// As [`run`].
-pub async fn bring_up(cluster: &Cluster, nodes: &[u16], output: &Output) -> Result<Brought, CtlError> {
+pub async fn bring_up(
+    cluster: &Cluster,
+    nodes: &[u16],
+    output: &Output,
+) -> Result<Brought, CtlError> {
     let mut started = Vec::new();
     let mut running = Vec::new();
     for node in nodes {
@@ -77,7 +89,12 @@ pub async fn bring_up(cluster: &Cluster, nodes: &[u16], output: &Output) -> Resu
     }
     let numbers = started.iter().map(|started| started.node).collect();
     let (leader, waiting) = wait_until_served(cluster, nodes, &mut started, output).await?;
-    Ok(Brought { started: numbers, running, waiting, leader: Some(leader) })
+    Ok(Brought {
+        started: numbers,
+        running,
+        waiting,
+        leader: Some(leader),
+    })
 }
 
 async fn wait_until_served(
@@ -107,26 +124,47 @@ async fn wait_until_served(
 pub fn ended_early(child: &Started, status: std::process::ExitStatus) -> CtlError {
     let node = child.node;
     let lines = child.last_lines().replace('\n', "\n  ");
-    let said = if lines.is_empty() { " and wrote nothing".into() } else { format!(". Its last lines:\n  {lines}") };
-    CtlError::failed("node_ended", format!("node {node} ended early ({status}){said}"))
-        .hint(format!("`mbctl logs {node}` shows all of its log; other nodes were left as they are"))
+    let said = if lines.is_empty() {
+        " and wrote nothing".into()
+    } else {
+        format!(". Its last lines:\n  {lines}")
+    };
+    CtlError::failed(
+        "node_ended",
+        format!("node {node} ended early ({status}){said}"),
+    )
+    .hint(format!(
+        "`mbctl logs {node}` shows all of its log; other nodes were left as they are"
+    ))
 }
 
 /// Whether there is a leader with a majority and each of `nodes` is in its service, or known to wait for an operator.
 fn served(survey: &Survey, nodes: &[u16]) -> Look<(u16, Vec<u16>)> {
     let Some(leader) = survey.verdict().leader else {
         let silent = survey.rows.iter().filter_map(not_there);
-        let waits = survey.reports().into_iter().filter_map(|report| report.waiting_for.clone());
+        let waits = survey
+            .reports()
+            .into_iter()
+            .filter_map(|report| report.waiting_for.clone());
         let reasons: Vec<String> = silent.chain(waits).collect();
-        let reasons = if reasons.is_empty() { survey.why_no_leader() } else { dedup(reasons).join("; ") };
+        let reasons = if reasons.is_empty() {
+            survey.why_no_leader()
+        } else {
+            dedup(reasons).join("; ")
+        };
         return Look::Missing(reasons);
     };
     let mut waiting = Vec::new();
     for row in survey.rows.iter().filter(|row| nodes.contains(&row.node)) {
         match &row.answer {
-            Ok(report) if report.role == "waiting" && report.uptime_ms >= SETTLED_MS => waiting.push(row.node),
+            Ok(report) if report.role == "waiting" && report.uptime_ms >= SETTLED_MS => {
+                waiting.push(row.node)
+            }
             Ok(report) if report.role == "waiting" => {
-                let what = report.waiting_for.clone().unwrap_or_else(|| "it has just been started".into());
+                let what = report
+                    .waiting_for
+                    .clone()
+                    .unwrap_or_else(|| "it has just been started".into());
                 return Look::Missing(format!("node {}: {what}", row.node));
             }
             Ok(report) if report.ready => {}
@@ -138,7 +176,9 @@ fn served(survey: &Survey, nodes: &[u16]) -> Look<(u16, Vec<u16>)> {
 }
 
 fn not_there(row: &Row) -> Option<String> {
-    row.answer.is_err().then(|| format!("node {} does not answer yet", row.node))
+    row.answer
+        .is_err()
+        .then(|| format!("node {} does not answer yet", row.node))
 }
 
 fn dedup(mut reasons: Vec<String>) -> Vec<String> {
@@ -154,25 +194,44 @@ mod tests {
     use messagebase_protocol::peer::NodeReport;
 
     fn survey(reports: Vec<NodeReport>) -> Survey {
-        let row = |report: NodeReport| Row { node: report.node, peer: String::new(), answer: Ok(report) };
-        Survey { rows: reports.into_iter().map(row).collect() }
+        let row = |report: NodeReport| Row {
+            node: report.node,
+            peer: String::new(),
+            answer: Ok(report),
+        };
+        Survey {
+            rows: reports.into_iter().map(row).collect(),
+        }
     }
 
     #[test]
     fn a_cluster_serves_when_every_started_node_is_ready_or_waits_for_an_operator() {
         let all = [1, 2, 3];
-        let two = vec![report(1, "leader", 4, Some(1), &all), report(2, "follower", 4, Some(1), &all)];
-        assert!(matches!(served(&survey(two.clone()), &[1, 2]), Look::Found((1, waiting)) if waiting.is_empty()));
+        let two = vec![
+            report(1, "leader", 4, Some(1), &all),
+            report(2, "follower", 4, Some(1), &all),
+        ];
+        assert!(
+            matches!(served(&survey(two.clone()), &[1, 2]), Look::Found((1, waiting)) if waiting.is_empty())
+        );
         let mut slow = two.clone();
         slow[1].ready = false;
-        assert!(matches!(served(&survey(slow), &[1, 2]), Look::Missing(what) if what.contains("node 2")));
+        assert!(
+            matches!(served(&survey(slow), &[1, 2]), Look::Missing(what) if what.contains("node 2"))
+        );
         let mut blank = two;
         blank.push(report(3, "waiting", 0, None, &[]));
         let mut fresh = blank.clone();
         fresh[2].uptime_ms = 100;
-        assert!(matches!(served(&survey(fresh), &[1, 2, 3]), Look::Missing(what) if what.starts_with("node 3: ")));
-        assert!(matches!(served(&survey(blank), &[1, 2, 3]), Look::Found((1, waiting)) if waiting == [3]));
+        assert!(
+            matches!(served(&survey(fresh), &[1, 2, 3]), Look::Missing(what) if what.starts_with("node 3: "))
+        );
+        assert!(
+            matches!(served(&survey(blank), &[1, 2, 3]), Look::Found((1, waiting)) if waiting == [3])
+        );
         let forming = survey(vec![report(1, "waiting", 0, None, &[])]);
-        assert!(matches!(served(&forming, &[1]), Look::Missing(what) if what.contains("mbctl member replace")));
+        assert!(
+            matches!(served(&forming, &[1]), Look::Missing(what) if what.contains("mbctl member replace"))
+        );
     }
 }

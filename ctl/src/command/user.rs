@@ -22,41 +22,85 @@ const HASH_DEADLINE: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// The name or password is not valid (exit 2), nobody leads (exit 3), or the account is not there (exit 1).
-pub async fn run(cluster: &Cluster, command: &UserCommand, output: &Output) -> Result<Exit, CtlError> {
+pub async fn run(
+    cluster: &Cluster,
+    command: &UserCommand,
+    output: &Output,
+) -> Result<Exit, CtlError> {
     let (request, name, done) = match command {
         UserCommand::List { pattern } => {
-            let users = read(cluster, AdminRequest::UserList { pattern: pattern.clone() }).await?;
+            let users = read(
+                cluster,
+                AdminRequest::UserList {
+                    pattern: pattern.clone(),
+                },
+            )
+            .await?;
             output.data(&users, |users| table(&users.users));
             return Ok(Exit::Done);
         }
         UserCommand::Show(user) => return show(cluster, valid(&user.name)?, output).await,
         UserCommand::Add(user) => {
             let (name, password) = with_password(user)?;
-            (AdminRequest::UserAdd { name: name.clone(), password }, name, "has an account now")
+            (
+                AdminRequest::UserAdd {
+                    name: name.clone(),
+                    password,
+                },
+                name,
+                "has an account now",
+            )
         }
         UserCommand::ResetPassword(user) => {
             let (name, password) = with_password(user)?;
-            (AdminRequest::UserResetPassword { name: name.clone(), password }, name, "has a new password")
+            (
+                AdminRequest::UserResetPassword {
+                    name: name.clone(),
+                    password,
+                },
+                name,
+                "has a new password",
+            )
         }
         UserCommand::Lock(user) => {
             let name = valid(&user.name)?;
-            (AdminRequest::UserLock { name: name.clone() }, name, "is locked; its sessions are over")
+            (
+                AdminRequest::UserLock { name: name.clone() },
+                name,
+                "is locked; its sessions are over",
+            )
         }
         UserCommand::Unlock(user) => {
             let name = valid(&user.name)?;
-            (AdminRequest::UserUnlock { name: name.clone() }, name, "is unlocked")
+            (
+                AdminRequest::UserUnlock { name: name.clone() },
+                name,
+                "is unlocked",
+            )
         }
         UserCommand::Delete(user) => {
             let name = valid(&user.name)?;
-            (AdminRequest::UserDelete { name: name.clone() }, name, "is deleted; `mbctl user free` releases the name")
+            (
+                AdminRequest::UserDelete { name: name.clone() },
+                name,
+                "is deleted; `mbctl user free` releases the name",
+            )
         }
         UserCommand::Free(user) => {
             let name = valid(&user.name)?;
-            (AdminRequest::UserFree { name: name.clone() }, name, "can be registered again")
+            (
+                AdminRequest::UserFree { name: name.clone() },
+                name,
+                "can be registered again",
+            )
         }
     };
-    cluster.ask_leader(output, &request, HASH_DEADLINE.max(CALL_DEADLINE)).await?;
-    output.data(&Changed { user: name }, |changed| format!("{} {done}.", changed.user));
+    cluster
+        .ask_leader(output, &request, HASH_DEADLINE.max(CALL_DEADLINE))
+        .await?;
+    output.data(&Changed { user: name }, |changed| {
+        format!("{} {done}.", changed.user)
+    });
     Ok(Exit::Done)
 }
 
@@ -91,9 +135,14 @@ async fn read(cluster: &Cluster, request: AdminRequest) -> Result<Users, CtlErro
 }
 
 async fn show(cluster: &Cluster, name: String, output: &Output) -> Result<Exit, CtlError> {
-    let users = read(cluster, AdminRequest::UserShow { name: name.clone() }).await?.users;
+    let users = read(cluster, AdminRequest::UserShow { name: name.clone() })
+        .await?
+        .users;
     let Some(user) = users.into_iter().next() else {
-        return Err(CtlError::failed("no_such_user", format!("there is no user {name}")));
+        return Err(CtlError::failed(
+            "no_such_user",
+            format!("there is no user {name}"),
+        ));
     };
     output.data(&user, card);
     Ok(Exit::Done)
@@ -114,7 +163,9 @@ fn card(user: &UserRow) -> String {
         ("received", user.received.to_string()),
         ("queued", user.queued.to_string()),
     ];
-    lines.map(|(key, value)| format!("{key:<9} {value}")).join("\n")
+    lines
+        .map(|(key, value)| format!("{key:<9} {value}"))
+        .join("\n")
 }
 
 const COLUMNS: [Column; 8] = [

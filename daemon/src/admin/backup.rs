@@ -68,7 +68,11 @@ impl Backups {
         if current.is_some() {
             return None;
         }
-        let in_hand = Arc::new(InHand { id, made, asked: Mutex::new(Instant::now()) });
+        let in_hand = Arc::new(InHand {
+            id,
+            made,
+            asked: Mutex::new(Instant::now()),
+        });
         *current = Some(in_hand.clone());
         Some(in_hand)
     }
@@ -78,19 +82,29 @@ impl Backups {
 pub async fn begin(shared: &Arc<Shared>, at: Option<u64>) -> AdminReply {
     shared.replica().ok_or_else(|| waiting(shared))?;
     if let Some(at) = at
-        && timeout(REACH_WAIT, reach(&mut shared.store.applied(), at)).await.is_err()
+        && timeout(REACH_WAIT, reach(&mut shared.store.applied(), at))
+            .await
+            .is_err()
     {
         return Err(AdminError {
             hint: Some("name another node: mbctl backup FILE --node N".into()),
-            ..refused("behind", format!("node {} has not applied entry {at} in time", shared.node))
+            ..refused(
+                "behind",
+                format!("node {} has not applied entry {at} in time", shared.node),
+            )
         });
     }
     let (tell, made) = watch::channel(None);
     let Some(in_hand) = shared.backups.take_place(made) else {
         let seconds = FORGET_AFTER.as_secs();
         return Err(AdminError {
-            hint: Some(format!("wait for it, or {seconds} s after it was interrupted, or name another node")),
-            ..refused("backup_running", format!("a backup of node {} is being taken already", shared.node))
+            hint: Some(format!(
+                "wait for it, or {seconds} s after it was interrupted, or name another node"
+            )),
+            ..refused(
+                "backup_running",
+                format!("a backup of node {} is being taken already", shared.node),
+            )
         });
     };
     let (store, wanted) = (shared.store.clone(), Arc::downgrade(&in_hand));
@@ -100,7 +114,10 @@ pub async fn begin(shared: &Arc<Shared>, at: Option<u64>) -> AdminReply {
         return Err(internal(e));
     }
     tracing::info!("an operator takes a backup");
-    tokio::spawn(forget_when_unwanted(shared.clone(), Arc::downgrade(&in_hand)));
+    tokio::spawn(forget_when_unwanted(
+        shared.clone(),
+        Arc::downgrade(&in_hand),
+    ));
     Ok(AdminOk::BackupBegun { id: in_hand.id })
 }
 
@@ -113,7 +130,10 @@ fn make(store: &Store, wanted: &Weak<InHand>, tell: &watch::Sender<Made>) {
 }
 
 async fn forget_when_unwanted(shared: Arc<Shared>, wanted: Weak<InHand>) {
-    while let Some((id, forget_at)) = wanted.upgrade().map(|in_hand| (in_hand.id, in_hand.forget_at())) {
+    while let Some((id, forget_at)) = wanted
+        .upgrade()
+        .map(|in_hand| (in_hand.id, in_hand.forget_at()))
+    {
         if Instant::now() >= forget_at {
             tracing::info!("a backup was not fetched to its end, and is forgotten");
             shared.backups.forget(id);
@@ -128,13 +148,27 @@ async fn forget_when_unwanted(shared: Arc<Shared>, wanted: Weak<InHand>) {
 
 /// The piece of backup `id` that begins at `offset`; the last one ends it.
 pub async fn piece(shared: &Arc<Shared>, id: u64, offset: u64) -> AdminReply {
-    let in_hand = shared.backups.current().clone().filter(|current| current.id == id).ok_or_else(|| AdminError {
-        hint: Some("take it anew: mbctl backup FILE".into()),
-        ..refused("no_such_backup", format!("node {} has forgotten this backup", shared.node))
-    })?;
+    let in_hand = shared
+        .backups
+        .current()
+        .clone()
+        .filter(|current| current.id == id)
+        .ok_or_else(|| AdminError {
+            hint: Some("take it anew: mbctl backup FILE".into()),
+            ..refused(
+                "no_such_backup",
+                format!("node {} has forgotten this backup", shared.node),
+            )
+        })?;
     *in_hand.asked() = Instant::now();
     let backup = match finished(in_hand).await {
-        None => return Ok(AdminOk::BackupPiece(BackupPiece { total: None, applied: 0, bytes: Vec::new() })),
+        None => {
+            return Ok(AdminOk::BackupPiece(BackupPiece {
+                total: None,
+                applied: 0,
+                bytes: Vec::new(),
+            }));
+        }
         Some(made) => made.map_err(|why| failed(shared, id, &why))?,
     };
     let (total, applied) = (backup.bytes, backup.last.index);
@@ -146,14 +180,20 @@ pub async fn piece(shared: &Arc<Shared>, id: u64, offset: u64) -> AdminReply {
     if offset + bytes.len() as u64 >= total {
         shared.backups.forget(id);
     }
-    Ok(AdminOk::BackupPiece(BackupPiece { total: Some(total), applied, bytes }))
+    Ok(AdminOk::BackupPiece(BackupPiece {
+        total: Some(total),
+        applied,
+        bytes,
+    }))
 }
 
 /// What the thread came to, if it ends in time. Keeps nothing of `in_hand`: the file is given back by whoever forgets it.
 async fn finished(in_hand: Arc<InHand>) -> Option<Result<Arc<Backup>, String>> {
     let mut made = in_hand.made.clone();
     drop(in_hand);
-    let made = timeout(PIECE_WAIT, made.wait_for(Option::is_some)).await.ok()?;
+    let made = timeout(PIECE_WAIT, made.wait_for(Option::is_some))
+        .await
+        .ok()?;
     let gone = || Err("the thread that copied it ended".to_owned());
     Some(match made.as_deref() {
         Ok(Some(made)) => made.clone().map_err(|e| e.to_string()),
@@ -165,8 +205,13 @@ fn failed(shared: &Shared, id: u64, why: &str) -> AdminError {
     shared.backups.forget(id);
     tracing::warn!("failed to make a backup: {why}");
     AdminError {
-        hint: Some("if it is the node's disk, name another node: mbctl backup FILE --node N".into()),
-        ..refused("backup_failed", format!("node {} made no backup: {why}", shared.node))
+        hint: Some(
+            "if it is the node's disk, name another node: mbctl backup FILE --node N".into(),
+        ),
+        ..refused(
+            "backup_failed",
+            format!("node {} made no backup: {why}", shared.node),
+        )
     }
 }
 
@@ -192,7 +237,11 @@ mod tests {
         drop(first);
         assert!(backups.take_place(made.clone()).is_none(), "it is taken");
         backups.forget(id + 1);
-        assert_eq!(wanted.strong_count(), 1, "another one's end changes nothing");
+        assert_eq!(
+            wanted.strong_count(),
+            1,
+            "another one's end changes nothing"
+        );
         let current = backups.current().clone().expect("there");
         assert!(current.forget_at() <= Instant::now() + FORGET_AFTER);
         drop(current);

@@ -26,7 +26,9 @@ pub(super) const REACH_WAIT: Duration = Duration::from_secs(10);
 /// One SELECT on this node's file.
 pub async fn sql(shared: &Arc<Shared>, text: String) -> AdminReply {
     let readers = shared.store.readers().clone();
-    let ran = tokio::task::spawn_blocking(move || readers.sql(&text, SQL_ROWS_MAX)).await.map_err(internal)?;
+    let ran = tokio::task::spawn_blocking(move || readers.sql(&text, SQL_ROWS_MAX))
+        .await
+        .map_err(internal)?;
     ran.map(AdminOk::Rows).map_err(|e| AdminError {
         hint: Some("one SELECT; the tables are described in docs/OPERATING.md".into()),
         ..refused("sql", e.to_string())
@@ -40,7 +42,12 @@ pub async fn changes(shared: &Arc<Shared>, from: u64, limit: u32, wait: bool) ->
     let mut applied = shared.store.applied();
     loop {
         applied.mark_unchanged();
-        let page = shared.store.readers().run(move |conn| change_rows(conn, from, limit)).await.map_err(internal)?;
+        let page = shared
+            .store
+            .readers()
+            .run(move |conn| change_rows(conn, from, limit))
+            .await
+            .map_err(internal)?;
         if !page.is_empty() || !wait {
             return Ok(AdminOk::Changes(page));
         }
@@ -53,7 +60,10 @@ pub async fn changes(shared: &Arc<Shared>, from: u64, limit: u32, wait: bool) ->
 
 pub(super) async fn reach(applied: &mut watch::Receiver<Option<LogId>>, index: u64) {
     // An error means that the store is closing; the digest that follows says so.
-    let _ = applied.wait_for(|id: &Option<LogId>| id.is_some_and(|id| id.index >= index)).await.map(drop);
+    let _ = applied
+        .wait_for(|id: &Option<LogId>| id.is_some_and(|id| id.index >= index))
+        .await
+        .map(drop);
 }
 
 /// Digests of the replicated tables once `at` is applied; refused when the node is past it already.
@@ -62,20 +72,39 @@ pub async fn digest(shared: &Arc<Shared>, at: Option<u64>) -> AdminReply {
         let mut applied = shared.store.applied();
         let reached = timeout(REACH_WAIT, reach(&mut applied, at)).await;
         if reached.is_err() {
-            return Err(refused("behind", format!("node {} has not applied index {at} in time", shared.node)));
+            return Err(refused(
+                "behind",
+                format!("node {} has not applied index {at} in time", shared.node),
+            ));
         }
     }
     let readers = shared.store.readers().clone();
     let look = move || {
         readers.with_time(DIGEST_TIME_MAX, |conn| {
-            let applied: Option<i64> = conn.query_row("SELECT applied_index FROM node_state", [], |row| row.get(0))?;
-            Ok((applied.unwrap_or(0).unsigned_abs(), crate::store::digest(conn)?))
+            let applied: Option<i64> =
+                conn.query_row("SELECT applied_index FROM node_state", [], |row| row.get(0))?;
+            Ok((
+                applied.unwrap_or(0).unsigned_abs(),
+                crate::store::digest(conn)?,
+            ))
         })
     };
-    let (applied, tables) = tokio::task::spawn_blocking(look).await.map_err(internal)?.map_err(internal)?;
+    let (applied, tables) = tokio::task::spawn_blocking(look)
+        .await
+        .map_err(internal)?
+        .map_err(internal)?;
     if let Some(at) = at.filter(|at| applied > *at) {
-        return Err(refused("passed", format!("node {} is at index {applied} already, past {at}", shared.node)));
+        return Err(refused(
+            "passed",
+            format!(
+                "node {} is at index {applied} already, past {at}",
+                shared.node
+            ),
+        ));
     }
-    let tables = tables.into_iter().map(|table| (table.table, table.sha256, table.rows)).collect();
+    let tables = tables
+        .into_iter()
+        .map(|table| (table.table, table.sha256, table.rows))
+        .collect();
     Ok(AdminOk::Digest { applied, tables })
 }

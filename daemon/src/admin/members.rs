@@ -30,14 +30,30 @@ pub async fn transfer(shared: &Arc<Shared>, to: u16) -> AdminReply {
 /// Takes a blank node in as a learner.
 pub async fn add(shared: &Arc<Shared>, node: u16, client: String, peer: String) -> AdminReply {
     let replica = leading(shared)?;
-    if replica.members().iter().any(|member| member.node.node == node) {
-        return Err(refused("already_a_member", format!("node {node} is a member already")));
+    if replica
+        .members()
+        .iter()
+        .any(|member| member.node.node == node)
+    {
+        return Err(refused(
+            "already_a_member",
+            format!("node {node} is a member already"),
+        ));
     }
     let answer = ask_blank(shared, node, &peer).await?;
-    if let Some(id) = answer.cluster_id.filter(|id| Some(id) != shared.cluster_id().as_ref()) {
-        return Err(refused("other_cluster", format!("node {node} belongs to the cluster {id}")));
+    if let Some(id) = answer
+        .cluster_id
+        .filter(|id| Some(id) != shared.cluster_id().as_ref())
+    {
+        return Err(refused(
+            "other_cluster",
+            format!("node {node} belongs to the cluster {id}"),
+        ));
     }
-    let given = replica.add_learner(node, client, peer.clone(), false).await.map_err(member_error)?;
+    let given = replica
+        .add_learner(node, client, peer.clone(), false)
+        .await
+        .map_err(member_error)?;
     adopt(shared, node, &peer, given).await
 }
 
@@ -56,7 +72,11 @@ pub async fn remove(shared: &Arc<Shared>, node: u16) -> AdminReply {
 pub async fn replace(shared: &Arc<Shared>, node: u16) -> AdminReply {
     let replica = leading(shared)?;
     let members = replica.members();
-    let Some(member) = members.iter().filter(|m| m.node.node == node).max_by_key(|m| m.raft_id) else {
+    let Some(member) = members
+        .iter()
+        .filter(|m| m.node.node == node)
+        .max_by_key(|m| m.raft_id)
+    else {
         return Err(AdminError {
             hint: Some("mbctl member list".into()),
             ..refused("not_a_member", format!("node {node} is not a member"))
@@ -69,22 +89,38 @@ pub async fn replace(shared: &Arc<Shared>, node: u16) -> AdminReply {
             hint: Some(format!(
                 "if its data is unusable: mbctl stop {node}, remove its data directory, mbctl up {node}"
             )),
-            ..refused("not_blank", format!("node {node} still holds its data; only a node that lost it is replaced"))
+            ..refused(
+                "not_blank",
+                format!("node {node} still holds its data; only a node that lost it is replaced"),
+            )
         });
     }
     let given = replica.replace(node).await.map_err(member_error)?;
-    info!("node {node} is replaced: Raft id {} becomes {given}", member.raft_id);
+    info!(
+        "node {node} is replaced: Raft id {} becomes {given}",
+        member.raft_id
+    );
     debug_assert!(given > raft_id(1, node), "a generation is never used twice");
     adopt(shared, node, &peer, given).await
 }
 
 async fn ask_blank(shared: &Arc<Shared>, node: u16, peer: &str) -> Result<ProbeReply, AdminError> {
-    let target = Target { raft_id: 0, node, peer: peer.to_owned() };
-    match shared.wire.ask(target, Purpose::Probe, PeerRequest::Probe, ASK_TIMEOUT).await {
+    let target = Target {
+        raft_id: 0,
+        node,
+        peer: peer.to_owned(),
+    };
+    match shared
+        .wire
+        .ask(target, Purpose::Probe, PeerRequest::Probe, ASK_TIMEOUT)
+        .await
+    {
         Ok(PeerReply::Probe(answer)) => Ok(answer),
         Ok(other) => Err(internal(format!("node {node} answered {other:?}"))),
         Err(e) => Err(AdminError {
-            hint: Some(format!("start it with an empty data directory first: mbctl up {node}")),
+            hint: Some(format!(
+                "start it with an empty data directory first: mbctl up {node}"
+            )),
             ..refused("unreachable", format!("node {node} does not answer: {e}"))
         }),
     }
@@ -92,14 +128,32 @@ async fn ask_blank(shared: &Arc<Shared>, node: u16, peer: &str) -> Result<ProbeR
 
 async fn adopt(shared: &Arc<Shared>, node: u16, peer: &str, raft_id: u64) -> AdminReply {
     let cluster_id = shared.cluster_id().ok_or_else(|| waiting(shared))?;
-    let target = Target { raft_id: 0, node, peer: peer.to_owned() };
-    let body = PeerRequest::Adopt { cluster_id, raft_id };
-    match shared.wire.ask(target, Purpose::Probe, body, ASK_TIMEOUT).await {
+    let target = Target {
+        raft_id: 0,
+        node,
+        peer: peer.to_owned(),
+    };
+    let body = PeerRequest::Adopt {
+        cluster_id,
+        raft_id,
+    };
+    match shared
+        .wire
+        .ask(target, Purpose::Probe, body, ASK_TIMEOUT)
+        .await
+    {
         Ok(PeerReply::Done) => Ok(AdminOk::Done),
-        Ok(other) => Err(internal(format!("node {node} did not take its identity: {other:?}"))),
+        Ok(other) => Err(internal(format!(
+            "node {node} did not take its identity: {other:?}"
+        ))),
         Err(e) => Err(AdminError {
-            hint: Some(format!("once it answers, run again: mbctl member replace {node}")),
-            ..refused("unreachable", format!("node {node} is a learner now, but did not take its identity: {e}"))
+            hint: Some(format!(
+                "once it answers, run again: mbctl member replace {node}"
+            )),
+            ..refused(
+                "unreachable",
+                format!("node {node} is a learner now, but did not take its identity: {e}"),
+            )
         }),
     }
 }
@@ -107,7 +161,11 @@ async fn adopt(shared: &Arc<Shared>, node: u16, peer: &str, raft_id: u64) -> Adm
 fn leading(shared: &Arc<Shared>) -> Result<&Replica, AdminError> {
     let replica = shared.replica().ok_or_else(|| waiting(shared))?;
     let view = replica.view();
-    if view.role == "leader" { Ok(replica) } else { Err(not_leader(view.leader)) }
+    if view.role == "leader" {
+        Ok(replica)
+    } else {
+        Err(not_leader(view.leader))
+    }
 }
 
 fn done(result: Result<(), MemberError>) -> AdminReply {

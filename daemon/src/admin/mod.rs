@@ -16,7 +16,11 @@ use crate::node::Shared;
 use crate::service::Service;
 
 /// Answers one request.
-pub async fn answer(shared: &Arc<Shared>, service: &Arc<Service>, request: AdminRequest) -> AdminReply {
+pub async fn answer(
+    shared: &Arc<Shared>,
+    service: &Arc<Service>,
+    request: AdminRequest,
+) -> AdminReply {
     match request {
         AdminRequest::Report => Ok(AdminOk::Report(Box::new(report::report(shared).await))),
         AdminRequest::Kill => shared.die(),
@@ -26,13 +30,17 @@ pub async fn answer(shared: &Arc<Shared>, service: &Arc<Service>, request: Admin
         }
         AdminRequest::Transfer { to } => members::transfer(shared, to).await,
         AdminRequest::MemberList => members::list(shared),
-        AdminRequest::MemberAdd { node, client, peer } => members::add(shared, node, client, peer).await,
+        AdminRequest::MemberAdd { node, client, peer } => {
+            members::add(shared, node, client, peer).await
+        }
         AdminRequest::MemberPromote { node } => members::promote(shared, node).await,
         AdminRequest::MemberRemove { node } => members::remove(shared, node).await,
         AdminRequest::MemberReplace { node } => members::replace(shared, node).await,
         AdminRequest::UserList { pattern } => users::list(shared, pattern).await,
         AdminRequest::UserShow { name } => users::show(shared, name).await,
-        AdminRequest::UserAdd { name, password } => users::add(shared, service, name, password).await,
+        AdminRequest::UserAdd { name, password } => {
+            users::add(shared, service, name, password).await
+        }
         AdminRequest::UserLock { name } => users::lock(shared, name).await,
         AdminRequest::UserUnlock { name } => users::unlock(shared, name).await,
         AdminRequest::UserResetPassword { name, password } => {
@@ -41,7 +49,9 @@ pub async fn answer(shared: &Arc<Shared>, service: &Arc<Service>, request: Admin
         AdminRequest::UserDelete { name } => users::delete(shared, name).await,
         AdminRequest::UserFree { name } => users::free(shared, name).await,
         AdminRequest::Sql { text } => inspect::sql(shared, text).await,
-        AdminRequest::Changes { from, limit, wait } => inspect::changes(shared, from, limit, wait).await,
+        AdminRequest::Changes { from, limit, wait } => {
+            inspect::changes(shared, from, limit, wait).await
+        }
         AdminRequest::Digest { at } => inspect::digest(shared, at).await,
         AdminRequest::Backup { at } => backup::begin(shared, at).await,
         AdminRequest::BackupPiece { id, offset } => backup::piece(shared, id, offset).await,
@@ -50,7 +60,13 @@ pub async fn answer(shared: &Arc<Shared>, service: &Arc<Service>, request: Admin
 
 /// A refusal that asking again does not change.
 fn refused(code: &str, message: impl Into<String>) -> AdminError {
-    AdminError { kind: AdminErrorKind::Refused, code: code.into(), message: message.into(), hint: None, leader: None }
+    AdminError {
+        kind: AdminErrorKind::Refused,
+        code: code.into(),
+        message: message.into(),
+        hint: None,
+        leader: None,
+    }
 }
 
 /// No majority answered.
@@ -77,7 +93,9 @@ fn internal(e: impl std::fmt::Display) -> AdminError {
 
 /// This node belongs to no cluster.
 fn waiting(shared: &Shared) -> AdminError {
-    let why = shared.waiting_for().unwrap_or_else(|| "it has just been started".into());
+    let why = shared
+        .waiting_for()
+        .unwrap_or_else(|| "it has just been started".into());
     AdminError {
         kind: AdminErrorKind::NoQuorum,
         code: "waiting".into(),

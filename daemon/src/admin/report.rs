@@ -20,7 +20,9 @@ pub async fn report(shared: &Arc<Shared>) -> NodeReport {
     let view = shared.replica().map(crate::node::Replica::view);
     NodeReport {
         node: shared.node,
-        cluster_id: identity.as_ref().map(|identity| identity.cluster_id.clone()),
+        cluster_id: identity
+            .as_ref()
+            .map(|identity| identity.cluster_id.clone()),
         raft_id: identity.map_or(0, |identity| identity.raft_id),
         role: view.as_ref().map_or("waiting", |view| view.role).to_owned(),
         waiting_for: shared.waiting_for(),

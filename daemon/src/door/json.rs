@@ -23,26 +23,53 @@ pub(super) enum Step {
 pub(super) fn step(shared: &Shared, line: &str) -> (Step, bool) {
     let Request { id, op } = match Request::parse(line) {
         Ok(request) => request,
-        Err(malformed) => return (Step::Say(encode_failure(malformed.id, &malformed.failure)), false),
+        Err(malformed) => {
+            return (
+                Step::Say(encode_failure(malformed.id, &malformed.failure)),
+                false,
+            );
+        }
     };
     let may_stay = matches!(op, Op::Status {} | Op::Ping {} | Op::Campaign {});
     let step = match op {
         Op::Hello {} => Step::Say(encode_ok(id, &shared.service.hello())),
         Op::Status {} => Step::Say(encode_ok(id, &shared.service.status())),
         Op::Ping {} => Step::Say(encode_ok(id, &shared.service.ping())),
-        Op::Register { user, password, key } => Step::Lane(id, Work::Register { user, password, key }),
+        Op::Register {
+            user,
+            password,
+            key,
+        } => Step::Lane(
+            id,
+            Work::Register {
+                user,
+                password,
+                key,
+            },
+        ),
         Op::Login { user, password } => Step::Lane(id, Work::Login { user, password }),
         Op::Resume { token, consistency } => Step::Lane(id, Work::Resume { token, consistency }),
         Op::Password { old, new, key } => Step::Lane(id, Work::Password { old, new, key }),
-        Op::Delete { password, key, user } => {
-            Step::Lane(id, Work::Delete(DeleteRequest { password: Some(password), key, user }))
-        }
+        Op::Delete {
+            password,
+            key,
+            user,
+        } => Step::Lane(
+            id,
+            Work::Delete(DeleteRequest {
+                password: Some(password),
+                key,
+                user,
+            }),
+        ),
         Op::Logout {} => Step::Lane(id, Work::Post(Post::Logout)),
         Op::Send { to, body, key } => Step::Lane(id, Work::Post(Post::Send { to, body, key })),
         Op::Ack { through } => Step::Lane(id, Work::Post(Post::Ack { through })),
-        op @ (Op::Users { .. } | Op::Inbox { .. } | Op::Sync { .. } | Op::History { .. } | Op::Campaign {}) => {
-            Step::Read(id, op)
-        }
+        op @ (Op::Users { .. }
+        | Op::Inbox { .. }
+        | Op::Sync { .. }
+        | Op::History { .. }
+        | Op::Campaign {}) => Step::Read(id, op),
     };
     (step, may_stay)
 }
@@ -59,14 +86,38 @@ pub(super) async fn read(shared: &Shared, id: u64, op: Op, moves: u64) {
         shared.reading.acquire().await.ok()
     };
     let line = match op {
-        Op::Users { pattern, after, limit, consistency } => {
-            line(id, &service.users(conn, pattern, after, limit, consistency).await)
-        }
-        Op::Inbox { after, limit, consistency } => line(id, &service.inbox(conn, after, limit, consistency).await),
-        Op::Sync { after, limit, consistency } => line(id, &service.sync(conn, after, limit, consistency).await),
-        Op::History { with, before, limit, consistency } => {
-            line(id, &service.history(conn, with, before, limit, consistency).await)
-        }
+        Op::Users {
+            pattern,
+            after,
+            limit,
+            consistency,
+        } => line(
+            id,
+            &service
+                .users(conn, pattern, after, limit, consistency)
+                .await,
+        ),
+        Op::Inbox {
+            after,
+            limit,
+            consistency,
+        } => line(id, &service.inbox(conn, after, limit, consistency).await),
+        Op::Sync {
+            after,
+            limit,
+            consistency,
+        } => line(id, &service.sync(conn, after, limit, consistency).await),
+        Op::History {
+            with,
+            before,
+            limit,
+            consistency,
+        } => line(
+            id,
+            &service
+                .history(conn, with, before, limit, consistency)
+                .await,
+        ),
         _ => line(id, &service.campaign(conn).await),
     };
     conn.outbox.reply(line).await;

@@ -55,12 +55,18 @@ pub(super) enum Work {
 impl Work {
     /// Whether it begins or ends a session: reads that come after it wait for it.
     pub(super) fn moves_session(&self) -> bool {
-        matches!(self, Work::Login { .. } | Work::Resume { .. } | Work::Delete(_) | Work::Post(Post::Logout))
+        matches!(
+            self,
+            Work::Login { .. } | Work::Resume { .. } | Work::Delete(_) | Work::Post(Post::Logout)
+        )
     }
 
     /// Whether it proposes a change by itself; all of these hash a password first.
     fn writes(&self) -> bool {
-        matches!(self, Work::Register { .. } | Work::Login { .. } | Work::Password { .. } | Work::Delete(_))
+        matches!(
+            self,
+            Work::Register { .. } | Work::Login { .. } | Work::Password { .. } | Work::Delete(_)
+        )
     }
 }
 
@@ -109,7 +115,9 @@ impl Order {
 
     /// To be called before the answer is queued: what the client asks once it has read it is not given up.
     fn answered<T>(&mut self, answer: &Result<T, Failure>) -> bool {
-        let lost = answer.as_ref().is_err_and(|failure| failure.code == Code::NoQuorum);
+        let lost = answer
+            .as_ref()
+            .is_err_and(|failure| failure.code == Code::NoQuorum);
         if lost {
             self.fence = Some(Instant::now());
         }
@@ -132,12 +140,27 @@ pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<Box<Item>
         match item.work {
             Work::Post(post) => {
                 let mut batch = Batch::default();
-                batch.push(Waiting { post, reply_to: item.reply_to, permit: item.permit, since: item.since });
+                batch.push(Waiting {
+                    post,
+                    reply_to: item.reply_to,
+                    permit: item.permit,
+                    since: item.since,
+                });
                 while next.is_none() && !batch.is_full() {
                     match items.try_recv() {
                         Ok(item) => match *item {
-                            Item { work: Work::Post(post), reply_to, permit, since } => {
-                                batch.push(Waiting { post, reply_to, permit, since });
+                            Item {
+                                work: Work::Post(post),
+                                reply_to,
+                                permit,
+                                since,
+                            } => {
+                                batch.push(Waiting {
+                                    post,
+                                    reply_to,
+                                    permit,
+                                    since,
+                                });
                             }
                             other => next = Some(Box::new(other)),
                         },
@@ -188,13 +211,25 @@ impl Batch {
 
     /// Gives up what was lost with an earlier write; proposes the rest once, in the time that its oldest has left.
     async fn carry_out(mut self, shared: &Shared, order: &mut Order) {
-        while let Some(lost) = self.waiting.pop_front_if(|waiting| order.is_given_up(waiting.since)) {
+        while let Some(lost) = self
+            .waiting
+            .pop_front_if(|waiting| order.is_given_up(waiting.since))
+        {
             lost.answer(shared, Err(no_quorum())).await;
         }
-        let Some(oldest) = self.waiting.front().map(|waiting| waiting.since) else { return };
-        let posts = self.waiting.iter().map(|waiting| waiting.post.clone()).collect();
+        let Some(oldest) = self.waiting.front().map(|waiting| waiting.since) else {
+            return;
+        };
+        let posts = self
+            .waiting
+            .iter()
+            .map(|waiting| waiting.post.clone())
+            .collect();
         // Awaited to its end: a proposal that is dropped could still reach a leader, after the writes that follow.
-        let answers = shared.service.post(&shared.conn, posts, order.budget(oldest)).await;
+        let answers = shared
+            .service
+            .post(&shared.conn, posts, order.budget(oldest))
+            .await;
         for answer in &answers {
             order.answered(answer);
         }
@@ -221,22 +256,43 @@ impl Waiting {
 }
 
 /// Carries out a request that takes its turn alone.
-async fn carry_out(shared: &Shared, work: Work, reply_to: ReplyTo, since: Instant, order: &mut Order) {
+async fn carry_out(
+    shared: &Shared,
+    work: Work,
+    reply_to: ReplyTo,
+    since: Instant,
+    order: &mut Order,
+) {
     let (service, conn) = (&shared.service, &shared.conn);
     let writes = work.writes();
     let begins = matches!(work, Work::Login { .. } | Work::Resume { .. });
     let budget = order.budget(since);
     let answer = match work {
         _ if writes && order.is_given_up(since) => Err(no_quorum()),
-        Work::Register { user, password, key } => {
-            service.register(user, password, key, budget).await.map(Answer::Registered)
-        }
-        Work::Password { old, new, key } => service.password(conn, old, new, key, budget).await.map(|()| Answer::Done),
-        Work::Delete(request) => service.delete(conn, request, budget).await.map(|()| Answer::Deleted),
-        Work::Login { user, password } => service.login(conn, user, password, budget).await.map(Answer::LoggedIn),
-        Work::Resume { token, consistency } => {
-            service.resume(conn, token, consistency, budget).await.map(Answer::Resumed)
-        }
+        Work::Register {
+            user,
+            password,
+            key,
+        } => service
+            .register(user, password, key, budget)
+            .await
+            .map(Answer::Registered),
+        Work::Password { old, new, key } => service
+            .password(conn, old, new, key, budget)
+            .await
+            .map(|()| Answer::Done),
+        Work::Delete(request) => service
+            .delete(conn, request, budget)
+            .await
+            .map(|()| Answer::Deleted),
+        Work::Login { user, password } => service
+            .login(conn, user, password, budget)
+            .await
+            .map(Answer::LoggedIn),
+        Work::Resume { token, consistency } => service
+            .resume(conn, token, consistency, budget)
+            .await
+            .map(Answer::Resumed),
         Work::Show(show) => return pipe::show(shared, show).await,
         Work::Refuse(failure) => Err(failure),
         // Taken by the batch; kept total so that a mistake there is an answer, not a panic.

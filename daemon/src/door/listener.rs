@@ -25,7 +25,12 @@ const REFUSAL_LOGGED_EVERY: Duration = Duration::from_secs(10);
 impl Door {
     /// Serves clients on a bound listener until `shutdown`; returns when its last connection has ended. Each
     /// connection gets `closing shutdown` and the answers to what it had asked.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, tls: Option<TlsAcceptor>, shutdown: CancellationToken) {
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tls: Option<TlsAcceptor>,
+        shutdown: CancellationToken,
+    ) {
         let tracker = TaskTracker::new();
         let cut = CancellationToken::new();
         let refusals = RateWindow::new(1, REFUSAL_LOGGED_EVERY);
@@ -64,8 +69,14 @@ impl Door {
         }
         drop(listener);
         tracker.close();
-        if tokio::time::timeout(SHUTDOWN_LIMIT, tracker.wait()).await.is_err() {
-            tracing::warn!(connections = tracker.len(), "cut clients that did not let themselves be closed in time");
+        if tokio::time::timeout(SHUTDOWN_LIMIT, tracker.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                connections = tracker.len(),
+                "cut clients that did not let themselves be closed in time"
+            );
             cut.cancel();
             tracker.wait().await;
         }
@@ -75,7 +86,10 @@ impl Door {
 /// Errors of a connection that broke before it was accepted.
 fn is_the_clients(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
 }
 
 async fn connection(
@@ -94,7 +108,14 @@ async fn connection(
     // Both are boxed: what the handshake needed is given back after it, and a connection that is being made, or one
     // without TLS, does not have the size of the largest of them.
     let Some(tls) = tls else {
-        return Box::pin(session::run(&door.service, stream, Some(address), door.patience, shutdown)).await;
+        return Box::pin(session::run(
+            &door.service,
+            stream,
+            Some(address),
+            door.patience,
+            shutdown,
+        ))
+        .await;
     };
     let handshake = Box::pin(tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)));
     let handshake = tokio::select! {
@@ -103,7 +124,14 @@ async fn connection(
     };
     match handshake {
         Ok(Ok(stream)) => {
-            Box::pin(session::run(&door.service, stream, Some(address), door.patience, shutdown)).await;
+            Box::pin(session::run(
+                &door.service,
+                stream,
+                Some(address),
+                door.patience,
+                shutdown,
+            ))
+            .await;
         }
         Ok(Err(error)) => tracing::debug!(%address, %error, "a TLS handshake failed"),
         Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),

@@ -81,8 +81,15 @@ impl Drop for Slot {
 impl Door {
     /// `connections`: the greatest number of open client connections (`[limits] connections`).
     pub fn new(service: Arc<Service>, connections: u32, patience: Patience) -> Arc<Self> {
-        let slots = usize::try_from(connections).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Arc::new(Door { service, patience, slots: Arc::new(Semaphore::new(slots)), open: AtomicUsize::new(0) })
+        let slots = usize::try_from(connections)
+            .unwrap_or(usize::MAX)
+            .min(Semaphore::MAX_PERMITS);
+        Arc::new(Door {
+            service,
+            patience,
+            slots: Arc::new(Semaphore::new(slots)),
+            open: AtomicUsize::new(0),
+        })
     }
 
     /// Open client connections.
@@ -93,6 +100,9 @@ impl Door {
     fn take_slot(self: &Arc<Self>) -> Option<Slot> {
         let permit = self.slots.clone().try_acquire_owned().ok()?;
         self.open.fetch_add(1, Ordering::Relaxed);
-        Some(Slot { door: self.clone(), _permit: permit })
+        Some(Slot {
+            door: self.clone(),
+            _permit: permit,
+        })
     }
 }

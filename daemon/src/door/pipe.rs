@@ -25,7 +25,10 @@ const END: &str = "END\n";
 /// What a line asks for.
 pub(super) fn work(line: &str) -> Work {
     let Some(command) = pipe::parse(line) else {
-        return Work::Refuse(Failure::not_done(Code::BadRequest, "not a command; h shows them all"));
+        return Work::Refuse(Failure::not_done(
+            Code::BadRequest,
+            "not a command; h shows them all",
+        ));
     };
     // A fresh key each time: it makes retries inside the cluster harmless, nobody else knows it.
     let key = match send_key() {
@@ -33,14 +36,22 @@ pub(super) fn work(line: &str) -> Work {
         Err(failure) => return Work::Refuse(failure),
     };
     match command {
-        Command::Register { user, password } => Work::Register { user, password, key },
+        Command::Register { user, password } => Work::Register {
+            user,
+            password,
+            key,
+        },
         Command::Login { user, password } => Work::Login { user, password },
-        Command::Delete { user } => {
-            Work::Delete(DeleteRequest { password: None, key, user: Some(user.trim_end().to_owned()) })
-        }
+        Command::Delete { user } => Work::Delete(DeleteRequest {
+            password: None,
+            key,
+            user: Some(user.trim_end().to_owned()),
+        }),
         Command::Send { to, body } => Work::Post(Post::Send { to, body, key }),
         Command::List => Work::Show(Show::Users(None)),
-        Command::Search { pattern } => Work::Show(Show::Users(Some(pipe::search_glob(pattern.trim_end())))),
+        Command::Search { pattern } => {
+            Work::Show(Show::Users(Some(pipe::search_glob(pattern.trim_end()))))
+        }
         Command::Help => Work::Show(Show::Help),
     }
 }
@@ -51,7 +62,11 @@ pub(super) fn encode(shared: &Shared, answer: &Result<Answer, Failure>) -> Strin
         Ok(Answer::Registered(ok)) => format!("OK registered {}\n", ok.user),
         Ok(Answer::LoggedIn(ok)) => format!("OK logged in {}\n", ok.user),
         Ok(Answer::Resumed(ok)) => format!("OK logged in {}\n", ok.user),
-        Ok(Answer::Sent(sent)) => format!("OK {} {}\n", if sent.online { "sent" } else { "queued" }, sent.id),
+        Ok(Answer::Sent(sent)) => format!(
+            "OK {} {}\n",
+            if sent.online { "sent" } else { "queued" },
+            sent.id
+        ),
         Ok(Answer::Deleted) => {
             let name = shared.conn.past_name();
             format!("OK deleted {}\n", name.as_deref().unwrap_or_default())
@@ -82,12 +97,31 @@ async fn show_users(shared: &Shared, pattern: Option<String>) {
     let mut text = String::from("OK users\n");
     let mut after = None;
     loop {
-        let page = shared.service.users(&shared.conn, pattern.clone(), after, Some(PAGE_MAX), consistency).await;
+        let page = shared
+            .service
+            .users(
+                &shared.conn,
+                pattern.clone(),
+                after,
+                Some(PAGE_MAX),
+                consistency,
+            )
+            .await;
         let page = match page {
             Ok(page) => page,
-            Err(failure) => return shared.conn.outbox.reply(pipe::encode_failure(&failure)).await,
+            Err(failure) => {
+                return shared
+                    .conn
+                    .outbox
+                    .reply(pipe::encode_failure(&failure))
+                    .await;
+            }
         };
-        text.extend(page.users.iter().map(|user| pipe::encode_user(&user.name, user.online)));
+        text.extend(
+            page.users
+                .iter()
+                .map(|user| pipe::encode_user(&user.name, user.online)),
+        );
         after = page.users.into_iter().next_back().map(|user| user.name);
         if !page.more || after.is_none() {
             break;
@@ -105,14 +139,29 @@ pub(super) async fn show_inbox(shared: &Shared) -> u64 {
     let mut through = 0;
     loop {
         // Local: the login was applied here a moment ago.
-        let page = shared.service.inbox(&shared.conn, Some(through), Some(PAGE_MAX), Consistency::Local).await;
+        let page = shared
+            .service
+            .inbox(
+                &shared.conn,
+                Some(through),
+                Some(PAGE_MAX),
+                Consistency::Local,
+            )
+            .await;
         let Ok(page) = page else {
             // Skipping these and going on with events would acknowledge them unread.
-            shared.conn.outbox.close(messagebase_protocol::json::ClosingReason::Resync);
+            shared
+                .conn
+                .outbox
+                .close(messagebase_protocol::json::ClosingReason::Resync);
             return u64::MAX;
         };
         for message in &page.messages {
-            shared.conn.outbox.reply_message(pipe::encode_message(message), message.id).await;
+            shared
+                .conn
+                .outbox
+                .reply_message(pipe::encode_message(message), message.id)
+                .await;
             through = through.max(message.id);
         }
         if !page.more || page.messages.is_empty() {

@@ -54,7 +54,11 @@ impl Shared {
     /// Waits until that many requests that begin or end a session have been answered.
     pub(super) async fn wait_for_session(&self, moves: u64) {
         // An error is impossible: the sender lives in `self`.
-        let _ = self.moved.subscribe().wait_for(|moved| *moved >= moves).await;
+        let _ = self
+            .moved
+            .subscribe()
+            .wait_for(|moved| *moved >= moves)
+            .await;
     }
 }
 
@@ -107,7 +111,11 @@ async fn serve<S>(
     };
     let Ok(Ok(1..)) = read else { return };
     // Both tasks go with this one, however it ends.
-    let writer = AbortOnDropHandle::new(tokio::spawn(writer::run(write_half, outbox.clone(), patience.stall)));
+    let writer = AbortOnDropHandle::new(tokio::spawn(writer::run(
+        write_half,
+        outbox.clone(),
+        patience.stall,
+    )));
     let dialect = match buffer.unfinished().first() {
         Some(b'{') => Dialect::Json,
         Some(b'1'..=b'5' | b'd' | b'h') => Dialect::Pipe,
@@ -121,8 +129,13 @@ async fn serve<S>(
     let reading = Semaphore::new(READS_AT_A_TIME);
     let gone = CancellationToken::new();
     let _gone = gone.clone().drop_guard();
-    let shared =
-        Arc::new(Shared { service: service.clone(), conn, moved: watch::Sender::new(0), reading, gone: gone.clone() });
+    let shared = Arc::new(Shared {
+        service: service.clone(),
+        conn,
+        moved: watch::Sender::new(0),
+        reading,
+        gone: gone.clone(),
+    });
     let lane = AbortOnDropHandle::new(tokio::spawn(lane::run(shared.clone(), lane_items)));
     let session = Session {
         shared,
@@ -144,7 +157,10 @@ async fn serve<S>(
 
 /// Reads what has come, through the stack: a connection that waits holds no memory for what may come. 0: the other side
 /// has closed. Loses nothing when it is dropped.
-async fn read_into<S: AsyncRead>(socket: &mut ReadHalf<S>, buffer: &mut LineBuffer) -> std::io::Result<usize> {
+async fn read_into<S: AsyncRead>(
+    socket: &mut ReadHalf<S>,
+    buffer: &mut LineBuffer,
+) -> std::io::Result<usize> {
     std::future::poll_fn(|cx| {
         let mut bytes = [const { MaybeUninit::uninit() }; READ_BYTES];
         let mut read = ReadBuf::uninit(&mut bytes);
@@ -217,7 +233,11 @@ struct Session<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
-    async fn serve(mut self, mut writer: AbortOnDropHandle<writer::Ended>, lane: AbortOnDropHandle<()>) {
+    async fn serve(
+        mut self,
+        mut writer: AbortOnDropHandle<writer::Ended>,
+        lane: AbortOnDropHandle<()>,
+    ) {
         let end = self.listen(&mut writer).await;
         let outbox = self.shared.conn.outbox.clone();
         let mut within = self.patience.grace;
@@ -234,9 +254,14 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
             End::Lost => outbox.finish(None),
             End::Eof | End::Refused => {
                 self.drain(self.patience.drain).await;
-                let shutdown = self.shutdown.is_cancelled().then_some(ClosingReason::Shutdown);
+                let shutdown = self
+                    .shutdown
+                    .is_cancelled()
+                    .then_some(ClosingReason::Shutdown);
                 let reason = outbox.closing_reason().or(shutdown);
-                outbox.finish(reason.and_then(|reason| closing_line(self.shared.conn.dialect, reason)));
+                outbox.finish(
+                    reason.and_then(|reason| closing_line(self.shared.conn.dialect, reason)),
+                );
             }
             End::Close(reason) => {
                 match reason {
@@ -318,7 +343,8 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
         let through = self.shared.conn.outbox.written_through();
         if self.shared.conn.dialect == Dialect::Pipe && through > self.acknowledged {
             self.acknowledged = through;
-            self.queue(Work::Post(Post::Ack { through }), ReplyTo::Nobody).await;
+            self.queue(Work::Post(Post::Ack { through }), ReplyTo::Nobody)
+                .await;
         }
     }
 
@@ -333,10 +359,15 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
 
     /// What was pipelined behind the request that ended the session gets its answers too.
     async fn last_lines(&mut self, reason: ClosingReason) -> End {
-        if matches!(reason, ClosingReason::Logout | ClosingReason::Deleted | ClosingReason::Locked) {
+        if matches!(
+            reason,
+            ClosingReason::Logout | ClosingReason::Deleted | ClosingReason::Locked
+        ) {
             for _ in 0..LAST_READS {
                 let read = read_into(&mut self.socket, &mut self.buffer);
-                let Ok(Ok(1..)) = tokio::time::timeout(Duration::ZERO, read).await else { break };
+                let Ok(Ok(1..)) = tokio::time::timeout(Duration::ZERO, read).await else {
+                    break;
+                };
                 if let ControlFlow::Break(end) = self.take_lines().await {
                     return end;
                 }
@@ -350,7 +381,8 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
             match line {
                 Line::Whole(line) => self.line(line).await?,
                 Line::TooLong => {
-                    let failure = Failure::not_done(Code::TooLarge, "a line is at most 131072 bytes long");
+                    let failure =
+                        Failure::not_done(Code::TooLarge, "a line is at most 131072 bytes long");
                     self.refuse_line(failure).await;
                     self.first_line = false;
                 }
@@ -374,7 +406,11 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
         let text = match String::from_utf8(line) {
             Ok(text) => text,
             Err(_) => {
-                self.refuse_line(Failure::not_done(Code::BadRequest, "the line is not valid UTF-8")).await;
+                self.refuse_line(Failure::not_done(
+                    Code::BadRequest,
+                    "the line is not valid UTF-8",
+                ))
+                .await;
                 return ControlFlow::Continue(());
             }
         };
@@ -399,7 +435,10 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
                 let permit = self.permit().await;
                 let (shared, moves) = (self.shared.clone(), self.moves);
                 tokio::spawn(async move {
-                    shared.gone.run_until_cancelled(json::read(&shared, id, op, moves)).await;
+                    shared
+                        .gone
+                        .run_until_cancelled(json::read(&shared, id, op, moves))
+                        .await;
                     drop(permit);
                 });
             }
@@ -408,7 +447,13 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
 
     async fn refuse_line(&mut self, failure: Failure) {
         match self.shared.conn.dialect {
-            Dialect::Json => self.shared.conn.outbox.reply(encode_failure(None, &failure)).await,
+            Dialect::Json => {
+                self.shared
+                    .conn
+                    .outbox
+                    .reply(encode_failure(None, &failure))
+                    .await
+            }
             Dialect::Pipe => self.queue(Work::Refuse(failure), ReplyTo::Next).await,
         }
     }
@@ -417,7 +462,12 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
         self.moves += u64::from(work.moves_session());
         let permit = self.permit().await;
         // The lane takes as many items as there are permits; it is gone only when this connection is.
-        let item = Item { work, reply_to, permit, since: tokio::time::Instant::now() };
+        let item = Item {
+            work,
+            reply_to,
+            permit,
+            since: tokio::time::Instant::now(),
+        };
         let _ = self.items.send(Box::new(item)).await;
     }
 
@@ -444,7 +494,10 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
 
 async fn closing_reason(closing: &mut watch::Receiver<Option<ClosingReason>>) -> ClosingReason {
     // Copied at once: the guard must not live across an await.
-    let reason = closing.wait_for(Option::is_some).await.map(|reason| *reason);
+    let reason = closing
+        .wait_for(Option::is_some)
+        .await
+        .map(|reason| *reason);
     match reason {
         Ok(reason) => reason.unwrap_or(ClosingReason::Shutdown),
         // The sender lives in the outbox, which this connection holds.

@@ -19,7 +19,11 @@ pub(super) enum Ended {
 }
 
 /// Runs until the outbox is finished or the socket refuses. One write may take `stall`.
-pub(super) async fn run<W: AsyncWrite + Unpin>(mut socket: W, outbox: Arc<Outbox>, stall: Duration) -> Ended {
+pub(super) async fn run<W: AsyncWrite + Unpin>(
+    mut socket: W,
+    outbox: Arc<Outbox>,
+    stall: Duration,
+) -> Ended {
     while let Some(batch) = outbox.take().await {
         let write = async {
             socket.write_all(&batch.bytes).await?;

@@ -69,28 +69,53 @@ impl Drop for Attachment {
 impl Fanout {
     /// Nobody is connected. `presence` is told who comes and goes.
     pub fn new(presence: Arc<Presence>) -> Arc<Self> {
-        Arc::new(Fanout { state: Mutex::default(), presence })
+        Arc::new(Fanout {
+            state: Mutex::default(),
+            presence,
+        })
     }
 
     /// From now on the outbox gets what this session is to hear.
-    pub fn attach(self: &Arc<Self>, user: u64, session: u64, dialect: Dialect, outbox: Arc<Outbox>) -> Attachment {
+    pub fn attach(
+        self: &Arc<Self>,
+        user: u64,
+        session: u64,
+        dialect: Dialect,
+        outbox: Arc<Outbox>,
+    ) -> Attachment {
         let number = {
             let mut state = self.lock();
             let number = state.next_number;
             state.next_number += 1;
-            state.by_user.entry(user).or_default().push(Listener { number, session, dialect, outbox });
+            state.by_user.entry(user).or_default().push(Listener {
+                number,
+                session,
+                dialect,
+                outbox,
+            });
             state.sessions.entry(session).or_insert((user, 0)).1 += 1;
             number
         };
         self.presence.arrived(user);
-        Attachment { fanout: self.clone(), user, number }
+        Attachment {
+            fanout: self.clone(),
+            user,
+            number,
+        }
     }
 
     fn detach(&self, user: u64, number: u64) {
         {
             let mut state = self.lock();
-            let Some(listeners) = state.by_user.get_mut(&user) else { return };
-            let Some(at) = listeners.iter().position(|listener| listener.number == number) else { return };
+            let Some(listeners) = state.by_user.get_mut(&user) else {
+                return;
+            };
+            let Some(at) = listeners
+                .iter()
+                .position(|listener| listener.number == number)
+            else {
+                return;
+            };
             let gone = listeners.remove(at);
             if listeners.is_empty() {
                 state.by_user.remove(&user);
@@ -128,9 +153,18 @@ impl Fanout {
 
     fn tell(&self, effect: Effect) {
         match effect {
-            Effect::Message { sender, recipient, sending_session, message } => {
+            Effect::Message {
+                sender,
+                recipient,
+                sending_session,
+                message,
+            } => {
                 let to_recipient = self.listeners_of(recipient);
-                let mut to_others = if sender == recipient { Vec::new() } else { self.listeners_of(sender) };
+                let mut to_others = if sender == recipient {
+                    Vec::new()
+                } else {
+                    self.listeners_of(sender)
+                };
                 to_others.retain(|listener| Some(listener.session) != sending_session);
                 if to_recipient.is_empty() && to_others.is_empty() {
                     return;
@@ -147,7 +181,11 @@ impl Fanout {
                     }
                 }
             }
-            Effect::Delivered { sender, through, by } => {
+            Effect::Delivered {
+                sender,
+                through,
+                by,
+            } => {
                 let line = Rendered::delivered(through, by);
                 for listener in self.listeners_of(sender) {
                     if let Some(line) = line.to_others(listener.dialect) {
@@ -158,7 +196,10 @@ impl Fanout {
             Effect::SessionEnded { session, reason } => {
                 let user = self.lock().sessions.get(&session).map(|(user, _)| *user);
                 let listeners = user.map(|user| self.listeners_of(user)).unwrap_or_default();
-                for listener in listeners.into_iter().filter(|listener| listener.session == session) {
+                for listener in listeners
+                    .into_iter()
+                    .filter(|listener| listener.session == session)
+                {
                     listener.outbox.close(reason);
                 }
             }
@@ -191,7 +232,14 @@ mod tests {
     use crate::state::effect::NewMessage;
 
     fn message(id: u64) -> NewMessage {
-        Message { id, from: "ann".into(), to: "bob".into(), body: "hi".into(), sent_at: 1 }.into()
+        Message {
+            id,
+            from: "ann".into(),
+            to: "bob".into(),
+            body: "hi".into(),
+            sent_at: 1,
+        }
+        .into()
     }
 
     async fn drain(outbox: &Outbox) -> String {
@@ -203,9 +251,17 @@ mod tests {
         text
     }
 
-    fn attach(fanout: &Arc<Fanout>, user: u64, session: u64, dialect: Dialect) -> (Attachment, Arc<Outbox>) {
+    fn attach(
+        fanout: &Arc<Fanout>,
+        user: u64,
+        session: u64,
+        dialect: Dialect,
+    ) -> (Attachment, Arc<Outbox>) {
         let outbox = Arc::new(Outbox::new());
-        (fanout.attach(user, session, dialect, outbox.clone()), outbox)
+        (
+            fanout.attach(user, session, dialect, outbox.clone()),
+            outbox,
+        )
     }
 
     #[tokio::test]
@@ -215,8 +271,20 @@ mod tests {
         let (_b, other) = attach(&fanout, 1, 11, Dialect::Json);
         let (_c, json) = attach(&fanout, 2, 20, Dialect::Json);
         let (_d, pipe) = attach(&fanout, 2, 21, Dialect::Pipe);
-        let effect = Effect::Message { sender: 1, recipient: 2, sending_session: Some(10), message: message(5) };
-        fanout.publish(vec![effect, Effect::Delivered { sender: 1, through: 5, by: "bob".into() }]);
+        let effect = Effect::Message {
+            sender: 1,
+            recipient: 2,
+            sending_session: Some(10),
+            message: message(5),
+        };
+        fanout.publish(vec![
+            effect,
+            Effect::Delivered {
+                sender: 1,
+                through: 5,
+                by: "bob".into(),
+            },
+        ]);
         let event = "{\"event\":\"message\",\"message\":{\"id\":5,\"from\":\"ann\",\"to\":\"bob\",\"body\":\"hi\",\"sent_at\":1}}\n";
         let delivered = "{\"event\":\"delivered\",\"through\":5,\"by\":\"bob\"}\n";
         assert_eq!(drain(&sending).await, delivered);
@@ -229,7 +297,12 @@ mod tests {
     async fn the_senders_other_sessions_hear_of_it_when_the_recipient_is_away() {
         let fanout = Fanout::new(Arc::new(Presence::new()));
         let (_a, other) = attach(&fanout, 1, 11, Dialect::Json);
-        let effect = Effect::Message { sender: 1, recipient: 2, sending_session: Some(10), message: message(5) };
+        let effect = Effect::Message {
+            sender: 1,
+            recipient: 2,
+            sending_session: Some(10),
+            message: message(5),
+        };
         fanout.publish(vec![effect]);
         assert_eq!(drain(&other).await.lines().count(), 1);
     }
@@ -238,7 +311,12 @@ mod tests {
     async fn a_message_to_oneself_comes_once_to_every_session() {
         let fanout = Fanout::new(Arc::new(Presence::new()));
         let (_a, one) = attach(&fanout, 1, 10, Dialect::Pipe);
-        let effect = Effect::Message { sender: 1, recipient: 1, sending_session: Some(10), message: message(5) };
+        let effect = Effect::Message {
+            sender: 1,
+            recipient: 1,
+            sending_session: Some(10),
+            message: message(5),
+        };
         fanout.publish(vec![effect]);
         assert_eq!(drain(&one).await.lines().count(), 1);
     }
@@ -250,7 +328,10 @@ mod tests {
         let (a, first) = attach(&fanout, 1, 10, Dialect::Json);
         let (b, second) = attach(&fanout, 1, 10, Dialect::Json);
         let (_c, other) = attach(&fanout, 1, 11, Dialect::Json);
-        fanout.publish(vec![Effect::SessionEnded { session: 10, reason: ClosingReason::Logout }]);
+        fanout.publish(vec![Effect::SessionEnded {
+            session: 10,
+            reason: ClosingReason::Logout,
+        }]);
         assert_eq!(first.closing_reason(), Some(ClosingReason::Logout));
         assert_eq!(second.closing_reason(), Some(ClosingReason::Logout));
         assert_eq!(other.closing_reason(), None);
@@ -260,6 +341,10 @@ mod tests {
         assert!(presence.is_online(1));
         fanout.resync();
         assert_eq!(other.closing_reason(), Some(ClosingReason::Resync));
-        assert_eq!(first.closing_reason(), Some(ClosingReason::Logout), "the first reason stays");
+        assert_eq!(
+            first.closing_reason(),
+            Some(ClosingReason::Logout),
+            "the first reason stays"
+        );
     }
 }

@@ -51,7 +51,8 @@ struct State {
 impl State {
     /// Whether an event finds no room.
     fn full(&self) -> bool {
-        self.queue.len() + self.held.len() >= OUTBOX_MAX_LINES || self.bytes + self.held_bytes >= OUTBOX_MAX_BYTES
+        self.queue.len() + self.held.len() >= OUTBOX_MAX_LINES
+            || self.bytes + self.held_bytes >= OUTBOX_MAX_BYTES
     }
 
     /// Whether a reply finds no room. What is held does not count: it goes out once the reply is queued, so a reply
@@ -147,7 +148,10 @@ impl Outbox {
     pub fn event(&self, line: Arc<str>, message: Option<u64>) {
         {
             let mut state = self.lock();
-            if state.refusing || state.no_events || message.is_some_and(|id| id <= state.seen_through) {
+            if state.refusing
+                || state.no_events
+                || message.is_some_and(|id| id <= state.seen_through)
+            {
                 return;
             }
             if state.full() {
@@ -236,7 +240,10 @@ impl Outbox {
             state.clear_held();
             if let Some(line) = last {
                 state.bytes += line.len();
-                state.queue.push_back(Item { line, message: None });
+                state.queue.push_back(Item {
+                    line,
+                    message: None,
+                });
             }
         }
         self.drained.notify_waiters();
@@ -251,7 +258,9 @@ impl Outbox {
                 if !state.queue.is_empty() {
                     let mut batch = Batch::default();
                     while let Some(item) = state.queue.front() {
-                        if !batch.bytes.is_empty() && batch.bytes.len() + item.line.len() > WRITE_COALESCE_BYTES {
+                        if !batch.bytes.is_empty()
+                            && batch.bytes.len() + item.line.len() > WRITE_COALESCE_BYTES
+                        {
                             break;
                         }
                         batch.bytes.extend_from_slice(item.line.as_bytes());
@@ -318,7 +327,10 @@ mod tests {
         outbox.reply("reply with m4\n").await;
         outbox.open_gate(4);
         outbox.event("m4 again\n".into(), Some(4));
-        assert_eq!(text(&outbox.take().await.expect("a batch")), "reply with m4\nm5\n");
+        assert_eq!(
+            text(&outbox.take().await.expect("a batch")),
+            "reply with m4\nm5\n"
+        );
         assert_eq!(outbox.lock().bytes, 0);
     }
 
@@ -356,11 +368,15 @@ mod tests {
         let outbox = Outbox::new();
         outbox.shut_gate();
         outbox.event("y".repeat(OUTBOX_MAX_BYTES).into(), None);
-        let replied = tokio::time::timeout(std::time::Duration::from_secs(5), outbox.reply("z\n")).await;
+        let replied =
+            tokio::time::timeout(std::time::Duration::from_secs(5), outbox.reply("z\n")).await;
         replied.expect("the reply found room");
         assert_eq!(text(&outbox.take().await.expect("a batch")), "z\n");
         outbox.open_gate(0);
-        assert_eq!(outbox.take().await.expect("a batch").bytes.len(), OUTBOX_MAX_BYTES);
+        assert_eq!(
+            outbox.take().await.expect("a batch").bytes.len(),
+            OUTBOX_MAX_BYTES
+        );
         let state = outbox.lock();
         assert_eq!((state.bytes, state.held_bytes), (0, 0));
     }
@@ -374,7 +390,10 @@ mod tests {
             let outbox = outbox.clone();
             async move { outbox.reply("z\n").await }
         });
-        assert_eq!(outbox.take().await.expect("a batch").bytes.len(), OUTBOX_MAX_BYTES);
+        assert_eq!(
+            outbox.take().await.expect("a batch").bytes.len(),
+            OUTBOX_MAX_BYTES
+        );
         waiting.await.expect("the reply found room");
         assert_eq!(text(&outbox.take().await.expect("a batch")), "z\n");
     }

@@ -24,20 +24,30 @@ pub(super) struct Rendered {
 
 impl Rendered {
     pub(super) fn message(message: Message) -> Self {
-        Rendered { event: Event::Message { message }, json: OnceCell::new(), pipe: OnceCell::new() }
+        Rendered {
+            event: Event::Message { message },
+            json: OnceCell::new(),
+            pipe: OnceCell::new(),
+        }
     }
 
     pub(super) fn delivered(through: u64, by: String) -> Self {
-        Rendered { event: Event::Delivered { through, by }, json: OnceCell::new(), pipe: OnceCell::new() }
+        Rendered {
+            event: Event::Delivered { through, by },
+            json: OnceCell::new(),
+            pipe: OnceCell::new(),
+        }
     }
 
     /// The line for a session of the message's recipient.
     pub(super) fn to_recipient(&self, dialect: Dialect) -> Option<Arc<str>> {
         match (dialect, &self.event) {
             (Dialect::Json, _) => Some(self.json()),
-            (Dialect::Pipe, Event::Message { message }) => {
-                Some(self.pipe.get_or_init(|| pipe::encode_message(message).into()).clone())
-            }
+            (Dialect::Pipe, Event::Message { message }) => Some(
+                self.pipe
+                    .get_or_init(|| pipe::encode_message(message).into())
+                    .clone(),
+            ),
             (Dialect::Pipe, _) => None,
         }
     }
@@ -48,7 +58,9 @@ impl Rendered {
     }
 
     fn json(&self) -> Arc<str> {
-        self.json.get_or_init(|| json::encode_event(&self.event).into()).clone()
+        self.json
+            .get_or_init(|| json::encode_event(&self.event).into())
+            .clone()
     }
 }
 
@@ -57,6 +69,12 @@ pub fn closing_line(dialect: Dialect, reason: ClosingReason) -> Option<Arc<str>>
     match dialect {
         Dialect::Json => Some(json::encode_event(&Event::Closing { reason }).into()),
         Dialect::Pipe if matches!(reason, ClosingReason::Deleted | ClosingReason::Logout) => None,
-        Dialect::Pipe => Some(format!("ERR closing the node closes this connection: {}\n", reason.as_str()).into()),
+        Dialect::Pipe => Some(
+            format!(
+                "ERR closing the node closes this connection: {}\n",
+                reason.as_str()
+            )
+            .into(),
+        ),
     }
 }

@@ -24,7 +24,8 @@ pub fn this_one(store: &Store) -> Result<Boot, String> {
 /// What the file remembers of the peers.
 pub async fn remembered(store: &Store) -> Result<HashMap<u64, Boot>, String> {
     let read = store.readers().run(|conn| {
-        let mut rows = conn.prepare("SELECT raft_id, starts, boot_id, last_log_at_start FROM peer_boots")?;
+        let mut rows =
+            conn.prepare("SELECT raft_id, starts, boot_id, last_log_at_start FROM peer_boots")?;
         let boots = rows.query_map([], |row| {
             let boot = Boot {
                 starts: row.get::<_, i64>(1)?.cast_unsigned(),
@@ -35,7 +36,8 @@ pub async fn remembered(store: &Store) -> Result<HashMap<u64, Boot>, String> {
         })?;
         boots.collect()
     });
-    read.await.map_err(|e| format!("failed to read what is known of the peers: {e}"))
+    read.await
+        .map_err(|e| format!("failed to read what is known of the peers: {e}"))
 }
 
 /// Writes new meetings to the file.
@@ -53,7 +55,13 @@ pub async fn remember(shared: Arc<Shared>, mut meetings: mpsc::Receiver<(u64, Bo
             .map(drop)
         });
         // A failure ends the writer and with it the node; there is nothing to add here.
-        let _ = shared.store.submit(Job::Local { write, done: Box::new(|_| ()) }).await;
+        let _ = shared
+            .store
+            .submit(Job::Local {
+                write,
+                done: Box::new(|_| ()),
+            })
+            .await;
     }
 }
 
@@ -73,9 +81,16 @@ pub async fn heed(shared: Arc<Shared>) {
     );
     shared.mark_stale(why.clone());
     // On disk, because the next start would look like a new one to peers that met this one.
-    let write =
-        Box::new(move |conn: &rusqlite::Connection| conn.execute("UPDATE node SET stale = ?1", [why]).map(drop));
-    let _ = shared.store.submit(Job::Local { write, done: Box::new(|_| ()) }).await;
+    let write = Box::new(move |conn: &rusqlite::Connection| {
+        conn.execute("UPDATE node SET stale = ?1", [why]).map(drop)
+    });
+    let _ = shared
+        .store
+        .submit(Job::Local {
+            write,
+            done: Box::new(|_| ()),
+        })
+        .await;
     if let Some(replica) = replica {
         replica.shutdown().await;
         warn!("replication was stopped");
@@ -84,6 +99,10 @@ pub async fn heed(shared: Arc<Shared>) {
 
 /// Why this directory was recognized as an older copy in an earlier life, if it was.
 pub async fn known_stale(shared: &Shared) -> Result<Option<String>, String> {
-    let read = shared.store.readers().run(|conn| conn.query_row("SELECT stale FROM node", [], |row| row.get(0)));
-    read.await.map_err(|e| format!("failed to read this node's own row: {e}"))
+    let read = shared
+        .store
+        .readers()
+        .run(|conn| conn.query_row("SELECT stale FROM node", [], |row| row.get(0)));
+    read.await
+        .map_err(|e| format!("failed to read this node's own row: {e}"))
 }

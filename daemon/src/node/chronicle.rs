@@ -9,7 +9,9 @@ use super::Shared;
 
 /// Says each change of leader and membership, once, until the node stops.
 pub async fn write(shared: Arc<Shared>) {
-    let Some(replica) = shared.replica() else { return };
+    let Some(replica) = shared.replica() else {
+        return;
+    };
     let mut views = replica.watch_view();
     let (mut leader, mut members) = (None, Vec::new());
     loop {

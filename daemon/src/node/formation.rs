@@ -62,8 +62,11 @@ pub fn decide(me: &Me, others: &BTreeMap<u16, Option<ProbeReply>>) -> Step {
     if me.has_log || (me.cluster_id.is_some() && !me.founder) {
         return Step::Member;
     }
-    let formed: Vec<u16> =
-        others.iter().filter(|(_, r)| r.as_ref().is_some_and(|r| r.has_log)).map(|(n, _)| *n).collect();
+    let formed: Vec<u16> = others
+        .iter()
+        .filter(|(_, r)| r.as_ref().is_some_and(|r| r.has_log))
+        .map(|(n, _)| *n)
+        .collect();
     let drives = me.configured.first() == Some(&me.node);
     if me.cluster_id.is_some() && !drives {
         // The driver made us a founder; its log is on the way.
@@ -76,7 +79,11 @@ pub fn decide(me: &Me, others: &BTreeMap<u16, Option<ProbeReply>>) -> Step {
             me.node, me.node
         ));
     }
-    let silent: Vec<u16> = others.iter().filter(|(_, r)| r.is_none()).map(|(n, _)| *n).collect();
+    let silent: Vec<u16> = others
+        .iter()
+        .filter(|(_, r)| r.is_none())
+        .map(|(n, _)| *n)
+        .collect();
     if !silent.is_empty() {
         return Step::Wait(format!(
             "waiting for {} to answer: a new cluster forms once every configured node does (if this node lost its \
@@ -94,11 +101,17 @@ pub fn decide(me: &Me, others: &BTreeMap<u16, Option<ProbeReply>>) -> Step {
             name_nodes(&me.configured)
         ));
     }
-    let mut ids: Vec<&String> = answers().filter_map(|r| r.cluster_id.as_ref()).chain(&me.cluster_id).collect();
+    let mut ids: Vec<&String> = answers()
+        .filter_map(|r| r.cluster_id.as_ref())
+        .chain(&me.cluster_id)
+        .collect();
     ids.sort_unstable();
     ids.dedup();
     if ids.len() > 1 {
-        return Step::Wait("the nodes hold identities of different clusters: empty the data directories of all".into());
+        return Step::Wait(
+            "the nodes hold identities of different clusters: empty the data directories of all"
+                .into(),
+        );
     }
     if !drives {
         return Step::Wait(format!(
@@ -111,7 +124,11 @@ pub fn decide(me: &Me, others: &BTreeMap<u16, Option<ProbeReply>>) -> Step {
 
 fn name_nodes(nodes: &[u16]) -> String {
     let list: Vec<String> = nodes.iter().map(u16::to_string).collect();
-    if list.len() == 1 { format!("node {}", list[0]) } else { format!("nodes {}", list.join(", ")) }
+    if list.len() == 1 {
+        format!("node {}", list[0])
+    } else {
+        format!("nodes {}", list.join(", "))
+    }
 }
 
 /// Asks, decides and acts until this node is a member or the process stops.
@@ -137,9 +154,15 @@ pub async fn drive(shared: Arc<Shared>) {
                 return;
             }
             Step::Wait(why) => {
-                let why = [why].into_iter().chain(strangers).collect::<Vec<_>>().join("; ");
+                let why = [why]
+                    .into_iter()
+                    .chain(strangers)
+                    .collect::<Vec<_>>()
+                    .join("; ");
                 shared.set_waiting(why.clone());
-                let due = said.as_ref().is_none_or(|(last, at)| *last != why || at.elapsed() >= SAY_EVERY);
+                let due = said
+                    .as_ref()
+                    .is_none_or(|(last, at)| *last != why || at.elapsed() >= SAY_EVERY);
                 if due {
                     info!("{why}");
                     said = Some((why, Instant::now()));
@@ -157,9 +180,17 @@ pub async fn drive(shared: Arc<Shared>) {
 }
 
 /// The answers, and what is to be said of nodes that are there but not trusted: waiting does not mend that.
-async fn ask_all(shared: &Arc<Shared>, me: &Me) -> (BTreeMap<u16, Option<ProbeReply>>, Vec<String>) {
+async fn ask_all(
+    shared: &Arc<Shared>,
+    me: &Me,
+) -> (BTreeMap<u16, Option<ProbeReply>>, Vec<String>) {
     let mut asking = tokio::task::JoinSet::new();
-    for node in me.configured.iter().copied().filter(|node| *node != me.node) {
+    for node in me
+        .configured
+        .iter()
+        .copied()
+        .filter(|node| *node != me.node)
+    {
         let shared = shared.clone();
         asking.spawn(async move { (node, shared.probe(node, ASK_TIMEOUT).await) });
     }
@@ -190,18 +221,35 @@ async fn form(shared: &Arc<Shared>, me: &Me, adopted: Option<String>) -> Result<
         };
         shared.save_identity(identity).await?;
     }
-    for node in me.configured.iter().copied().filter(|node| *node != me.node) {
-        let body = PeerRequest::Form { cluster_id: cluster_id.clone(), founders: me.configured.clone() };
-        match shared.wire.ask(shared.probe_target(node), Purpose::Probe, body, ASK_TIMEOUT).await {
+    for node in me
+        .configured
+        .iter()
+        .copied()
+        .filter(|node| *node != me.node)
+    {
+        let body = PeerRequest::Form {
+            cluster_id: cluster_id.clone(),
+            founders: me.configured.clone(),
+        };
+        match shared
+            .wire
+            .ask(shared.probe_target(node), Purpose::Probe, body, ASK_TIMEOUT)
+            .await
+        {
             Ok(PeerReply::Done) => {}
-            Ok(PeerReply::Failed(why)) => return Err(format!("node {node} does not take part: {why}")),
+            Ok(PeerReply::Failed(why)) => {
+                return Err(format!("node {node} does not take part: {why}"));
+            }
             Ok(other) => return Err(format!("node {node} answered {other:?}")),
             Err(e) => return Err(format!("node {node}: {e}")),
         }
     }
     shared.start_replica().await?;
     shared.initialize().await?;
-    info!("formed the cluster {cluster_id} of {}", name_nodes(&me.configured));
+    info!(
+        "formed the cluster {cluster_id} of {}",
+        name_nodes(&me.configured)
+    );
     Ok(())
 }
 
@@ -214,7 +262,11 @@ pub(super) fn new_cluster_id() -> Result<String, String> {
 
 /// Where to send a question to a node of the configuration file, whatever its identity.
 pub fn any_identity(node: u16, peer: String) -> Target {
-    Target { raft_id: 0, node, peer }
+    Target {
+        raft_id: 0,
+        node,
+        peer,
+    }
 }
 
 #[cfg(test)]
@@ -222,11 +274,26 @@ mod tests {
     use super::*;
 
     fn me(node: u16, cluster_id: Option<&str>, has_log: bool) -> Me {
-        Me { node, configured: vec![1, 2, 3], cluster_id: cluster_id.map(str::to_owned), founder: true, has_log }
+        Me {
+            node,
+            configured: vec![1, 2, 3],
+            cluster_id: cluster_id.map(str::to_owned),
+            founder: true,
+            has_log,
+        }
     }
 
     fn blank(node: u16) -> (u16, Option<ProbeReply>) {
-        (node, Some(ProbeReply { node, cluster_id: None, raft_id: 0, has_log: false, configured: vec![1, 2, 3] }))
+        (
+            node,
+            Some(ProbeReply {
+                node,
+                cluster_id: None,
+                raft_id: 0,
+                has_log: false,
+                configured: vec![1, 2, 3],
+            }),
+        )
     }
 
     fn holds(node: u16, id: &str, has_log: bool) -> (u16, Option<ProbeReply>) {
@@ -242,7 +309,10 @@ mod tests {
 
     #[test]
     fn forms_only_when_everybody_answers_and_is_blank() {
-        assert_eq!(decide(&me(1, None, false), &[blank(2), blank(3)].into()), Step::Form(None));
+        assert_eq!(
+            decide(&me(1, None, false), &[blank(2), blank(3)].into()),
+            Step::Form(None)
+        );
         assert!(
             matches!(decide(&me(1, None, false), &[blank(2), (3, None)].into()), Step::Wait(why) if why.contains("node 3"))
         );
@@ -268,29 +338,58 @@ mod tests {
     #[test]
     fn a_driver_that_crashed_half_way_takes_up_the_same_identity() {
         assert_eq!(
-            decide(&me(1, Some("x"), false), &[holds(2, "x", false), blank(3)].into()),
+            decide(
+                &me(1, Some("x"), false),
+                &[holds(2, "x", false), blank(3)].into()
+            ),
             Step::Form(Some("x".into()))
         );
-        assert_eq!(decide(&me(1, None, false), &[holds(2, "x", false), blank(3)].into()), Step::Form(Some("x".into())));
-        assert!(matches!(decide(&me(1, Some("y"), false), &[holds(2, "x", false), blank(3)].into()), Step::Wait(_)));
+        assert_eq!(
+            decide(
+                &me(1, None, false),
+                &[holds(2, "x", false), blank(3)].into()
+            ),
+            Step::Form(Some("x".into()))
+        );
+        assert!(matches!(
+            decide(
+                &me(1, Some("y"), false),
+                &[holds(2, "x", false), blank(3)].into()
+            ),
+            Step::Wait(_)
+        ));
     }
 
     #[test]
     fn a_driver_with_an_identity_and_no_log_never_founds_a_second_cluster() {
         let others = [holds(2, "x", true), holds(3, "x", true)].into();
-        assert!(matches!(decide(&me(1, Some("x"), false), &others), Step::Wait(why) if why.contains("member replace")));
+        assert!(
+            matches!(decide(&me(1, Some("x"), false), &others), Step::Wait(why) if why.contains("member replace"))
+        );
     }
 
     #[test]
     fn founders_with_an_identity_wait_for_the_log() {
-        assert_eq!(decide(&me(2, Some("x"), false), &[(1, None), (3, None)].into()), Step::Member);
-        assert_eq!(decide(&me(1, Some("x"), true), &[(2, None), (3, None)].into()), Step::Member);
+        assert_eq!(
+            decide(&me(2, Some("x"), false), &[(1, None), (3, None)].into()),
+            Step::Member
+        );
+        assert_eq!(
+            decide(&me(1, Some("x"), true), &[(2, None), (3, None)].into()),
+            Step::Member
+        );
     }
 
     #[test]
     fn a_replaced_node_waits_for_the_log_even_if_it_would_drive_a_formation() {
-        let adopted = Me { founder: false, ..me(1, Some("x"), false) };
-        assert_eq!(decide(&adopted, &[holds(2, "x", true), holds(3, "x", true)].into()), Step::Member);
+        let adopted = Me {
+            founder: false,
+            ..me(1, Some("x"), false)
+        };
+        assert_eq!(
+            decide(&adopted, &[holds(2, "x", true), holds(3, "x", true)].into()),
+            Step::Member
+        );
     }
 
     #[test]

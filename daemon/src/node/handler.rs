@@ -43,7 +43,8 @@ impl PeerHandler for Handler {
     }
 
     fn lost(&self, hello: &PeerHello) {
-        if let (Dialer::Node { raft_id, .. }, Some(replica)) = (hello.dialer, self.shared.replica()) {
+        if let (Dialer::Node { raft_id, .. }, Some(replica)) = (hello.dialer, self.shared.replica())
+        {
             replica.peer_lost(raft_id);
         }
     }
@@ -59,25 +60,43 @@ impl PeerHandler for Handler {
                 Some(replica) => PeerReply::Raft(replica.serve(raft_id, frame).await),
                 None => PeerReply::Failed("this node's replication has not started".into()),
             },
-            (Purpose::Presence, Dialer::Node { node, .. }, PeerRequest::Presence { version, online }) => {
+            (
+                Purpose::Presence,
+                Dialer::Node { node, .. },
+                PeerRequest::Presence { version, online },
+            ) => {
                 if shared.presence.remote(node, version, online) {
                     PeerReply::Done
                 } else {
                     PeerReply::Failed("the whole set is needed".into())
                 }
             }
-            (Purpose::Probe, Dialer::Node { .. }, PeerRequest::Probe) => PeerReply::Probe(shared.probe_reply()),
-            (Purpose::Probe, Dialer::Node { .. }, PeerRequest::Form { cluster_id, founders }) => {
-                done(shared.take_founder_identity(cluster_id, founders).await)
+            (Purpose::Probe, Dialer::Node { .. }, PeerRequest::Probe) => {
+                PeerReply::Probe(shared.probe_reply())
             }
-            (Purpose::Probe, Dialer::Node { .. }, PeerRequest::Adopt { cluster_id, raft_id }) => {
-                done(shared.adopt_identity(cluster_id, raft_id).await)
-            }
+            (
+                Purpose::Probe,
+                Dialer::Node { .. },
+                PeerRequest::Form {
+                    cluster_id,
+                    founders,
+                },
+            ) => done(shared.take_founder_identity(cluster_id, founders).await),
+            (
+                Purpose::Probe,
+                Dialer::Node { .. },
+                PeerRequest::Adopt {
+                    cluster_id,
+                    raft_id,
+                },
+            ) => done(shared.adopt_identity(cluster_id, raft_id).await),
             (Purpose::Admin, Dialer::Admin, PeerRequest::Admin(request)) => {
                 tracing::debug!("an operator asks: {request:?}");
                 PeerReply::Admin(admin::answer(shared, &self.service, request).await)
             }
-            (purpose, ..) => PeerReply::Failed(format!("not a request for a connection of purpose {purpose:?}")),
+            (purpose, ..) => PeerReply::Failed(format!(
+                "not a request for a connection of purpose {purpose:?}"
+            )),
         }
     }
 }
@@ -86,7 +105,9 @@ impl Handler {
     /// Why this dialer may not speak, if so.
     fn refusal(&self, hello: &PeerHello) -> Option<String> {
         let shared = &self.shared;
-        let Dialer::Node { node, raft_id } = hello.dialer else { return None };
+        let Dialer::Node { node, raft_id } = hello.dialer else {
+            return None;
+        };
         if shared.is_stale() && hello.purpose != Purpose::Probe {
             return Some("this node runs on an older copy of its data".into());
         }
@@ -97,16 +118,30 @@ impl Handler {
             return Some("this node belongs to no cluster yet".into());
         };
         if hello.cluster_id.as_ref() != Some(&identity.cluster_id) {
-            return Some(format!("this node belongs to the cluster {}", identity.cluster_id));
+            return Some(format!(
+                "this node belongs to the cluster {}",
+                identity.cluster_id
+            ));
         }
         if hello.to_raft_id != identity.raft_id {
-            return Some(format!("meant for Raft id {}, this is {}", hello.to_raft_id, identity.raft_id));
+            return Some(format!(
+                "meant for Raft id {}, this is {}",
+                hello.to_raft_id, identity.raft_id
+            ));
         }
         if node_of(raft_id) != node {
             return Some(format!("Raft id {raft_id} is not one of node {node}"));
         }
-        let newest = shared.replica()?.members().iter().map(|m| m.raft_id).filter(|id| node_of(*id) == node).max();
-        newest.filter(|newest| *newest > raft_id).map(|newest| format!("node {node} was replaced; it is {newest} now"))
+        let newest = shared
+            .replica()?
+            .members()
+            .iter()
+            .map(|m| m.raft_id)
+            .filter(|id| node_of(*id) == node)
+            .max();
+        newest
+            .filter(|newest| *newest > raft_id)
+            .map(|newest| format!("node {node} was replaced; it is {newest} now"))
     }
 }
 

@@ -80,7 +80,11 @@ pub struct Shared {
 impl Shared {
     /// Replication, once this node has an identity and unless its data is an older copy.
     pub fn replica(&self) -> Option<&Replica> {
-        if self.is_stale() { None } else { self.replica.get() }
+        if self.is_stale() {
+            None
+        } else {
+            self.replica.get()
+        }
     }
 
     /// From now on this node takes no part; why, for the log and `mbctl status`.
@@ -107,7 +111,10 @@ impl Shared {
 
     /// Why this node waits, if it does.
     pub fn waiting_for(&self) -> Option<String> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set_waiting(&self, why: String) {
@@ -121,12 +128,18 @@ impl Shared {
 
     /// Ends the node with exit 1. The first reason is the one that is told.
     pub fn fail(&self, why: String) {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(why);
         self.stop.cancel();
     }
 
     fn failure(&self) -> Option<String> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// As by SIGKILL: nothing is flushed, nobody is told. That is what the operator asked for.
@@ -152,7 +165,9 @@ impl Shared {
         formation::Me {
             node: self.node,
             configured: self.configured(),
-            founder: identity.as_ref().is_some_and(|identity| !identity.founders.is_empty()),
+            founder: identity
+                .as_ref()
+                .is_some_and(|identity| !identity.founders.is_empty()),
             cluster_id: identity.map(|identity| identity.cluster_id),
             has_log: self.has_log(),
         }
@@ -171,11 +186,26 @@ impl Shared {
     }
 
     fn probe_target(&self, node: u16) -> Target {
-        formation::any_identity(node, self.config.node(node).map(|n| n.peer.to_string()).unwrap_or_default())
+        formation::any_identity(
+            node,
+            self.config
+                .node(node)
+                .map(|n| n.peer.to_string())
+                .unwrap_or_default(),
+        )
     }
 
     async fn probe(&self, node: u16, within: Duration) -> Result<ProbeReply, String> {
-        match self.wire.ask(self.probe_target(node), Purpose::Probe, PeerRequest::Probe, within).await {
+        match self
+            .wire
+            .ask(
+                self.probe_target(node),
+                Purpose::Probe,
+                PeerRequest::Probe,
+                within,
+            )
+            .await
+        {
             Ok(PeerReply::Probe(reply)) => Ok(reply),
             Ok(other) => Err(format!("node {node} answered {other:?}")),
             Err(e) => Err(e.to_string()),
@@ -186,32 +216,60 @@ impl Shared {
     async fn save_identity(&self, identity: Identity) -> Result<(), String> {
         let (done, saved) = tokio::sync::oneshot::channel();
         let done = Box::new(move |result| drop(done.send(result)));
-        self.store.submit(Job::SaveIdentity { identity, done }).await.map_err(|e| e.to_string())?;
-        saved.await.map_err(|_| "the store is closed".to_owned())?.map_err(|e| e.to_string())
+        self.store
+            .submit(Job::SaveIdentity { identity, done })
+            .await
+            .map_err(|e| e.to_string())?;
+        saved
+            .await
+            .map_err(|_| "the store is closed".to_owned())?
+            .map_err(|e| e.to_string())
     }
 
     /// Takes the identity of a founder. Only a blank node does, or one that took the very same before.
-    async fn take_founder_identity(&self, cluster_id: String, founders: Vec<u16>) -> Result<(), String> {
+    async fn take_founder_identity(
+        &self,
+        cluster_id: String,
+        founders: Vec<u16>,
+    ) -> Result<(), String> {
         if founders != self.configured() {
             return Err("its configuration file lists other nodes".into());
         }
-        let identity = Identity { cluster_id, raft_id: raft_id(formation::FIRST_GENERATION, self.node), founders };
+        let identity = Identity {
+            cluster_id,
+            raft_id: raft_id(formation::FIRST_GENERATION, self.node),
+            founders,
+        };
         self.take_identity(identity).await
     }
 
     /// Takes the identity that a leader gave to a blank node.
     async fn adopt_identity(&self, cluster_id: String, raft_id: u64) -> Result<(), String> {
         if node_of(raft_id) != self.node {
-            return Err(format!("Raft id {raft_id} is not one of node {}", self.node));
+            return Err(format!(
+                "Raft id {raft_id} is not one of node {}",
+                self.node
+            ));
         }
-        self.take_identity(Identity { cluster_id, raft_id, founders: Vec::new() }).await
+        self.take_identity(Identity {
+            cluster_id,
+            raft_id,
+            founders: Vec::new(),
+        })
+        .await
     }
 
     async fn take_identity(&self, identity: Identity) -> Result<(), String> {
         match self.store.identity() {
             None => self.save_identity(identity).await?,
-            Some(held) if held.cluster_id == identity.cluster_id && held.raft_id == identity.raft_id => {}
-            Some(held) => return Err(format!("it holds an identity of the cluster {} already", held.cluster_id)),
+            Some(held)
+                if held.cluster_id == identity.cluster_id && held.raft_id == identity.raft_id => {}
+            Some(held) => {
+                return Err(format!(
+                    "it holds an identity of the cluster {} already",
+                    held.cluster_id
+                ));
+            }
         }
         self.start_replica().await
     }
@@ -221,16 +279,24 @@ impl Shared {
         if self.is_stale() {
             return Err("this data directory is an older copy and counts as lost".into());
         }
-        let replica = self.replica.get_or_try_init(|| self.build_replica()).await?;
+        let replica = self
+            .replica
+            .get_or_try_init(|| self.build_replica())
+            .await?;
         let told = replica.clone();
-        self.wire.tell_lost(Box::new(move |raft_id| told.peer_lost(raft_id)));
+        self.wire
+            .tell_lost(Box::new(move |raft_id| told.peer_lost(raft_id)));
         let leader = replica.clone();
         self.ledger.ask_acknowledged(Box::new(move |raft_id| {
             // A deposed leader that does not know it yet remembers acknowledgements that another has truncated since.
             if !leader.leads_with_quorum() {
                 return None;
             }
-            leader.members().iter().find(|member| member.raft_id == raft_id).and_then(|member| member.matched)
+            leader
+                .members()
+                .iter()
+                .find(|member| member.raft_id == raft_id)
+                .and_then(|member| member.matched)
         }));
         if self.is_stale() {
             // It was told so while replication was starting.
@@ -251,7 +317,14 @@ impl Shared {
         );
         let clock = Arc::new(unix_ms);
         let beside_clients = |task| self.clients.spawn(task);
-        let started = Replica::start(self.store.clone(), config, self.wire.clone(), clock, beside_clients).await;
+        let started = Replica::start(
+            self.store.clone(),
+            config,
+            self.wire.clone(),
+            clock,
+            beside_clients,
+        )
+        .await;
         started.map_err(|e| e.to_string())
     }
 
@@ -262,7 +335,12 @@ impl Shared {
             .config
             .nodes
             .iter()
-            .map(|node| (raft_id(formation::FIRST_GENERATION, node.id), member_of(node)))
+            .map(|node| {
+                (
+                    raft_id(formation::FIRST_GENERATION, node.id),
+                    member_of(node),
+                )
+            })
             .collect();
         replica.initialize(members).await.map_err(|e| e.to_string())
     }
@@ -270,7 +348,12 @@ impl Shared {
 
 /// A node of the configuration file as a first membership has it.
 fn member_of(node: &NodeConfig) -> Member {
-    Member { node: node.id, client: node.client.to_string(), peer: node.peer.to_string(), promote: false }
+    Member {
+        node: node.id,
+        client: node.client.to_string(),
+        peer: node.peer.to_string(),
+        promote: false,
+    }
 }
 
 /// The replicated settings as this node's file has them.
@@ -287,6 +370,8 @@ fn settings(config: &Config) -> Settings {
 
 /// The wall clock, for the leader's stamps and what is said of a backup; a clock before 1970 counts as 1970.
 pub fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -25,7 +25,13 @@ impl Replication for Replicated {
     }
 
     fn campaign(&self) -> Answering<'_, Result<u16, CampaignError>> {
-        Box::pin(async move { self.0.replica().ok_or(CampaignError::NoQuorum)?.campaign().await })
+        Box::pin(async move {
+            self.0
+                .replica()
+                .ok_or(CampaignError::NoQuorum)?
+                .campaign()
+                .await
+        })
     }
 
     fn view(&self) -> View {
@@ -39,7 +45,10 @@ impl Replication for Replicated {
             members: Vec::new(),
             ready: false,
         };
-        let mut view = self.0.replica().map_or_else(waiting, crate::node::Replica::view);
+        let mut view = self
+            .0
+            .replica()
+            .map_or_else(waiting, crate::node::Replica::view);
         // A node that is going away sends its clients elsewhere.
         view.ready &= !self.0.is_closing();
         view

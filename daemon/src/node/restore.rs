@@ -36,7 +36,14 @@ pub fn restore(config: &Config, node: &NodeConfig, from: &Path) -> Result<Restor
     let raft_id = raft_id(FIRST_GENERATION, number);
     let life = |last: store::LogId| {
         let (vote, membership) = alone(raft_id, member_of(node), last.term);
-        NewLife { node: number, cluster_id: cluster_id.clone(), raft_id, vote, membership, now_ms: unix_ms() }
+        NewLife {
+            node: number,
+            cluster_id: cluster_id.clone(),
+            raft_id,
+            vote,
+            membership,
+            now_ms: unix_ms(),
+        }
     };
     let info = store::restore(from, &config.node_dir(number), life)?;
     Ok(Restored {

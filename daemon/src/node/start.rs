@@ -60,9 +60,17 @@ struct ClientListeners {
 
 /// Runs node `number` until SIGTERM, SIGINT, `mbctl stop` (`Ok`) or a failure (`Err` with the reason). All that serves
 /// clients and gathers writes runs on the threads of `clients`, all else on the caller's.
-pub async fn run(config: Arc<Config>, number: u16, tls: NodeTls, clients: Handle) -> Result<(), String> {
+pub async fn run(
+    config: Arc<Config>,
+    number: u16,
+    tls: NodeTls,
+    clients: Handle,
+) -> Result<(), String> {
     // Proof for the default: the command line checked that the node is configured.
-    let node = config.node(number).cloned().ok_or_else(|| format!("there is no node {number}"))?;
+    let node = config
+        .node(number)
+        .cloned()
+        .ok_or_else(|| format!("there is no node {number}"))?;
     // First of all, so that a stop during the start is heard too.
     let signals = Signals::listen()?;
     raise_file_limit(config.limits.connections);
@@ -77,7 +85,9 @@ pub async fn run(config: Arc<Config>, number: u16, tls: NodeTls, clients: Handle
         change_log_bytes: config.limits.change_log_bytes,
         effects: fanout.clone(),
     };
-    let opened = tokio::task::spawn_blocking(move || Store::open(options)).await.map_err(|e| e.to_string())?;
+    let opened = tokio::task::spawn_blocking(move || Store::open(options))
+        .await
+        .map_err(|e| e.to_string())?;
     let (store, writer) = opened.map_err(|e| e.to_string())?;
     let listeners = bind(&node).await?;
     let pid_file = write_pid(&config.node_dir(number))?;
@@ -85,7 +95,14 @@ pub async fn run(config: Arc<Config>, number: u16, tls: NodeTls, clients: Handle
     let boot = boots::this_one(&store)?;
     let ledger = Arc::new(ledger);
     let connector = TlsConnector::from(tls.peer_dial.clone());
-    let wire = TlsWire::new(connector, config.clone(), number, store.clone(), boot, ledger.clone());
+    let wire = TlsWire::new(
+        connector,
+        config.clone(),
+        number,
+        store.clone(),
+        boot,
+        ledger.clone(),
+    );
     let shared = Arc::new(Shared {
         config,
         node: number,
@@ -109,7 +126,18 @@ pub async fn run(config: Arc<Config>, number: u16, tls: NodeTls, clients: Handle
     if let Some(why) = boots::known_stale(&shared).await? {
         shared.mark_stale(why);
     }
-    let ended = serve(&shared, writer, listeners, &tls, Start { metrics, meetings, signals }).await;
+    let ended = serve(
+        &shared,
+        writer,
+        listeners,
+        &tls,
+        Start {
+            metrics,
+            meetings,
+            signals,
+        },
+    )
+    .await;
     if let Err(e) = std::fs::remove_file(&pid_file) {
         warn!("failed to remove {}: {e}", pid_file.display());
     }
@@ -123,10 +151,16 @@ async fn serve(
     tls: &NodeTls,
     start: Start,
 ) -> Result<(), String> {
-    let Start { metrics, meetings, signals } = start;
+    let Start {
+        metrics,
+        meetings,
+        signals,
+    } = start;
     let on_fatal = {
         let shared = shared.clone();
-        move |e: crate::store::StoreError| shared.fail(format!("the log can't be made durable: {e}"))
+        move |e: crate::store::StoreError| {
+            shared.fail(format!("the log can't be made durable: {e}"))
+        }
     };
     let writer = spawn_writer(writer, on_fatal);
     let tasks = TaskTracker::new();
@@ -134,17 +168,33 @@ async fn serve(
     // Peers are served longer than clients: without the leader's entries a write that was accepted can't be answered.
     let peers = CancellationToken::new();
     let acceptor = TlsAcceptor::from(tls.peer_listen.clone());
-    let handler = Arc::new(Handler { shared: shared.clone(), service: service.clone() });
-    tasks.spawn(server::serve(listeners.peer, acceptor, handler, peers.clone()));
+    let handler = Arc::new(Handler {
+        shared: shared.clone(),
+        service: service.clone(),
+    });
+    tasks.spawn(server::serve(
+        listeners.peer,
+        acceptor,
+        handler,
+        peers.clone(),
+    ));
     let acceptor = TlsAcceptor::from(tls.door.clone());
     let doors = open_doors(shared, service, listeners.clients, acceptor, metrics);
     tasks.spawn(boots::remember(shared.clone(), meetings));
     tasks.spawn(boots::heed(shared.clone()));
     tasks.spawn(gossip::run(shared.clone()));
     tasks.spawn(become_member(shared.clone()));
-    info!("node {} of {} serves; version {}", shared.node, shared.config.cluster, env!("CARGO_PKG_VERSION"));
+    info!(
+        "node {} of {} serves; version {}",
+        shared.node,
+        shared.config.cluster,
+        env!("CARGO_PKG_VERSION")
+    );
     wait_for_the_end(shared, signals).await;
-    if timeout(STOP_WITHIN, stop(shared, doors, &peers)).await.is_err() {
+    if timeout(STOP_WITHIN, stop(shared, doors, &peers))
+        .await
+        .is_err()
+    {
         warn!("the graceful stop took longer than {STOP_WITHIN:?}; ending all the same");
     }
     // The writer's thread ends with the process: handles on the store are everywhere. Nothing waits in it any more.
@@ -167,7 +217,9 @@ async fn serve_clients(shared: &Arc<Shared>) -> Result<Arc<Service>, String> {
         limits: shared.config.limits,
     };
     // It hashes a password to begin with.
-    let built = tokio::task::spawn_blocking(move || Service::new(parts)).await.map_err(|e| e.to_string())?;
+    let built = tokio::task::spawn_blocking(move || Service::new(parts))
+        .await
+        .map_err(|e| e.to_string())?;
     built.map_err(|e| format!("failed to prepare password hashing: {e}"))
 }
 
@@ -180,14 +232,30 @@ fn open_doors(
     metrics: PrometheusHandle,
 ) -> TaskTracker {
     let clients = &shared.clients;
-    let door = Door::new(service.clone(), shared.config.limits.connections, Patience::default());
+    let door = Door::new(
+        service.clone(),
+        shared.config.limits.connections,
+        Patience::default(),
+    );
     let doors = TaskTracker::new();
-    doors.spawn_on(door.clone().serve(listeners.tls, Some(acceptor), shared.stop.clone()), clients);
+    doors.spawn_on(
+        door.clone()
+            .serve(listeners.tls, Some(acceptor), shared.stop.clone()),
+        clients,
+    );
     if let Some(plain) = listeners.plain {
-        doors.spawn_on(door.clone().serve(plain, None, shared.stop.clone()), clients);
+        doors.spawn_on(
+            door.clone().serve(plain, None, shared.stop.clone()),
+            clients,
+        );
     }
     if let Some(listener) = listeners.http {
-        let parts = HttpParts { service, door, store: shared.store.clone(), metrics };
+        let parts = HttpParts {
+            service,
+            door,
+            store: shared.store.clone(),
+            metrics,
+        };
         let stop = shared.stop.clone();
         clients.spawn(async move {
             if let Err(e) = http::serve(listener, parts, stop.cancelled_owned()).await {
@@ -230,20 +298,27 @@ struct Signals {
 impl Signals {
     fn listen() -> Result<Signals, String> {
         let listen = |kind| signal(kind).map_err(|e| format!("failed to listen for signals: {e}"));
-        Ok(Signals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
     }
 }
 
 /// Every client is a file descriptor, and the usual soft limit of 1,024 is far below the configured connections.
 fn raise_file_limit(connections: u32) {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
     if soft < hard
         && let Err(e) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
     {
         warn!("failed to raise the limit on open files from {soft} to {hard}: {e}");
     }
     if hard < u64::from(connections) {
-        warn!("{hard} open files are allowed, [limits] connections is {connections}: raise the limit (ulimit -Hn)");
+        warn!(
+            "{hard} open files are allowed, [limits] connections is {connections}: raise the limit (ulimit -Hn)"
+        );
     }
 }
 
@@ -307,7 +382,10 @@ async fn bind(node: &NodeConfig) -> Result<Listeners, String> {
         Some(address) => Some(listen("http", address).await?),
         None => None,
     };
-    Ok(Listeners { peer, clients: ClientListeners { tls, plain, http } })
+    Ok(Listeners {
+        peer,
+        clients: ClientListeners { tls, plain, http },
+    })
 }
 
 async fn listen(what: &str, address: &Address) -> Result<TcpListener, String> {
@@ -321,8 +399,12 @@ fn write_pid(dir: &Path) -> Result<PathBuf, String> {
     let path = dir.join(PID_FILE);
     let temporary = dir.join("mbd.pid.new");
     let write = || {
-        let mut file =
-            std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         writeln!(file, "{}", std::process::id())?;
         std::fs::rename(&temporary, &path)
     };

@@ -20,7 +20,10 @@ impl Complaints {
     /// Whether it is time to say this (again).
     pub fn is_due(&self, complaint: &str, now: Instant) -> bool {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.get(complaint).is_some_and(|at| now.saturating_duration_since(*at) < QUIET) {
+        if said
+            .get(complaint)
+            .is_some_and(|at| now.saturating_duration_since(*at) < QUIET)
+        {
             return false;
         }
         if said.len() >= REMEMBERED_MAX {

@@ -58,8 +58,19 @@ pub async fn run(shared: Arc<Shared>) {
             let whole = (peer.holds != Some(version)).then(|| online.clone());
             let (link, raft_id) = (peer.link.clone(), *raft_id);
             sending.spawn(async move {
-                let said = link.request(PeerRequest::Presence { version, online: whole }, SEND_TIMEOUT).await;
-                (raft_id, matches!(said, Ok(PeerReply::Done)).then_some(version))
+                let said = link
+                    .request(
+                        PeerRequest::Presence {
+                            version,
+                            online: whole,
+                        },
+                        SEND_TIMEOUT,
+                    )
+                    .await;
+                (
+                    raft_id,
+                    matches!(said, Ok(PeerReply::Done)).then_some(version),
+                )
             });
         }
     }
@@ -67,13 +78,27 @@ pub async fn run(shared: Arc<Shared>) {
 
 /// Links to exactly the members of now.
 fn refresh(shared: &Arc<Shared>, peers: &mut HashMap<u64, PeerState>) {
-    let Some(replica) = shared.replica() else { return };
-    let members: Vec<_> = replica.members().into_iter().filter(|member| member.node.node != shared.node).collect();
+    let Some(replica) = shared.replica() else {
+        return;
+    };
+    let members: Vec<_> = replica
+        .members()
+        .into_iter()
+        .filter(|member| member.node.node != shared.node)
+        .collect();
     peers.retain(|raft_id, _| members.iter().any(|member| member.raft_id == *raft_id));
     for member in members {
         peers.entry(member.raft_id).or_insert_with(|| {
-            let to = Target { raft_id: member.raft_id, node: member.node.node, peer: member.node.peer.clone() };
-            PeerState { link: Arc::new(shared.wire.peer_link(to, Purpose::Presence)), holds: None, busy: false }
+            let to = Target {
+                raft_id: member.raft_id,
+                node: member.node.node,
+                peer: member.node.peer.clone(),
+            };
+            PeerState {
+                link: Arc::new(shared.wire.peer_link(to, Purpose::Presence)),
+                holds: None,
+                busy: false,
+            }
         });
     }
 }

@@ -21,7 +21,9 @@ pub enum Meeting {
 
 /// Decides from what is remembered of a peer and what its leader knows it to have acknowledged (`None`: unknown).
 pub fn judge(remembered: Option<Boot>, met: Boot, acknowledged: Option<u64>) -> Meeting {
-    let Some(last) = remembered else { return Meeting::New };
+    let Some(last) = remembered else {
+        return Meeting::New;
+    };
     if (last.starts, last.id) == (met.starts, met.id) {
         return Meeting::Known;
     }
@@ -89,7 +91,8 @@ impl Ledger {
 
     /// A peer said that this node runs on an older copy of its data directory.
     pub fn was_told_stale(&self, reason: String) {
-        self.told_stale.send_if_modified(|told| told.is_none() && told.replace(reason).is_none());
+        self.told_stale
+            .send_if_modified(|told| told.is_none() && told.replace(reason).is_none());
     }
 
     /// Follows [`Ledger::was_told_stale`].
@@ -107,23 +110,42 @@ mod tests {
     use super::*;
 
     fn boot(starts: u64, id: u64, last_log_at_start: u64) -> Boot {
-        Boot { starts, id, last_log_at_start }
+        Boot {
+            starts,
+            id,
+            last_log_at_start,
+        }
     }
 
     #[test]
     fn a_restart_is_new_and_the_same_process_is_known() {
         assert_eq!(judge(None, boot(1, 7, 0), None), Meeting::New);
-        assert_eq!(judge(Some(boot(1, 7, 0)), boot(1, 7, 0), Some(90)), Meeting::Known);
-        assert_eq!(judge(Some(boot(1, 7, 0)), boot(2, 8, 90), Some(90)), Meeting::New);
+        assert_eq!(
+            judge(Some(boot(1, 7, 0)), boot(1, 7, 0), Some(90)),
+            Meeting::Known
+        );
+        assert_eq!(
+            judge(Some(boot(1, 7, 0)), boot(2, 8, 90), Some(90)),
+            Meeting::New
+        );
     }
 
     #[test]
     fn a_copy_put_back_is_stale() {
         // Copied while stopped, started since: the same count with another id, or a smaller count.
-        assert!(matches!(judge(Some(boot(2, 7, 0)), boot(2, 8, 0), None), Meeting::Stale(_)));
-        assert!(matches!(judge(Some(boot(5, 7, 0)), boot(2, 8, 0), None), Meeting::Stale(_)));
+        assert!(matches!(
+            judge(Some(boot(2, 7, 0)), boot(2, 8, 0), None),
+            Meeting::Stale(_)
+        ));
+        assert!(matches!(
+            judge(Some(boot(5, 7, 0)), boot(2, 8, 0), None),
+            Meeting::Stale(_)
+        ));
         // Copied while it ran and put back without a start in between: the log tells.
-        assert!(matches!(judge(Some(boot(2, 7, 0)), boot(3, 8, 50), Some(90)), Meeting::Stale(_)));
+        assert!(matches!(
+            judge(Some(boot(2, 7, 0)), boot(3, 8, 50), Some(90)),
+            Meeting::Stale(_)
+        ));
     }
 
     #[test]

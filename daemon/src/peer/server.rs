@@ -7,8 +7,8 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use messagebase_protocol::peer::{
-    Answer, Call, Dialer, FRAME_MAX_BYTES, HELLO_FRAME_MAX_BYTES, HelloReply, PEER_PROTOCOL, PeerHello, PeerReply,
-    PeerRequest, Purpose,
+    Answer, Call, Dialer, FRAME_MAX_BYTES, HELLO_FRAME_MAX_BYTES, HelloReply, PEER_PROTOCOL,
+    PeerHello, PeerReply, PeerRequest, Purpose,
 };
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -42,11 +42,20 @@ pub trait PeerHandler: Send + Sync + 'static {
     /// The connection ended, in order or not.
     fn lost(&self, hello: &PeerHello);
     /// Answers one call.
-    fn answer(&self, hello: &PeerHello, request: PeerRequest) -> impl Future<Output = PeerReply> + Send;
+    fn answer(
+        &self,
+        hello: &PeerHello,
+        request: PeerRequest,
+    ) -> impl Future<Output = PeerReply> + Send;
 }
 
 /// Serves until `stop`. Connections end with it.
-pub async fn serve<H: PeerHandler>(listener: TcpListener, tls: TlsAcceptor, handler: Arc<H>, stop: CancellationToken) {
+pub async fn serve<H: PeerHandler>(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    handler: Arc<H>,
+    stop: CancellationToken,
+) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let complaints = Arc::new(Complaints::default());
     loop {
@@ -67,7 +76,12 @@ pub async fn serve<H: PeerHandler>(listener: TcpListener, tls: TlsAcceptor, hand
             warn!("refused a peer connection: {CONNECTIONS_MAX} are open");
             continue;
         };
-        let (tls, handler, stop, complaints) = (tls.clone(), handler.clone(), stop.clone(), complaints.clone());
+        let (tls, handler, stop, complaints) = (
+            tls.clone(),
+            handler.clone(),
+            stop.clone(),
+            complaints.clone(),
+        );
         tokio::spawn(async move {
             let _place = place;
             tokio::select! {
@@ -88,8 +102,9 @@ async fn connection<H: PeerHandler>(
 ) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let late = || io::Error::new(io::ErrorKind::TimedOut, "no hello in time");
-    let (stream, hello) =
-        timeout(HELLO_TIMEOUT, greet(tcp, tls, &*handler, complaints)).await.map_err(|_| late())??;
+    let (stream, hello) = timeout(HELLO_TIMEOUT, greet(tcp, tls, &*handler, complaints))
+        .await
+        .map_err(|_| late())??;
     let Some(hello) = hello else { return Ok(()) };
     let hello = Arc::new(hello);
     let (reader, writer) = tokio::io::split(stream);
@@ -115,10 +130,15 @@ async fn greet<H: PeerHandler>(
     let reply = match identify::may_claim(stream.get_ref().1.peer_certificates(), hello.dialer) {
         Err(reason) => HelloReply::Refused { reason },
         Ok(()) if hello.protocol != PEER_PROTOCOL => HelloReply::Refused {
-            reason: format!("peer protocol {} spoken, {PEER_PROTOCOL} understood", hello.protocol),
+            reason: format!(
+                "peer protocol {} spoken, {PEER_PROTOCOL} understood",
+                hello.protocol
+            ),
         },
         Ok(()) if matches!(hello.dialer, Dialer::Admin) != (hello.purpose == Purpose::Admin) => {
-            HelloReply::Refused { reason: "this role may not open a connection for this purpose".into() }
+            HelloReply::Refused {
+                reason: "this role may not open a connection for this purpose".into(),
+            }
         }
         Ok(()) => handler.greet(&hello),
     };
@@ -157,12 +177,20 @@ async fn read_calls<H: PeerHandler>(
     };
     let turns = Arc::new(Semaphore::new(at_a_time));
     while let Some(call) = frame::read::<Call>(&mut reader, FRAME_MAX_BYTES).await? {
-        let Ok(turn) = turns.clone().acquire_owned().await else { break };
+        let Ok(turn) = turns.clone().acquire_owned().await else {
+            break;
+        };
         let (hello, handler, answers) = (hello.clone(), handler.clone(), answers.clone());
         let work = async move {
             let body = handler.answer(&hello, call.body).await;
             // The connection may be gone meanwhile; then nobody waits for the answer.
-            let _ = answers.send(Answer { id: call.id, last: true, body }).await;
+            let _ = answers
+                .send(Answer {
+                    id: call.id,
+                    last: true,
+                    body,
+                })
+                .await;
             drop(turn);
         };
         if at_a_time == 1 {
@@ -172,7 +200,11 @@ async fn read_calls<H: PeerHandler>(
         // As far as they go without waiting, calls are handled in the order of their frames: an append that overtook the
         // one before it would have to be sent again. And what needs no waiting needs no task.
         let mut work = Box::pin(work);
-        if unconstrained(poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx).is_pending()))).await {
+        if unconstrained(poll_fn(|cx| {
+            Poll::Ready(work.as_mut().poll(cx).is_pending())
+        }))
+        .await
+        {
             tokio::spawn(work);
         }
     }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use messagebase_config::Config;
 use messagebase_protocol::peer::{
-    Answer, Boot, Call, Dialer, FRAME_MAX_BYTES, HELLO_FRAME_MAX_BYTES, HelloReply, PEER_PROTOCOL, PeerHello,
-    PeerReply, PeerRequest, Purpose, node_san,
+    Answer, Boot, Call, Dialer, FRAME_MAX_BYTES, HELLO_FRAME_MAX_BYTES, HelloReply, PEER_PROTOCOL,
+    PeerHello, PeerReply, PeerRequest, Purpose, node_san,
 };
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
@@ -98,7 +98,9 @@ impl TlsWire {
     /// A link that can carry any request, not Raft's alone.
     pub fn peer_link(&self, to: Target, purpose: Purpose) -> TlsLink {
         let (queue, calls) = mpsc::channel(LINK_QUEUE_MAX);
-        self.parts.runtime.spawn(run_link(self.clone(), to, purpose, calls));
+        self.parts
+            .runtime
+            .spawn(run_link(self.clone(), to, purpose, calls));
         TlsLink { queue }
     }
 
@@ -134,14 +136,23 @@ struct Queued {
 
 impl TlsLink {
     /// Sends a request and waits for its answer, at most `within`.
-    pub async fn request(&self, body: PeerRequest, within: Duration) -> Result<PeerReply, WireError> {
+    pub async fn request(
+        &self,
+        body: PeerRequest,
+        within: Duration,
+    ) -> Result<PeerReply, WireError> {
         let (reply, answer) = oneshot::channel();
         let gone = || WireError::Lost("the link was closed".into());
         let exchange = async {
-            self.queue.send(Queued { body, reply }).await.map_err(|_| gone())?;
+            self.queue
+                .send(Queued { body, reply })
+                .await
+                .map_err(|_| gone())?;
             answer.await.map_err(|_| gone())?
         };
-        timeout(within, exchange).await.unwrap_or_else(|_| Err(WireError::Lost(format!("no answer in {within:?}"))))
+        timeout(within, exchange)
+            .await
+            .unwrap_or_else(|_| Err(WireError::Lost(format!("no answer in {within:?}"))))
     }
 }
 
@@ -150,7 +161,9 @@ impl Link for TlsLink {
         match self.request(PeerRequest::Raft(frame), within).await? {
             PeerReply::Raft(bytes) => Ok(bytes),
             PeerReply::Failed(why) => Err(WireError::Unreachable(why)),
-            other => Err(WireError::Lost(format!("not an answer to a Raft frame: {other:?}"))),
+            other => Err(WireError::Lost(format!(
+                "not an answer to a Raft frame: {other:?}"
+            ))),
         }
     }
 }
@@ -196,7 +209,10 @@ fn refuse_waiting(first: Queued, calls: &mut mpsc::Receiver<Queued>, why: &WireE
 
 async fn dial(wire: &TlsWire, to: &Target, purpose: Purpose) -> io::Result<TlsStream<TcpStream>> {
     let parts = &wire.parts;
-    let address = parts.config.node(to.node).map_or_else(|| to.peer.clone(), |node| node.peer.to_string());
+    let address = parts
+        .config
+        .node(to.node)
+        .map_or_else(|| to.peer.clone(), |node| node.peer.to_string());
     let tcp = TcpStream::connect(&address).await?;
     tcp.set_nodelay(true)?;
     let name = ServerName::try_from(node_san(to.node)).map_err(io::Error::other)?;
@@ -204,8 +220,13 @@ async fn dial(wire: &TlsWire, to: &Target, purpose: Purpose) -> io::Result<TlsSt
     let identity = parts.store.identity();
     let hello = PeerHello {
         protocol: PEER_PROTOCOL,
-        cluster_id: identity.as_ref().map(|identity| identity.cluster_id.clone()),
-        dialer: Dialer::Node { node: parts.node, raft_id: identity.map_or(0, |identity| identity.raft_id) },
+        cluster_id: identity
+            .as_ref()
+            .map(|identity| identity.cluster_id.clone()),
+        dialer: Dialer::Node {
+            node: parts.node,
+            raft_id: identity.map_or(0, |identity| identity.raft_id),
+        },
         to_raft_id: to.raft_id,
         purpose,
         boot: Some(parts.boot),
@@ -215,12 +236,19 @@ async fn dial(wire: &TlsWire, to: &Target, purpose: Purpose) -> io::Result<TlsSt
     stream.write_all(&bytes).await?;
     stream.flush().await?;
     match frame::read::<HelloReply>(&mut stream, HELLO_FRAME_MAX_BYTES).await? {
-        Some(HelloReply::Welcome { node, raft_id, boot, .. }) => {
+        Some(HelloReply::Welcome {
+            node,
+            raft_id,
+            boot,
+            ..
+        }) => {
             welcomed(parts, to, node, raft_id, boot)?;
             Ok(stream)
         }
         Some(HelloReply::Stale { reason }) => {
-            parts.ledger.was_told_stale(format!("node {}: {reason}", to.node));
+            parts
+                .ledger
+                .was_told_stale(format!("node {}: {reason}", to.node));
             Err(io::Error::other(format!("refused: {reason}")))
         }
         Some(HelloReply::Refused { reason }) => Err(io::Error::other(format!("refused: {reason}"))),
@@ -238,7 +266,9 @@ fn welcomed(parts: &WireParts, to: &Target, node: u16, raft_id: u64, boot: Boot)
     }
     match parts.ledger.meet(raft_id, boot) {
         Meeting::Known | Meeting::New => Ok(()),
-        Meeting::Stale(reason) => Err(io::Error::other(format!("it runs on an older copy of its data: {reason}"))),
+        Meeting::Stale(reason) => Err(io::Error::other(format!(
+            "it runs on an older copy of its data: {reason}"
+        ))),
     }
 }
 
@@ -280,7 +310,9 @@ impl Pending {
     }
 
     fn waits_longer_than(&self, stall: Duration) -> bool {
-        self.lock().owed_since.is_some_and(|since| since.elapsed() >= stall)
+        self.lock()
+            .owed_since
+            .is_some_and(|since| since.elapsed() >= stall)
     }
 
     fn fail_all(&self, why: &str) {
@@ -301,7 +333,12 @@ async fn run_connection(
     let (reader, writer) = tokio::io::split(stream);
     let pending = Arc::new(Pending::default());
     let broken = CancellationToken::new();
-    let reading = tokio::spawn(read_answers(reader, stall_limit(purpose), pending.clone(), broken.clone()));
+    let reading = tokio::spawn(read_answers(
+        reader,
+        stall_limit(purpose),
+        pending.clone(),
+        broken.clone(),
+    ));
     let why = match write_calls(writer, first, calls, &pending, &broken).await {
         Ok(()) => "the connection was closed".to_owned(),
         Err(e) => e.to_string(),
@@ -325,10 +362,20 @@ async fn write_calls(
         while let Some(call) = next {
             if !call.reply.is_closed() {
                 id += 1;
-                frame::encode_into(&Call { id, body: call.body }, &mut bytes)?;
+                frame::encode_into(
+                    &Call {
+                        id,
+                        body: call.body,
+                    },
+                    &mut bytes,
+                )?;
                 pending.asked(id, call.reply);
             }
-            next = if bytes.len() < WRITE_COALESCE_MAX_BYTES { calls.try_recv().ok() } else { None };
+            next = if bytes.len() < WRITE_COALESCE_MAX_BYTES {
+                calls.try_recv().ok()
+            } else {
+                None
+            };
         }
         tokio::select! {
             written = async { writer.write_all(&bytes).await?; writer.flush().await } => written?,

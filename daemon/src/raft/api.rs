@@ -112,5 +112,9 @@ pub trait Wire: Clone + Send + Sync + 'static {
 /// One connection to one peer. Frames leave in the order of the calls; answers may come in any order.
 pub trait Link: Send + Sync + 'static {
     /// Sends a frame and waits for its answer, at most `timeout`.
-    fn call(&self, frame: Vec<u8>, timeout: Duration) -> impl Future<Output = Result<Vec<u8>, WireError>> + Send;
+    fn call(
+        &self,
+        frame: Vec<u8>,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Vec<u8>, WireError>> + Send;
 }

@@ -43,7 +43,10 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     pub(super) async fn barrier_loop(self, mut queue: mpsc::Receiver<oneshot::Sender<()>>) {
         loop {
             let mut callers = Vec::new();
-            match self.unless_stopped(queue.recv_many(&mut callers, ROUND_CALLERS)).await {
+            match self
+                .unless_stopped(queue.recv_many(&mut callers, ROUND_CALLERS))
+                .await
+            {
                 Some(n) if n > 0 => {}
                 Some(_) | None => return,
             }
@@ -92,8 +95,13 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     }
 
     async fn read_index_of(&self, leader: u64, deadline: R::Instant) -> ReadReply {
-        let Some(wait_ms) = time_left::<R>(deadline) else { return ReadReply::Unconfirmed };
-        match self.ask_leader(leader, &Request::ReadIndex { wait_ms }, deadline).await {
+        let Some(wait_ms) = time_left::<R>(deadline) else {
+            return ReadReply::Unconfirmed;
+        };
+        match self
+            .ask_leader(leader, &Request::ReadIndex { wait_ms }, deadline)
+            .await
+        {
             Ok(Reply::ReadIndex(reply)) => reply,
             Ok(_) | Err(_) => ReadReply::Unconfirmed,
         }

@@ -22,10 +22,22 @@ pub(super) fn look(conn: &Connection, now: u64) -> Result<Due> {
     let settings = read::settings(conn)?;
     // SQLite's integers are signed; no clock comes near their end.
     let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
-    let exists = |sql: &str, before: u64| conn.query_row(sql, params![signed(before)], |row| row.get::<_, bool>(0));
-    let expired = exists("SELECT EXISTS (SELECT 1 FROM sessions WHERE expires_at <= ?1)", now)?;
+    let exists = |sql: &str, before: u64| {
+        conn.query_row(sql, params![signed(before)], |row| row.get::<_, bool>(0))
+    };
+    let expired = exists(
+        "SELECT EXISTS (SELECT 1 FROM sessions WHERE expires_at <= ?1)",
+        now,
+    )?;
     let days = u64::from(settings.delivered_days);
     let forgettable = days > 0
-        && exists("SELECT EXISTS (SELECT 1 FROM messages WHERE delivered_at < ?1)", now.saturating_sub(days * DAY_MS))?;
-    Ok(Due { settings, expired, forgettable })
+        && exists(
+            "SELECT EXISTS (SELECT 1 FROM messages WHERE delivered_at < ?1)",
+            now.saturating_sub(days * DAY_MS),
+        )?;
+    Ok(Due {
+        settings,
+        expired,
+        forgettable,
+    })
 }

@@ -50,9 +50,14 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                     return Err(CampaignError::LeaderAlive(node_of(leader)));
                 }
                 // Without an agreement the leases run out by themselves, within an election timeout.
-                another_stands = self.agree_to_drop(vote).await == Agreement::Dropped { another_stands: true };
+                another_stands = self.agree_to_drop(vote).await
+                    == Agreement::Dropped {
+                        another_stands: true,
+                    };
             }
-            self.elect_somebody(vote, another_stands).await.map_err(CampaignError::LeaderAlive)
+            self.elect_somebody(vote, another_stands)
+                .await
+                .map_err(CampaignError::LeaderAlive)
         };
         match self.unless_stopped(R::timeout_at(deadline, campaign)).await {
             Some(Ok(result)) => result,
@@ -96,7 +101,9 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// Whether this node has voted for another one since `old`, and that election is not decided.
     fn is_for_another(&self, old: Vote) -> bool {
         let vote = self.vote();
-        !vote.committed && vote.leader_id != old.leader_id && vote.leader_id.node_id != self.raft_id()
+        !vote.committed
+            && vote.leader_id != old.leader_id
+            && vote.leader_id.node_id != self.raft_id()
     }
 
     /// Resolves with the leader once the vote is committed and not `old`.
@@ -127,7 +134,9 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         let alone = metrics.membership_config.voter_ids().count() == 1;
-        let acked = metrics.last_quorum_acked.is_some_and(|at| at.elapsed() < self.inner.config.election_max);
+        let acked = metrics
+            .last_quorum_acked
+            .is_some_and(|at| at.elapsed() < self.inner.config.election_max);
         metrics.state == ServerState::Leader && (alone || acked)
     }
 
@@ -136,8 +145,14 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     pub(super) fn leadership(&self) -> (Vote, bool) {
         let vote = self.vote();
         let leads = self.leader() == Some(self.raft_id());
-        let led = *self.inner.led.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = led.is_none_or(|(of, since)| of != vote || since.elapsed() < self.inner.config.election_max);
+        let led = *self
+            .inner
+            .led
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let fresh = led.is_none_or(|(of, since)| {
+            of != vote || since.elapsed() < self.inner.config.election_max
+        });
         (vote, leads && (fresh || self.leads_with_quorum()))
     }
 
@@ -146,7 +161,11 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let metrics = self.inner.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         if metrics.state == ServerState::Leader {
-            let mut led = self.inner.led.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut led = self
+                .inner
+                .led
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             if led.is_none_or(|(vote, _)| vote != metrics.vote) {
                 *led = Some((metrics.vote, R::Instant::now()));
             }
@@ -163,7 +182,10 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// On any node but the leader, for anything but a voter, or when another node came to lead.
     pub async fn transfer(&self, to_node: u16) -> Result<(), MemberError> {
         self.ensure_leads()?;
-        let target = self.members().into_iter().find(|m| m.node.node == to_node && m.voter);
+        let target = self
+            .members()
+            .into_iter()
+            .find(|m| m.node.node == to_node && m.voter);
         let Some(target) = target else {
             return Err(MemberError::Refused(format!("node {to_node} is no voter")));
         };
@@ -171,7 +193,10 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             return Ok(());
         }
         let old = self.vote();
-        if R::timeout(HEARD_WAIT, self.wait_heard_of(target.raft_id)).await.is_err() {
+        if R::timeout(HEARD_WAIT, self.wait_heard_of(target.raft_id))
+            .await
+            .is_err()
+        {
             return Err(MemberError::Refused(format!(
                 "node {to_node} does not answer the leader. Hint: mbctl status shows who does"
             )));
@@ -233,8 +258,9 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     fn heirs(&self, first: Option<u64>) -> Vec<u64> {
         let me = self.raft_id();
         // A dead voter may hold as much as the living ones; waiting for it to take over would cost the whole wait.
-        let wanted =
-            |m: &Membership| m.voter && m.raft_id != me && (Some(m.raft_id) == first || self.heard_of(m.raft_id));
+        let wanted = |m: &Membership| {
+            m.voter && m.raft_id != me && (Some(m.raft_id) == first || self.heard_of(m.raft_id))
+        };
         let mut heirs: Vec<Membership> = self.members().into_iter().filter(wanted).collect();
         heirs.sort_by_key(|m| std::cmp::Reverse((Some(m.raft_id) == first, m.matched, m.raft_id)));
         heirs.into_iter().map(|m| m.raft_id).collect()
@@ -253,8 +279,13 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     fn heard_of(&self, raft_id: u64) -> bool {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let answered = metrics.heartbeat.as_ref().and_then(|all| all.get(&raft_id).copied().flatten());
-        answered.is_some_and(|at| R::Instant::now().saturating_duration_since(*at) <= self.inner.config.election_min)
+        let answered = metrics
+            .heartbeat
+            .as_ref()
+            .and_then(|all| all.get(&raft_id).copied().flatten());
+        answered.is_some_and(|at| {
+            R::Instant::now().saturating_duration_since(*at) <= self.inner.config.election_min
+        })
     }
 
     pub(super) fn ensure_leads(&self) -> Result<(), MemberError> {
@@ -262,7 +293,9 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         if leader == Some(self.raft_id()) {
             return Ok(());
         }
-        Err(MemberError::NotLeader { leader: leader.map(node_of) })
+        Err(MemberError::NotLeader {
+            leader: leader.map(node_of),
+        })
     }
 }
 

@@ -3,13 +3,16 @@
 
 use std::sync::Arc;
 
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
+};
 use openraft::{AsyncRuntime, EntryPayload};
 use serde::{Deserialize, Serialize};
 
 use super::api::Draft;
 use super::types::{
-    Command, Entry, LeaderId, Types, Vote, from_log_id, membership_from_json, membership_to_json, to_log_id,
+    Command, Entry, LeaderId, Types, Vote, from_log_id, membership_from_json, membership_to_json,
+    to_log_id,
 };
 use crate::change::{Envelope, Outcome};
 use crate::store::LogId;
@@ -156,8 +159,14 @@ pub(crate) enum AppendReply {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum TransferReply {
     Ok,
-    VoteChanged { expected: WireVote, actual: WireVote },
-    LogNotFlushed { expected: Option<LogId>, actual: Option<LogId> },
+    VoteChanged {
+        expected: WireVote,
+        actual: WireVote,
+    },
+    LogNotFlushed {
+        expected: Option<LogId>,
+        actual: Option<LogId>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -190,11 +199,21 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Strin
 }
 
 pub(crate) fn to_wire_vote(vote: &Vote) -> WireVote {
-    WireVote { term: vote.leader_id.term, leader: vote.leader_id.node_id, committed: vote.committed }
+    WireVote {
+        term: vote.leader_id.term,
+        leader: vote.leader_id.node_id,
+        committed: vote.committed,
+    }
 }
 
 pub(crate) fn from_wire_vote(vote: WireVote) -> Vote {
-    Vote { leader_id: LeaderId { term: vote.term, node_id: vote.leader }, committed: vote.committed }
+    Vote {
+        leader_id: LeaderId {
+            term: vote.term,
+            node_id: vote.leader,
+        },
+        committed: vote.committed,
+    }
 }
 
 pub(crate) fn append_to_wire<R: AsyncRuntime>(rpc: AppendEntriesRequest<Types<R>>) -> Request {
@@ -228,7 +247,10 @@ pub(crate) fn append_from_wire<R: AsyncRuntime>(
                 EntryPayload::Membership(membership_from_json(&json).map_err(|e| e.to_string())?)
             }
         };
-        Ok::<Entry, String>(Entry { log_id: from_log_id(id), payload })
+        Ok::<Entry, String>(Entry {
+            log_id: from_log_id(id),
+            payload,
+        })
     };
     Ok(AppendEntriesRequest {
         vote: from_wire_vote(vote),
@@ -238,7 +260,9 @@ pub(crate) fn append_from_wire<R: AsyncRuntime>(
     })
 }
 
-pub(crate) fn append_reply_to_wire<R: AsyncRuntime>(reply: AppendEntriesResponse<Types<R>>) -> AppendReply {
+pub(crate) fn append_reply_to_wire<R: AsyncRuntime>(
+    reply: AppendEntriesResponse<Types<R>>,
+) -> AppendReply {
     match reply {
         AppendEntriesResponse::Success => AppendReply::Success,
         AppendEntriesResponse::PartialSuccess(id) => AppendReply::Partial(id.map(to_log_id)),
@@ -247,7 +271,9 @@ pub(crate) fn append_reply_to_wire<R: AsyncRuntime>(reply: AppendEntriesResponse
     }
 }
 
-pub(crate) fn append_reply_from_wire<R: AsyncRuntime>(reply: AppendReply) -> AppendEntriesResponse<Types<R>> {
+pub(crate) fn append_reply_from_wire<R: AsyncRuntime>(
+    reply: AppendReply,
+) -> AppendEntriesResponse<Types<R>> {
     match reply {
         AppendReply::Success => AppendEntriesResponse::Success,
         AppendReply::Partial(id) => AppendEntriesResponse::PartialSuccess(id.map(from_log_id)),
@@ -267,10 +293,16 @@ pub(crate) fn vote_request<R: AsyncRuntime>(
 }
 
 pub(crate) fn vote_reply_to_wire<R: AsyncRuntime>(reply: &VoteResponse<Types<R>>) -> Reply {
-    Reply::Vote { vote: to_wire_vote(&reply.vote), granted: reply.vote_granted, last: reply.last_log_id.map(to_log_id) }
+    Reply::Vote {
+        vote: to_wire_vote(&reply.vote),
+        granted: reply.vote_granted,
+        last: reply.last_log_id.map(to_log_id),
+    }
 }
 
-pub(crate) fn transfer_to_wire<R: AsyncRuntime>(request: &TransferLeaderRequest<Types<R>>) -> Request {
+pub(crate) fn transfer_to_wire<R: AsyncRuntime>(
+    request: &TransferLeaderRequest<Types<R>>,
+) -> Request {
     Request::TransferLeader {
         from: to_wire_vote(request.from_leader()),
         to: *request.to_node_id(),
@@ -285,18 +317,39 @@ mod tests {
 
     #[test]
     fn an_append_survives_the_wire() {
-        let envelope = Envelope { v: LOG_VERSION, at: 5, actor: Some(7), body: Change::Logout {}, secrets: None };
-        let id = LogId { term: 2, leader: 65_537, index: 9 };
+        let envelope = Envelope {
+            v: LOG_VERSION,
+            at: 5,
+            actor: Some(7),
+            body: Change::Logout {},
+            secrets: None,
+        };
+        let id = LogId {
+            term: 2,
+            leader: 65_537,
+            index: 9,
+        };
         let request = Request::Append {
-            vote: WireVote { term: 2, leader: 65_537, committed: true },
+            vote: WireVote {
+                term: 2,
+                leader: 65_537,
+                committed: true,
+            },
             prev: None,
             entries: vec![(id, WirePayload::Change(Arc::new(envelope.clone())))],
             commit: Some(id),
         };
         let bytes = encode(&request).unwrap();
-        let Request::Append { entries, commit, .. } = decode(&bytes).unwrap() else { panic!("another kind came back") };
+        let Request::Append {
+            entries, commit, ..
+        } = decode(&bytes).unwrap()
+        else {
+            panic!("another kind came back")
+        };
         assert_eq!(commit, Some(id));
-        let [(back, WirePayload::Change(change))] = entries.as_slice() else { panic!("{entries:?}") };
+        let [(back, WirePayload::Change(change))] = entries.as_slice() else {
+            panic!("{entries:?}")
+        };
         assert_eq!((*back, change.as_ref()), (id, &envelope));
     }
 
@@ -305,7 +358,11 @@ mod tests {
         // postcard writes a variant's number first; an upgrade must not renumber.
         assert_eq!(encode(&Request::Alive).unwrap(), [8]);
         assert_eq!(encode(&Request::ReadIndex { wait_ms: 1 }).unwrap(), [7, 1]);
-        let vote = WireVote { term: 1, leader: 2, committed: true };
+        let vote = WireVote {
+            term: 1,
+            leader: 2,
+            committed: true,
+        };
         assert_eq!(encode(&Request::Stand { vote }).unwrap(), [11, 1, 2, 1]);
         assert_eq!(encode(&Reply::Done).unwrap(), [9]);
     }

@@ -96,7 +96,10 @@ struct Waiting<I> {
 
 impl<I> Default for Waiting<I> {
     fn default() -> Self {
-        Waiting { proposals: Vec::new(), entries: 0 }
+        Waiting {
+            proposals: Vec::new(),
+            entries: 0,
+        }
     }
 }
 
@@ -179,7 +182,12 @@ async fn offer<R: AsyncRuntime>(
     claim: Option<Claim>,
 ) -> Option<Written> {
     let (answer, answered) = oneshot::channel();
-    let proposal = Proposal { drafts: drafts.to_vec(), deadline, answer, claim };
+    let proposal = Proposal {
+        drafts: drafts.to_vec(),
+        deadline,
+        answer,
+        claim,
+    };
     let ask = async {
         groups.send(proposal).await.ok()?;
         answered.await.ok()
@@ -188,7 +196,11 @@ async fn offer<R: AsyncRuntime>(
 }
 
 impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
-    pub(super) async fn group_loop(self, way: Way, mut queue: mpsc::Receiver<Proposal<R::Instant>>) {
+    pub(super) async fn group_loop(
+        self,
+        way: Way,
+        mut queue: mpsc::Receiver<Proposal<R::Instant>>,
+    ) {
         let mut metrics = self.inner.raft.server_metrics();
         // Groups that began under an earlier vote may never be answered; nobody waits for them.
         let mut reign = self.vote();
@@ -201,7 +213,10 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 waiting.gather(&mut queue).await;
                 entries_running += waiting.entries;
                 let (replica, begun) = (self.clone(), reign);
-                let Waiting { proposals: group, entries } = std::mem::take(&mut waiting);
+                let Waiting {
+                    proposals: group,
+                    entries,
+                } = std::mem::take(&mut waiting);
                 running.push(async move {
                     match way {
                         Way::Here => replica.write_group(group).await,
@@ -216,8 +231,13 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                     None => std::future::pending().await,
                 }
             };
-            match self.unless_stopped(R::select3(ended, queue.recv(), metrics.changed())).await {
-                Some(Select3::First((entries, begun))) if begun == reign => entries_running -= entries,
+            match self
+                .unless_stopped(R::select3(ended, queue.recv(), metrics.changed()))
+                .await
+            {
+                Some(Select3::First((entries, begun))) if begun == reign => {
+                    entries_running -= entries
+                }
                 Some(Select3::First(_)) => {}
                 Some(Select3::Second(Some(proposal))) => waiting.take(proposal),
                 Some(Select3::Third(Ok(()))) => {
@@ -237,7 +257,9 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     async fn write_group(self, mut group: Vec<Proposal<R::Instant>>) {
         // Of those whose callers have given up meanwhile nothing needs to take effect any more.
         group.retain(|proposal| !proposal.answer.is_closed());
-        let Some(deadline) = group.iter().map(|proposal| proposal.deadline).max() else { return };
+        let Some(deadline) = group.iter().map(|proposal| proposal.deadline).max() else {
+            return;
+        };
         let (drafts, members) = Member::split(group);
         let commands = self.stamp(drafts);
         let answering = async {
@@ -254,13 +276,22 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// Forwards the batches to whoever leads, in one frame unless they are large.
     async fn forward_group(self, mut group: Vec<Proposal<R::Instant>>) {
         // Who has too little time left for the leader would only take it from the others; it gives up by itself.
-        group.retain(|proposal| !proposal.answer.is_closed() && time_left::<R>(proposal.deadline).is_some());
-        join_all(frames(group).into_iter().map(|frame| self.forward_frame(frame))).await;
+        group.retain(|proposal| {
+            !proposal.answer.is_closed() && time_left::<R>(proposal.deadline).is_some()
+        });
+        join_all(
+            frames(group)
+                .into_iter()
+                .map(|frame| self.forward_frame(frame)),
+        )
+        .await;
     }
 
     async fn forward_frame(&self, group: Vec<Proposal<R::Instant>>) {
         // The first one's: past it the leader may propose nothing of what its caller has given up. The others ask again.
-        let Some(deadline) = group.iter().map(|proposal| proposal.deadline).min() else { return };
+        let Some(deadline) = group.iter().map(|proposal| proposal.deadline).min() else {
+            return;
+        };
         let (drafts, members) = Member::split(group);
         let reply = match self.leader().filter(|leader| *leader != self.raft_id()) {
             Some(leader) => self.forward(leader, drafts, deadline).await,
@@ -269,7 +300,9 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let mut answers = match reply {
             Some(ForwardReply::Answered(answers)) => answers.into_iter(),
             Some(ForwardReply::NotLeader { hint }) => {
-                return members.into_iter().for_each(|member| member.tell(Written::NotLeader { hint }));
+                return members
+                    .into_iter()
+                    .for_each(|member| member.tell(Written::NotLeader { hint }));
             }
             // The frame may have arrived. The members are dropped untold.
             None => return,
@@ -283,14 +316,18 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
 
 /// What goes into one frame each: no more bytes than one batch may have, and deadlines that are not far apart.
 fn frames<I: Instant>(group: Vec<Proposal<I>>) -> Vec<Vec<Proposal<I>>> {
-    let apart = |a: I, b: I| a.saturating_duration_since(b).max(b.saturating_duration_since(a));
+    let apart = |a: I, b: I| {
+        a.saturating_duration_since(b)
+            .max(b.saturating_duration_since(a))
+    };
     let mut frames: Vec<Vec<Proposal<I>>> = Vec::new();
     let mut room = 0;
     for proposal in group {
         let bytes: usize = proposal.drafts.iter().map(draft_bytes).sum();
         let fits = |frame: &&mut Vec<Proposal<I>>| {
             let first = frame.first().map(|first| first.deadline);
-            bytes <= room && first.is_none_or(|first| apart(first, proposal.deadline) <= DEADLINES_APART)
+            bytes <= room
+                && first.is_none_or(|first| apart(first, proposal.deadline) <= DEADLINES_APART)
         };
         match frames.last_mut().filter(fits) {
             Some(frame) => frame.push(proposal),
@@ -312,10 +349,14 @@ struct Member {
 
 impl Member {
     fn split<I>(group: Vec<Proposal<I>>) -> (Vec<Draft>, VecDeque<Member>) {
-        let mut drafts = Vec::with_capacity(group.iter().map(|proposal| proposal.drafts.len()).sum());
+        let mut drafts =
+            Vec::with_capacity(group.iter().map(|proposal| proposal.drafts.len()).sum());
         let mut members = VecDeque::with_capacity(group.len());
         for proposal in group {
-            members.push_back(Member { entries: proposal.drafts.len(), answer: proposal.answer });
+            members.push_back(Member {
+                entries: proposal.drafts.len(),
+                answer: proposal.answer,
+            });
             drafts.extend(proposal.drafts);
         }
         (drafts, members)
@@ -364,9 +405,23 @@ mod tests {
     type Now = <openraft_rt_tokio::TokioRuntime as AsyncRuntime>::Instant;
 
     fn proposal(bytes: usize, deadline: Now) -> Proposal<Now> {
-        let body = Change::Send { user: 1, to: "b".into(), body: "x".repeat(bytes), key: "k".into() };
-        let drafts = vec![Draft { actor: Some(1), body, secrets: None }];
-        Proposal { drafts, deadline, answer: oneshot::channel().0, claim: None }
+        let body = Change::Send {
+            user: 1,
+            to: "b".into(),
+            body: "x".repeat(bytes),
+            key: "k".into(),
+        };
+        let drafts = vec![Draft {
+            actor: Some(1),
+            body,
+            secrets: None,
+        }];
+        Proposal {
+            drafts,
+            deadline,
+            answer: oneshot::channel().0,
+            claim: None,
+        }
     }
 
     #[tokio::test]
@@ -413,8 +468,18 @@ mod tests {
             let mut waiting = Waiting::default();
             waiting.take(queue.recv().await.unwrap());
             tokio::time::sleep(2 * LATE).await;
-            assert!(queue_apart.try_recv().is_err(), "it is taken, however long it takes");
-            waiting.proposals.pop().unwrap().answer.send(Written::LeaseExpired).ok().unwrap();
+            assert!(
+                queue_apart.try_recv().is_err(),
+                "it is taken, however long it takes"
+            );
+            waiting
+                .proposals
+                .pop()
+                .unwrap()
+                .answer
+                .send(Written::LeaseExpired)
+                .ok()
+                .unwrap();
         };
         let (written, ()) = tokio::join!(asked, answer);
         assert!(matches!(written, Some(Written::LeaseExpired)));
@@ -424,7 +489,10 @@ mod tests {
     fn a_frame_takes_what_fits_and_nobody_is_left_behind() {
         let now = Now::now();
         let lens = |sizes: &[usize]| -> Vec<usize> {
-            frames(sizes.iter().map(|size| proposal(*size, now)).collect()).iter().map(Vec::len).collect()
+            frames(sizes.iter().map(|size| proposal(*size, now)).collect())
+                .iter()
+                .map(Vec::len)
+                .collect()
         };
         let third = PART_BYTES / 3 - 600;
         assert!(lens(&[]).is_empty());
@@ -432,6 +500,9 @@ mod tests {
         assert_eq!(lens(&[third; 7]), [3, 3, 1]);
         assert_eq!(lens(&[1, PART_BYTES, 1]), [1, 1, 1]);
         let late = [0, 200, 400, 300].map(|ms| proposal(1, now + Duration::from_millis(ms)));
-        assert_eq!(frames(late.into()).iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
+        assert_eq!(
+            frames(late.into()).iter().map(Vec::len).collect::<Vec<_>>(),
+            [2, 2]
+        );
     }
 }

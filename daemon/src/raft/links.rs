@@ -56,20 +56,30 @@ pub(super) struct Links<W: Wire> {
 
 impl<W: Wire> Links<W> {
     pub(super) fn new(wire: W, purpose: Purpose) -> Self {
-        Links { wire, purpose, kept: Mutex::default() }
+        Links {
+            wire,
+            purpose,
+            kept: Mutex::default(),
+        }
     }
 
     /// The connection to `target`.
     pub(super) fn to(&self, target: Target) -> Arc<W::Link> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (target.raft_id, target.peer.clone());
-        kept.entry(key).or_insert_with(|| Arc::new(self.wire.link(target, self.purpose))).clone()
+        kept.entry(key)
+            .or_insert_with(|| Arc::new(self.wire.link(target, self.purpose)))
+            .clone()
     }
 
     /// Closes what leads to nobody of these any more, once the last user lets go of it.
     fn keep_only(&self, targets: &[Target]) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|(id, peer), _| targets.iter().any(|target| target.raft_id == *id && target.peer == *peer));
+        kept.retain(|(id, peer), _| {
+            targets
+                .iter()
+                .any(|target| target.raft_id == *id && target.peer == *peer)
+        });
     }
 }
 
@@ -88,9 +98,19 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     }
 
     async fn warm(&self) {
-        let Ok(frame) = encode(&Request::Alive) else { return };
-        let others: Vec<u64> = self.members().iter().map(|m| m.raft_id).filter(|id| *id != self.raft_id()).collect();
-        let targets: Vec<Target> = others.into_iter().filter_map(|id| self.target(id)).collect();
+        let Ok(frame) = encode(&Request::Alive) else {
+            return;
+        };
+        let others: Vec<u64> = self
+            .members()
+            .iter()
+            .map(|m| m.raft_id)
+            .filter(|id| *id != self.raft_id())
+            .collect();
+        let targets: Vec<Target> = others
+            .into_iter()
+            .filter_map(|id| self.target(id))
+            .collect();
         let links: Vec<Arc<W::Link>> = self
             .inner
             .links
@@ -98,11 +118,17 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             .into_iter()
             .flat_map(|kind| {
                 kind.keep_only(&targets);
-                targets.iter().map(|target| kind.to(target.clone())).collect::<Vec<_>>()
+                targets
+                    .iter()
+                    .map(|target| kind.to(target.clone()))
+                    .collect::<Vec<_>>()
             })
             .collect();
         // Whether anybody answers is not the point: a link dials to ask, and keeps what it dialed.
-        let asked: FuturesUnordered<_> = links.iter().map(|link| link.call(frame.clone(), WARM_WAIT)).collect();
+        let asked: FuturesUnordered<_> = links
+            .iter()
+            .map(|link| link.call(frame.clone(), WARM_WAIT))
+            .collect();
         asked.count().await;
     }
 }

@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 
 use super::blocking::blocking;
 use super::types::{
-    Entry, RaftLogId, Types, Vote, entry_to_row, from_log_id, row_to_entry, store_failed, to_log_id, vote_from_json,
-    vote_to_json,
+    Entry, RaftLogId, Types, Vote, entry_to_row, from_log_id, row_to_entry, store_failed,
+    to_log_id, vote_from_json, vote_to_json,
 };
 use crate::planted::{Defect, planted};
 use crate::store::{BoxedDone, Job, LogPayload, LogRow, Store, StoreError};
@@ -34,13 +34,19 @@ pub(crate) struct LogStore<R> {
 
 impl<R> Clone for LogStore<R> {
     fn clone(&self) -> Self {
-        LogStore { store: self.store.clone(), runtime: PhantomData }
+        LogStore {
+            store: self.store.clone(),
+            runtime: PhantomData,
+        }
     }
 }
 
 impl<R: AsyncRuntime> LogStore<R> {
     pub(crate) fn new(store: Store) -> Self {
-        LogStore { store, runtime: PhantomData }
+        LogStore {
+            store,
+            runtime: PhantomData,
+        }
     }
 
     /// Rows of `range` from its begin on, without a hole, perhaps fewer than asked for.
@@ -52,7 +58,9 @@ impl<R: AsyncRuntime> LogStore<R> {
             return Ok(rows);
         }
         let store = self.store.clone();
-        blocking::<R, _, _>(move || store.read_log(range, max_bytes)).await?.map_err(store_failed)
+        blocking::<R, _, _>(move || store.read_log(range, max_bytes))
+            .await?
+            .map_err(store_failed)
     }
 
     /// All rows of `range` that there are.
@@ -82,7 +90,9 @@ impl<R: AsyncRuntime> LogStore<R> {
             Bound::Excluded(i) => *i,
             Bound::Unbounded => {
                 let store = self.store.clone();
-                let state = blocking::<R, _, _>(move || store.raft_state()).await?.map_err(store_failed)?;
+                let state = blocking::<R, _, _>(move || store.raft_state())
+                    .await?
+                    .map_err(store_failed)?;
                 state.last.map_or(0, |id| id.index.saturating_add(1))
             }
         };
@@ -134,7 +144,11 @@ impl<R: AsyncRuntime> RaftLogReader<Types<R>> for LogStore<R> {
         self.read_all(range).await
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, io::Error> {
         let rows = self.read(start..end, APPEND_BYTES).await?;
         let mut bytes = 0;
         let fits = |row: &LogRow| {
@@ -142,11 +156,17 @@ impl<R: AsyncRuntime> RaftLogReader<Types<R>> for LogStore<R> {
             bytes += row_bytes(row);
             first || bytes <= APPEND_BYTES
         };
-        rows.into_iter().take_while(fits).map(row_to_entry).collect()
+        rows.into_iter()
+            .take_while(fits)
+            .map(row_to_entry)
+            .collect()
     }
 
     /// In chunks: a node that was away applies hundreds of thousands of entries at a stretch.
-    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
@@ -164,7 +184,9 @@ impl<R: AsyncRuntime> RaftLogReader<Types<R>> for LogStore<R> {
                 let end = range.end.min(range.start.saturating_add(READ_ENTRIES));
                 match reader.read_all(range.start..end).await {
                     Ok(entries) => {
-                        let next = entries.last().map(|entry| Ok(entry.log_id.index.saturating_add(1)..range.end));
+                        let next = entries
+                            .last()
+                            .map(|entry| Ok(entry.log_id.index.saturating_add(1)..range.end));
                         Some((entries.into_iter().map(Ok).collect(), next))
                     }
                     Err(error) => Some((vec![Err(error)], None)),
@@ -175,7 +197,10 @@ impl<R: AsyncRuntime> RaftLogReader<Types<R>> for LogStore<R> {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
-        self.store.vote().map(|json| vote_from_json(&json)).transpose()
+        self.store
+            .vote()
+            .map(|json| vote_from_json(&json))
+            .transpose()
     }
 }
 
@@ -184,9 +209,14 @@ impl<R: AsyncRuntime> RaftLogStorage<Types<R>> for LogStore<R> {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types<R>>, io::Error> {
         let store = self.store.clone();
-        let state = blocking::<R, _, _>(move || store.raft_state()).await?.map_err(store_failed)?;
+        let state = blocking::<R, _, _>(move || store.raft_state())
+            .await?
+            .map_err(store_failed)?;
         let last = state.last.or(state.purged);
-        Ok(LogState { last_purged_log_id: state.purged.map(from_log_id), last_log_id: last.map(from_log_id) })
+        Ok(LogState {
+            last_purged_log_id: state.purged.map(from_log_id),
+            last_log_id: last.map(from_log_id),
+        })
     }
 
     async fn get_log_reader(&mut self) -> Self::LogReader {
@@ -195,26 +225,38 @@ impl<R: AsyncRuntime> RaftLogStorage<Types<R>> for LogStore<R> {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let (done, rx) = acknowledged();
-        let job = Job::SaveVote { vote: vote_to_json(vote), done };
+        let job = Job::SaveVote {
+            vote: vote_to_json(vote),
+            done,
+        };
         self.store.submit(job).await.map_err(store_failed)?;
         durable(rx).await
     }
 
     /// Returns once the rows are readable; `callback` comes after the fsync.
-    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types<R>>) -> Result<(), io::Error>
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: IOFlushed<Types<R>>,
+    ) -> Result<(), io::Error>
     where
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
         let rows: Vec<LogRow> = entries.into_iter().map(entry_to_row).collect();
-        let done: BoxedDone<()> = Box::new(move |result| callback.io_completed(result.map_err(store_failed)));
+        let done: BoxedDone<()> =
+            Box::new(move |result| callback.io_completed(result.map_err(store_failed)));
         if rows.is_empty() {
             done(Ok(()));
             return Ok(());
         }
         if planted(Defect::SyncBeforeAck) {
             done(Ok(()));
-            return self.store.append(rows, logged("append to the change log")).await.map_err(store_failed);
+            return self
+                .store
+                .append(rows, logged("append to the change log"))
+                .await
+                .map_err(store_failed);
         }
         self.store.append(rows, done).await.map_err(store_failed)
     }
@@ -222,13 +264,19 @@ impl<R: AsyncRuntime> RaftLogStorage<Types<R>> for LogStore<R> {
     /// Returns once readers see it: the core awaits this, and whatever it writes next is queued behind it.
     async fn truncate_after(&mut self, last_log_id: Option<RaftLogId>) -> Result<(), io::Error> {
         let done = logged("cut the change log");
-        self.store.truncate(last_log_id.map(|id| id.index), done).await.map_err(store_failed)
+        self.store
+            .truncate(last_log_id.map(|id| id.index), done)
+            .await
+            .map_err(store_failed)
     }
 
     /// Returns once readers see it; a purge that a crash loses is repeated.
     async fn purge(&mut self, log_id: RaftLogId) -> Result<(), io::Error> {
         let done = logged("purge the change log");
-        self.store.purge(to_log_id(log_id), done).await.map_err(store_failed)
+        self.store
+            .purge(to_log_id(log_id), done)
+            .await
+            .map_err(store_failed)
     }
 }
 

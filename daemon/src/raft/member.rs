@@ -41,8 +41,14 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         // all generations given so far, each of which took entries of its own.
         let generation = self.last_log().map_or(0, |id| id.index).saturating_add(2);
         let id = raft_id(generation, node);
-        let new = Node { node, client, peer, promote };
-        self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, new)]))).await?;
+        let new = Node {
+            node,
+            client,
+            peer,
+            promote,
+        };
+        self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, new)])))
+            .await?;
         Ok(id)
     }
 
@@ -59,7 +65,8 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         if !self.caught_up(&member) {
             return Err(MemberError::Behind(node));
         }
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([member.raft_id]))).await
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([member.raft_id])))
+            .await
     }
 
     /// Takes a node out of the membership.
@@ -81,14 +88,24 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// On any node but the leader; for the leader itself.
     pub async fn replace(&self, node: u16) -> Result<u64, MemberError> {
         self.ensure_leads()?;
-        let lives: Vec<Membership> = self.members().into_iter().filter(|m| m.node.node == node).collect();
-        let newest = lives.iter().max_by_key(|m| m.raft_id).ok_or_else(|| no_member(node))?;
+        let lives: Vec<Membership> = self
+            .members()
+            .into_iter()
+            .filter(|m| m.node.node == node)
+            .collect();
+        let newest = lives
+            .iter()
+            .max_by_key(|m| m.raft_id)
+            .ok_or_else(|| no_member(node))?;
         for life in &lives {
             self.refuse_self(life, "replacing")?;
         }
         let id = raft_id(newest.raft_id / super::types::RAFT_ID_GENERATION + 1, node);
         let promote = lives.iter().any(|life| life.voter || life.node.promote);
-        let new = Node { promote, ..newest.node.clone() };
+        let new = Node {
+            promote,
+            ..newest.node.clone()
+        };
         // In one change: between two, a crash would leave the cluster without the node and its addresses.
         let mut changes: Vec<_> = lives.iter().map(removal).collect();
         changes.push(ChangeMembers::AddNodes(BTreeMap::from([(id, new)])));
@@ -114,18 +131,32 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// Whether the learner holds nearly all of the log, as its leader knows.
     pub(super) fn caught_up(&self, member: &Membership) -> bool {
         let last = self.last_log().map_or(0, |id| id.index);
-        member.matched.is_some_and(|matched| matched.saturating_add(CAUGHT_UP_ENTRIES) >= last)
+        member
+            .matched
+            .is_some_and(|matched| matched.saturating_add(CAUGHT_UP_ENTRIES) >= last)
     }
 
     /// Promotes the learners that want it and have caught up; the leader's upkeep calls this.
     pub(super) async fn promote_ready_learners(&self) {
-        for member in self.members().into_iter().filter(|m| !m.voter && m.node.promote) {
+        for member in self
+            .members()
+            .into_iter()
+            .filter(|m| !m.voter && m.node.promote)
+        {
             if !self.caught_up(&member) {
                 continue;
             }
-            match self.change(ChangeMembers::AddVoterIds(BTreeSet::from([member.raft_id]))).await {
-                Ok(()) => tracing::info!(node = member.node.node, "the node has caught up and votes now"),
-                Err(error) => tracing::debug!(node = member.node.node, %error, "can't make it a voter yet"),
+            match self
+                .change(ChangeMembers::AddVoterIds(BTreeSet::from([member.raft_id])))
+                .await
+            {
+                Ok(()) => tracing::info!(
+                    node = member.node.node,
+                    "the node has caught up and votes now"
+                ),
+                Err(error) => {
+                    tracing::debug!(node = member.node.node, %error, "can't make it a voter yet")
+                }
             }
         }
     }
@@ -136,15 +167,25 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let joint = {
             let metrics = self.inner.raft.server_metrics();
             let metrics = metrics.borrow_watched();
-            metrics.membership_config.membership().get_joint_config().len() > 1
+            metrics
+                .membership_config
+                .membership()
+                .get_joint_config()
+                .len()
+                > 1
         };
         // Of one that goes on here, its own task writes the second proposal.
         if !joint || self.inner.changes.load(Ordering::SeqCst) > 0 {
             return;
         }
         // Nothing is added to the newer set of voters, which alone is what this proposes.
-        match self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await {
-            Ok(()) => tracing::info!("finished a change of the membership that another leader had begun"),
+        match self
+            .change(ChangeMembers::AddVoterIds(BTreeSet::new()))
+            .await
+        {
+            Ok(()) => {
+                tracing::info!("finished a change of the membership that another leader had begun")
+            }
             Err(error) => tracing::debug!(%error, "can't finish the change of the membership yet"),
         }
     }
@@ -155,19 +196,29 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let under_way = UnderWay::of(&self.inner.changes);
         let task = R::spawn(async move {
             let _under_way = under_way;
-            replica.unless_stopped(replica.inner.raft.change_membership(change, false)).await
+            replica
+                .unless_stopped(replica.inner.raft.change_membership(change, false))
+                .await
         });
         let result = match R::timeout(CHANGE_WAIT, task).await {
             Err(_) | Ok(Ok(None)) => return Err(MemberError::NoQuorum),
             Ok(Ok(Some(result))) => result,
-            Ok(Err(error)) => return Err(MemberError::Refused(format!("the change ended badly: {error}"))),
+            Ok(Err(error)) => {
+                return Err(MemberError::Refused(format!(
+                    "the change ended badly: {error}"
+                )));
+            }
         };
         match result {
             Ok(_) => Ok(()),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
-                Err(MemberError::NotLeader { leader: to.leader_id.map(node_of) })
+                Err(MemberError::NotLeader {
+                    leader: to.leader_id.map(node_of),
+                })
             }
-            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(MemberError::NoQuorum),
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
+                Err(MemberError::NoQuorum)
+            }
             Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
                 Err(MemberError::Refused(change_refused(error)))
             }
@@ -194,7 +245,11 @@ impl Drop for UnderWay {
 
 fn removal(member: &Membership) -> ChangeMembers<u64, Node> {
     let id = BTreeSet::from([member.raft_id]);
-    if member.voter { ChangeMembers::RemoveVoters(id) } else { ChangeMembers::RemoveNodes(id) }
+    if member.voter {
+        ChangeMembers::RemoveVoters(id)
+    } else {
+        ChangeMembers::RemoveNodes(id)
+    }
 }
 
 fn no_member(node: u16) -> MemberError {

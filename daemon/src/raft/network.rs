@@ -12,19 +12,21 @@ use futures_util::stream::Stream;
 use messagebase_protocol::peer::{CHUNK_BYTES, Purpose};
 use openraft::async_runtime::Select2;
 use openraft::base::{BoxFuture, BoxStream};
-use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
 use openraft::network::{Backoff, RPCOption, RPCTypes};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{AsyncRuntime, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 
 use super::api::{Link, Target, Wire, WireError};
 use super::blocking::blocking;
 use super::frame::{
-    Reply, Request, TransferReply, append_reply_from_wire, append_to_wire, decode, encode, from_wire_vote,
-    to_wire_vote, transfer_to_wire,
+    Reply, Request, TransferReply, append_reply_from_wire, append_to_wire, decode, encode,
+    from_wire_vote, to_wire_vote, transfer_to_wire,
 };
 use super::links::PeerLinks;
 use super::notices::{Asker, Askers, Gate};
@@ -44,8 +46,12 @@ const SNAPSHOT_CHUNK: Duration = Duration::from_secs(10);
 /// After a snapshot that could not be built.
 const BUILD_RETRY: Duration = Duration::from_secs(5);
 /// Pauses before a peer that could not be reached is tried again; the last one repeats.
-const RETRY_PAUSES: [Duration; 4] =
-    [Duration::from_millis(20), Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200)];
+const RETRY_PAUSES: [Duration; 4] = [
+    Duration::from_millis(20),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+];
 
 /// What a stream of appends is opened with: its answers.
 type Opened<'s, R> = BoxFuture<'s, Result<BoxStream<'s, Answer<R>>, RPCError<Types<R>>>>;
@@ -72,7 +78,15 @@ impl<R: AsyncRuntime, W: Wire> Network<R, W> {
         receivers: Arc<Receivers<R::Instant>>,
         askers: Arc<Askers>,
     ) -> Self {
-        Network { me, wire, links, transfers: Arc::default(), receivers, askers, store }
+        Network {
+            me,
+            wire,
+            links,
+            transfers: Arc::default(),
+            receivers,
+            askers,
+            store,
+        }
     }
 
     fn peer(&self, target: Target, link: Arc<W::Link>, answer: Duration) -> Peer<R, W> {
@@ -80,7 +94,17 @@ impl<R: AsyncRuntime, W: Wire> Network<R, W> {
         let control = self.links.control.to(target);
         let (transfers, receivers) = (self.transfers.clone(), self.receivers.clone());
         let (asker, store) = (self.askers.of(raft_id), self.store.clone());
-        Peer { me: self.me, raft_id, link, control, transfers, receivers, asker, store, answer }
+        Peer {
+            me: self.me,
+            raft_id,
+            link,
+            control,
+            transfers,
+            receivers,
+            asker,
+            store,
+            answer,
+        }
     }
 }
 
@@ -107,7 +131,11 @@ impl<R: AsyncRuntime, W: Wire> RaftNetworkFactory<Types<R>> for Network<R, W> {
 }
 
 fn target_of(raft_id: u64, node: &Node) -> Target {
-    Target { raft_id, node: node.node, peer: node.peer.clone() }
+    Target {
+        raft_id,
+        node: node.node,
+        peer: node.peer.clone(),
+    }
 }
 
 /// The connections to one peer that one of openraft's tasks uses.
@@ -143,7 +171,11 @@ async fn call<L: Link>(link: &L, request: &Request, timeout: Duration) -> Result
     call_frame(link, encode(request).map_err(CallError::Lost)?, timeout).await
 }
 
-async fn call_frame<L: Link>(link: &L, frame: Vec<u8>, timeout: Duration) -> Result<Reply, CallError> {
+async fn call_frame<L: Link>(
+    link: &L,
+    frame: Vec<u8>,
+    timeout: Duration,
+) -> Result<Reply, CallError> {
     let answer = link.call(frame, timeout).await?;
     match decode(&answer).map_err(CallError::Lost)? {
         // Also what a node says that is stopping: go away for a while.
@@ -154,16 +186,27 @@ async fn call_frame<L: Link>(link: &L, frame: Vec<u8>, timeout: Duration) -> Res
 
 fn unexpected(reply: &Reply) -> CallError {
     let kind = format!("{reply:?}");
-    CallError::Lost(format!("an answer of another kind: {}", kind.split([' ', '(']).next().unwrap_or_default()))
+    CallError::Lost(format!(
+        "an answer of another kind: {}",
+        kind.split([' ', '(']).next().unwrap_or_default()
+    ))
 }
 
 impl<R: AsyncRuntime, W: Wire> Peer<R, W> {
-    fn rpc_error(&self, error: CallError, action: RPCTypes, timeout: Duration) -> RPCError<Types<R>> {
+    fn rpc_error(
+        &self,
+        error: CallError,
+        action: RPCTypes,
+        timeout: Duration,
+    ) -> RPCError<Types<R>> {
         match error {
             CallError::Unreachable(why) => RPCError::Unreachable(Unreachable::from_string(why)),
-            CallError::Lost(_) if action == RPCTypes::Vote => {
-                RPCError::Timeout(Timeout { action, id: self.me, target: self.raft_id, timeout })
-            }
+            CallError::Lost(_) if action == RPCTypes::Vote => RPCError::Timeout(Timeout {
+                action,
+                id: self.me,
+                target: self.raft_id,
+                timeout,
+            }),
             CallError::Lost(why) => RPCError::Network(NetworkError::from_string(why)),
         }
     }
@@ -174,12 +217,20 @@ impl<R: AsyncRuntime, W: Wire> Peer<R, W> {
         option: RPCOption,
     ) -> Result<VoteResponse<Types<R>>, RPCError<Types<R>>> {
         let timeout = option.soft_ttl();
-        let result = call(&*self.control, &request, timeout).await.and_then(|reply| match reply {
-            Reply::Vote { vote, granted, last } => {
-                Ok(VoteResponse::new(from_wire_vote(vote), last.map(from_log_id), granted))
-            }
-            other => Err(unexpected(&other)),
-        });
+        let result = call(&*self.control, &request, timeout)
+            .await
+            .and_then(|reply| match reply {
+                Reply::Vote {
+                    vote,
+                    granted,
+                    last,
+                } => Ok(VoteResponse::new(
+                    from_wire_vote(vote),
+                    last.map(from_log_id),
+                    granted,
+                )),
+                other => Err(unexpected(&other)),
+            });
         result.map_err(|e| self.rpc_error(e, RPCTypes::Vote, timeout))
     }
 
@@ -214,11 +265,16 @@ impl<R: AsyncRuntime, W: Wire> Peer<R, W> {
                 tracing::error!(%error, "failed to build a snapshot; trying again");
                 // Each attempt copies the whole state: on a full disk until there is no room for the log either.
                 R::sleep(BUILD_RETRY).await;
-                return Err(CallError::Lost(format!("failed to build the snapshot: {error}")));
+                return Err(CallError::Lost(format!(
+                    "failed to build the snapshot: {error}"
+                )));
             }
         };
-        let opened = blocking::<R, _, _>(move || std::fs::File::open(path)).await.and_then(|result| result);
-        let mut source = opened.map_err(|e| CallError::Lost(format!("failed to open the snapshot: {e}")))?;
+        let opened = blocking::<R, _, _>(move || std::fs::File::open(path))
+            .await
+            .and_then(|result| result);
+        let mut source =
+            opened.map_err(|e| CallError::Lost(format!("failed to open the snapshot: {e}")))?;
         // Tells one sending of this replica from the next; a restart may repeat numbers, but offset 0 begins anew.
         let transfer = self.transfers.fetch_add(1, Ordering::Relaxed);
         let mut offset = 0_u64;
@@ -229,14 +285,24 @@ impl<R: AsyncRuntime, W: Wire> Peer<R, W> {
                 break;
             }
             let end = offset.saturating_add(bytes.len() as u64);
-            let request = Request::SnapshotChunk { transfer, offset, bytes };
+            let request = Request::SnapshotChunk {
+                transfer,
+                offset,
+                bytes,
+            };
             match call(&*self.link, &request, SNAPSHOT_CHUNK).await? {
                 Reply::SnapshotChunk { next_offset } if next_offset == end => offset = end,
-                Reply::SnapshotChunk { .. } => return Err(CallError::Lost("the receiver lost the beginning".into())),
+                Reply::SnapshotChunk { .. } => {
+                    return Err(CallError::Lost("the receiver lost the beginning".into()));
+                }
                 other => return Err(unexpected(&other)),
             }
         }
-        let request = Request::SnapshotEnd { transfer, bytes: offset, vote: to_wire_vote(&vote) };
+        let request = Request::SnapshotEnd {
+            transfer,
+            bytes: offset,
+            vote: to_wire_vote(&vote),
+        };
         match call(&*self.link, &request, SNAPSHOT_INSTALL).await? {
             Reply::SnapshotEnd { vote } => Ok(from_wire_vote(vote)),
             other => Err(unexpected(&other)),
@@ -251,7 +317,9 @@ async fn read_chunk<R: AsyncRuntime>(
     let read = move || {
         source.seek(SeekFrom::Start(offset))?;
         let mut bytes = Vec::with_capacity(CHUNK_BYTES);
-        (&mut source).take(CHUNK_BYTES as u64).read_to_end(&mut bytes)?;
+        (&mut source)
+            .take(CHUNK_BYTES as u64)
+            .read_to_end(&mut bytes)?;
         Ok::<_, std::io::Error>((source, bytes))
     };
     let result = blocking::<R, _, _>(read).await.and_then(|result| result);
@@ -287,7 +355,11 @@ impl<R: AsyncRuntime, W: Wire> RaftNetworkV2<Types<R>> for Peer<R, W> {
         option: RPCOption,
     ) -> Result<VoteResponse<Types<R>>, RPCError<Types<R>>> {
         let last = rpc.last_log_id.map(to_log_id);
-        let request = Request::Vote { vote: to_wire_vote(&rpc.vote), last, transfer: rpc.leadership_transfer };
+        let request = Request::Vote {
+            vote: to_wire_vote(&rpc.vote),
+            last,
+            transfer: rpc.leadership_transfer,
+        };
         self.vote_call(request, option).await
     }
 
@@ -297,7 +369,14 @@ impl<R: AsyncRuntime, W: Wire> RaftNetworkV2<Types<R>> for Peer<R, W> {
         option: RPCOption,
     ) -> Result<VoteResponse<Types<R>>, RPCError<Types<R>>> {
         let last = rpc.last_log_id.map(to_log_id);
-        self.vote_call(Request::PreVote { vote: to_wire_vote(&rpc.vote), last }, option).await
+        self.vote_call(
+            Request::PreVote {
+                vote: to_wire_vote(&rpc.vote),
+                last,
+            },
+            option,
+        )
+        .await
     }
 
     async fn full_snapshot(
@@ -318,7 +397,9 @@ impl<R: AsyncRuntime, W: Wire> RaftNetworkV2<Types<R>> for Peer<R, W> {
         };
         match sent {
             Ok(vote) => Ok(SnapshotResponse::new(vote)),
-            Err(error) => Err(self.rpc_error(error, RPCTypes::InstallSnapshot, option.soft_ttl()).into()),
+            Err(error) => Err(self
+                .rpc_error(error, RPCTypes::InstallSnapshot, option.soft_ttl())
+                .into()),
         }
     }
 
@@ -328,27 +409,31 @@ impl<R: AsyncRuntime, W: Wire> RaftNetworkV2<Types<R>> for Peer<R, W> {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types<R>>, RPCError<Types<R>>> {
         let timeout = option.soft_ttl();
-        let result = call(&*self.control, &transfer_to_wire(&request), timeout).await.and_then(|reply| match reply {
-            Reply::Transfer(TransferReply::Ok) => Ok(Ok(())),
-            Reply::Transfer(TransferReply::VoteChanged { expected, actual }) => {
-                Ok(Err(TransferLeaderError::VoteChanged {
-                    expected: from_wire_vote(expected),
-                    actual: from_wire_vote(actual),
-                }))
-            }
-            Reply::Transfer(TransferReply::LogNotFlushed { expected, actual }) => {
-                Ok(Err(TransferLeaderError::LogNotFlushed {
-                    expected: expected.map(from_log_id),
-                    actual: actual.map(from_log_id),
-                }))
-            }
-            other => Err(unexpected(&other)),
-        });
+        let result = call(&*self.control, &transfer_to_wire(&request), timeout)
+            .await
+            .and_then(|reply| match reply {
+                Reply::Transfer(TransferReply::Ok) => Ok(Ok(())),
+                Reply::Transfer(TransferReply::VoteChanged { expected, actual }) => {
+                    Ok(Err(TransferLeaderError::VoteChanged {
+                        expected: from_wire_vote(expected),
+                        actual: from_wire_vote(actual),
+                    }))
+                }
+                Reply::Transfer(TransferReply::LogNotFlushed { expected, actual }) => {
+                    Ok(Err(TransferLeaderError::LogNotFlushed {
+                        expected: expected.map(from_log_id),
+                        actual: actual.map(from_log_id),
+                    }))
+                }
+                other => Err(unexpected(&other)),
+            });
         result.map_err(|e| self.rpc_error(e, RPCTypes::TransferLeader, timeout))
     }
 
     fn backoff(&self) -> Option<Backoff> {
         let last = RETRY_PAUSES[RETRY_PAUSES.len() - 1];
-        Some(Backoff::new(RETRY_PAUSES.into_iter().chain(std::iter::repeat(last))))
+        Some(Backoff::new(
+            RETRY_PAUSES.into_iter().chain(std::iter::repeat(last)),
+        ))
     }
 }

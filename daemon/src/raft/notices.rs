@@ -31,7 +31,12 @@ impl Askers {
     /// Made when it is first asked for.
     pub(super) fn of(&self, peer: u64) -> Arc<Asker> {
         // One insertion at a time: nothing is left half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(peer).or_default().clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(peer)
+            .or_default()
+            .clone()
     }
 }
 
@@ -90,12 +95,20 @@ pub(super) struct Gate<R: AsyncRuntime> {
 impl<R: AsyncRuntime> Gate<R> {
     /// `last`: index of this log's last entry.
     pub(super) fn new(peer: Arc<Asker>, last: impl Fn() -> Option<u64> + Send + 'static) -> Self {
-        Gate { peer, last: Box::new(last), sent: None, streak: 0, parked: false, held: None }
+        Gate {
+            peer,
+            last: Box::new(last),
+            sent: None,
+            streak: 0,
+            parked: false,
+            held: None,
+        }
     }
 
     /// Whether to ask now. Wakes the task when that changes, given that openraft wakes it for entries.
     pub(super) fn poll_open(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.streak < RHYTHM || !self.parked || (self.last)() > self.sent.map(|(index, _)| index) {
+        if self.streak < RHYTHM || !self.parked || (self.last)() > self.sent.map(|(index, _)| index)
+        {
             return true;
         }
         // Only by a stream that holds something back: heartbeats have their own, which would take the waking for theirs.
@@ -119,8 +132,14 @@ impl<R: AsyncRuntime> Gate<R> {
     /// Entries through this index are on their way.
     pub(super) fn sends(&mut self, last: u64) {
         let now = R::Instant::now();
-        let in_rhythm = self.sent.is_some_and(|(_, sent)| now.saturating_duration_since(sent) < HOLD);
-        self.streak = if in_rhythm { self.streak.saturating_add(1) } else { 0 };
+        let in_rhythm = self
+            .sent
+            .is_some_and(|(_, sent)| now.saturating_duration_since(sent) < HOLD);
+        self.streak = if in_rhythm {
+            self.streak.saturating_add(1)
+        } else {
+            0
+        };
         self.sent = Some((last, now));
     }
 }
@@ -162,7 +181,10 @@ mod tests {
             assert!(self.is_open(), "entries don't wait");
             self.gate.polled(&Poll::Ready(()));
             self.gate.sends(index);
-            assert!(self.is_open(), "openraft has to be asked until it has nothing");
+            assert!(
+                self.is_open(),
+                "openraft has to be asked until it has nothing"
+            );
             self.gate.polled(&Poll::<()>::Pending);
         }
 
@@ -171,7 +193,14 @@ mod tests {
         }
 
         async fn opened(&mut self) {
-            poll_fn(|cx| if self.gate.poll_open(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+            poll_fn(|cx| {
+                if self.gate.poll_open(cx) {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            })
+            .await;
         }
     }
 
@@ -183,7 +212,11 @@ mod tests {
         assert!(!stream.is_open());
         let begun = tokio::time::Instant::now();
         stream.opened().await;
-        assert!((HOLD..2 * HOLD).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        assert!(
+            (HOLD..2 * HOLD).contains(&begun.elapsed()),
+            "{:?}",
+            begun.elapsed()
+        );
         stream.gate.polled(&Poll::<()>::Pending);
         assert!(stream.is_open(), "a rhythm that ended counts no more");
         stream.append().await;
@@ -208,7 +241,10 @@ mod tests {
         assert!(stream.is_open(), "as long as it asks");
         stream.gate.polled(&Poll::<()>::Pending);
         drop(asking);
-        assert!(stream.is_open(), "what it was answered is committed, and perhaps not told");
+        assert!(
+            stream.is_open(),
+            "what it was answered is committed, and perhaps not told"
+        );
         stream.gate.polled(&Poll::<()>::Pending);
         assert!(!stream.is_open());
         // Heartbeats to the same peer, a stream of their own, take nothing from it.

@@ -49,7 +49,14 @@ where
     A: Future<Output = Told<R>> + Send + 's,
 {
     let (calls, on_the_way) = (FuturesOrdered::new(), VecDeque::new());
-    let pipeline = Pipeline { input: Some(input), gate, send, calls, on_the_way, bytes: 0 };
+    let pipeline = Pipeline {
+        input: Some(input),
+        gate,
+        send,
+        calls,
+        on_the_way,
+        bytes: 0,
+    };
     Box::pin(stream::unfold(Some(pipeline), |pipeline| async move {
         let mut pipeline = pipeline?;
         let (result, goes_on) = pipeline.next().await?;
@@ -59,7 +66,12 @@ where
 
 /// What the request builds on, and what the peer has when it succeeds.
 fn range<R: AsyncRuntime>(rpc: &Asked<R>) -> (Option<RaftLogId>, Option<RaftLogId>) {
-    (rpc.prev_log_id, rpc.entries.last().map_or(rpc.prev_log_id, |last| Some(last.log_id)))
+    (
+        rpc.prev_log_id,
+        rpc.entries
+            .last()
+            .map_or(rpc.prev_log_id, |last| Some(last.log_id)),
+    )
 }
 
 /// A request that is not answered yet.
@@ -103,14 +115,19 @@ where
                     self.bytes -= answered.bytes;
                     let result = match told {
                         Ok(AppendEntriesResponse::Conflict) if !answered.alone => {
-                            tracing::debug!("an append came before its predecessor; sending it again");
+                            tracing::debug!(
+                                "an append came before its predecessor; sending it again"
+                            );
                             return None;
                         }
                         Ok(response) => response.into_stream_result(answered.prev, answered.last),
                         Err(error) => return Some((Err(error), false)),
                     };
                     let whole = matches!(&result, Ok(matching) if *matching == answered.last);
-                    let told_later = self.on_the_way.front().is_some_and(|next| next.last == answered.last);
+                    let told_later = self
+                        .on_the_way
+                        .front()
+                        .is_some_and(|next| next.last == answered.last);
                     if !(whole && told_later) {
                         return Some((Ok(result), whole));
                     }
@@ -123,7 +140,12 @@ where
                     }
                     let (bytes, call) = (self.send)(rpc);
                     self.bytes += bytes;
-                    self.on_the_way.push_back(OnTheWay { prev, last, bytes, alone });
+                    self.on_the_way.push_back(OnTheWay {
+                        prev,
+                        last,
+                        bytes,
+                        alone,
+                    });
                     self.calls.push_back(call);
                 }
                 Event::Asked(None) => {
@@ -138,7 +160,9 @@ where
 
     async fn event(&mut self) -> Event<R> {
         let room = self.on_the_way.len() < ON_THEIR_WAY_MAX && self.bytes < ON_THEIR_WAY_BYTES;
-        let Pipeline { input, gate, calls, .. } = self;
+        let Pipeline {
+            input, gate, calls, ..
+        } = self;
         poll_fn(|cx| {
             // The calls first: being polled puts them on their way.
             if let Poll::Ready(Some(told)) = calls.poll_next_unpin(cx) {
@@ -179,14 +203,27 @@ mod tests {
     type Response = AppendEntriesResponse<Types<Runtime>>;
 
     fn id(index: u64) -> RaftLogId {
-        from_log_id(LogId { term: 1, leader: 1, index })
+        from_log_id(LogId {
+            term: 1,
+            leader: 1,
+            index,
+        })
     }
 
     /// Entries (prev, last]; none: only what is committed.
     fn append(prev: u64, last: u64) -> Asked<Runtime> {
-        let entries =
-            (prev + 1..=last).map(|index| Entry { log_id: id(index), payload: EntryPayload::Blank }).collect();
-        AppendEntriesRequest { vote: Vote::new(1, 1), prev_log_id: Some(id(prev)), entries, leader_commit: None }
+        let entries = (prev + 1..=last)
+            .map(|index| Entry {
+                log_id: id(index),
+                payload: EntryPayload::Blank,
+            })
+            .collect();
+        AppendEntriesRequest {
+            vote: Vote::new(1, 1),
+            prev_log_id: Some(id(prev)),
+            entries,
+            leader_commit: None,
+        }
     }
 
     /// (prev, last) of what was sent, and where its answer goes.
@@ -212,14 +249,26 @@ mod tests {
                 let (prev, last) = range(&rpc);
                 let on_send = on_send.clone();
                 let call = async move {
-                    on_send.lock().unwrap().push((prev.unwrap().index, last.unwrap().index, Some(told)));
-                    answer.await.map_err(|lost| RPCError::Network(NetworkError::new(&lost)))
+                    on_send.lock().unwrap().push((
+                        prev.unwrap().index,
+                        last.unwrap().index,
+                        Some(told),
+                    ));
+                    answer
+                        .await
+                        .map_err(|lost| RPCError::Network(NetworkError::new(&lost)))
                 };
                 (bytes, call)
             };
             let gate = Gate::new(Arc::default(), || None);
-            let asked = Box::pin(stream::unfold(asked, |mut asked| async { Some((asked.recv().await?, asked)) }));
-            Peer { input: RefCell::new(Some(input)), sent, answers: RefCell::new(pipelined(asked, gate, send)) }
+            let asked = Box::pin(stream::unfold(asked, |mut asked| async {
+                Some((asked.recv().await?, asked))
+            }));
+            Peer {
+                input: RefCell::new(Some(input)),
+                sent,
+                answers: RefCell::new(pipelined(asked, gate, send)),
+            }
         }
 
         fn ask(&self, rpc: Asked<Runtime>) {
@@ -227,11 +276,21 @@ mod tests {
         }
 
         fn answer(&self, nth: usize, response: Response) {
-            self.sent.lock().unwrap()[nth].2.take().unwrap().send(response).unwrap();
+            self.sent.lock().unwrap()[nth]
+                .2
+                .take()
+                .unwrap()
+                .send(response)
+                .unwrap();
         }
 
         fn sent(&self) -> Vec<(u64, u64)> {
-            self.sent.lock().unwrap().iter().map(|(prev, last, _)| (*prev, *last)).collect()
+            self.sent
+                .lock()
+                .unwrap()
+                .iter()
+                .map(|(prev, last, _)| (*prev, *last))
+                .collect()
         }
 
         fn lose(&self, nth: usize) {
@@ -242,7 +301,11 @@ mod tests {
             let mut answers = self.answers.borrow_mut();
             let told = Pin::new(&mut *answers).poll_next(&mut Context::from_waker(Waker::noop()));
             told.map(|told| {
-                told.map(|told| told.map_err(|_| None)?.map(|matching| matching.unwrap().index).map_err(Some))
+                told.map(|told| {
+                    told.map_err(|_| None)?
+                        .map(|matching| matching.unwrap().index)
+                        .map_err(Some)
+                })
             })
         }
     }
@@ -254,7 +317,12 @@ mod tests {
             peer.ask(append(n, n + 1));
         }
         assert_eq!(peer.told(), Poll::Pending);
-        assert_eq!(peer.sent(), (0..ON_THEIR_WAY_MAX as u64).map(|n| (n, n + 1)).collect::<Vec<_>>());
+        assert_eq!(
+            peer.sent(),
+            (0..ON_THEIR_WAY_MAX as u64)
+                .map(|n| (n, n + 1))
+                .collect::<Vec<_>>()
+        );
         peer.answer(1, Response::Success);
         assert_eq!(peer.told(), Poll::Pending);
         peer.answer(0, Response::Success);
@@ -314,7 +382,10 @@ mod tests {
         peer.ask(append(1, 2));
         assert_eq!(peer.told(), Poll::Pending);
         peer.answer(0, Response::Conflict);
-        assert_eq!(peer.told(), Poll::Ready(Some(Err(Some(StreamAppendError::Conflict(id(1)))))));
+        assert_eq!(
+            peer.told(),
+            Poll::Ready(Some(Err(Some(StreamAppendError::Conflict(id(1))))))
+        );
         assert_eq!(peer.told(), Poll::Ready(None));
     }
 
@@ -322,7 +393,10 @@ mod tests {
     fn nothing_follows_half_a_success_or_a_higher_vote() {
         for (response, told) in [
             (Response::PartialSuccess(Some(id(2))), Ok(2)),
-            (Response::HigherVote(Vote::new(2, 2)), Err(Some(StreamAppendError::HigherVote(Vote::new(2, 2))))),
+            (
+                Response::HigherVote(Vote::new(2, 2)),
+                Err(Some(StreamAppendError::HigherVote(Vote::new(2, 2)))),
+            ),
         ] {
             let peer = Peer::new(1);
             peer.ask(append(1, 3));

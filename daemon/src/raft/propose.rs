@@ -71,8 +71,14 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 verdicts.resize(drafts.len(), Verdict::Closing);
                 return verdicts;
             };
-            let complete = !fates.iter().any(|fate| matches!(fate, None | Some(Verdict::InDoubt(_))));
-            verdicts.extend(fates.into_iter().map(|fate| fate.unwrap_or(Verdict::NoQuorum)));
+            let complete = !fates
+                .iter()
+                .any(|fate| matches!(fate, None | Some(Verdict::InDoubt(_))));
+            verdicts.extend(
+                fates
+                    .into_iter()
+                    .map(|fate| fate.unwrap_or(Verdict::NoQuorum)),
+            );
             if !complete {
                 // What follows must not overtake what its caller will repeat.
                 verdicts.resize(drafts.len(), Verdict::NoQuorum);
@@ -89,7 +95,9 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             let leader = self.leader();
             let open = fates.open(drafts);
             let reply = match leader {
-                Some(id) if id == self.raft_id() => self.propose_here(Origin::Callers, &open, deadline).await,
+                Some(id) if id == self.raft_id() => {
+                    self.propose_here(Origin::Callers, &open, deadline).await
+                }
                 Some(_) => self.propose_there(&open, deadline).await,
                 None => ForwardReply::NotLeader { hint: None },
             };
@@ -108,15 +116,30 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
 
     /// Waits for a reason to try again: another leader, or a short pause.
     pub(super) async fn another_chance(&self, tried: Option<u64>, deadline: R::Instant) {
-        R::select3(self.leader_changed(tried), R::sleep(RETRY_PAUSE), R::sleep_until(deadline)).await;
+        R::select3(
+            self.leader_changed(tried),
+            R::sleep(RETRY_PAUSE),
+            R::sleep_until(deadline),
+        )
+        .await;
     }
 
     /// Proposes as leader, in a group with what others ask. Waits for a fresh leader's lease, but not for another leader.
-    pub(super) async fn propose_here(&self, origin: Origin, drafts: &[Draft], deadline: R::Instant) -> ForwardReply {
+    pub(super) async fn propose_here(
+        &self,
+        origin: Origin,
+        drafts: &[Draft],
+        deadline: R::Instant,
+    ) -> ForwardReply {
         let (groups, apart) = (&self.inner.proposals, &self.inner.proposals_apart);
         loop {
             // Looked at before the attempt, so that an answer in between counts.
-            let acked = self.inner.raft.data_metrics().borrow_watched().last_quorum_acked;
+            let acked = self
+                .inner
+                .raft
+                .data_metrics()
+                .borrow_watched()
+                .last_quorum_acked;
             let written = match origin {
                 Origin::Callers => in_a_group::<R>(groups, drafts, deadline).await,
                 Origin::Peer => in_a_group_or_apart::<R>(groups, apart, drafts, deadline).await,
@@ -130,7 +153,10 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             }
             // A new leader's lease begins with the first quorum of answers, milliseconds after its election. Waiting
             // for just any change of the metrics would spin: the refused attempt itself is one.
-            let another = R::select2(self.acked_since(acked), self.leader_changed(Some(self.raft_id())));
+            let another = R::select2(
+                self.acked_since(acked),
+                self.leader_changed(Some(self.raft_id())),
+            );
             if Box::pin(R::timeout_at(deadline, another)).await.is_err() {
                 return ForwardReply::Answered(vec![None; drafts.len()]);
             }
@@ -163,13 +189,33 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// The leader's stamp: its clock, and the version that all members know.
     pub(super) fn stamp(&self, drafts: Vec<Draft>) -> Vec<Command> {
         let at = (self.inner.clock)();
-        let envelope = |Draft { actor, body, secrets }| Envelope { v: LOG_VERSION, at, actor, body, secrets };
-        drafts.into_iter().map(|draft| Command(Arc::new(envelope(draft)))).collect()
+        let envelope = |Draft {
+                            actor,
+                            body,
+                            secrets,
+                        }| Envelope {
+            v: LOG_VERSION,
+            at,
+            actor,
+            body,
+            secrets,
+        };
+        drafts
+            .into_iter()
+            .map(|draft| Command(Arc::new(envelope(draft))))
+            .collect()
     }
 
     /// `None`: nothing is known of what became of them.
-    pub(super) async fn forward(&self, leader: u64, drafts: Vec<Draft>, deadline: R::Instant) -> Option<ForwardReply> {
-        let Some(wait_ms) = time_left::<R>(deadline) else { return Some(ForwardReply::NotLeader { hint: None }) };
+    pub(super) async fn forward(
+        &self,
+        leader: u64,
+        drafts: Vec<Draft>,
+        deadline: R::Instant,
+    ) -> Option<ForwardReply> {
+        let Some(wait_ms) = time_left::<R>(deadline) else {
+            return Some(ForwardReply::NotLeader { hint: None });
+        };
         let asked = drafts.len();
         let request = Request::Forward { drafts, wait_ms };
         match self.ask_leader(leader, &request, deadline).await {
@@ -187,7 +233,11 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         request: &Request,
         deadline: R::Instant,
     ) -> Result<Reply, Silence> {
-        let link = self.inner.links.forward.to(self.target(leader).ok_or(Silence::NotAsked)?);
+        let link = self
+            .inner
+            .links
+            .forward
+            .to(self.target(leader).ok_or(Silence::NotAsked)?);
         let frame = match encode(request) {
             Ok(frame) => frame,
             Err(error) => {
@@ -197,7 +247,13 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         };
         let left = deadline.saturating_duration_since(R::Instant::now());
         let call = link.call(frame, left);
-        match R::select3(call, self.leader_changed(Some(leader)), R::sleep_until(deadline)).await {
+        match R::select3(
+            call,
+            self.leader_changed(Some(leader)),
+            R::sleep_until(deadline),
+        )
+        .await
+        {
             Select3::First(Ok(answer)) => match decode(&answer) {
                 Ok(reply) => Ok(reply),
                 Err(error) => {
@@ -237,7 +293,11 @@ struct Fates {
 
 impl Fates {
     fn of(drafts: usize) -> Fates {
-        Fates { verdicts: vec![None; drafts], is_in_doubt: false, last_index: 0 }
+        Fates {
+            verdicts: vec![None; drafts],
+            is_in_doubt: false,
+            last_index: 0,
+        }
     }
 
     /// The drafts that are to be proposed (again), in order.
@@ -245,13 +305,18 @@ impl Fates {
         if self.verdicts.iter().all(Option::is_none) {
             return Cow::Borrowed(drafts);
         }
-        let open = drafts.iter().zip(&self.verdicts).filter(|(_, verdict)| verdict.is_none());
+        let open = drafts
+            .iter()
+            .zip(&self.verdicts)
+            .filter(|(_, verdict)| verdict.is_none());
         Cow::Owned(open.map(|(draft, _)| draft.clone()).collect())
     }
 
     /// Takes the reply to an attempt with what was open.
     fn take(&mut self, reply: ForwardReply) {
-        let ForwardReply::Answered(answers) = reply else { return };
+        let ForwardReply::Answered(answers) = reply else {
+            return;
+        };
         let mut answers = answers.into_iter();
         let mut is_lost = false;
         for verdict in self.verdicts.iter_mut().filter(|verdict| verdict.is_none()) {
@@ -270,8 +335,12 @@ impl Fates {
 
     /// A read here would not see what is applied later: unknown is the honest answer to that.
     fn applied_through(self, here: u64) -> Vec<Option<Verdict>> {
-        let seen = |verdict: &Verdict| !matches!(verdict, Verdict::Applied { index, .. } if *index > here);
-        self.verdicts.into_iter().map(|verdict| verdict.filter(seen)).collect()
+        let seen =
+            |verdict: &Verdict| !matches!(verdict, Verdict::Applied { index, .. } if *index > here);
+        self.verdicts
+            .into_iter()
+            .map(|verdict| verdict.filter(seen))
+            .collect()
     }
 
     fn are_all_known(&self) -> bool {
@@ -281,7 +350,9 @@ impl Fates {
 
 /// What the leader may use of the time until `deadline`, ms; `None`: too little to ask.
 pub(super) fn time_left<R: AsyncRuntime>(deadline: R::Instant) -> Option<u64> {
-    let left = deadline.saturating_duration_since(R::Instant::now()).checked_sub(ANSWER_MARGIN)?;
+    let left = deadline
+        .saturating_duration_since(R::Instant::now())
+        .checked_sub(ANSWER_MARGIN)?;
     u64::try_from(left.as_millis()).ok().filter(|ms| *ms > 0)
 }
 
@@ -310,12 +381,26 @@ mod tests {
     use crate::change::Refusal;
 
     fn send(bytes: usize) -> Draft {
-        let body = Change::Send { user: 1, to: "b".into(), body: "x".repeat(bytes), key: "k".into() };
-        Draft { actor: Some(1), body, secrets: None }
+        let body = Change::Send {
+            user: 1,
+            to: "b".into(),
+            body: "x".repeat(bytes),
+            key: "k".into(),
+        };
+        Draft {
+            actor: Some(1),
+            body,
+            secrets: None,
+        }
     }
 
     fn answered(answers: &[Option<Outcome>]) -> ForwardReply {
-        ForwardReply::Answered(answers.iter().map(|answer| answer.clone().map(|outcome| (7, outcome))).collect())
+        ForwardReply::Answered(
+            answers
+                .iter()
+                .map(|answer| answer.clone().map(|outcome| (7, outcome)))
+                .collect(),
+        )
     }
 
     const DONE: Option<Outcome> = Some(Outcome::Done);
@@ -323,7 +408,10 @@ mod tests {
 
     #[test]
     fn a_refusal_counts_unless_an_attempt_was_lost_before_it() {
-        let refused = Verdict::Applied { index: 7, outcome: Outcome::Refused(Refusal::NoSuchUser) };
+        let refused = Verdict::Applied {
+            index: 7,
+            outcome: Outcome::Refused(Refusal::NoSuchUser),
+        };
         let mut fates = Fates::of(1);
         fates.take(ForwardReply::NotLeader { hint: None });
         fates.take(answered(&[REFUSED]));
@@ -333,12 +421,21 @@ mod tests {
         fates.take(answered(&[None]));
         fates.take(ForwardReply::NotLeader { hint: None });
         fates.take(answered(&[REFUSED]));
-        assert_eq!(fates.verdicts, [Some(Verdict::InDoubt(Refusal::NoSuchUser))]);
+        assert_eq!(
+            fates.verdicts,
+            [Some(Verdict::InDoubt(Refusal::NoSuchUser))]
+        );
 
         let mut fates = Fates::of(1);
         fates.take(answered(&[None]));
         fates.take(answered(&[DONE]));
-        assert_eq!(fates.verdicts, [Some(Verdict::Applied { index: 7, outcome: Outcome::Done })]);
+        assert_eq!(
+            fates.verdicts,
+            [Some(Verdict::Applied {
+                index: 7,
+                outcome: Outcome::Done
+            })]
+        );
     }
 
     #[test]
@@ -353,10 +450,21 @@ mod tests {
         let of = |outcome| Some(Verdict::Applied { index: 7, outcome });
         let doubt = Some(Verdict::InDoubt(Refusal::NoSuchUser));
         let refused = of(Outcome::Refused(Refusal::NoSuchUser));
-        assert_eq!(fates.verdicts, [refused, of(Outcome::Done), of(Outcome::Done), doubt]);
+        assert_eq!(
+            fates.verdicts,
+            [refused, of(Outcome::Done), of(Outcome::Done), doubt]
+        );
         assert_eq!(fates.last_index, 7);
         // What is not applied here yet is unknown; of a refused repetition nothing can be seen anyway.
-        assert_eq!(fates.applied_through(6), [None, None, None, Some(Verdict::InDoubt(Refusal::NoSuchUser))]);
+        assert_eq!(
+            fates.applied_through(6),
+            [
+                None,
+                None,
+                None,
+                Some(Verdict::InDoubt(Refusal::NoSuchUser))
+            ]
+        );
     }
 
     #[test]

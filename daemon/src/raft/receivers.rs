@@ -20,13 +20,18 @@ impl<I: Instant> Receivers<I> {
     /// A sending begins; it ends when what this returns is dropped.
     pub(super) fn begin(self: &Arc<Self>, member: u64) -> Receiving<I> {
         self.lock().insert(member, None);
-        Receiving { member, all: self.clone() }
+        Receiving {
+            member,
+            all: self.clone(),
+        }
     }
 
     /// Whether the member is being sent a snapshot, or was a moment before `now`.
     pub(super) fn has(&self, member: u64, a_moment: Duration, now: I) -> bool {
         let ended = self.lock().get(&member).copied();
-        ended.is_some_and(|ended| ended.is_none_or(|at| now.saturating_duration_since(at) < a_moment))
+        ended.is_some_and(|ended| {
+            ended.is_none_or(|at| now.saturating_duration_since(at) < a_moment)
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Option<I>>> {

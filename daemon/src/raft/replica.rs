@@ -51,7 +51,12 @@ pub struct ReplicaConfig {
 
 impl ReplicaConfig {
     /// With the timing of DESIGN 6.
-    pub fn new(raft_id: u64, cluster_id: String, change_log_bytes: u64, settings: Settings) -> Self {
+    pub fn new(
+        raft_id: u64,
+        cluster_id: String,
+        change_log_bytes: u64,
+        settings: Settings,
+    ) -> Self {
         ReplicaConfig {
             raft_id,
             cluster_id,
@@ -119,7 +124,9 @@ pub struct Replica<R: AsyncRuntime, W: Wire> {
 
 impl<R: AsyncRuntime, W: Wire> Clone for Replica<R, W> {
     fn clone(&self) -> Self {
-        Replica { inner: self.inner.clone() }
+        Replica {
+            inner: self.inner.clone(),
+        }
     }
 }
 
@@ -233,8 +240,18 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         replica.inner.view.send_replace(replica.view());
         replica.spawn(replica.clone().barrier_loop(barrier_queue));
         replica.spawn(replica.clone().group_loop(Way::Here, apart_queue));
-        replica.join_at_end(beside_callers(replica.clone().group_loop(Way::Here, proposal_queue).boxed()));
-        replica.join_at_end(beside_callers(replica.clone().group_loop(Way::ToLeader, forward_queue).boxed()));
+        replica.join_at_end(beside_callers(
+            replica
+                .clone()
+                .group_loop(Way::Here, proposal_queue)
+                .boxed(),
+        ));
+        replica.join_at_end(beside_callers(
+            replica
+                .clone()
+                .group_loop(Way::ToLeader, forward_queue)
+                .boxed(),
+        ));
         replica.spawn(replica.clone().view_loop());
         replica.spawn(replica.clone().housekeeping_loop());
         replica.spawn(replica.clone().log_loop());
@@ -296,7 +313,10 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let metrics = metrics.borrow_watched();
         let mut members = self.members_in(metrics.membership_config.membership());
         for member in &mut members {
-            let matched = metrics.replication.as_ref().and_then(|all| all.get(&member.raft_id).copied().flatten());
+            let matched = metrics
+                .replication
+                .as_ref()
+                .and_then(|all| all.get(&member.raft_id).copied().flatten());
             member.matched = matched.map(|id| id.index);
         }
         members
@@ -307,8 +327,17 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         // Those of the server change seldom, the others with every step; the senders of all go with openraft's core.
         let mut metrics = self.inner.raft.server_metrics();
         while metrics.changed().await.is_ok() {}
-        let ended = self.inner.raft.metrics().borrow_watched().running_state.clone();
-        let reason = ended.err().map_or_else(|| "replication ended unexpectedly".into(), |error| error.to_string());
+        let ended = self
+            .inner
+            .raft
+            .metrics()
+            .borrow_watched()
+            .running_state
+            .clone();
+        let reason = ended.err().map_or_else(
+            || "replication ended unexpectedly".into(),
+            |error| error.to_string(),
+        );
         if self.stopping() {
             // Stopped on purpose: whoever waits here is dropped with the node.
             return std::future::pending().await;
@@ -319,7 +348,13 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// Stops Raft and its tasks; proposals in flight answer `Closing`.
     pub async fn shutdown(&self) {
         self.inner.stop.send_replace(true);
-        let tasks = std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let tasks = std::mem::take(
+            &mut *self
+                .inner
+                .tasks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         for task in tasks {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a replication task ended badly");
@@ -360,12 +395,20 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     }
 
     fn join_at_end(&self, handle: R::JoinHandle<()>) {
-        self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
+        self.inner
+            .tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(handle);
     }
 
     /// Raft id of the leader that this node follows, itself included.
     pub(super) fn leader(&self) -> Option<u64> {
-        self.inner.raft.server_metrics().borrow_watched().current_leader
+        self.inner
+            .raft
+            .server_metrics()
+            .borrow_watched()
+            .current_leader
     }
 
     /// Resolves when another leader than `from`, or none, is known.
@@ -385,7 +428,12 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     pub(super) async fn applied(&self, index: u64, deadline: R::Instant) -> bool {
         let mut applied = self.inner.store.applied();
         // In a block of its own: the guard that `wait_for` returns must not be held, nor show in the future's type.
-        let reached = async { applied.wait_for(|id| id.is_some_and(|id| id.index >= index)).await.is_ok() };
+        let reached = async {
+            applied
+                .wait_for(|id| id.is_some_and(|id| id.index >= index))
+                .await
+                .is_ok()
+        };
         matches!(R::timeout_at(deadline, reached).await, Ok(true))
     }
 
@@ -394,13 +442,22 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let metrics = self.inner.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let node = metrics.membership_config.get_node(&raft_id)?;
-        Some(Target { raft_id, node: node.node, peer: node.peer.clone() })
+        Some(Target {
+            raft_id,
+            node: node.node,
+            peer: node.peer.clone(),
+        })
     }
 
     /// An append of the current leader arrived at `when`; later news than that stay.
     pub(super) fn heard_of_leader(&self, when: R::Instant) {
-        let micros = when.saturating_duration_since(self.inner.started).as_micros();
-        self.inner.heard.fetch_max(u64::try_from(micros).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+        let micros = when
+            .saturating_duration_since(self.inner.started)
+            .as_micros();
+        self.inner.heard.fetch_max(
+            u64::try_from(micros).unwrap_or(u64::MAX).max(1),
+            Ordering::Relaxed,
+        );
     }
 
     /// When the leader was last heard of; before that, when this replica started.
@@ -410,7 +467,11 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
 
     fn heard_lately(&self) -> bool {
         let heard = self.inner.heard.load(Ordering::Relaxed);
-        let ago = self.inner.started.elapsed().saturating_sub(Duration::from_micros(heard));
+        let ago = self
+            .inner
+            .started
+            .elapsed()
+            .saturating_sub(Duration::from_micros(heard));
         heard != 0 && ago < self.inner.config.election_max
     }
 
@@ -460,15 +521,24 @@ fn raft_config(config: &ReplicaConfig) -> Result<Config, ReplicaError> {
         enable_leader_restore: Some(false),
         ..Config::default()
     };
-    raft.validate().map_err(|e| ReplicaError(format!("the timing of replication makes no sense: {e}")))
+    raft.validate()
+        .map_err(|e| ReplicaError(format!("the timing of replication makes no sense: {e}")))
 }
 
 fn position(id: RaftLogId) -> LogPosition {
-    LogPosition { term: id.leader_id.term, leader: node_of(id.leader_id.node_id), index: id.index }
+    LogPosition {
+        term: id.leader_id.term,
+        leader: node_of(id.leader_id.node_id),
+        index: id.index,
+    }
 }
 
 fn info(member: Membership) -> MemberInfo {
-    MemberInfo { node: member.node.node, client: member.node.client, voter: member.voter }
+    MemberInfo {
+        node: member.node.node,
+        client: member.node.client,
+        voter: member.voter,
+    }
 }
 
 fn blank_view() -> View {

@@ -14,8 +14,8 @@ use openraft::raft::{AppendEntriesResponse, TransferLeaderError, TransferLeaderR
 use super::api::Wire;
 use super::blocking::blocking;
 use super::frame::{
-    Reply, Request, TransferReply, WireVote, append_from_wire, append_reply_to_wire, decode, encode, from_wire_vote,
-    to_wire_vote, vote_reply_to_wire, vote_request,
+    Reply, Request, TransferReply, WireVote, append_from_wire, append_reply_to_wire, decode,
+    encode, from_wire_vote, to_wire_vote, vote_reply_to_wire, vote_request,
 };
 use super::propose::Origin;
 use super::replica::Replica;
@@ -42,7 +42,9 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let reply = match decode::<Request>(&frame) {
             Ok(request) => {
                 drop(frame);
-                self.handle(from_raft_id, request).await.unwrap_or_else(Reply::Failed)
+                self.handle(from_raft_id, request)
+                    .await
+                    .unwrap_or_else(Reply::Failed)
             }
             Err(error) => Reply::Failed(error),
         };
@@ -58,7 +60,12 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let fatal = |e: openraft::errors::Fatal<Types<R>>| e.to_string();
         let raft = &self.inner.raft;
         Ok(match request {
-            Request::Append { vote, prev, entries, commit } => {
+            Request::Append {
+                vote,
+                prev,
+                entries,
+                commit,
+            } => {
                 let rpc = append_from_wire::<R>(vote, prev, entries, commit)?;
                 // The leader lived when this came, whenever our disk is done with it: our stall is no silence of the
                 // leader's, and what it sent before it died is no sign of life afterwards.
@@ -72,34 +79,61 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 }
                 Reply::Append(append_reply_to_wire(reply))
             }
-            Request::Vote { vote, last, transfer } => {
-                let reply = raft.vote(vote_request::<R>(vote, last, transfer)).await.map_err(|e| e.to_string())?;
+            Request::Vote {
+                vote,
+                last,
+                transfer,
+            } => {
+                let reply = raft
+                    .vote(vote_request::<R>(vote, last, transfer))
+                    .await
+                    .map_err(|e| e.to_string())?;
                 vote_reply_to_wire::<R>(&reply)
             }
             Request::PreVote { vote, last } => {
-                let reply = raft.pre_vote(vote_request::<R>(vote, last, false)).await.map_err(|e| e.to_string())?;
+                let reply = raft
+                    .pre_vote(vote_request::<R>(vote, last, false))
+                    .await
+                    .map_err(|e| e.to_string())?;
                 vote_reply_to_wire::<R>(&reply)
             }
             Request::TransferLeader { from, to, last } => {
-                let request = TransferLeaderRequest::new(from_wire_vote(from), to, last.map(from_log_id));
-                Reply::Transfer(match raft.handle_transfer_leader(request).await.map_err(fatal)? {
-                    Ok(()) => TransferReply::Ok,
-                    Err(TransferLeaderError::VoteChanged { expected, actual }) => {
-                        TransferReply::VoteChanged { expected: to_wire_vote(&expected), actual: to_wire_vote(&actual) }
-                    }
-                    Err(TransferLeaderError::LogNotFlushed { expected, actual }) => TransferReply::LogNotFlushed {
-                        expected: expected.map(to_log_id),
-                        actual: actual.map(to_log_id),
+                let request =
+                    TransferLeaderRequest::new(from_wire_vote(from), to, last.map(from_log_id));
+                Reply::Transfer(
+                    match raft.handle_transfer_leader(request).await.map_err(fatal)? {
+                        Ok(()) => TransferReply::Ok,
+                        Err(TransferLeaderError::VoteChanged { expected, actual }) => {
+                            TransferReply::VoteChanged {
+                                expected: to_wire_vote(&expected),
+                                actual: to_wire_vote(&actual),
+                            }
+                        }
+                        Err(TransferLeaderError::LogNotFlushed { expected, actual }) => {
+                            TransferReply::LogNotFlushed {
+                                expected: expected.map(to_log_id),
+                                actual: actual.map(to_log_id),
+                            }
+                        }
                     },
-                })
+                )
             }
-            Request::SnapshotChunk { transfer, offset, bytes } => {
-                let next_offset = Box::pin(self.receive_chunk(from, transfer, offset, bytes)).await?;
+            Request::SnapshotChunk {
+                transfer,
+                offset,
+                bytes,
+            } => {
+                let next_offset =
+                    Box::pin(self.receive_chunk(from, transfer, offset, bytes)).await?;
                 Reply::SnapshotChunk { next_offset }
             }
-            Request::SnapshotEnd { transfer, bytes, vote } => {
-                Reply::SnapshotEnd { vote: Box::pin(self.install_received(from, transfer, bytes, vote)).await? }
-            }
+            Request::SnapshotEnd {
+                transfer,
+                bytes,
+                vote,
+            } => Reply::SnapshotEnd {
+                vote: Box::pin(self.install_received(from, transfer, bytes, vote)).await?,
+            },
             Request::Forward { drafts, wait_ms } => {
                 // It answers its own caller once it has applied what is answered here, as it does with a read.
                 let _asking = self.inner.askers.of(from).asks();
@@ -115,7 +149,10 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             }
             Request::Alive => {
                 let (vote, leads) = self.leadership();
-                Reply::Alive { vote: to_wire_vote(&vote), leads }
+                Reply::Alive {
+                    vote: to_wire_vote(&vote),
+                    leads,
+                }
             }
             Request::Suspect { vote, last: _ } => Box::pin(self.handle_suspect(vote)).await,
             Request::Drop { vote } => {
@@ -130,10 +167,25 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     }
 
     /// Returns the offset that is expected next.
-    async fn receive_chunk(&self, from: u64, transfer: u64, offset: u64, bytes: Vec<u8>) -> Result<u64, String> {
-        let taken = self.inner.incoming.lock().unwrap_or_else(PoisonError::into_inner).take();
+    async fn receive_chunk(
+        &self,
+        from: u64,
+        transfer: u64,
+        offset: u64,
+        bytes: Vec<u8>,
+    ) -> Result<u64, String> {
+        let taken = self
+            .inner
+            .incoming
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let incoming = match taken {
-            Some(incoming) if offset != 0 && (incoming.from, incoming.transfer) == (from, transfer) => incoming,
+            Some(incoming)
+                if offset != 0 && (incoming.from, incoming.transfer) == (from, transfer) =>
+            {
+                incoming
+            }
             other if offset != 0 => {
                 // A late piece of a sending that was given up; the one under way goes on.
                 if let Some(other) = other {
@@ -145,16 +197,27 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 // A number of our own: the sender's begins anew with its process, and an install of ours may still
                 // read the file of that number.
                 let serial = self.inner.received.fetch_add(1, Ordering::Relaxed);
-                let path = self.inner.store.snapshot_dir().join(format!("receiving-{serial}.db"));
+                let path = self
+                    .inner
+                    .store
+                    .snapshot_dir()
+                    .join(format!("receiving-{serial}.db"));
                 let file = blocking::<R, _, _>(move || {
                     if let Some(old) = other {
                         remove(&old.path);
                     }
                     create_private(&path).map(|file| (path, file))
                 });
-                let (path, file) =
-                    flatten(file.await).map_err(|e| format!("failed to create a file for the snapshot: {e}"))?;
-                Incoming { from, transfer, serial, path, file, next_offset: 0 }
+                let (path, file) = flatten(file.await)
+                    .map_err(|e| format!("failed to create a file for the snapshot: {e}"))?;
+                Incoming {
+                    from,
+                    transfer,
+                    serial,
+                    path,
+                    file,
+                    next_offset: 0,
+                }
             }
         };
         let written = blocking::<R, _, _>(move || {
@@ -170,7 +233,8 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             }
             Ok(incoming)
         });
-        let incoming = flatten(written.await).map_err(|e| format!("failed to write the snapshot: {e}"))?;
+        let incoming =
+            flatten(written.await).map_err(|e| format!("failed to write the snapshot: {e}"))?;
         let next = incoming.next_offset;
         self.keep(incoming).await;
         Ok(next)
@@ -179,7 +243,11 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// Puts a snapshot that is being received back. If another one began meanwhile, the newer one stays.
     async fn keep(&self, incoming: Incoming) {
         let older = {
-            let mut slot = self.inner.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut slot = self
+                .inner
+                .incoming
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             match slot.take() {
                 Some(newer) if newer.serial > incoming.serial => {
                     *slot = Some(newer);
@@ -203,9 +271,20 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         }
     }
 
-    async fn install_received(&self, from: u64, transfer: u64, bytes: u64, vote: WireVote) -> Result<WireVote, String> {
+    async fn install_received(
+        &self,
+        from: u64,
+        transfer: u64,
+        bytes: u64,
+        vote: WireVote,
+    ) -> Result<WireVote, String> {
         const INCOMPLETE: &str = "the snapshot's pieces are not all here";
-        let taken = self.inner.incoming.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = self
+            .inner
+            .incoming
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let incoming = match taken {
             Some(ours) if (ours.from, ours.transfer) == (from, transfer) => ours,
             Some(other) => {
@@ -231,10 +310,19 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 return Err(format!("the received snapshot is refused: {error}"));
             }
         };
-        tracing::info!(from, index = file.last.index, bytes, "installing a snapshot of the leader");
+        tracing::info!(
+            from,
+            index = file.last.index,
+            bytes,
+            "installing a snapshot of the leader"
+        );
         let snapshot = snapshot_of(file).map_err(|e| e.to_string())?;
         let came = R::Instant::now();
-        let reply = self.inner.raft.install_full_snapshot(from_wire_vote(vote), snapshot).await;
+        let reply = self
+            .inner
+            .raft
+            .install_full_snapshot(from_wire_vote(vote), snapshot)
+            .await;
         // After an error an install may still read it.
         let reply = reply.map_err(|e| e.to_string())?;
         self.heard_of_leader(came);
@@ -256,7 +344,11 @@ fn flatten<T>(result: std::io::Result<std::io::Result<T>>) -> std::io::Result<T>
 /// The file holds everybody's messages. Never one that is there already: somebody may be reading it.
 fn create_private(path: &std::path::Path) -> std::io::Result<std::fs::File> {
     use std::os::unix::fs::OpenOptionsExt;
-    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
 }
 
 /// Removes the file if it is there.

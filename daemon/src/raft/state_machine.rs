@@ -10,7 +10,8 @@ use openraft::{AsyncRuntime, OptionalSend, RaftSnapshotBuilder};
 use super::blocking::blocking;
 use super::log_store::{acknowledged, durable};
 use super::types::{
-    LeaderId, Node, RaftLogId, StoredMembership, Types, entry_to_row, from_log_id, store_failed, stored_membership,
+    LeaderId, Node, RaftLogId, StoredMembership, Types, entry_to_row, from_log_id, store_failed,
+    stored_membership,
 };
 use crate::store::{ApplyItem, Job, SnapshotFile, Store};
 
@@ -37,7 +38,9 @@ impl SnapshotData {
             SnapshotData::File(file) => Ok(file),
             SnapshotData::Live(store, through) => {
                 tracing::info!(through, "a snapshot is needed");
-                blocking::<R, _, _>(move || store.snapshot_of_all_through(through)).await?.map_err(store_failed)
+                blocking::<R, _, _>(move || store.snapshot_of_all_through(through))
+                    .await?
+                    .map_err(store_failed)
             }
         }
     }
@@ -57,12 +60,18 @@ pub(crate) struct Builder {
 
 impl<R: AsyncRuntime> StateMachine<R> {
     pub(crate) fn new(store: Store) -> Self {
-        StateMachine { store, runtime: PhantomData }
+        StateMachine {
+            store,
+            runtime: PhantomData,
+        }
     }
 
     async fn describe(&mut self) -> io::Result<SnapshotMeta> {
         let (last_log_id, last_membership) = self.applied_state().await?;
-        Ok(SnapshotMeta { last_log_id, last_membership })
+        Ok(SnapshotMeta {
+            last_log_id,
+            last_membership,
+        })
     }
 
     async fn apply_chunk(&self, items: Vec<ApplyItem>) -> io::Result<()> {
@@ -70,7 +79,10 @@ impl<R: AsyncRuntime> StateMachine<R> {
             return Ok(());
         }
         let (done, rx) = acknowledged();
-        self.store.submit(Job::Apply { items, done }).await.map_err(store_failed)?;
+        self.store
+            .submit(Job::Apply { items, done })
+            .await
+            .map_err(store_failed)?;
         durable(rx).await
     }
 }
@@ -81,7 +93,10 @@ pub(crate) fn snapshot_of(file: SnapshotFile) -> io::Result<Snapshot> {
         last_log_id: Some(from_log_id(file.last)),
         last_membership: stored_membership(file.membership.clone())?,
     };
-    Ok(Snapshot { meta, snapshot: SnapshotData::File(file) })
+    Ok(Snapshot {
+        meta,
+        snapshot: SnapshotData::File(file),
+    })
 }
 
 impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for StateMachine<R> {
@@ -90,8 +105,13 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for StateMachine<R> {
 
     async fn applied_state(&mut self) -> Result<(Option<RaftLogId>, StoredMembership), io::Error> {
         let store = self.store.clone();
-        let state = blocking::<R, _, _>(move || store.raft_state()).await?.map_err(store_failed)?;
-        Ok((state.applied.map(from_log_id), stored_membership(state.membership)?))
+        let state = blocking::<R, _, _>(move || store.raft_state())
+            .await?
+            .map_err(store_failed)?;
+        Ok((
+            state.applied.map(from_log_id),
+            stored_membership(state.membership)?,
+        ))
     }
 
     /// Returns after the COMMIT of the last entry; every responder has been called by then.
@@ -104,7 +124,9 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for StateMachine<R> {
             let (entry, responder) = next?;
             items.push(ApplyItem {
                 row: entry_to_row(entry),
-                respond: responder.map(|r| -> Box<dyn FnOnce(_) + Send> { Box::new(move |outcome| r.send(outcome)) }),
+                respond: responder.map(|r| -> Box<dyn FnOnce(_) + Send> {
+                    Box::new(move |outcome| r.send(outcome))
+                }),
             });
             if items.len() >= APPLY_ENTRIES {
                 self.apply_chunk(std::mem::take(&mut items)).await?;
@@ -115,20 +137,34 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for StateMachine<R> {
 
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
         // openraft asks between two applies. Later the store may have applied what openraft does not know of yet.
-        Builder { described: self.describe().await, store: self.store.clone() }
+        Builder {
+            described: self.describe().await,
+            store: self.store.clone(),
+        }
     }
 
-    async fn install_snapshot(&mut self, _meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        _meta: &SnapshotMeta,
+        data: SnapshotData,
+    ) -> Result<(), io::Error> {
         let file = data.into_file::<R>().await?;
         let (done, rx) = acknowledged();
-        self.store.submit(Job::InstallSnapshot { file, done }).await.map_err(store_failed)?;
+        self.store
+            .submit(Job::InstallSnapshot { file, done })
+            .await
+            .map_err(store_failed)?;
         durable(rx).await
     }
 
     /// A file that followers can go on from is sent once more; else one is built when it is sent.
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let begin = self.store.log_begin();
-        if let Some(file) = self.store.current_snapshot().filter(|file| file.last.index + 1 >= begin) {
+        if let Some(file) = self
+            .store
+            .current_snapshot()
+            .filter(|file| file.last.index + 1 >= begin)
+        {
             return snapshot_of(file).map(Some);
         }
         let meta = self.describe().await?;
@@ -140,12 +176,18 @@ impl<R: AsyncRuntime> RaftSnapshotBuilder<Types<R>> for Builder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let meta = std::mem::replace(&mut self.described, Err(io::Error::other("a snapshot is described once")))?;
+        let meta = std::mem::replace(
+            &mut self.described,
+            Err(io::Error::other("a snapshot is described once")),
+        )?;
         Ok(live(meta, &self.store))
     }
 }
 
 fn live(meta: SnapshotMeta, store: &Store) -> Snapshot {
     let through = meta.last_log_id.as_ref().map_or(0, |last| last.index);
-    Snapshot { meta, snapshot: SnapshotData::Live(store.clone(), through) }
+    Snapshot {
+        meta,
+        snapshot: SnapshotData::Live(store.clone(), through),
+    }
 }

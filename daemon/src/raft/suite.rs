@@ -23,10 +23,19 @@ impl EffectSink for Nobody {
 
 struct Files;
 
-impl StoreBuilder<C, LogStore<TokioRuntime>, StateMachine<TokioRuntime>, tempfile::TempDir> for Files {
+impl StoreBuilder<C, LogStore<TokioRuntime>, StateMachine<TokioRuntime>, tempfile::TempDir>
+    for Files
+{
     async fn build(
         &self,
-    ) -> Result<(tempfile::TempDir, LogStore<TokioRuntime>, StateMachine<TokioRuntime>), StorageError<C>> {
+    ) -> Result<
+        (
+            tempfile::TempDir,
+            LogStore<TokioRuntime>,
+            StateMachine<TokioRuntime>,
+        ),
+        StorageError<C>,
+    > {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let options = StoreOptions {
             dir: dir.path().join("node-1"),

@@ -113,7 +113,10 @@ pub(super) struct FoundDead<I> {
 
 /// Whether those are a majority of each set of voters; while a membership change is under way there are two.
 fn is_quorum(configs: &[BTreeSet<u64>], agreed: &BTreeSet<u64>) -> bool {
-    !configs.is_empty() && configs.iter().all(|voters| voters.intersection(agreed).count() > voters.len() / 2)
+    !configs.is_empty()
+        && configs
+            .iter()
+            .all(|voters| voters.intersection(agreed).count() > voters.len() / 2)
 }
 
 async fn patience<R: AsyncRuntime>() {
@@ -134,7 +137,9 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// looked at.
     pub fn peer_lost(&self, raft_id: u64) {
         if self.leader() == Some(raft_id) && raft_id != self.raft_id() {
-            self.inner.lost.send_modify(|count| *count = count.wrapping_add(1));
+            self.inner
+                .lost
+                .send_modify(|count| *count = count.wrapping_add(1));
         }
     }
 
@@ -146,7 +151,11 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let mut quiet_until = R::Instant::now() + silence;
         let mut again = 0;
         loop {
-            let heard_until = if again > 0 { quiet_until } else { self.heard_at() + silence };
+            let heard_until = if again > 0 {
+                quiet_until
+            } else {
+                self.heard_at() + silence
+            };
             let wake = quiet_until.max(heard_until);
             let wait = R::select2(lost.changed(), R::sleep_until(wake));
             match self.unless_stopped(wait).await {
@@ -156,7 +165,9 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 Some(Select2::Second(())) if again == 0 && !self.is_quiet() => continue,
                 Some(Select2::Second(())) => {}
             }
-            let Some(settled) = self.unless_stopped(self.suspect_leader()).await else { return };
+            let Some(settled) = self.unless_stopped(self.suspect_leader()).await else {
+                return;
+            };
             again = if settled { 0 } else { (again + 1) % AGAIN_MOST };
             quiet_until = R::Instant::now() + if again > 0 { AGAIN_AFTER } else { silence };
         }
@@ -173,12 +184,17 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         }
         match self.agree_to_drop(vote).await {
             Agreement::Dropped { another_stands } => {
-                tracing::warn!(leader = node_of(vote.leader_id.node_id), "the leader is dead, a majority agrees");
+                tracing::warn!(
+                    leader = node_of(vote.leader_id.node_id),
+                    "the leader is dead, a majority agrees"
+                );
                 // The winner is logged where the view changes.
                 let _ = R::timeout(ELECT_MOST, self.elect_somebody(vote, another_stands)).await;
                 true
             }
-            Agreement::Disagreed => !self.found(vote, FOUND_COUNTS).is_some_and(|found| found.proven),
+            Agreement::Disagreed => !self
+                .found(vote, FOUND_COUNTS)
+                .is_some_and(|found| found.proven),
         }
     }
 
@@ -198,26 +214,48 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let sight = self.look_at_leader(vote).await;
         let dead = sight.is_evidence(self.heard_at() > began, self.is_quiet());
         if dead {
-            tracing::info!(leader = node_of(vote.leader_id.node_id), ?sight, "the leader may be dead");
-            let found = FoundDead { vote, at: R::Instant::now(), proven: sight.is_proof() };
-            *self.inner.found_dead.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+            tracing::info!(
+                leader = node_of(vote.leader_id.node_id),
+                ?sight,
+                "the leader may be dead"
+            );
+            let found = FoundDead {
+                vote,
+                at: R::Instant::now(),
+                proven: sight.is_proof(),
+            };
+            *self
+                .inner
+                .found_dead
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(found);
         }
         dead
     }
 
     /// Whether this node has found the leader of `vote` dead in the last `within`, and heard nothing of it since.
     fn found_dead(&self, vote: Vote, within: Duration) -> bool {
-        self.found(vote, within).is_some_and(|found| found.proven || self.heard_at() <= found.at)
+        self.found(vote, within)
+            .is_some_and(|found| found.proven || self.heard_at() <= found.at)
     }
 
     /// Whether the leader of `vote`, which this node found dead and still follows, was heard of since.
     pub(super) fn is_back(&self, vote: Vote) -> bool {
-        let found = *self.inner.found_dead.lock().unwrap_or_else(PoisonError::into_inner);
-        self.vote() == vote && found.is_some_and(|f| f.vote == vote && !f.proven && self.heard_at() > f.at)
+        let found = *self
+            .inner
+            .found_dead
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.vote() == vote
+            && found.is_some_and(|f| f.vote == vote && !f.proven && self.heard_at() > f.at)
     }
 
     fn found(&self, vote: Vote, within: Duration) -> Option<FoundDead<R::Instant>> {
-        let found = *self.inner.found_dead.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = *self
+            .inner
+            .found_dead
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         found.filter(|found| found.vote == vote && found.at + within >= R::Instant::now())
     }
 
@@ -226,14 +264,30 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let leader = vote.leader_id.node_id;
         if leader == self.raft_id() {
             let (mine, leads) = self.leadership();
-            return if leads && mine == vote { Sight::Leads } else { Sight::Denies };
+            return if leads && mine == vote {
+                Sight::Leads
+            } else {
+                Sight::Denies
+            };
         }
         // A leader whose address is not known here yet can't be looked at: no evidence but its silence.
-        let (Some(target), Ok(frame)) = (self.target(leader), encode(&Request::Alive)) else { return Sight::Silent };
+        let (Some(target), Ok(frame)) = (self.target(leader), encode(&Request::Alive)) else {
+            return Sight::Silent;
+        };
         // The kept connection needs no handshake, but it may be dead without knowing it; the new one settles that.
         let kept = async {
-            match self.ask(&self.inner.links.control.to(target.clone()), &Request::Alive, LOOK_EVER).await {
-                Some(Reply::Alive { vote: theirs, leads: true }) if from_wire_vote(theirs) == vote => {}
+            match self
+                .ask(
+                    &self.inner.links.control.to(target.clone()),
+                    &Request::Alive,
+                    LOOK_EVER,
+                )
+                .await
+            {
+                Some(Reply::Alive {
+                    vote: theirs,
+                    leads: true,
+                }) if from_wire_vote(theirs) == vote => {}
                 Some(_) | None => std::future::pending().await,
             }
         };
@@ -247,20 +301,29 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         }
     }
 
-    async fn look_anew(&self, vote: Vote, target: &Target, frame: Vec<u8>, breaks: &AtomicU32) -> Sight {
+    async fn look_anew(
+        &self,
+        vote: Vote,
+        target: &Target,
+        frame: Vec<u8>,
+        breaks: &AtomicU32,
+    ) -> Sight {
         loop {
             let link = self.inner.wire.link(target.clone(), Purpose::Raft);
             match link.call(frame.clone(), LOOK_EVER).await {
                 Ok(answer) => {
                     return match decode(&answer) {
-                        Ok(Reply::Alive { vote: theirs, leads: true }) if from_wire_vote(theirs) == vote => {
-                            Sight::Leads
-                        }
+                        Ok(Reply::Alive {
+                            vote: theirs,
+                            leads: true,
+                        }) if from_wire_vote(theirs) == vote => Sight::Leads,
                         Ok(_) | Err(_) => Sight::Denies,
                     };
                 }
                 Err(WireError::Refused(_)) => return Sight::Gone,
-                Err(WireError::Unreachable(_) | WireError::Lost(_)) => breaks.fetch_add(1, Ordering::Relaxed),
+                Err(WireError::Unreachable(_) | WireError::Lost(_)) => {
+                    breaks.fetch_add(1, Ordering::Relaxed)
+                }
             };
             R::sleep(LOOK_AGAIN).await;
         }
@@ -281,7 +344,9 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         if !configs.iter().any(|voters| voters.contains(&me)) {
             return Agreement::Disagreed;
         }
-        let Some(agreed) = self.ask_the_others(vote, &configs).await else { return Agreement::Disagreed };
+        let Some(agreed) = self.ask_the_others(vote, &configs).await else {
+            return Agreement::Disagreed;
+        };
         let mine = (self.last_log().map(to_log_id), me);
         // A leader that finds itself without a quorum can't stand: it leads.
         let mine = (me != vote.leader_id.node_id).then_some(mine);
@@ -289,21 +354,43 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             return Agreement::Disagreed;
         }
         let best = agreed.iter().max_by_key(|voter| (voter.last, voter.id));
-        let Some(best) = best.filter(|voter| mine.is_none_or(|mine| (voter.last, voter.id) > mine)) else {
-            return Agreement::Dropped { another_stands: false };
+        let Some(best) = best.filter(|voter| mine.is_none_or(|mine| (voter.last, voter.id) > mine))
+        else {
+            return Agreement::Dropped {
+                another_stands: false,
+            };
         };
-        self.ask(&best.link, &Request::Stand { vote: to_wire_vote(&vote) }, DROP_WAIT).await;
-        Agreement::Dropped { another_stands: true }
+        self.ask(
+            &best.link,
+            &Request::Stand {
+                vote: to_wire_vote(&vote),
+            },
+            DROP_WAIT,
+        )
+        .await;
+        Agreement::Dropped {
+            another_stands: true,
+        }
     }
 
     /// Those who find the leader of `vote` dead, once they are a quorum with this node.
-    async fn ask_the_others(&self, vote: Vote, configs: &[BTreeSet<u64>]) -> Option<Vec<Agreed<W::Link>>> {
+    async fn ask_the_others(
+        &self,
+        vote: Vote,
+        configs: &[BTreeSet<u64>],
+    ) -> Option<Vec<Agreed<W::Link>>> {
         let me = self.raft_id();
-        let request = Request::Suspect { vote: to_wire_vote(&vote), last: self.last_log().map(to_log_id) };
+        let request = Request::Suspect {
+            vote: to_wire_vote(&vote),
+            last: self.last_log().map(to_log_id),
+        };
         let voters: BTreeSet<u64> = configs.iter().flatten().copied().collect();
-        let others = voters.into_iter().filter(|id| *id != me && *id != vote.leader_id.node_id);
-        let asked: Vec<(u64, Arc<W::Link>)> =
-            others.filter_map(|id| Some((id, self.inner.links.control.to(self.target(id)?)))).collect();
+        let others = voters
+            .into_iter()
+            .filter(|id| *id != me && *id != vote.leader_id.node_id);
+        let asked: Vec<(u64, Arc<W::Link>)> = others
+            .filter_map(|id| Some((id, self.inner.links.control.to(self.target(id)?))))
+            .collect();
         let mut answers: FuturesUnordered<_> = asked
             .into_iter()
             .map(async |(id, link)| {
@@ -324,15 +411,24 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
 
     /// Drops the leases, this node's first: a leader that was heard of meanwhile costs nobody's then. Whether a quorum of
     /// them is gone.
-    async fn drop_all(&self, vote: Vote, configs: &[BTreeSet<u64>], agreed: &[Agreed<W::Link>]) -> bool {
+    async fn drop_all(
+        &self,
+        vote: Vote,
+        configs: &[BTreeSet<u64>],
+        agreed: &[Agreed<W::Link>],
+    ) -> bool {
         // The others may have taken their time, and the leader may have said something meanwhile.
         if let Err(error) = self.drop_lease(vote).await {
             tracing::debug!(%error, "can't drop the leader's lease");
             return false;
         }
-        let request = Request::Drop { vote: to_wire_vote(&vote) };
-        let mut drops: FuturesUnordered<_> =
-            agreed.iter().map(async |voter| (voter.id, self.ask(&voter.link, &request, DROP_WAIT).await)).collect();
+        let request = Request::Drop {
+            vote: to_wire_vote(&vote),
+        };
+        let mut drops: FuturesUnordered<_> = agreed
+            .iter()
+            .map(async |voter| (voter.id, self.ask(&voter.link, &request, DROP_WAIT).await))
+            .collect();
         let mut dropped = BTreeSet::from([self.raft_id()]);
         while !is_quorum(configs, &dropped) {
             match drops.next().await {
@@ -348,9 +444,13 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     pub(super) async fn handle_suspect(&self, vote: WireVote) -> Reply {
         let vote = from_wire_vote(vote);
         let follows = || vote.committed && self.vote() == vote;
-        let found = follows() && (self.found_dead(vote, LOOK_COUNTS) || self.finds_dead(vote).await);
+        let found =
+            follows() && (self.found_dead(vote, LOOK_COUNTS) || self.finds_dead(vote).await);
         // Who has heard of a newer vote while looking has nothing to agree to.
-        Reply::Suspect { agrees: found && follows(), last: self.last_log().map(to_log_id) }
+        Reply::Suspect {
+            agrees: found && follows(),
+            last: self.last_log().map(to_log_id),
+        }
     }
 
     /// Drops this node's lease of the leader of `vote`; only after a quorum agreed that it is dead. Of another vote, or
@@ -367,7 +467,12 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             return Err("this node does not find that leader dead".into());
         }
         let request = TransferLeaderRequest::new(vote, NO_NODE, None);
-        self.inner.raft.handle_transfer_leader(request).await.map(|_| ()).map_err(|e| e.to_string())
+        self.inner
+            .raft
+            .handle_transfer_leader(request)
+            .await
+            .map(|_| ())
+            .map_err(|e| e.to_string())
     }
 
     /// The leases are dropped, and this node is the most up to date of those who agreed. Returns at once.
@@ -377,7 +482,9 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         }
         let replica = self.clone();
         let election = async move {
-            let _ = replica.unless_stopped(R::timeout(ELECT_MOST, replica.elect_somebody(vote, false))).await;
+            let _ = replica
+                .unless_stopped(R::timeout(ELECT_MOST, replica.elect_somebody(vote, false)))
+                .await;
         };
         // It ends by itself.
         drop(R::spawn(election));
@@ -386,7 +493,11 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     fn voter_sets(&self) -> Vec<BTreeSet<u64>> {
         let metrics = self.inner.raft.server_metrics();
         let metrics = metrics.borrow_watched();
-        metrics.membership_config.membership().get_joint_config().clone()
+        metrics
+            .membership_config
+            .membership()
+            .get_joint_config()
+            .clone()
     }
 }
 
@@ -411,7 +522,10 @@ mod tests {
     fn a_quorum_is_a_majority_of_each_set_of_voters() {
         let set = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();
         let quorum = |configs: &[&[u64]], agreed: &[u64]| {
-            is_quorum(&configs.iter().map(|ids| set(ids)).collect::<Vec<_>>(), &set(agreed))
+            is_quorum(
+                &configs.iter().map(|ids| set(ids)).collect::<Vec<_>>(),
+                &set(agreed),
+            )
         };
         assert!(quorum(&[&[1, 2, 3]], &[2, 3]));
         assert!(!quorum(&[&[1, 2, 3]], &[3]));

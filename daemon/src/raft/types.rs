@@ -137,36 +137,60 @@ struct MembershipJson {
 }
 
 pub(crate) fn to_log_id(id: RaftLogId) -> LogId {
-    LogId { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }
+    LogId {
+        term: id.leader_id.term,
+        leader: id.leader_id.node_id,
+        index: id.index,
+    }
 }
 
 pub(crate) fn from_log_id(id: LogId) -> RaftLogId {
-    RaftLogId { leader_id: LeaderId { term: id.term, node_id: id.leader }, index: id.index }
+    RaftLogId {
+        leader_id: LeaderId {
+            term: id.term,
+            node_id: id.leader,
+        },
+        index: id.index,
+    }
 }
 
 pub(crate) fn vote_to_json(vote: &Vote) -> String {
-    let json = VoteJson { term: vote.leader_id.term, leader: vote.leader_id.node_id, committed: vote.committed };
+    let json = VoteJson {
+        term: vote.leader_id.term,
+        leader: vote.leader_id.node_id,
+        committed: vote.committed,
+    };
     // Three plain fields always serialize.
     serde_json::to_string(&json).unwrap_or_default()
 }
 
 pub(crate) fn vote_from_json(json: &str) -> io::Result<Vote> {
     let vote: VoteJson = serde_json::from_str(json).map_err(|e| damaged("vote", &e))?;
-    let leader_id = LeaderId { term: vote.term, node_id: vote.leader };
-    Ok(Vote { leader_id, committed: vote.committed })
+    let leader_id = LeaderId {
+        term: vote.term,
+        node_id: vote.leader,
+    };
+    Ok(Vote {
+        leader_id,
+        committed: vote.committed,
+    })
 }
 
 pub(crate) fn membership_to_json(membership: &RaftMembership) -> String {
     let json = MembershipJson {
         configs: membership.get_joint_config().clone(),
-        nodes: membership.nodes().map(|(id, node)| (*id, node.clone())).collect(),
+        nodes: membership
+            .nodes()
+            .map(|(id, node)| (*id, node.clone()))
+            .collect(),
     };
     // Sets of numbers and a map with integer keys always serialize.
     serde_json::to_string(&json).unwrap_or_default()
 }
 
 pub(crate) fn membership_from_json(json: &str) -> io::Result<RaftMembership> {
-    let parsed: MembershipJson = serde_json::from_str(json).map_err(|e| damaged("membership", &e))?;
+    let parsed: MembershipJson =
+        serde_json::from_str(json).map_err(|e| damaged("membership", &e))?;
     if parsed.configs.is_empty() && parsed.nodes.is_empty() {
         return Ok(RaftMembership::default());
     }
@@ -176,17 +200,32 @@ pub(crate) fn membership_from_json(json: &str) -> io::Result<RaftMembership> {
 /// Vote and membership, as they stand in the file, of a node that begins as the only voter behind entries up to
 /// `last_term`. The vote is its own for the next term, so that it is above that of any entry, whoever led.
 pub fn alone(raft_id: u64, node: Node, last_term: u64) -> (String, String) {
-    let leader_id = LeaderId { term: last_term + 1, node_id: raft_id };
-    let membership = MembershipJson { configs: vec![[raft_id].into()], nodes: [(raft_id, node)].into() };
+    let leader_id = LeaderId {
+        term: last_term + 1,
+        node_id: raft_id,
+    };
+    let membership = MembershipJson {
+        configs: vec![[raft_id].into()],
+        nodes: [(raft_id, node)].into(),
+    };
     // As in `membership_to_json`.
     let membership = serde_json::to_string(&membership).unwrap_or_default();
-    (vote_to_json(&Vote { leader_id, committed: false }), membership)
+    (
+        vote_to_json(&Vote {
+            leader_id,
+            committed: false,
+        }),
+        membership,
+    )
 }
 
 pub(crate) fn stored_membership(stored: Option<(LogId, Arc<str>)>) -> io::Result<StoredMembership> {
     match stored {
         None => Ok(StoredMembership::default()),
-        Some((id, json)) => Ok(StoredMembership::new(Some(from_log_id(id)), membership_from_json(&json)?)),
+        Some((id, json)) => Ok(StoredMembership::new(
+            Some(from_log_id(id)),
+            membership_from_json(&json)?,
+        )),
     }
 }
 
@@ -194,9 +233,14 @@ pub(crate) fn entry_to_row(entry: Entry) -> LogRow {
     let payload = match entry.payload {
         EntryPayload::Blank => LogPayload::Blank,
         EntryPayload::Normal(command) => LogPayload::Change(command.0),
-        EntryPayload::Membership(membership) => LogPayload::Membership(membership_to_json(&membership).into()),
+        EntryPayload::Membership(membership) => {
+            LogPayload::Membership(membership_to_json(&membership).into())
+        }
     };
-    LogRow { id: to_log_id(entry.log_id), payload }
+    LogRow {
+        id: to_log_id(entry.log_id),
+        payload,
+    }
 }
 
 pub(crate) fn row_to_entry(row: LogRow) -> io::Result<Entry> {
@@ -205,7 +249,10 @@ pub(crate) fn row_to_entry(row: LogRow) -> io::Result<Entry> {
         LogPayload::Change(envelope) => EntryPayload::Normal(Command(envelope)),
         LogPayload::Membership(json) => EntryPayload::Membership(membership_from_json(&json)?),
     };
-    Ok(Entry { log_id: from_log_id(row.id), payload })
+    Ok(Entry {
+        log_id: from_log_id(row.id),
+        payload,
+    })
 }
 
 pub(crate) fn store_failed(error: StoreError) -> io::Error {
@@ -213,7 +260,10 @@ pub(crate) fn store_failed(error: StoreError) -> io::Error {
 }
 
 fn damaged(what: &str, why: &dyn fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("the stored {what} can't be read: {why}"))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("the stored {what} can't be read: {why}"),
+    )
 }
 
 #[cfg(test)]
@@ -228,13 +278,25 @@ mod tests {
 
     #[test]
     fn vote_and_membership_keep_their_form_in_the_file() {
-        let vote = Vote { leader_id: LeaderId { term: 7, node_id: 65_538 }, committed: true };
+        let vote = Vote {
+            leader_id: LeaderId {
+                term: 7,
+                node_id: 65_538,
+            },
+            committed: true,
+        };
         let json = vote_to_json(&vote);
         assert_eq!(json, r#"{"term":7,"leader":65538,"committed":true}"#);
         assert_eq!(vote_from_json(&json).unwrap(), vote);
 
-        let node = Node { node: 1, client: "h:1".into(), peer: "h:2".into(), promote: false };
-        let membership = RaftMembership::new(vec![[65_537].into()], BTreeMap::from([(65_537, node)])).unwrap();
+        let node = Node {
+            node: 1,
+            client: "h:1".into(),
+            peer: "h:2".into(),
+            promote: false,
+        };
+        let membership =
+            RaftMembership::new(vec![[65_537].into()], BTreeMap::from([(65_537, node)])).unwrap();
         let json = membership_to_json(&membership);
         assert_eq!(
             json,
@@ -246,11 +308,19 @@ mod tests {
     #[test]
     fn the_empty_membership_survives() {
         let json = membership_to_json(&RaftMembership::default());
-        assert_eq!(membership_from_json(&json).unwrap(), RaftMembership::default());
+        assert_eq!(
+            membership_from_json(&json).unwrap(),
+            RaftMembership::default()
+        );
     }
 
     #[test]
     fn a_damaged_vote_is_an_error_that_says_so() {
-        assert!(vote_from_json("{}").unwrap_err().to_string().contains("stored vote"));
+        assert!(
+            vote_from_json("{}")
+                .unwrap_err()
+                .to_string()
+                .contains("stored vote")
+        );
     }
 }

@@ -37,11 +37,18 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         loop {
             metrics.borrow_and_update();
             if self.ensure_leads().is_ok() {
-                if self.unless_stopped(self.lead_housekeeping(&mut next)).await.is_none() {
+                if self
+                    .unless_stopped(self.lead_housekeeping(&mut next))
+                    .await
+                    .is_none()
+                {
                     return;
                 }
                 let pause = R::select2(R::sleep(PROMOTE_EVERY), metrics.changed());
-                if !matches!(self.unless_stopped(pause).await, Some(Select2::First(()) | Select2::Second(Ok(())))) {
+                if !matches!(
+                    self.unless_stopped(pause).await,
+                    Some(Select2::First(()) | Select2::Second(Ok(())))
+                ) {
                     return;
                 }
             } else {
@@ -63,7 +70,11 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let readers = self.inner.store.readers().clone();
         let now = (self.inner.clock)();
         let look = blocking::<R, _, _>(move || readers.with(|conn| due::look(conn, now)));
-        let Due { settings, expired, forgettable } = match look.await {
+        let Due {
+            settings,
+            expired,
+            forgettable,
+        } = match look.await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => return tracing::warn!(%error, "failed to look for housekeeping"),
             Err(error) => return tracing::warn!(%error, "failed to look for housekeeping"),
@@ -76,15 +87,35 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             changes.push(Change::ExpireSessions {});
         }
         if forgettable {
-            changes.push(Change::ForgetDelivered { at_most: FORGET_AT_MOST });
+            changes.push(Change::ForgetDelivered {
+                at_most: FORGET_AT_MOST,
+            });
         }
-        *next = R::Instant::now() + if forgettable { PROMOTE_EVERY } else { HOUSEKEEPING_EVERY };
+        *next = R::Instant::now()
+            + if forgettable {
+                PROMOTE_EVERY
+            } else {
+                HOUSEKEEPING_EVERY
+            };
         if changes.is_empty() {
             return;
         }
-        let drafts: Vec<Draft> = changes.into_iter().map(|body| Draft { actor: None, body, secrets: None }).collect();
+        let drafts: Vec<Draft> = changes
+            .into_iter()
+            .map(|body| Draft {
+                actor: None,
+                body,
+                secrets: None,
+            })
+            .collect();
         // What fails is proposed again by whoever leads at the next look.
-        let reply = self.propose_here(Origin::Replication, &drafts, R::Instant::now() + PROPOSAL_WAIT).await;
+        let reply = self
+            .propose_here(
+                Origin::Replication,
+                &drafts,
+                R::Instant::now() + PROPOSAL_WAIT,
+            )
+            .await;
         tracing::debug!(?reply, "proposed housekeeping");
     }
 
@@ -121,7 +152,9 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             return Ok(());
         }
         let begin = store.log_begin();
-        let Some(applied) = store.applied().borrow().map(|last| last.index) else { return Ok(()) };
+        let Some(applied) = store.applied().borrow().map(|last| last.index) else {
+            return Ok(());
+        };
         let half = purge_through(begin, applied);
         let through = half.min(self.held_behind().unwrap_or(u64::MAX));
         let whole = store.whole_segments(begin, through);
@@ -136,12 +169,22 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         // Costs nothing: openraft is told what is applied, and shortens the log for it.
         raft.trigger().snapshot().await.map_err(|e| e.to_string())?;
         loop {
-            if metrics.borrow_and_update().snapshot.is_some_and(|id| id.index >= through) {
+            if metrics
+                .borrow_and_update()
+                .snapshot
+                .is_some_and(|id| id.index >= through)
+            {
                 break;
             }
-            metrics.changed().await.map_err(|_| "replication has stopped")?;
+            metrics
+                .changed()
+                .await
+                .map_err(|_| "replication has stopped")?;
         }
-        raft.trigger().purge_log(through).await.map_err(|e| e.to_string())?;
+        raft.trigger()
+            .purge_log(through)
+            .await
+            .map_err(|e| e.to_string())?;
         let store = store.clone();
         let forget = move || store.forget_snapshot_before(through);
         blocking::<R, _, _>(forget).await.map_err(|e| e.to_string())
@@ -150,7 +193,11 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// The last entry of a member that is catching up, within what a leader keeps for that: without it, one that needs
     /// longer for a snapshot than the log for its bound would need the next one at once.
     fn held_behind(&self) -> Option<u64> {
-        let kept = self.inner.config.change_log_bytes.saturating_mul(CATCHING_UP_TIMES);
+        let kept = self
+            .inner
+            .config
+            .change_log_bytes
+            .saturating_mul(CATCHING_UP_TIMES);
         if self.inner.store.log_bytes() > kept {
             return None;
         }
@@ -163,8 +210,14 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             answered.is_some_and(|at| now.saturating_duration_since(*at) < IN_CONTACT)
                 || self.inner.receivers.has(*id, IN_CONTACT, now)
         };
-        let matched = metrics.replication.as_ref()?.iter().filter(|(id, _)| in_contact(id));
-        matched.map(|(_, matched)| matched.as_ref().map_or(0, |last| last.index)).min()
+        let matched = metrics
+            .replication
+            .as_ref()?
+            .iter()
+            .filter(|(id, _)| in_contact(id));
+        matched
+            .map(|(_, matched)| matched.as_ref().map_or(0, |last| last.index))
+            .min()
     }
 }
 

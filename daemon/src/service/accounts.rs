@@ -40,12 +40,22 @@ impl Service {
         check_password(&password)?;
         check_key(&key)?;
         // Applied is for ever, so local knowledge is good enough to repeat an answer.
-        if let Some(first) = self.account_key("register", fold_name(&user), key.clone()).await? {
+        if let Some(first) = self
+            .account_key("register", fold_name(&user), key.clone())
+            .await?
+        {
             return Ok(Registered { user: first.name });
         }
         let hash = budget.uncounted(self.hasher.hash(password)).await?;
-        let body = Change::Register { name: user, key, by_operator: false };
-        match self.propose_one(None, body, Some(secrets_of_hash(hash)), &budget).await? {
+        let body = Change::Register {
+            name: user,
+            key,
+            by_operator: false,
+        };
+        match self
+            .propose_one(None, body, Some(secrets_of_hash(hash)), &budget)
+            .await?
+        {
             Outcome::Registered { name, .. } => Ok(Registered { user: name }),
             other => Err(verdict::unexpected(&other)),
         }
@@ -63,26 +73,47 @@ impl Service {
         check_name(&user)?;
         check_password(&password)?;
         let folded = fold_name(&user);
-        self.login_limits.check(&folded, conn.address, Instant::now())?;
+        self.login_limits
+            .check(&folded, conn.address, Instant::now())?;
         // So that an account made on another node a moment ago is seen, and nobody is sent away on old knowledge.
         self.linear(&budget).await?;
         let account = self.account(folded.clone()).await?;
-        let account = budget.uncounted(self.verify(conn, &folded, account, password)).await?;
+        let account = budget
+            .uncounted(self.verify(conn, &folded, account, password))
+            .await?;
         let token = token::new()?;
         let token_hash = token::hash(&token);
-        let body = Change::Login { user: account.id, credential_version: account.credential_version };
-        let secrets = Secrets { token_hash: Some(token_hash), ..Secrets::default() };
+        let body = Change::Login {
+            user: account.id,
+            credential_version: account.credential_version,
+        };
+        let secrets = Secrets {
+            token_hash: Some(token_hash),
+            ..Secrets::default()
+        };
         match self.propose_one(None, body, Some(secrets), &budget).await? {
-            Outcome::LoggedIn { session, user, name, .. } => {
+            Outcome::LoggedIn {
+                session,
+                user,
+                name,
+                ..
+            } => {
                 let attachment = self.attach(conn, user, session);
                 let read = self.session_and_queue(token_hash, user).await;
                 // The session exists by now.
                 let (row, queued) = read.map_err(verdict::after_apply)?;
                 if !row.is_some_and(|row| reads::is_live(&row)) {
-                    return Err(Failure::unknown(Code::Closing, "the session was ended at once; log in again"));
+                    return Err(Failure::unknown(
+                        Code::Closing,
+                        "the session was ended at once; log in again",
+                    ));
                 }
                 conn.begin_session(Session::new(session, user, &name, true, attachment));
-                Ok(LoggedIn { user: name, token, queued })
+                Ok(LoggedIn {
+                    user: name,
+                    token,
+                    queued,
+                })
             }
             other => Err(verdict::unexpected(&other)),
         }
@@ -101,28 +132,50 @@ impl Service {
             return Err(verdict::bad_credentials());
         }
         let hash = token::hash(&token);
-        let local = if consistency == Consistency::Local { self.live_session(hash).await? } else { None };
+        let local = if consistency == Consistency::Local {
+            self.live_session(hash).await?
+        } else {
+            None
+        };
         let linear = local.is_none();
         let found = match local {
             Some(row) => row,
             None => {
                 // A dead token is only said to be dead with a majority's knowledge.
                 self.linear(&budget).await?;
-                self.live_session(hash).await?.ok_or_else(verdict::bad_credentials)?
+                self.live_session(hash)
+                    .await?
+                    .ok_or_else(verdict::bad_credentials)?
             }
         };
         let attachment = self.attach(conn, found.user, found.session);
         // Once more: an end between the look and the attachment was told to nobody.
         let (row, queued) = self.session_and_queue(hash, found.user).await?;
         if !row.is_some_and(|row| reads::is_live(&row)) {
-            return Err(if linear { verdict::bad_credentials() } else { verdict::no_quorum() });
+            return Err(if linear {
+                verdict::bad_credentials()
+            } else {
+                verdict::no_quorum()
+            });
         }
-        conn.begin_session(Session::new(found.session, found.user, &found.name, linear, attachment));
+        conn.begin_session(Session::new(
+            found.session,
+            found.user,
+            &found.name,
+            linear,
+            attachment,
+        ));
         if planted(Defect::TokenResume) {
-            let newest = self.read(move |db| read::newest_message(db, found.user)).await?;
+            let newest = self
+                .read(move |db| read::newest_message(db, found.user))
+                .await?;
             conn.outbox.open_gate(newest);
         }
-        Ok(Resumed { user: found.name, queued, linear })
+        Ok(Resumed {
+            user: found.name,
+            queued,
+            linear,
+        })
     }
 
     /// Replaces the password; the user's other sessions end.
@@ -140,27 +193,52 @@ impl Service {
         check_key(&key)?;
         // The key before the password: after a success `old` no longer matches, and a repetition answers the same.
         let scope = session.user.to_string();
-        if self.account_key("password", scope.clone(), key.clone()).await?.is_some() {
+        if self
+            .account_key("password", scope.clone(), key.clone())
+            .await?
+            .is_some()
+        {
             return Ok(());
         }
         let folded = fold_name(&session.name);
-        self.login_limits.check(&folded, conn.address, Instant::now())?;
-        let session = self.reader_within(conn, Consistency::Linear, &budget).await?;
-        if self.account_key("password", scope, key.clone()).await?.is_some() {
+        self.login_limits
+            .check(&folded, conn.address, Instant::now())?;
+        let session = self
+            .reader_within(conn, Consistency::Linear, &budget)
+            .await?;
+        if self
+            .account_key("password", scope, key.clone())
+            .await?
+            .is_some()
+        {
             return Ok(());
         }
         let account = self.own_account(&session, folded.clone()).await?;
-        let account = budget.uncounted(self.verify(conn, &folded, Some(account), old)).await?;
+        let account = budget
+            .uncounted(self.verify(conn, &folded, Some(account), old))
+            .await?;
         let hash = budget.uncounted(self.hasher.hash(new)).await?;
-        let body = Change::Password { user: session.user, credential_version: account.credential_version, key };
-        match self.propose_one(Some(session.id), body, Some(secrets_of_hash(hash)), &budget).await? {
+        let body = Change::Password {
+            user: session.user,
+            credential_version: account.credential_version,
+            key,
+        };
+        match self
+            .propose_one(Some(session.id), body, Some(secrets_of_hash(hash)), &budget)
+            .await?
+        {
             Outcome::Done => Ok(()),
             other => Err(verdict::unexpected(&other)),
         }
     }
 
     /// Deletes the account that is logged in. Without a session only a repetition under a used key is answered.
-    pub async fn delete(&self, conn: &Connection, request: DeleteRequest, mut budget: Budget) -> Result<(), Failure> {
+    pub async fn delete(
+        &self,
+        conn: &Connection,
+        request: DeleteRequest,
+        mut budget: Budget,
+    ) -> Result<(), Failure> {
         check_key(&request.key)?;
         if let Some(user) = &request.user {
             check_name(user)?;
@@ -172,14 +250,22 @@ impl Service {
             Err(_) => return self.delete_again(conn, request, &budget).await,
         };
         let folded = fold_name(&session.name);
-        if request.user.as_ref().is_some_and(|user| fold_name(user) != folded) {
-            return Err(Failure::not_done(Code::NotPermitted, "that is somebody else's account"));
+        if request
+            .user
+            .as_ref()
+            .is_some_and(|user| fold_name(user) != folded)
+        {
+            return Err(Failure::not_done(
+                Code::NotPermitted,
+                "that is somebody else's account",
+            ));
         }
         let credential_version = match request.password {
             None => None,
             Some(password) => {
                 check_password(&password)?;
-                self.login_limits.check(&folded, conn.address, Instant::now())?;
+                self.login_limits
+                    .check(&folded, conn.address, Instant::now())?;
                 let session = match self.reader_within(conn, Consistency::Linear, &budget).await {
                     Err(failure) if failure.code == Code::NotLoggedIn => {
                         return self.deleted_before(folded, request.key).await;
@@ -187,29 +273,49 @@ impl Service {
                     other => other?,
                 };
                 let account = self.own_account(&session, folded.clone()).await?;
-                let verified = budget.uncounted(self.verify(conn, &folded, Some(account), password)).await?;
+                let verified = budget
+                    .uncounted(self.verify(conn, &folded, Some(account), password))
+                    .await?;
                 Some(verified.credential_version)
             }
         };
-        let body = Change::Delete { user: session.user, credential_version, key: request.key.clone() };
-        match self.propose_one(Some(session.id), body, None, &budget).await {
+        let body = Change::Delete {
+            user: session.user,
+            credential_version,
+            key: request.key.clone(),
+        };
+        match self
+            .propose_one(Some(session.id), body, None, &budget)
+            .await
+        {
             Ok(Outcome::Done) => {
                 conn.end_session(ClosingReason::Deleted);
                 Ok(())
             }
             Ok(other) => Err(verdict::unexpected(&other)),
             // An earlier request under this key deleted it: the session went with the account.
-            Err(failure) if failure.code == Code::NotLoggedIn => {
-                self.deleted_before(folded, request.key).await.map_err(verdict::after_apply)
-            }
+            Err(failure) if failure.code == Code::NotLoggedIn => self
+                .deleted_before(folded, request.key)
+                .await
+                .map_err(verdict::after_apply),
             Err(failure) => Err(failure),
         }
     }
 
-    async fn delete_again(&self, conn: &Connection, request: DeleteRequest, budget: &Budget) -> Result<(), Failure> {
-        let name = request.user.or_else(|| conn.past_name().map(|name| name.to_string()));
+    async fn delete_again(
+        &self,
+        conn: &Connection,
+        request: DeleteRequest,
+        budget: &Budget,
+    ) -> Result<(), Failure> {
+        let name = request
+            .user
+            .or_else(|| conn.past_name().map(|name| name.to_string()));
         let folded = fold_name(&name.ok_or_else(verdict::not_logged_in)?);
-        if self.was_deleted(folded.clone(), request.key.clone()).await? {
+        if self
+            .was_deleted(folded.clone(), request.key.clone())
+            .await?
+        {
             return Ok(());
         }
         self.linear(budget).await?;
@@ -217,11 +323,16 @@ impl Service {
     }
 
     async fn deleted_before(&self, folded: String, key: String) -> Result<(), Failure> {
-        if self.was_deleted(folded, key).await? { Ok(()) } else { Err(verdict::not_logged_in()) }
+        if self.was_deleted(folded, key).await? {
+            Ok(())
+        } else {
+            Err(verdict::not_logged_in())
+        }
     }
 
     async fn was_deleted(&self, folded: String, key: String) -> Result<bool, Failure> {
-        self.read(move |db| read::deleted_by_key(db, &folded, &key)).await
+        self.read(move |db| read::deleted_by_key(db, &folded, &key))
+            .await
     }
 
     /// Checks a password against an account, or against the dummy when there is none.
@@ -232,13 +343,16 @@ impl Service {
         account: Option<Account>,
         password: String,
     ) -> Result<Account, Failure> {
-        let stored = account.as_ref().map(|account| account.password_hash.clone());
+        let stored = account
+            .as_ref()
+            .map(|account| account.password_hash.clone());
         let right = self.hasher.verify(password, stored).await?;
         match account {
             Some(account) if right && account.locked => Err(verdict::locked()),
             Some(account) if right => Ok(account),
             _ => {
-                self.login_limits.failed(folded, conn.address, Instant::now());
+                self.login_limits
+                    .failed(folded, conn.address, Instant::now());
                 Err(verdict::bad_credentials())
             }
         }
@@ -246,7 +360,8 @@ impl Service {
 
     fn attach(&self, conn: &Connection, user: u64, session: u64) -> crate::fanout::Attachment {
         conn.outbox.shut_gate();
-        self.fanout.attach(user, session, conn.dialect, Arc::clone(&conn.outbox))
+        self.fanout
+            .attach(user, session, conn.dialect, Arc::clone(&conn.outbox))
     }
 
     async fn propose_one(
@@ -257,7 +372,17 @@ impl Service {
         budget: &Budget,
     ) -> Result<Outcome, Failure> {
         let within = budget.for_proposal()?;
-        let verdicts = self.replication.propose(vec![Draft { actor, body, secrets }], within).await;
+        let verdicts = self
+            .replication
+            .propose(
+                vec![Draft {
+                    actor,
+                    body,
+                    secrets,
+                }],
+                within,
+            )
+            .await;
         match verdicts.into_iter().next() {
             Some(verdict) => verdict::outcome(verdict),
             None => Err(verdict::internal_unknown("replication gave no verdict")),
@@ -271,23 +396,46 @@ impl Service {
     /// The account of a live session. Gone: deleted since.
     async fn own_account(&self, session: &Session, folded: String) -> Result<Account, Failure> {
         let account = self.account(folded).await?;
-        account.filter(|account| account.id == session.user).ok_or_else(verdict::not_logged_in)
+        account
+            .filter(|account| account.id == session.user)
+            .ok_or_else(verdict::not_logged_in)
     }
 
-    async fn account_key(&self, kind: &'static str, scope: String, key: String) -> Result<Option<AccountKey>, Failure> {
-        self.read(move |db| read::account_key(db, kind, &scope, &key)).await
+    async fn account_key(
+        &self,
+        kind: &'static str,
+        scope: String,
+        key: String,
+    ) -> Result<Option<AccountKey>, Failure> {
+        self.read(move |db| read::account_key(db, kind, &scope, &key))
+            .await
     }
 
     async fn live_session(&self, hash: [u8; 32]) -> Result<Option<SessionRow>, Failure> {
-        let row = self.read(move |db| read::session_by_token_hash(db, &hash)).await?;
+        let row = self
+            .read(move |db| read::session_by_token_hash(db, &hash))
+            .await?;
         Ok(row.filter(reads::is_live))
     }
 
-    async fn session_and_queue(&self, hash: [u8; 32], user: u64) -> Result<(Option<SessionRow>, u64), Failure> {
-        self.read(move |db| Ok((read::session_by_token_hash(db, &hash)?, read::queued_count(db, user)?))).await
+    async fn session_and_queue(
+        &self,
+        hash: [u8; 32],
+        user: u64,
+    ) -> Result<(Option<SessionRow>, u64), Failure> {
+        self.read(move |db| {
+            Ok((
+                read::session_by_token_hash(db, &hash)?,
+                read::queued_count(db, user)?,
+            ))
+        })
+        .await
     }
 }
 
 fn secrets_of_hash(hash: String) -> Secrets {
-    Secrets { password_hash: Some(hash), ..Secrets::default() }
+    Secrets {
+        password_hash: Some(hash),
+        ..Secrets::default()
+    }
 }

@@ -22,17 +22,26 @@ pub struct Budget {
 impl Budget {
     /// [`WRITE_DEADLINE`] from `arrival`.
     pub fn since(arrival: Instant) -> Self {
-        Budget { deadline: arrival + WRITE_DEADLINE }
+        Budget {
+            deadline: arrival + WRITE_DEADLINE,
+        }
     }
 
     /// How long a proposal may take; `no_quorum` when it is not worth its while any more.
     pub(super) fn for_proposal(&self) -> Result<Duration, Failure> {
         let left = self.deadline.saturating_duration_since(Instant::now());
-        if left < PROPOSE_MIN { Err(verdict::no_quorum()) } else { Ok(left) }
+        if left < PROPOSE_MIN {
+            Err(verdict::no_quorum())
+        } else {
+            Ok(left)
+        }
     }
 
     /// Waits for a barrier while there is time.
-    pub(super) async fn barrier<E>(&self, barrier: impl Future<Output = Result<(), E>>) -> Result<(), Failure> {
+    pub(super) async fn barrier<E>(
+        &self,
+        barrier: impl Future<Output = Result<(), E>>,
+    ) -> Result<(), Failure> {
         match timeout_at(self.deadline, barrier).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(verdict::no_quorum()),
@@ -55,10 +64,19 @@ mod tests {
     #[tokio::test]
     async fn what_arrived_long_ago_is_not_proposed_any_more() {
         let now = Instant::now();
-        assert!(Budget::since(now).for_proposal().expect("all of it is left") <= WRITE_DEADLINE);
+        assert!(
+            Budget::since(now)
+                .for_proposal()
+                .expect("all of it is left")
+                <= WRITE_DEADLINE
+        );
         let late = Budget::since(now - (WRITE_DEADLINE - PROPOSE_MIN / 2));
         assert!(late.for_proposal().is_err());
-        assert!(late.barrier(std::future::pending::<Result<(), ()>>()).await.is_err());
+        assert!(
+            late.barrier(std::future::pending::<Result<(), ()>>())
+                .await
+                .is_err()
+        );
     }
 
     #[tokio::test]
@@ -66,7 +84,9 @@ mod tests {
         const HASHING: Duration = Duration::from_millis(20);
         let mut budget = Budget::since(Instant::now());
         let before = budget.deadline;
-        let hashed = budget.uncounted(tokio::time::timeout(HASHING, std::future::pending::<()>())).await;
+        let hashed = budget
+            .uncounted(tokio::time::timeout(HASHING, std::future::pending::<()>()))
+            .await;
         assert!(hashed.is_err());
         assert!(budget.deadline >= before + HASHING);
     }

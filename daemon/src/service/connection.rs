@@ -28,7 +28,13 @@ pub struct Session {
 }
 
 impl Session {
-    pub(super) fn new(id: u64, user: u64, name: &str, checked: bool, attachment: Attachment) -> Self {
+    pub(super) fn new(
+        id: u64,
+        user: u64,
+        name: &str,
+        checked: bool,
+        attachment: Attachment,
+    ) -> Self {
         Session {
             id,
             user,
@@ -71,16 +77,28 @@ impl Connection {
     /// A connection without a session.
     pub fn new(address: Option<IpAddr>, dialect: Dialect, outbox: Arc<Outbox>) -> Self {
         let campaigns = RateWindow::new(status::CAMPAIGNS_PER_CONNECTION, status::CAMPAIGN_WINDOW);
-        Connection { address, dialect, outbox, state: Mutex::default(), campaigns }
+        Connection {
+            address,
+            dialect,
+            outbox,
+            state: Mutex::default(),
+            campaigns,
+        }
     }
 
     /// The session, or `not_logged_in`: there was none, or it has ended.
     pub fn session(&self) -> Result<Session, Failure> {
         use ClosingReason::{Deleted, Locked, Logout};
-        if matches!(self.outbox.closing_reason(), Some(Logout | Locked | Deleted)) {
+        if matches!(
+            self.outbox.closing_reason(),
+            Some(Logout | Locked | Deleted)
+        ) {
             return Err(verdict::not_logged_in());
         }
-        self.lock().session.clone().ok_or_else(verdict::not_logged_in)
+        self.lock()
+            .session
+            .clone()
+            .ok_or_else(verdict::not_logged_in)
     }
 
     /// Whether it is logged in.
@@ -91,17 +109,27 @@ impl Connection {
     /// The name of its session, live or ended.
     pub fn past_name(&self) -> Option<Arc<str>> {
         let state = self.lock();
-        state.session.as_ref().map(|session| session.name.clone()).or_else(|| state.ended.clone())
+        state
+            .session
+            .as_ref()
+            .map(|session| session.name.clone())
+            .or_else(|| state.ended.clone())
     }
 
     /// Refuses a second session.
     pub(super) fn check_free(&self) -> Result<(), Failure> {
         let state = self.lock();
         if state.ended.is_some() || self.outbox.closing_reason().is_some() {
-            return Err(Failure::not_done(Code::Closing, "this connection is closing; log in on a new one"));
+            return Err(Failure::not_done(
+                Code::Closing,
+                "this connection is closing; log in on a new one",
+            ));
         }
         if state.session.is_some() {
-            return Err(Failure::not_done(Code::BadRequest, "this connection is logged in; open another one"));
+            return Err(Failure::not_done(
+                Code::BadRequest,
+                "this connection is logged in; open another one",
+            ));
         }
         Ok(())
     }

@@ -39,12 +39,18 @@ impl Hasher {
         let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, None)
             .map_err(|e| anyhow::anyhow!("argon2 refuses the configured cost: {e}"))?;
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        let dummy = Mill::new(argon2.clone()).hash("no account has this password")?.into();
+        let dummy = Mill::new(argon2.clone())
+            .hash("no account has this password")?
+            .into();
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let concurrency = cores.saturating_sub(1).max(1);
         let threads = Threads::start(concurrency, &argon2)
             .map_err(|e| anyhow::anyhow!("there is no thread to hash passwords on: {e}"))?;
-        Ok(Hasher { places: Arc::new(Semaphore::new(concurrency + HASH_QUEUE_MAX)), threads: Arc::new(threads), dummy })
+        Ok(Hasher {
+            places: Arc::new(Semaphore::new(concurrency + HASH_QUEUE_MAX)),
+            threads: Arc::new(threads),
+            dummy,
+        })
     }
 
     /// A PHC string for a new password. `busy` when the queue is full.
@@ -56,7 +62,10 @@ impl Hasher {
     pub async fn verify(&self, password: String, stored: Option<String>) -> Result<bool, Failure> {
         let exists = stored.is_some();
         let stored = stored.unwrap_or_else(|| self.dummy.to_string());
-        Ok(self.run(move |mill| mill.verify(&password, &stored)).await? && exists)
+        Ok(self
+            .run(move |mill| mill.verify(&password, &stored))
+            .await?
+            && exists)
     }
 
     async fn run<T, F>(&self, work: F) -> Result<T, Failure>
@@ -65,7 +74,10 @@ impl Hasher {
         F: FnOnce(&mut Mill) -> anyhow::Result<T> + Send + 'static,
     {
         let Ok(place) = self.places.clone().try_acquire_owned() else {
-            let failure = Failure::not_done(Code::Busy, "too many passwords are being checked; try again in a moment");
+            let failure = Failure::not_done(
+                Code::Busy,
+                "too many passwords are being checked; try again in a moment",
+            );
             return Err(failure.retry_after(BUSY_RETRY));
         };
         let (answer, answered) = oneshot::channel();
@@ -91,28 +103,55 @@ mod tests {
     use super::*;
 
     /// Far below what a configuration may say: these tests are not about cost.
-    const CHEAP: PasswordCost = PasswordCost { memory_kib: 8, passes: 1, lanes: 1 };
+    const CHEAP: PasswordCost = PasswordCost {
+        memory_kib: 8,
+        passes: 1,
+        lanes: 1,
+    };
 
     #[tokio::test]
     async fn a_hash_verifies_its_password_alone() {
         let hasher = Hasher::new(CHEAP).expect("allowed cost");
         let stored = hasher.hash("correct horse".into()).await.expect("room");
-        assert!(stored.starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{stored}");
-        assert!(hasher.verify("correct horse".into(), Some(stored.clone())).await.expect("room"));
-        assert!(!hasher.verify("wrong horse".into(), Some(stored)).await.expect("room"));
+        assert!(
+            stored.starts_with("$argon2id$v=19$m=8,t=1,p=1$"),
+            "{stored}"
+        );
+        assert!(
+            hasher
+                .verify("correct horse".into(), Some(stored.clone()))
+                .await
+                .expect("room")
+        );
+        assert!(
+            !hasher
+                .verify("wrong horse".into(), Some(stored))
+                .await
+                .expect("room")
+        );
     }
 
     #[tokio::test]
     async fn nobody_logs_in_with_the_dummys_password() {
         let hasher = Hasher::new(CHEAP).expect("allowed cost");
-        assert!(!hasher.verify("no account has this password".into(), None).await.expect("room"));
+        assert!(
+            !hasher
+                .verify("no account has this password".into(), None)
+                .await
+                .expect("room")
+        );
     }
 
     #[tokio::test]
     async fn a_full_queue_is_busy() {
         let hasher = Hasher::new(CHEAP).expect("allowed cost");
         let all = u32::try_from(hasher.places.available_permits()).expect("small");
-        let held = hasher.places.clone().acquire_many_owned(all).await.expect("open");
+        let held = hasher
+            .places
+            .clone()
+            .acquire_many_owned(all)
+            .await
+            .expect("open");
         let failure = hasher.hash("correct horse".into()).await.expect_err("full");
         assert_eq!(failure.code, Code::Busy);
         drop(held);
@@ -128,7 +167,9 @@ mod tests {
         for _ in 0..places - HASH_QUEUE_MAX {
             let gate = gate.clone();
             // An error is what it waits for: the sender is gone.
-            hasher.threads.give(Box::new(move |_| drop(gate.lock().map(|gate| gate.recv()))));
+            hasher
+                .threads
+                .give(Box::new(move |_| drop(gate.lock().map(|gate| gate.recv()))));
         }
         let hashed = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let seen = hashed.clone();
@@ -139,7 +180,11 @@ mod tests {
         });
         // Polled once, so queued behind the gate; then dropped.
         let queued = async { tokio::join!(abandoned, marked) };
-        assert!(tokio::time::timeout(std::time::Duration::ZERO, queued).await.is_err());
+        assert!(
+            tokio::time::timeout(std::time::Duration::ZERO, queued)
+                .await
+                .is_err()
+        );
         let panicking = hasher.run(|_| -> anyhow::Result<()> { panic!("on purpose") });
         let opened = async { drop(open) };
         let (failed, ()) = tokio::join!(panicking, opened);

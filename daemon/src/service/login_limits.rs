@@ -26,7 +26,11 @@ struct Counts<K> {
 
 impl<K: Hash + Eq + Clone> Counts<K> {
     fn new(limit: u32) -> Self {
-        Counts { limit, failures: HashMap::new(), order: VecDeque::new() }
+        Counts {
+            limit,
+            failures: HashMap::new(),
+            order: VecDeque::new(),
+        }
     }
 
     /// How long until this key may fail again; `None` while it may.
@@ -50,7 +54,11 @@ impl<K: Hash + Eq + Clone> Counts<K> {
     }
 
     fn expire(&mut self, now: Instant) {
-        while self.order.front().is_some_and(|(since, _)| now.saturating_duration_since(*since) >= WINDOW) {
+        while self
+            .order
+            .front()
+            .is_some_and(|(since, _)| now.saturating_duration_since(*since) >= WINDOW)
+        {
             self.forget_oldest();
         }
     }
@@ -70,19 +78,30 @@ pub(super) struct LoginLimits {
 
 impl LoginLimits {
     pub(super) fn new(limits: &Limits) -> Self {
-        let counts = (Counts::new(limits.failed_logins_per_name), Counts::new(limits.failed_logins_per_address));
-        LoginLimits { counts: Mutex::new(counts) }
+        let counts = (
+            Counts::new(limits.failed_logins_per_name),
+            Counts::new(limits.failed_logins_per_address),
+        );
+        LoginLimits {
+            counts: Mutex::new(counts),
+        }
     }
 
     /// Refuses, before any hashing, a name or address that failed too often.
-    pub(super) fn check(&self, folded: &str, address: Option<IpAddr>, now: Instant) -> Result<(), Failure> {
+    pub(super) fn check(
+        &self,
+        folded: &str,
+        address: Option<IpAddr>,
+        now: Instant,
+    ) -> Result<(), Failure> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let by_name = counts.0.blocked_for(&folded.to_owned(), now);
         let by_address = address.and_then(|address| counts.1.blocked_for(&network(address), now));
         match by_name.max(by_address) {
             None => Ok(()),
             Some(wait) => {
-                let failure = Failure::not_done(Code::RateLimited, "too many failed logins; try again later");
+                let failure =
+                    Failure::not_done(Code::RateLimited, "too many failed logins; try again later");
                 Err(failure.retry_after(wait))
             }
         }
@@ -102,7 +121,9 @@ impl LoginLimits {
 /// Who owns one IPv6 address owns its /64.
 fn network(address: IpAddr) -> IpAddr {
     match address {
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_none() => IpAddr::V6((u128::from(v6) >> 64 << 64).into()),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_none() => {
+            IpAddr::V6((u128::from(v6) >> 64 << 64).into())
+        }
         other => other.to_canonical(),
     }
 }
@@ -112,7 +133,9 @@ mod tests {
     use super::*;
 
     fn limits() -> LoginLimits {
-        LoginLimits { counts: Mutex::new((Counts::new(2), Counts::new(3))) }
+        LoginLimits {
+            counts: Mutex::new((Counts::new(2), Counts::new(3))),
+        }
     }
 
     const HERE: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)));
@@ -124,9 +147,18 @@ mod tests {
         limits.failed("ann", None, start);
         assert!(limits.check("ann", None, start).is_ok());
         limits.failed("ann", None, start + Duration::from_secs(10));
-        let failure = limits.check("ann", None, start + Duration::from_secs(20)).expect_err("limited");
-        assert_eq!((failure.code, failure.retry_after_ms), (Code::RateLimited, Some(40_000)));
-        assert!(limits.check("bob", None, start + Duration::from_secs(20)).is_ok());
+        let failure = limits
+            .check("ann", None, start + Duration::from_secs(20))
+            .expect_err("limited");
+        assert_eq!(
+            (failure.code, failure.retry_after_ms),
+            (Code::RateLimited, Some(40_000))
+        );
+        assert!(
+            limits
+                .check("bob", None, start + Duration::from_secs(20))
+                .is_ok()
+        );
         assert!(limits.check("ann", None, start + WINDOW).is_ok());
     }
 
@@ -138,7 +170,10 @@ mod tests {
             assert!(limits.check(name, HERE, start).is_ok());
             limits.failed(name, HERE, start);
         }
-        assert_eq!(limits.check("d", HERE, start).expect_err("limited").code, Code::RateLimited);
+        assert_eq!(
+            limits.check("d", HERE, start).expect_err("limited").code,
+            Code::RateLimited
+        );
     }
 
     #[test]
@@ -148,7 +183,13 @@ mod tests {
         for name in 0..=TRACKED_MAX {
             counts.failed(name, start);
         }
-        assert_eq!((counts.failures.len(), counts.order.len()), (TRACKED_MAX, TRACKED_MAX));
-        assert!(counts.blocked_for(&0, start).is_none(), "the oldest was forgotten");
+        assert_eq!(
+            (counts.failures.len(), counts.order.len()),
+            (TRACKED_MAX, TRACKED_MAX)
+        );
+        assert!(
+            counts.blocked_for(&0, start).is_none(),
+            "the oldest was forgotten"
+        );
     }
 }

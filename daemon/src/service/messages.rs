@@ -2,7 +2,9 @@
 //! `history`. Pages are cut so that their reply fits into one line of the protocol.
 
 use messagebase_protocol::code::{Code, Failure};
-use messagebase_protocol::json::{ClosingReason, Consistency, Inbox, Message, MessageRecord, Records, Sent};
+use messagebase_protocol::json::{
+    ClosingReason, Consistency, Inbox, Message, MessageRecord, Records, Sent,
+};
 use messagebase_protocol::limits::LINE_MAX_BYTES;
 use messagebase_protocol::name::{check_body, check_key, check_name, fold_name};
 
@@ -16,7 +18,8 @@ use crate::state::read::{self, Page};
 /// A reply line is no longer than a request line; this much of it is for the envelope around a page.
 const PAGE_MAX_BYTES: usize = LINE_MAX_BYTES - 1_024;
 /// A message's punctuation and field names.
-const MESSAGE_FRAME_BYTES: usize = r#"{"id":,"from":"","to":"","body":"","sent_at":,"delivered_at":null},"#.len();
+const MESSAGE_FRAME_BYTES: usize =
+    r#"{"id":,"from":"","to":"","body":"","sent_at":,"delivered_at":null},"#.len();
 /// Random bytes of a key that the node makes for the pipe dialect.
 const MADE_KEY_BYTES: usize = 18;
 
@@ -64,11 +67,20 @@ impl Post {
     fn into_draft(self, session: &Session) -> Draft {
         let user = session.user;
         let body = match self {
-            Post::Send { to, body, key } => Change::Send { user, to, body, key },
+            Post::Send { to, body, key } => Change::Send {
+                user,
+                to,
+                body,
+                key,
+            },
             Post::Ack { through } => Change::Ack { user, through },
             Post::Logout => Change::Logout {},
         };
-        Draft { actor: Some(session.id), body, secrets: None }
+        Draft {
+            actor: Some(session.id),
+            body,
+            secrets: None,
+        }
     }
 }
 
@@ -89,13 +101,24 @@ pub fn send_key() -> Result<String, Failure> {
 impl Service {
     /// Proposes a connection's changes as one ordered batch; one answer each, in the same order. Must be awaited to
     /// its end, like [`super::Replication::propose`].
-    pub async fn post(&self, conn: &Connection, posts: Vec<Post>, budget: Budget) -> Vec<Result<Posted, Failure>> {
+    pub async fn post(
+        &self,
+        conn: &Connection,
+        posts: Vec<Post>,
+        budget: Budget,
+    ) -> Vec<Result<Posted, Failure>> {
         let session = match conn.session() {
             Ok(session) => session,
             Err(failure) => {
                 // A logout of a session that has ended has nothing left to do.
                 let again = conn.past_name().is_some();
-                let answer = |post| if again && post == Post::Logout { Ok(Posted::Done) } else { Err(failure.clone()) };
+                let answer = |post| {
+                    if again && post == Post::Logout {
+                        Ok(Posted::Done)
+                    } else {
+                        Err(failure.clone())
+                    }
+                };
                 return posts.into_iter().map(answer).collect();
             }
         };
@@ -120,7 +143,9 @@ impl Service {
             drafts.reverse();
             proposed.reverse();
         }
-        let Ok(within) = budget.for_proposal() else { return answers };
+        let Ok(within) = budget.for_proposal() else {
+            return answers;
+        };
         let verdicts = self.replication.propose(drafts, within).await;
         let mut sent = 0;
         for ((place, is_logout), verdict) in proposed.into_iter().zip(verdicts) {
@@ -145,9 +170,19 @@ impl Service {
             session.set_checked();
         }
         match verdict::outcome(verdict) {
-            Ok(Outcome::Sent { id, sent_at, duplicate, recipient }) => {
+            Ok(Outcome::Sent {
+                id,
+                sent_at,
+                duplicate,
+                recipient,
+            }) => {
                 let online = recipient.is_some_and(|user| self.presence.is_online(user));
-                Ok(Posted::Sent(Sent { id, sent_at, duplicate, online }))
+                Ok(Posted::Sent(Sent {
+                    id,
+                    sent_at,
+                    duplicate,
+                    online,
+                }))
             }
             Ok(Outcome::Done) => {
                 if is_logout {
@@ -158,7 +193,11 @@ impl Service {
             Ok(other) => Err(verdict::unexpected(&other)),
             Err(failure) if failure.code == Code::NotLoggedIn => {
                 conn.end_session(ClosingReason::Logout);
-                if is_logout { Ok(Posted::Done) } else { Err(failure) }
+                if is_logout {
+                    Ok(Posted::Done)
+                } else {
+                    Err(failure)
+                }
             }
             Err(failure) => Err(failure),
         }
@@ -177,9 +216,14 @@ impl Service {
         let session = self.reader(conn, consistency).await?;
         let (user, after) = (session.user, missing(conn, after.unwrap_or(0)));
         let memtable = self.readers.memtable().clone();
-        let page = self.read(move |db| read::inbox_page(db, &memtable, user, row_id(after), limit)).await?;
+        let page = self
+            .read(move |db| read::inbox_page(db, &memtable, user, row_id(after), limit))
+            .await?;
         let page = keep_first(page, message_bytes);
-        Ok(Inbox { messages: page.items, more: page.more })
+        Ok(Inbox {
+            messages: page.items,
+            more: page.more,
+        })
     }
 
     /// All messages to or from me with a greater id.
@@ -195,9 +239,14 @@ impl Service {
         let user = self.reader(conn, consistency).await?.user;
         let after = missing(conn, after);
         let memtable = self.readers.memtable().clone();
-        let page = self.read(move |db| read::sync_page(db, &memtable, user, row_id(after), limit)).await?;
+        let page = self
+            .read(move |db| read::sync_page(db, &memtable, user, row_id(after), limit))
+            .await?;
         let page = keep_first(page, record_bytes);
-        Ok(Records { messages: page.items, more: page.more })
+        Ok(Records {
+            messages: page.items,
+            more: page.more,
+        })
     }
 
     /// The conversation with one user, newest page first, oldest first within the page.
@@ -215,16 +264,25 @@ impl Service {
         let user = self.reader(conn, consistency).await?.user;
         let (folded, before) = (fold_name(&with), before.map(row_id));
         let memtable = self.readers.memtable().clone();
-        let page = self.read(move |db| read::history_page(db, &memtable, user, &folded, before, limit)).await?;
+        let page = self
+            .read(move |db| read::history_page(db, &memtable, user, &folded, before, limit))
+            .await?;
         let page = page.ok_or_else(|| verdict::refused(crate::change::Refusal::NoSuchUser))?;
         let page = keep_last(page, record_bytes);
-        Ok(Records { messages: page.items, more: page.more })
+        Ok(Records {
+            messages: page.items,
+            more: page.more,
+        })
     }
 }
 
 /// After which id a page begins: `after`, unless the session is to miss what came before it was resumed.
 fn missing(conn: &Connection, after: u64) -> u64 {
-    if planted(Defect::TokenResume) { after.max(conn.outbox.seen_through()) } else { after }
+    if planted(Defect::TokenResume) {
+        after.max(conn.outbox.seen_through())
+    } else {
+        after
+    }
 }
 
 /// Ids come from clients; rows have none above `i64::MAX`.
@@ -247,13 +305,30 @@ fn wire_bytes(body: &str, names: usize, numbers: [u64; 3]) -> usize {
 }
 
 fn message_bytes(message: &Message) -> usize {
-    let Message { id, from, to, body, sent_at } = message;
+    let Message {
+        id,
+        from,
+        to,
+        body,
+        sent_at,
+    } = message;
     wire_bytes(body, from.len() + to.len(), [*id, *sent_at, 0])
 }
 
 fn record_bytes(record: &MessageRecord) -> usize {
-    let MessageRecord { id, from, to, body, sent_at, delivered_at } = record;
-    wire_bytes(body, from.len() + to.len(), [*id, *sent_at, delivered_at.unwrap_or(0)])
+    let MessageRecord {
+        id,
+        from,
+        to,
+        body,
+        sent_at,
+        delivered_at,
+    } = record;
+    wire_bytes(
+        body,
+        from.len() + to.len(),
+        [*id, *sent_at, delivered_at.unwrap_or(0)],
+    )
 }
 
 /// The longest beginning of a page that fits into a line; at least one item, which always fits.
@@ -297,19 +372,48 @@ mod tests {
     fn record(id: u64, body: &str) -> MessageRecord {
         let name = "n".repeat(32);
         let (from, to) = (name.clone(), name);
-        MessageRecord { id, from, to, body: body.into(), sent_at: u64::MAX, delivered_at: Some(u64::MAX) }
+        MessageRecord {
+            id,
+            from,
+            to,
+            body: body.into(),
+            sent_at: u64::MAX,
+            delivered_at: Some(u64::MAX),
+        }
     }
 
     #[test]
     fn every_page_fits_into_a_line_and_is_not_empty() {
-        for body in ["\u{1}".repeat(BODY_MAX_BYTES), "a\"b\n".repeat(100), String::new()] {
+        for body in [
+            "\u{1}".repeat(BODY_MAX_BYTES),
+            "a\"b\n".repeat(100),
+            String::new(),
+        ] {
             let items: Vec<_> = (0..1_000).map(|n| record(u64::MAX - n, &body)).collect();
-            let page = keep_first(Page { items: items.clone(), more: false }, record_bytes);
+            let page = keep_first(
+                Page {
+                    items: items.clone(),
+                    more: false,
+                },
+                record_bytes,
+            );
             assert!(!page.items.is_empty() && page.more);
             assert_eq!(page.items[0], items[0]);
-            let line = encode_ok(u64::MAX, &Records { messages: page.items, more: true });
+            let line = encode_ok(
+                u64::MAX,
+                &Records {
+                    messages: page.items,
+                    more: true,
+                },
+            );
             assert!(line.len() <= LINE_MAX_BYTES, "{}", line.len());
-            let page = keep_last(Page { items: items.clone(), more: false }, record_bytes);
+            let page = keep_last(
+                Page {
+                    items: items.clone(),
+                    more: false,
+                },
+                record_bytes,
+            );
             assert_eq!(page.items.last(), items.last());
             assert!(page.more);
         }
@@ -317,7 +421,13 @@ mod tests {
 
     #[test]
     fn a_small_page_stays_whole() {
-        let page = keep_first(Page { items: vec![record(1, "a"), record(2, "b")], more: false }, |_| 10);
+        let page = keep_first(
+            Page {
+                items: vec![record(1, "a"), record(2, "b")],
+                more: false,
+            },
+            |_| 10,
+        );
         assert_eq!((page.items.len(), page.more), (2, false));
     }
 }

@@ -8,7 +8,10 @@ const FAILED_LOGINS: &str = "messagebase_failed_logins_total";
 
 /// Tells the exporter what the counters mean and makes them appear as 0.
 pub fn describe() {
-    describe_counter!(MESSAGES_SENT, "messages accepted from clients of this node, repetitions not counted");
+    describe_counter!(
+        MESSAGES_SENT,
+        "messages accepted from clients of this node, repetitions not counted"
+    );
     describe_counter!(FAILED_LOGINS, "password checks that failed on this node");
     counter!(MESSAGES_SENT).absolute(0);
     counter!(FAILED_LOGINS).absolute(0);

@@ -121,8 +121,17 @@ impl Service {
 
     /// The connection's session, fit for a read of that consistency. A session that was resumed on local knowledge is
     /// checked before its first linear read.
-    async fn reader(&self, conn: &Connection, consistency: Consistency) -> Result<Session, Failure> {
-        self.reader_within(conn, consistency, &Budget::since(tokio::time::Instant::now())).await
+    async fn reader(
+        &self,
+        conn: &Connection,
+        consistency: Consistency,
+    ) -> Result<Session, Failure> {
+        self.reader_within(
+            conn,
+            consistency,
+            &Budget::since(tokio::time::Instant::now()),
+        )
+        .await
     }
 
     async fn reader_within(
@@ -138,7 +147,9 @@ impl Service {
         self.linear(budget).await?;
         if !session.is_checked() {
             let id = session.id;
-            let row = self.read(move |db| crate::state::read::session_by_id(db, id)).await?;
+            let row = self
+                .read(move |db| crate::state::read::session_by_id(db, id))
+                .await?;
             if !row.is_some_and(|row| reads::is_live(&row)) {
                 conn.end_session(ClosingReason::Logout);
                 return Err(verdict::not_logged_in());

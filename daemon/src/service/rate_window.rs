@@ -14,19 +14,26 @@ pub(crate) struct RateWindow {
 
 impl RateWindow {
     pub(crate) fn new(limit: usize, window: Duration) -> Self {
-        RateWindow { limit, window, acts: Mutex::default() }
+        RateWindow {
+            limit,
+            window,
+            acts: Mutex::default(),
+        }
     }
 
     /// Counts an act, or says after how long one more is allowed.
     pub(crate) fn admit(&self, now: Instant) -> Result<(), Duration> {
         let mut acts = self.acts.lock().unwrap_or_else(PoisonError::into_inner);
-        while acts.front().is_some_and(|act| now.saturating_duration_since(*act) >= self.window) {
+        while acts
+            .front()
+            .is_some_and(|act| now.saturating_duration_since(*act) >= self.window)
+        {
             acts.pop_front();
         }
         match acts.front() {
-            Some(oldest) if acts.len() >= self.limit => {
-                Err(self.window.saturating_sub(now.saturating_duration_since(*oldest)))
-            }
+            Some(oldest) if acts.len() >= self.limit => Err(self
+                .window
+                .saturating_sub(now.saturating_duration_since(*oldest))),
             _ => {
                 acts.push_back(now);
                 Ok(())
@@ -45,7 +52,10 @@ mod tests {
         let start = Instant::now();
         assert_eq!(window.admit(start), Ok(()));
         assert_eq!(window.admit(start + Duration::from_secs(4)), Ok(()));
-        assert_eq!(window.admit(start + Duration::from_secs(6)), Err(Duration::from_secs(4)));
+        assert_eq!(
+            window.admit(start + Duration::from_secs(6)),
+            Err(Duration::from_secs(4))
+        );
         assert_eq!(window.admit(start + Duration::from_secs(10)), Ok(()));
     }
 }

@@ -21,10 +21,13 @@ impl Service {
         let turn = self.reading.acquire().await;
         let _turn = turn.map_err(|_| verdict::internal("the node reads no more"))?;
         self.readers.run(query).await.map_err(|error| match error {
-            ReadError::Busy | ReadError::TimedOut => {
-                Failure::not_done(Code::Busy, "the node is busy reading; try again in a moment")
+            ReadError::Busy | ReadError::TimedOut => Failure::not_done(
+                Code::Busy,
+                "the node is busy reading; try again in a moment",
+            ),
+            ReadError::Sqlite(error) => {
+                verdict::internal(&format!("failed to read the state: {error}"))
             }
-            ReadError::Sqlite(error) => verdict::internal(&format!("failed to read the state: {error}")),
         })
     }
 }

@@ -31,7 +31,10 @@ pub(super) struct Campaigns {
 
 impl Default for Campaigns {
     fn default() -> Self {
-        Campaigns { running: Mutex::default(), begun: RateWindow::new(CAMPAIGNS_PER_NODE, CAMPAIGN_WINDOW) }
+        Campaigns {
+            running: Mutex::default(),
+            begun: RateWindow::new(CAMPAIGNS_PER_NODE, CAMPAIGN_WINDOW),
+        }
     }
 }
 
@@ -52,7 +55,10 @@ impl Campaigns {
         tokio::spawn(async move {
             let result = tokio::time::timeout(CAMPAIGN_DEADLINE, replication.campaign()).await;
             // Cleared first: whoever asks after the answer gets a campaign of their own.
-            *campaigns.running.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *campaigns
+                .running
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = None;
             sender.send_replace(Some(result.unwrap_or(Err(CampaignError::NoQuorum))));
         });
         Ok(receiver)
@@ -94,24 +100,37 @@ impl Service {
     /// Keeps a session alive.
     pub fn ping(&self) -> Ping {
         let view = self.replication.view();
-        Ping { ready: view.ready, applied: view.applied }
+        Ping {
+            ready: view.ready,
+            applied: view.applied,
+        }
     }
 
     /// Makes sure that there is a leader.
     pub async fn campaign(&self, conn: &Connection) -> Result<Campaign, Failure> {
-        let limited =
-            |wait| Failure::not_done(Code::RateLimited, "too many campaigns; ask again in a moment").retry_after(wait);
+        let limited = |wait| {
+            Failure::not_done(
+                Code::RateLimited,
+                "too many campaigns; ask again in a moment",
+            )
+            .retry_after(wait)
+        };
         conn.campaigns.admit(Instant::now()).map_err(limited)?;
         let mut running = self.campaigns.join(&self.replication).map_err(limited)?;
         let result = match running.wait_for(Option::is_some).await {
             Ok(result) => result.unwrap_or(Err(CampaignError::NoQuorum)),
-            Err(_) => return Err(verdict::internal_unknown("a campaign ended without a result")),
+            Err(_) => {
+                return Err(verdict::internal_unknown(
+                    "a campaign ended without a result",
+                ));
+            }
         };
         match result {
             Ok(leader) => Ok(Campaign { leader }),
-            Err(CampaignError::LeaderAlive(leader)) => {
-                Err(Failure::not_done(Code::LeaderAlive, format!("node {leader} leads and answers this node")))
-            }
+            Err(CampaignError::LeaderAlive(leader)) => Err(Failure::not_done(
+                Code::LeaderAlive,
+                format!("node {leader} leads and answers this node"),
+            )),
             Err(CampaignError::NoQuorum) => Err(verdict::no_quorum()),
         }
     }

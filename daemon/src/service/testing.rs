@@ -14,7 +14,9 @@ use crate::change::{Change, Envelope, LOG_VERSION, Outcome};
 use crate::fanout::Fanout;
 use crate::presence::Presence;
 use crate::raft::api::{CampaignError, Draft, NoQuorum, Verdict, View};
-use crate::store::{ApplyItem, Job, LogId, LogPayload, LogRow, MERGE_AT, Store, StoreOptions, spawn_writer};
+use crate::store::{
+    ApplyItem, Job, LogId, LogPayload, LogRow, MERGE_AT, Store, StoreOptions, spawn_writer,
+};
 
 /// When the tests' clock begins, Unix ms.
 pub(crate) const CLOCK_START: u64 = 1_700_000_000_000;
@@ -41,29 +43,65 @@ pub(crate) struct FakeCluster {
 impl FakeCluster {
     /// Applies an operator's change.
     pub(crate) async fn apply(&self, body: Change) -> Verdict {
-        self.carry_out(vec![Draft { actor: None, body, secrets: None }]).await.remove(0)
+        self.carry_out(vec![Draft {
+            actor: None,
+            body,
+            secrets: None,
+        }])
+        .await
+        .remove(0)
     }
 
     async fn carry_out(&self, drafts: Vec<Draft>) -> Vec<Verdict> {
         let mut answers = Vec::new();
         let mut items = Vec::new();
         let mut last = self.index.lock().await;
-        for Draft { actor, body, secrets } in drafts {
+        for Draft {
+            actor,
+            body,
+            secrets,
+        } in drafts
+        {
             *last += 1;
             let index = *last;
-            let envelope = Envelope { v: LOG_VERSION, at: CLOCK_START + index, actor, body, secrets };
-            let row =
-                LogRow { id: LogId { term: 1, leader: 65_537, index }, payload: LogPayload::Change(envelope.into()) };
+            let envelope = Envelope {
+                v: LOG_VERSION,
+                at: CLOCK_START + index,
+                actor,
+                body,
+                secrets,
+            };
+            let row = LogRow {
+                id: LogId {
+                    term: 1,
+                    leader: 65_537,
+                    index,
+                },
+                payload: LogPayload::Change(envelope.into()),
+            };
             let (respond, outcome) = oneshot::channel();
-            let respond: Box<dyn FnOnce(Outcome) + Send> = Box::new(move |outcome| drop(respond.send(outcome)));
-            items.push(ApplyItem { row, respond: Some(respond) });
+            let respond: Box<dyn FnOnce(Outcome) + Send> =
+                Box::new(move |outcome| drop(respond.send(outcome)));
+            items.push(ApplyItem {
+                row,
+                respond: Some(respond),
+            });
             answers.push((index, outcome));
         }
-        self.store.submit(Job::Apply { items, done: Box::new(|_| {}) }).await.expect("the store runs");
+        self.store
+            .submit(Job::Apply {
+                items,
+                done: Box::new(|_| {}),
+            })
+            .await
+            .expect("the store runs");
         drop(last);
         let mut verdicts = Vec::new();
         for (index, outcome) in answers {
-            verdicts.push(Verdict::Applied { index, outcome: outcome.await.expect("applied") });
+            verdicts.push(Verdict::Applied {
+                index,
+                outcome: outcome.await.expect("applied"),
+            });
         }
         verdicts
     }
@@ -89,7 +127,11 @@ impl Replication for FakeCluster {
     }
 
     fn linear(&self) -> Answering<'_, Result<(), NoQuorum>> {
-        let answer = if self.quorum.load(Ordering::SeqCst) { Ok(()) } else { Err(NoQuorum) };
+        let answer = if self.quorum.load(Ordering::SeqCst) {
+            Ok(())
+        } else {
+            Err(NoQuorum)
+        };
         Box::pin(std::future::ready(answer))
     }
 
@@ -99,7 +141,11 @@ impl Replication for FakeCluster {
 
     fn view(&self) -> View {
         let member = self.member.load(Ordering::SeqCst);
-        let me = MemberInfo { node: 1, client: "127.0.0.1:7101".into(), voter: true };
+        let me = MemberInfo {
+            node: 1,
+            client: "127.0.0.1:7101".into(),
+            voter: true,
+        };
         View {
             role: if member { "leader" } else { ROLE_WAITING },
             term: 1,
@@ -171,10 +217,20 @@ impl TestNode {
             fanout: fanout.clone(),
             presence,
             // As cheap as argon2 allows: these tests are not about cost.
-            password: PasswordCost { memory_kib: 8, passes: 1, lanes: 1 },
+            password: PasswordCost {
+                memory_kib: 8,
+                passes: 1,
+                lanes: 1,
+            },
             limits: LIMITS,
         })
         .expect("allowed cost");
-        TestNode { service, cluster, fanout, store, _dir: dir }
+        TestNode {
+            service,
+            cluster,
+            fanout,
+            store,
+            _dir: dir,
+        }
     }
 }

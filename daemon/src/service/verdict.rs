@@ -8,23 +8,39 @@ use crate::raft::api::Verdict;
 /// The outcome of an applied change; refusals and lost verdicts as failures.
 pub(super) fn outcome(verdict: Verdict) -> Result<Outcome, Failure> {
     match verdict {
-        Verdict::Applied { outcome: Outcome::Refused(refusal), .. } => Err(refused(refusal)),
-        Verdict::Applied { outcome: Outcome::Rejected, index } => {
-            Err(internal_unknown(&format!("the change at index {index} could not be applied; see the node's log")))
-        }
+        Verdict::Applied {
+            outcome: Outcome::Refused(refusal),
+            ..
+        } => Err(refused(refusal)),
+        Verdict::Applied {
+            outcome: Outcome::Rejected,
+            index,
+        } => Err(internal_unknown(&format!(
+            "the change at index {index} could not be applied; see the node's log"
+        ))),
         Verdict::Applied { outcome, .. } => Ok(outcome),
         Verdict::InDoubt(_) => Err(in_doubt()),
         Verdict::NoQuorum => Err(no_quorum()),
-        Verdict::Closing => {
-            Err(Failure::unknown(Code::Closing, "the node is stopping; repeat on another node under the same key"))
-        }
+        Verdict::Closing => Err(Failure::unknown(
+            Code::Closing,
+            "the node is stopping; repeat on another node under the same key",
+        )),
     }
 }
 
 /// Whether this verdict proves that the acting session was alive when the change was applied. Only a new message does:
 /// a repetition is answered by its key, whoever asks.
 pub(super) fn proves_session(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Applied { outcome: Outcome::Sent { duplicate: false, .. }, .. })
+    matches!(
+        verdict,
+        Verdict::Applied {
+            outcome: Outcome::Sent {
+                duplicate: false,
+                ..
+            },
+            ..
+        }
+    )
 }
 
 /// A refusal of apply: nothing was changed.
@@ -33,11 +49,23 @@ pub(super) fn refused(refusal: Refusal) -> Failure {
         Refusal::NotLoggedIn => return not_logged_in(),
         Refusal::BadCredentials => return bad_credentials(),
         Refusal::Locked => return locked(),
-        Refusal::NameTaken => (Code::NameTaken, "that name belongs to somebody or is reserved"),
+        Refusal::NameTaken => (
+            Code::NameTaken,
+            "that name belongs to somebody or is reserved",
+        ),
         Refusal::NoSuchUser => (Code::NoSuchUser, "there is no account of that name"),
-        Refusal::KeyReused => (Code::BadRequest, "that key was used for another recipient or body"),
-        Refusal::NoSuchMessage => (Code::BadRequest, "`through` must be the id of a message to you"),
-        Refusal::QueueFull => (Code::Busy, "the recipient's queue is full; try again when they have read"),
+        Refusal::KeyReused => (
+            Code::BadRequest,
+            "that key was used for another recipient or body",
+        ),
+        Refusal::NoSuchMessage => (
+            Code::BadRequest,
+            "`through` must be the id of a message to you",
+        ),
+        Refusal::QueueFull => (
+            Code::Busy,
+            "the recipient's queue is full; try again when they have read",
+        ),
         Refusal::NotPermitted => (Code::NotPermitted, "the operator has closed registration"),
         Refusal::NameInUse => (Code::BadRequest, "that name is in use, not reserved"),
     };
@@ -46,12 +74,18 @@ pub(super) fn refused(refusal: Refusal) -> Failure {
 
 /// No majority answered. Always `unknown`: whoever cares repeats under the same key.
 pub fn no_quorum() -> Failure {
-    Failure::unknown(Code::NoQuorum, "no majority of the nodes answered in time; repeat under the same key")
+    Failure::unknown(
+        Code::NoQuorum,
+        "no majority of the nodes answered in time; repeat under the same key",
+    )
 }
 
 /// Refused, after an attempt of which nothing is known; the refusal itself would say `not_done`.
 fn in_doubt() -> Failure {
-    Failure::unknown(Code::NoQuorum, "an answer was lost inside the cluster; repeat under the same key")
+    Failure::unknown(
+        Code::NoQuorum,
+        "an answer was lost inside the cluster; repeat under the same key",
+    )
 }
 
 /// The operation needs a session.
@@ -61,7 +95,10 @@ pub(super) fn not_logged_in() -> Failure {
 
 /// Unknown user and wrong password alike, and a dead token.
 pub(super) fn bad_credentials() -> Failure {
-    Failure::not_done(Code::BadCredentials, "unknown user, wrong password or dead token")
+    Failure::not_done(
+        Code::BadCredentials,
+        "unknown user, wrong password or dead token",
+    )
 }
 
 /// Right password, locked account.
@@ -72,13 +109,19 @@ pub(super) fn locked() -> Failure {
 /// A defect found before anything was proposed.
 pub(super) fn internal(what: &str) -> Failure {
     tracing::error!(what, "a request failed inside the node");
-    Failure::not_done(Code::Internal, "the node failed to answer; its log says why")
+    Failure::not_done(
+        Code::Internal,
+        "the node failed to answer; its log says why",
+    )
 }
 
 /// A defect found after something was proposed.
 pub(super) fn internal_unknown(what: &str) -> Failure {
     tracing::error!(what, "a proposed change failed inside the node");
-    Failure::unknown(Code::Internal, "the node failed to answer; its log says why")
+    Failure::unknown(
+        Code::Internal,
+        "the node failed to answer; its log says why",
+    )
 }
 
 /// A failure to read what a change did, after it was applied: no longer `not_done`.
@@ -91,7 +134,9 @@ pub(super) fn after_apply(failure: Failure) -> Failure {
 
 /// An outcome that does not belong to its change.
 pub(super) fn unexpected(outcome: &Outcome) -> Failure {
-    internal_unknown(&format!("an outcome of another kind of change: {outcome:?}"))
+    internal_unknown(&format!(
+        "an outcome of another kind of change: {outcome:?}"
+    ))
 }
 
 #[cfg(test)]
@@ -104,7 +149,10 @@ mod tests {
     fn a_failed_read_after_the_change_does_not_say_that_nothing_was_done() {
         for code in [Code::Busy, Code::Internal] {
             let failure = after_apply(Failure::not_done(code, "the node is busy reading"));
-            assert_eq!((failure.code, failure.certainty), (Code::Internal, Certainty::Unknown));
+            assert_eq!(
+                (failure.code, failure.certainty),
+                (Code::Internal, Certainty::Unknown)
+            );
         }
         assert_eq!(after_apply(not_logged_in()).certainty, Certainty::NotDone);
     }
@@ -124,17 +172,34 @@ mod tests {
             (Refusal::NameInUse, Code::BadRequest),
         ];
         for (refusal, code) in all {
-            let failure = outcome(Verdict::Applied { index: 1, outcome: Outcome::Refused(refusal) }).unwrap_err();
-            assert_eq!((failure.code, failure.certainty), (code, Certainty::NotDone), "{refusal:?}");
+            let failure = outcome(Verdict::Applied {
+                index: 1,
+                outcome: Outcome::Refused(refusal),
+            })
+            .unwrap_err();
+            assert_eq!(
+                (failure.code, failure.certainty),
+                (code, Certainty::NotDone),
+                "{refusal:?}"
+            );
         }
         for (verdict, code) in [
             (Verdict::NoQuorum, Code::NoQuorum),
             (Verdict::InDoubt(Refusal::NotLoggedIn), Code::NoQuorum),
             (Verdict::Closing, Code::Closing),
-            (Verdict::Applied { index: 1, outcome: Outcome::Rejected }, Code::Internal),
+            (
+                Verdict::Applied {
+                    index: 1,
+                    outcome: Outcome::Rejected,
+                },
+                Code::Internal,
+            ),
         ] {
             let failure = outcome(verdict).unwrap_err();
-            assert_eq!((failure.code, failure.certainty), (code, Certainty::Unknown));
+            assert_eq!(
+                (failure.code, failure.certainty),
+                (code, Certainty::Unknown)
+            );
         }
     }
 }

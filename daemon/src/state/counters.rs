@@ -84,8 +84,8 @@ impl Counters {
     /// Writes the whole row back.
     pub fn save(&self, conn: &Connection) -> Result<()> {
         let s = &self.scalars;
-        let settings =
-            serde_json::to_string(&s.settings).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+        let settings = serde_json::to_string(&s.settings)
+            .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
         let membership_id = self.membership.as_ref().map(|(id, _)| *id);
         conn.prepare_cached(
             "UPDATE replicated_state SET clock = ?1, next_user_id = ?2, next_message_id = ?3, next_session_id = ?4,
@@ -112,10 +112,16 @@ impl Counters {
 
 /// A log id from three columns (term, leader, index) that are all NULL or all set.
 pub(crate) fn log_id(row: &Row<'_>, first: usize) -> Result<Option<LogId>> {
-    let (Some(term), Some(leader), Some(index)) =
-        (opt_uint(row, first)?, opt_uint(row, first + 1)?, opt_uint(row, first + 2)?)
-    else {
+    let (Some(term), Some(leader), Some(index)) = (
+        opt_uint(row, first)?,
+        opt_uint(row, first + 1)?,
+        opt_uint(row, first + 2)?,
+    ) else {
         return Ok(None);
     };
-    Ok(Some(LogId { term, leader, index }))
+    Ok(Some(LogId {
+        term,
+        leader,
+        index,
+    }))
 }

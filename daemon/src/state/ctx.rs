@@ -60,7 +60,8 @@ pub(super) struct UserRecord {
     pub locked: bool,
 }
 
-const USER_COLUMNS: &str = "SELECT id, name, name_folded, credential_version, locked_at IS NOT NULL FROM users";
+const USER_COLUMNS: &str =
+    "SELECT id, name, name_folded, credential_version, locked_at IS NOT NULL FROM users";
 
 impl Ctx<'_> {
     /// Runs a statement, kept prepared.
@@ -75,7 +76,11 @@ impl Ctx<'_> {
         params: impl Params,
         map: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Option<T>, Stop> {
-        Ok(self.tx.prepare_cached(sql)?.query_row(params, map).optional()?)
+        Ok(self
+            .tx
+            .prepare_cached(sql)?
+            .query_row(params, map)
+            .optional()?)
     }
 
     /// All rows. Callers bound them.
@@ -101,28 +106,54 @@ impl Ctx<'_> {
 
     /// Operators' and the leader's own changes name no session.
     pub fn require_no_actor(&self) -> Result<(), Stop> {
-        if self.actor.is_some() { Err(Refusal::NotPermitted.into()) } else { Ok(()) }
+        if self.actor.is_some() {
+            Err(Refusal::NotPermitted.into())
+        } else {
+            Ok(())
+        }
     }
 
     /// The acting session if it is alive: known, not expired by the state's clock, its user not locked.
     pub fn find_actor(&mut self) -> Result<Option<Actor>, Stop> {
-        let Some(session) = self.actor else { return Ok(None) };
-        let holder = self.warm.session(self.tx, session)?.filter(|holder| holder.expires_at > self.state.clock);
-        Ok(holder.map(|holder| Actor { session, user: holder.user, user_name: holder.name }))
+        let Some(session) = self.actor else {
+            return Ok(None);
+        };
+        let holder = self
+            .warm
+            .session(self.tx, session)?
+            .filter(|holder| holder.expires_at > self.state.clock);
+        Ok(holder.map(|holder| Actor {
+            session,
+            user: holder.user,
+            user_name: holder.name,
+        }))
     }
 
     /// The live account of that id.
     pub fn user_by_id(&self, id: u64) -> Result<Option<UserRecord>, Stop> {
-        self.first(&format!("{USER_COLUMNS} WHERE id = ?1"), [int(id)], user_record)
+        self.first(
+            &format!("{USER_COLUMNS} WHERE id = ?1"),
+            [int(id)],
+            user_record,
+        )
     }
 
     /// The live account of that folded name.
     pub fn user_by_name(&self, folded: &str) -> Result<Option<UserRecord>, Stop> {
-        self.first(&format!("{USER_COLUMNS} WHERE name_folded = ?1"), [folded], user_record)
+        self.first(
+            &format!("{USER_COLUMNS} WHERE name_folded = ?1"),
+            [folded],
+            user_record,
+        )
     }
 
     /// The first answer under an account key. An empty key is no key.
-    pub fn account_key(&self, kind: &str, scope: &str, key: &str) -> Result<Option<(u64, String)>, Stop> {
+    pub fn account_key(
+        &self,
+        kind: &str,
+        scope: &str,
+        key: &str,
+    ) -> Result<Option<(u64, String)>, Stop> {
         if key.is_empty() {
             return Ok(None);
         }
@@ -134,7 +165,14 @@ impl Ctx<'_> {
     }
 
     /// Remembers the answer under an account key, for ever.
-    pub fn remember_key(&self, kind: &str, scope: &str, key: &str, user: u64, name: &str) -> Result<(), Stop> {
+    pub fn remember_key(
+        &self,
+        kind: &str,
+        scope: &str,
+        key: &str,
+        user: u64,
+        name: &str,
+    ) -> Result<(), Stop> {
         if key.is_empty() {
             return Ok(());
         }
@@ -146,14 +184,26 @@ impl Ctx<'_> {
     }
 
     /// Ends the user's sessions but `keep`; their connections close with `reason`.
-    pub fn end_sessions(&mut self, user: u64, keep: Option<u64>, reason: ClosingReason) -> Result<(), Stop> {
+    pub fn end_sessions(
+        &mut self,
+        user: u64,
+        keep: Option<u64>,
+        reason: ClosingReason,
+    ) -> Result<(), Stop> {
         let ended = self.all(
             "SELECT id FROM sessions WHERE user_id = ?1 AND id IS NOT ?2 ORDER BY id",
             (int(user), keep.map(int)),
             |row| uint(row, 0),
         )?;
-        self.exec("DELETE FROM sessions WHERE user_id = ?1 AND id IS NOT ?2", (int(user), keep.map(int)))?;
-        self.effects.extend(ended.into_iter().map(|session| Effect::SessionEnded { session, reason }));
+        self.exec(
+            "DELETE FROM sessions WHERE user_id = ?1 AND id IS NOT ?2",
+            (int(user), keep.map(int)),
+        )?;
+        self.effects.extend(
+            ended
+                .into_iter()
+                .map(|session| Effect::SessionEnded { session, reason }),
+        );
         Ok(())
     }
 }

@@ -55,8 +55,20 @@ pub struct NewMessage {
 
 impl NewMessage {
     /// What `send`, a change of that kind, brought.
-    pub(super) fn of(send: &Arc<Envelope>, id: u64, from: Arc<str>, to: Arc<str>, sent_at: u64) -> NewMessage {
-        NewMessage { id, from, to, sent_at, send: send.clone() }
+    pub(super) fn of(
+        send: &Arc<Envelope>,
+        id: u64,
+        from: Arc<str>,
+        to: Arc<str>,
+        sent_at: u64,
+    ) -> NewMessage {
+        NewMessage {
+            id,
+            from,
+            to,
+            sent_at,
+            send: send.clone(),
+        }
     }
 
     /// As clients get it.
@@ -66,16 +78,41 @@ impl NewMessage {
             // Proof: `of`, the only way to make one, is called by what carries out a send.
             _ => unreachable!("made of a send"),
         };
-        Message { id: self.id, from: self.from.to_string(), to: self.to.to_string(), body, sent_at: self.sent_at }
+        Message {
+            id: self.id,
+            from: self.from.to_string(),
+            to: self.to.to_string(),
+            body,
+            sent_at: self.sent_at,
+        }
     }
 }
 
 #[cfg(test)]
 impl From<Message> for NewMessage {
-    fn from(Message { id, from, to, body, sent_at }: Message) -> NewMessage {
+    fn from(
+        Message {
+            id,
+            from,
+            to,
+            body,
+            sent_at,
+        }: Message,
+    ) -> NewMessage {
         let (from, to) = (Arc::<str>::from(from), Arc::<str>::from(to));
-        let body = Change::Send { user: 1, to: to.to_string(), body, key: "key".into() };
-        let send = Arc::new(Envelope { v: crate::change::LOG_VERSION, at: sent_at, actor: None, body, secrets: None });
+        let body = Change::Send {
+            user: 1,
+            to: to.to_string(),
+            body,
+            key: "key".into(),
+        };
+        let send = Arc::new(Envelope {
+            v: crate::change::LOG_VERSION,
+            at: sent_at,
+            actor: None,
+            body,
+            secrets: None,
+        });
         NewMessage::of(&send, id, from, to, sent_at)
     }
 }

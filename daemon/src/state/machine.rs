@@ -25,7 +25,12 @@ pub struct Machine {
 impl Machine {
     /// Of the file whose newest messages `memtable` holds.
     pub fn new(memtable: Memtable) -> Machine {
-        Machine { memtable, counters: None, written: None, warm: Warm::default() }
+        Machine {
+            memtable,
+            counters: None,
+            written: None,
+            warm: Warm::default(),
+        }
     }
 
     /// The state was replaced by a snapshot's: nothing that is held is true any more.
@@ -47,10 +52,16 @@ impl Machine {
         };
         let counters = self.counters.insert(counters);
         if let Some(applied) = counters.applied.filter(|applied| applied.index >= index) {
-            return Err(ApplyError::OutOfOrder { index, applied: applied.index });
+            return Err(ApplyError::OutOfOrder {
+                index,
+                applied: applied.index,
+            });
         }
         counters.applied = Some(row.id);
-        let nothing = Applied { outcome: Outcome::Done, effects: Vec::new() };
+        let nothing = Applied {
+            outcome: Outcome::Done,
+            effects: Vec::new(),
+        };
         match &row.payload {
             LogPayload::Blank => Ok(nothing),
             LogPayload::Membership(json) => {
@@ -58,11 +69,21 @@ impl Machine {
                 Ok(nothing)
             }
             LogPayload::Change(envelope) if envelope.v != LOG_VERSION => {
-                Err(ApplyError::UnknownVersion { index, found: envelope.v })
+                Err(ApplyError::UnknownVersion {
+                    index,
+                    found: envelope.v,
+                })
             }
             LogPayload::Change(envelope) => {
                 counters.scalars.clock = envelope.at.max(counters.scalars.clock + 1);
-                change(tx, &self.memtable, &mut self.warm, counters, envelope, index)
+                change(
+                    tx,
+                    &self.memtable,
+                    &mut self.warm,
+                    counters,
+                    envelope,
+                    index,
+                )
             }
         }
     }
@@ -73,8 +94,13 @@ impl Machine {
     /// SQLite's; the transaction must be rolled back and the node stopped.
     pub fn save(&mut self, tx: &Connection) -> rusqlite::Result<Option<LogId>> {
         self.warm.write_back(tx)?;
-        let Some(counters) = &self.counters else { return Ok(None) };
-        let seldom = (counters.scalars.settings, counters.membership.as_ref().map(|(id, _)| *id));
+        let Some(counters) = &self.counters else {
+            return Ok(None);
+        };
+        let seldom = (
+            counters.scalars.settings,
+            counters.membership.as_ref().map(|(id, _)| *id),
+        );
         if self.written == Some(seldom) {
             counters.save_moved(tx)?;
         } else {
@@ -105,7 +131,14 @@ fn change(
     if reach != Reach::OneRow {
         run(tx, "SAVEPOINT entry").map_err(fatal)?;
     }
-    let mut ctx = Ctx { tx, memtable, warm, state: &mut counters.scalars, actor: envelope.actor, effects: Vec::new() };
+    let mut ctx = Ctx {
+        tx,
+        memtable,
+        warm,
+        state: &mut counters.scalars,
+        actor: envelope.actor,
+        effects: Vec::new(),
+    };
     let carried = carry_out(&mut ctx, envelope);
     let effects = ctx.effects;
     if reach == Reach::Everything {
@@ -129,7 +162,10 @@ fn change(
         warm.forget();
     }
     counters.scalars = before;
-    Ok(Applied { outcome, effects: Vec::new() })
+    Ok(Applied {
+        outcome,
+        effects: Vec::new(),
+    })
 }
 
 /// How much of the state a change may write, which decides how it is taken back.
@@ -165,7 +201,11 @@ fn ended(stop: Stop, index: u64) -> Result<Outcome, ApplyError> {
             Ok(Outcome::Rejected)
         }
         Stop::Broken(why) => {
-            tracing::error!(index, error = why, "ALARM: an entry makes no sense and was rolled back");
+            tracing::error!(
+                index,
+                error = why,
+                "ALARM: an entry makes no sense and was rolled back"
+            );
             Ok(Outcome::Rejected)
         }
     }
@@ -175,16 +215,37 @@ fn carry_out(ctx: &mut Ctx<'_>, envelope: &Arc<Envelope>) -> Result<Outcome, Sto
     let secrets = envelope.secrets.as_ref();
     let password_hash = secrets.and_then(|s| s.password_hash.as_deref());
     match &envelope.body {
-        Change::Register { name, key, by_operator } => user::register(ctx, name, key, *by_operator, password_hash),
-        Change::Login { user, credential_version } => {
-            session::login(ctx, *user, *credential_version, secrets.and_then(|s| s.token_hash.as_ref()))
-        }
+        Change::Register {
+            name,
+            key,
+            by_operator,
+        } => user::register(ctx, name, key, *by_operator, password_hash),
+        Change::Login {
+            user,
+            credential_version,
+        } => session::login(
+            ctx,
+            *user,
+            *credential_version,
+            secrets.and_then(|s| s.token_hash.as_ref()),
+        ),
         Change::Logout {} => session::logout(ctx),
-        Change::Password { user, credential_version, key } => {
-            user::password(ctx, *user, *credential_version, key, password_hash)
-        }
-        Change::Delete { user, credential_version, key } => user::delete(ctx, *user, *credential_version, key),
-        Change::Send { user, to, body, key } => message::send(ctx, envelope, *user, to, body, key),
+        Change::Password {
+            user,
+            credential_version,
+            key,
+        } => user::password(ctx, *user, *credential_version, key, password_hash),
+        Change::Delete {
+            user,
+            credential_version,
+            key,
+        } => user::delete(ctx, *user, *credential_version, key),
+        Change::Send {
+            user,
+            to,
+            body,
+            key,
+        } => message::send(ctx, envelope, *user, to, body, key),
         Change::Ack { user, through } => message::ack(ctx, *user, *through),
         Change::ExpireSessions {} => session::expire(ctx),
         Change::ForgetDelivered { at_most } => message::forget_delivered(ctx, *at_most),

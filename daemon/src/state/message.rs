@@ -38,7 +38,13 @@ pub(super) fn send(
         return Ok(first);
     }
     let actor = ctx.require_actor(user)?;
-    let Recipient { user: to, name: to_name } = ctx.warm.recipient(ctx.tx, &to_folded)?.ok_or(Refusal::NoSuchUser)?;
+    let Recipient {
+        user: to,
+        name: to_name,
+    } = ctx
+        .warm
+        .recipient(ctx.tx, &to_folded)?
+        .ok_or(Refusal::NoSuchUser)?;
     let received = take_room(ctx, to, body.len() as u64)?;
     let sender = mailbox(ctx, user)?;
 
@@ -51,23 +57,51 @@ pub(super) fn send(
     )?;
     // Only what is held in memory from here on: nothing that could fail, because nothing takes the row back.
     if to == user {
-        ctx.warm.set_mailbox(user, Mailbox { sent: received.sent + 1, ..received });
+        ctx.warm.set_mailbox(
+            user,
+            Mailbox {
+                sent: received.sent + 1,
+                ..received
+            },
+        );
     } else {
         ctx.warm.set_mailbox(to, received);
-        ctx.warm.set_mailbox(user, Mailbox { sent: sender.sent + 1, ..sender });
+        ctx.warm.set_mailbox(
+            user,
+            Mailbox {
+                sent: sender.sent + 1,
+                ..sender
+            },
+        );
     }
-    ctx.memtable.add(Entry { id, sender: user, recipient: to, key });
+    ctx.memtable.add(Entry {
+        id,
+        sender: user,
+        recipient: to,
+        key,
+    });
     ctx.effects.push(Effect::Message {
         sender: user,
         recipient: to,
         sending_session: Some(actor.session),
         message: NewMessage::of(envelope, id, actor.user_name, to_name, sent_at),
     });
-    Ok(Outcome::Sent { id, sent_at, duplicate: false, recipient: Some(to) })
+    Ok(Outcome::Sent {
+        id,
+        sent_at,
+        duplicate: false,
+        recipient: Some(to),
+    })
 }
 
 /// The first answer under the key, if there is one; `KeyReused` when it was for something else.
-fn first_answer(ctx: &Ctx<'_>, user: u64, to_folded: &str, body: &str, key: &str) -> Result<Option<Outcome>, Stop> {
+fn first_answer(
+    ctx: &Ctx<'_>,
+    user: u64,
+    to_folded: &str,
+    body: &str,
+    key: &str,
+) -> Result<Option<Outcome>, Stop> {
     let kept = match index::by_key(ctx.tx, ctx.memtable, user, key)? {
         KeyUse::Never => return Ok(None),
         KeyUse::PerhapsGone => None,
@@ -86,14 +120,21 @@ fn first_answer(ctx: &Ctx<'_>, user: u64, to_folded: &str, body: &str, key: &str
         if !same {
             return Err(Refusal::KeyReused.into());
         }
-        return Ok(Some(Outcome::Sent { id, sent_at, duplicate: true, recipient }));
+        return Ok(Some(Outcome::Sent {
+            id,
+            sent_at,
+            duplicate: true,
+            recipient,
+        }));
     }
     let gone = ctx.first(
         "SELECT message_id, sent_at, digest FROM send_keys WHERE sender_id = ?1 AND key = ?2",
         (int(user), key),
         |row| Ok((uint(row, 0)?, uint(row, 1)?, row.get::<_, Vec<u8>>(2)?)),
     )?;
-    let Some((id, sent_at, first_digest)) = gone else { return Ok(None) };
+    let Some((id, sent_at, first_digest)) = gone else {
+        return Ok(None);
+    };
     if first_digest != digest(to_folded, body) {
         return Err(Refusal::KeyReused.into());
     }
@@ -104,7 +145,12 @@ fn first_answer(ctx: &Ctx<'_>, user: u64, to_folded: &str, body: &str, key: &str
         (to_folded, int(sent_at)),
         |row| uint(row, 0),
     )?;
-    Ok(Some(Outcome::Sent { id, sent_at, duplicate: true, recipient }))
+    Ok(Some(Outcome::Sent {
+        id,
+        sent_at,
+        duplicate: true,
+        recipient,
+    }))
 }
 
 /// The recipient's mailbox with one message more, if there is room.
@@ -123,14 +169,20 @@ fn take_room(ctx: &mut Ctx<'_>, recipient: u64, bytes: u64) -> Result<Mailbox, S
 }
 
 fn mailbox(ctx: &mut Ctx<'_>, user: u64) -> Result<Mailbox, Stop> {
-    ctx.warm.mailbox(ctx.tx, user)?.ok_or(Stop::Broken("an account without a mailbox"))
+    ctx.warm
+        .mailbox(ctx.tx, user)?
+        .ok_or(Stop::Broken("an account without a mailbox"))
 }
 
 /// Messages to `user` up to `through` are delivered; their senders are told.
 pub(super) fn ack(ctx: &mut Ctx<'_>, user: u64, through: u64) -> Result<Outcome, Stop> {
     let actor = ctx.require_actor(user)?;
-    ctx.first("SELECT 1 FROM messages WHERE id = ?1 AND recipient_id = ?2", (int(through), int(user)), |_| Ok(()))?
-        .ok_or(Refusal::NoSuchMessage)?;
+    ctx.first(
+        "SELECT 1 FROM messages WHERE id = ?1 AND recipient_id = ?2",
+        (int(through), int(user)),
+        |_| Ok(()),
+    )?
+    .ok_or(Refusal::NoSuchMessage)?;
     let mut by_sender: BTreeMap<u64, u64> = BTreeMap::new();
     let (mut messages, mut bytes) = (0, 0);
     for id in queued(ctx, user, through)? {
@@ -160,7 +212,11 @@ pub(super) fn ack(ctx: &mut Ctx<'_>, user: u64, through: u64) -> Result<Outcome,
         },
     );
     for (sender, through) in by_sender {
-        ctx.effects.push(Effect::Delivered { sender, through, by: actor.user_name.to_string() });
+        ctx.effects.push(Effect::Delivered {
+            sender,
+            through,
+            by: actor.user_name.to_string(),
+        });
     }
     Ok(Outcome::Done)
 }
@@ -168,7 +224,12 @@ pub(super) fn ack(ctx: &mut Ctx<'_>, user: u64, through: u64) -> Result<Outcome,
 /// Ids of what is queued to a user up to `through`, ascending: a mailbox is bounded.
 fn queued(ctx: &mut Ctx<'_>, user: u64, through: u64) -> Result<Vec<u64>, Stop> {
     let delivered_through = mailbox(ctx, user)?.delivered_through;
-    Ok(Index::of(ctx.tx, ctx.memtable)?.list(List::to(user), delivered_through, through, usize::MAX)?)
+    Ok(Index::of(ctx.tx, ctx.memtable)?.list(
+        List::to(user),
+        delivered_through,
+        through,
+        usize::MAX,
+    )?)
 }
 
 /// Deletes messages delivered longer ago than the settings say, oldest delivery first.
@@ -229,7 +290,12 @@ fn doomed(row: &Row<'_>, recipient_folded: &str) -> rusqlite::Result<Doomed> {
 
 fn bury(ctx: &mut Ctx<'_>, messages: &[Doomed]) -> Result<(), Stop> {
     for m in messages {
-        let entry = Entry { id: m.id, sender: m.sender, recipient: m.recipient, key: &m.key };
+        let entry = Entry {
+            id: m.id,
+            sender: m.sender,
+            recipient: m.recipient,
+            key: &m.key,
+        };
         index::remove(ctx.tx, ctx.memtable, entry)?;
         ctx.exec(
             "INSERT INTO send_keys (sender_id, key, digest, message_id, sent_at) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -238,10 +304,22 @@ fn bury(ctx: &mut Ctx<'_>, messages: &[Doomed]) -> Result<(), Stop> {
         ctx.exec("DELETE FROM messages WHERE id = ?1", [int(m.id)])?;
         // Whoever is deleted has no mailbox any more.
         if let Some(mailbox) = ctx.warm.mailbox(ctx.tx, m.sender)? {
-            ctx.warm.set_mailbox(m.sender, Mailbox { sent: mailbox.sent.saturating_sub(1), ..mailbox });
+            ctx.warm.set_mailbox(
+                m.sender,
+                Mailbox {
+                    sent: mailbox.sent.saturating_sub(1),
+                    ..mailbox
+                },
+            );
         }
         if let Some(mailbox) = ctx.warm.mailbox(ctx.tx, m.recipient)? {
-            ctx.warm.set_mailbox(m.recipient, Mailbox { received: mailbox.received.saturating_sub(1), ..mailbox });
+            ctx.warm.set_mailbox(
+                m.recipient,
+                Mailbox {
+                    received: mailbox.received.saturating_sub(1),
+                    ..mailbox
+                },
+            );
         }
     }
     Ok(())

@@ -45,7 +45,9 @@ pub struct Applied {
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// Written by a newer mbd.
-    #[error("entry {index} has log version {found}, this mbd knows {LOG_VERSION}; run the newer mbd on this node")]
+    #[error(
+        "entry {index} has log version {found}, this mbd knows {LOG_VERSION}; run the newer mbd on this node"
+    )]
     UnknownVersion {
         /// Where it stands.
         index: u64,

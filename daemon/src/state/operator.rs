@@ -20,7 +20,10 @@ pub(super) fn settings(ctx: &mut Ctx<'_>, settings: Settings) -> Result<Outcome,
 pub(super) fn lock(ctx: &mut Ctx<'_>, name: &str) -> Result<Outcome, Stop> {
     let record = find(ctx, name)?;
     if !record.locked {
-        ctx.exec("UPDATE users SET locked_at = ?2 WHERE id = ?1", (int(record.id), int(ctx.state.clock)))?;
+        ctx.exec(
+            "UPDATE users SET locked_at = ?2 WHERE id = ?1",
+            (int(record.id), int(ctx.state.clock)),
+        )?;
     }
     ctx.end_sessions(record.id, None, ClosingReason::Locked)?;
     Ok(Outcome::Done)
@@ -29,12 +32,19 @@ pub(super) fn lock(ctx: &mut Ctx<'_>, name: &str) -> Result<Outcome, Stop> {
 /// Unlocks an account; its owner has to log in again.
 pub(super) fn unlock(ctx: &mut Ctx<'_>, name: &str) -> Result<Outcome, Stop> {
     let record = find(ctx, name)?;
-    ctx.exec("UPDATE users SET locked_at = NULL WHERE id = ?1", [int(record.id)])?;
+    ctx.exec(
+        "UPDATE users SET locked_at = NULL WHERE id = ?1",
+        [int(record.id)],
+    )?;
     Ok(Outcome::Done)
 }
 
 /// Sets a password and ends the account's sessions: whoever used the old one is out.
-pub(super) fn reset_password(ctx: &mut Ctx<'_>, name: &str, password_hash: Option<&str>) -> Result<Outcome, Stop> {
+pub(super) fn reset_password(
+    ctx: &mut Ctx<'_>,
+    name: &str,
+    password_hash: Option<&str>,
+) -> Result<Outcome, Stop> {
     let record = find(ctx, name)?;
     user::set_password(ctx, record.id, password_hash)?;
     ctx.end_sessions(record.id, None, ClosingReason::Logout)?;
@@ -55,13 +65,21 @@ pub(super) fn free_name(ctx: &mut Ctx<'_>, name: &str) -> Result<Outcome, Stop> 
     if ctx.user_by_name(&folded)?.is_some() {
         return Err(Refusal::NameInUse.into());
     }
-    ctx.first("SELECT 1 FROM retired_users WHERE name_folded = ?1", [&folded], |_| Ok(()))?
-        .ok_or(Refusal::NoSuchUser)?;
-    ctx.exec("UPDATE retired_users SET reserved = 0 WHERE name_folded = ?1 AND reserved = 1", [&folded])?;
+    ctx.first(
+        "SELECT 1 FROM retired_users WHERE name_folded = ?1",
+        [&folded],
+        |_| Ok(()),
+    )?
+    .ok_or(Refusal::NoSuchUser)?;
+    ctx.exec(
+        "UPDATE retired_users SET reserved = 0 WHERE name_folded = ?1 AND reserved = 1",
+        [&folded],
+    )?;
     Ok(Outcome::Done)
 }
 
 fn find(ctx: &Ctx<'_>, name: &str) -> Result<UserRecord, Stop> {
     ctx.require_no_actor()?;
-    ctx.user_by_name(&fold_name(name))?.ok_or(Stop::Refused(Refusal::NoSuchUser))
+    ctx.user_by_name(&fold_name(name))?
+        .ok_or(Stop::Refused(Refusal::NoSuchUser))
 }

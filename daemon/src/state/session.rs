@@ -25,7 +25,14 @@ pub(super) fn login(
         "SELECT s.id, u.name, s.expires_at FROM sessions s JOIN users u ON u.id = s.user_id
           WHERE s.token_hash = ?1 AND s.user_id = ?2",
         (&token_hash[..], int(user)),
-        |row| Ok(Outcome::LoggedIn { session: uint(row, 0)?, user, name: row.get(1)?, expires_at: uint(row, 2)? }),
+        |row| {
+            Ok(Outcome::LoggedIn {
+                session: uint(row, 0)?,
+                user,
+                name: row.get(1)?,
+                expires_at: uint(row, 2)?,
+            })
+        },
     )?;
     if let Some(same) = existing {
         return Ok(same);
@@ -46,7 +53,12 @@ pub(super) fn login(
         (int(session), int(user), &token_hash[..], int(clock), int(expires_at)),
     )?;
     end_surplus(ctx, user)?;
-    Ok(Outcome::LoggedIn { session, user, name: record.name, expires_at })
+    Ok(Outcome::LoggedIn {
+        session,
+        user,
+        name: record.name,
+        expires_at,
+    })
 }
 
 /// Ends the user's oldest sessions beyond the limit; the newest always stays.
@@ -63,7 +75,11 @@ fn end_surplus(ctx: &mut Ctx<'_>, user: u64) -> Result<(), Stop> {
 
 /// Ends the acting session. Of a dead one: no change, same answer.
 pub(super) fn logout(ctx: &mut Ctx<'_>) -> Result<Outcome, Stop> {
-    let found = ctx.first("SELECT id FROM sessions WHERE id = ?1", [ctx.actor.map(int)], |row| uint(row, 0))?;
+    let found = ctx.first(
+        "SELECT id FROM sessions WHERE id = ?1",
+        [ctx.actor.map(int)],
+        |row| uint(row, 0),
+    )?;
     end(ctx, found.into_iter().collect())?;
     Ok(Outcome::Done)
 }
@@ -83,7 +99,10 @@ pub(super) fn expire(ctx: &mut Ctx<'_>) -> Result<Outcome, Stop> {
 fn end(ctx: &mut Ctx<'_>, sessions: Vec<u64>) -> Result<(), Stop> {
     for session in sessions {
         ctx.exec("DELETE FROM sessions WHERE id = ?1", [int(session)])?;
-        ctx.effects.push(Effect::SessionEnded { session, reason: ClosingReason::Logout });
+        ctx.effects.push(Effect::SessionEnded {
+            session,
+            reason: ClosingReason::Logout,
+        });
     }
     Ok(())
 }

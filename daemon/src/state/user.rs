@@ -24,7 +24,11 @@ pub(super) fn register(
         return Err(Refusal::NotPermitted.into());
     }
     let reserved = ctx
-        .first("SELECT 1 FROM retired_users WHERE name_folded = ?1 AND reserved = 1", [&folded], |_| Ok(()))?
+        .first(
+            "SELECT 1 FROM retired_users WHERE name_folded = ?1 AND reserved = 1",
+            [&folded],
+            |_| Ok(()),
+        )?
         .is_some();
     if reserved || ctx.user_by_name(&folded)?.is_some() {
         return Err(Refusal::NameTaken.into());
@@ -39,7 +43,10 @@ pub(super) fn register(
     )?;
     ctx.exec("INSERT INTO mailboxes (user_id) VALUES (?1)", [int(user)])?;
     ctx.remember_key("register", &folded, key, user, name)?;
-    Ok(Outcome::Registered { user, name: name.to_owned() })
+    Ok(Outcome::Registered {
+        user,
+        name: name.to_owned(),
+    })
 }
 
 /// Replaces the password of the acting user; their other sessions end.
@@ -50,7 +57,10 @@ pub(super) fn password(
     key: &str,
     password_hash: Option<&str>,
 ) -> Result<Outcome, Stop> {
-    if ctx.account_key("password", &user.to_string(), key)?.is_some() {
+    if ctx
+        .account_key("password", &user.to_string(), key)?
+        .is_some()
+    {
         return Ok(Outcome::Done);
     }
     let actor = ctx.require_actor(user)?;
@@ -65,7 +75,11 @@ pub(super) fn password(
 }
 
 /// Stores a new hash. The version moves with it, so that a login verified against the old one is refused.
-pub(super) fn set_password(ctx: &Ctx<'_>, user: u64, password_hash: Option<&str>) -> Result<(), Stop> {
+pub(super) fn set_password(
+    ctx: &Ctx<'_>,
+    user: u64,
+    password_hash: Option<&str>,
+) -> Result<(), Stop> {
     let hash = password_hash.ok_or(Stop::Broken("a new password without its hash"))?;
     ctx.exec(
         "UPDATE users SET password_hash = ?2, credential_version = credential_version + 1 WHERE id = ?1",

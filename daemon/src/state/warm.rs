@@ -61,7 +61,13 @@ impl Warm {
             "SELECT u.id, u.name, s.expires_at FROM sessions s JOIN users u ON u.id = s.user_id
               WHERE s.id = ?1 AND u.locked_at IS NULL",
         )?;
-        let holder = |row: &Row<'_>| Ok(Holder { user: uint(row, 0)?, name: text(row, 1)?, expires_at: uint(row, 2)? });
+        let holder = |row: &Row<'_>| {
+            Ok(Holder {
+                user: uint(row, 0)?,
+                name: text(row, 1)?,
+                expires_at: uint(row, 2)?,
+            })
+        };
         let found = statement.query_row([int(session)], holder).optional()?;
         if let Some(found) = &found {
             make_room(&mut self.sessions);
@@ -75,8 +81,14 @@ impl Warm {
         if let Some(held) = self.recipients.get(folded) {
             return Ok(Some(held.clone()));
         }
-        let mut statement = tx.prepare_cached("SELECT id, name FROM users WHERE name_folded = ?1")?;
-        let recipient = |row: &Row<'_>| Ok(Recipient { user: uint(row, 0)?, name: text(row, 1)? });
+        let mut statement =
+            tx.prepare_cached("SELECT id, name FROM users WHERE name_folded = ?1")?;
+        let recipient = |row: &Row<'_>| {
+            Ok(Recipient {
+                user: uint(row, 0)?,
+                name: text(row, 1)?,
+            })
+        };
         let found = statement.query_row([folded], recipient).optional()?;
         if let Some(found) = &found {
             make_room(&mut self.recipients);

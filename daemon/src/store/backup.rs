@@ -79,7 +79,9 @@ pub(super) fn build(
 /// There is not enough, or nobody knows.
 pub fn check_room(dir: &Path, bytes: u64) -> io::Result<()> {
     let there = statvfs(dir)?;
-    let free = there.blocks_available().saturating_mul(there.fragment_size());
+    let free = there
+        .blocks_available()
+        .saturating_mul(there.fragment_size());
     enough(free, bytes).map_err(|why| io::Error::other(format!("in {}, {why}", dir.display())))
 }
 
@@ -89,7 +91,9 @@ fn enough(free: u64, bytes: u64) -> Result<(), String> {
         return Ok(());
     }
     let (free, bytes, left) = (mib(free), mib(bytes), mib(ROOM_LEFT_BYTES));
-    Err(format!("{free} MiB are free, it may take {bytes} more, and {left} must be left to the node"))
+    Err(format!(
+        "{free} MiB are free, it may take {bytes} more, and {left} must be left to the node"
+    ))
 }
 
 fn copy_out(
@@ -100,9 +104,13 @@ fn copy_out(
 ) -> rusqlite::Result<Option<LogId>> {
     let mut conn = Db::connect(to)?;
     // Whoever takes it syncs it; half of one is never used.
-    conn.execute_batch("PRAGMA page_size = 4096; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
+    conn.execute_batch(
+        "PRAGMA page_size = 4096; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;",
+    )?;
     // Unsaid: in the node's log it would look as if its own file had been migrated.
-    let made = tracing::subscriber::with_default(NoSubscriber::default(), || migrations().to_latest(&mut conn));
+    let made = tracing::subscriber::with_default(NoSubscriber::default(), || {
+        migrations().to_latest(&mut conn)
+    });
     made.map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
     conn.progress_handler(STEPS_BETWEEN_LOOKS, Some(unwanted))?;
     conn.execute("ATTACH ?1 AS live", [read_only_uri(&shared.file)])?;
@@ -112,10 +120,14 @@ fn copy_out(
         tx.execute_batch(&format!("DELETE FROM main.{table}"))?;
         // Nobody is logged in to what is restored, so nothing of a token leaves the node.
         if table != "sessions" {
-            tx.execute_batch(&format!("INSERT INTO main.{table} SELECT * FROM live.{table}"))?;
+            tx.execute_batch(&format!(
+                "INSERT INTO main.{table} SELECT * FROM live.{table}"
+            ))?;
         }
     }
-    tx.execute_batch("UPDATE main.node SET (node, cluster_id) = (SELECT node, cluster_id FROM live.node)")?;
+    tx.execute_batch(
+        "UPDATE main.node SET (node, cluster_id) = (SELECT node, cluster_id FROM live.node)",
+    )?;
     tx.execute_batch(&format!(
         "CREATE TABLE main.{BACKUP_TABLE} (cluster_id TEXT NOT NULL, node INTEGER NOT NULL, taken_at INTEGER NOT NULL,
                                            version TEXT NOT NULL) STRICT"
@@ -181,7 +193,11 @@ pub enum RestoreError {
 ///
 /// # Errors
 /// [`RestoreError`]; nothing is changed then but what counts as empty.
-pub fn restore(from: &Path, dir: &Path, live: impl FnOnce(LogId) -> NewLife) -> Result<BackupInfo, RestoreError> {
+pub fn restore(
+    from: &Path,
+    dir: &Path,
+    live: impl FnOnce(LogId) -> NewLife,
+) -> Result<BackupInfo, RestoreError> {
     let failed = |what| move |e: io::Error| RestoreError::Failed(what, e.to_string());
     check_usable(from)?;
     make_private_dir(dir).map_err(failed("make the directory"))?;
@@ -201,7 +217,9 @@ pub fn restore(from: &Path, dir: &Path, live: impl FnOnce(LogId) -> NewLife) -> 
                 std::fs::rename(&unfinished, place)?;
                 sync_dir(dir)
             };
-            publish().map(|()| info).map_err(failed("publish the database"))
+            publish()
+                .map(|()| info)
+                .map_err(failed("publish the database"))
         });
     if made.is_err() {
         // The first error is the one that matters; the next attempt overwrites it.
@@ -229,22 +247,36 @@ fn unusable(file: &Path, why: impl std::fmt::Display) -> RestoreError {
 fn check_usable(file: &Path) -> Result<(), RestoreError> {
     let unusable = |why: String| unusable(file, why);
     let failed = |e: rusqlite::Error| unusable(e.to_string());
-    File::open(file).map_err(|e| RestoreError::Failed("open the backup", format!("{}: {e}", file.display())))?;
+    File::open(file)
+        .map_err(|e| RestoreError::Failed("open the backup", format!("{}: {e}", file.display())))?;
     for other in ["-wal", "-journal"].map(|end| beside(file, end)) {
         if other.exists() {
-            return Err(unusable(format!("{} says that somebody was writing to it", other.display())));
+            return Err(unusable(format!(
+                "{} says that somebody was writing to it",
+                other.display()
+            )));
         }
     }
     let conn = open_read_only(file).map_err(failed)?;
-    let schema: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    let schema: i64 = conn
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(failed)?;
     if !is_backup(&conn).map_err(failed)? {
         return Err(unusable("it was not made by `mbctl backup`".into()));
     }
     if schema > SCHEMA_VERSION {
-        return Err(unusable(format!("it has schema version {schema}, this mbd knows {SCHEMA_VERSION}")));
+        return Err(unusable(format!(
+            "it has schema version {schema}, this mbd knows {SCHEMA_VERSION}"
+        )));
     }
-    let check: String = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(failed)?;
-    if check == "ok" { Ok(()) } else { Err(unusable(format!("it is damaged: {check}"))) }
+    let check: String = conn
+        .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
+        .map_err(failed)?;
+    if check == "ok" {
+        Ok(())
+    } else {
+        Err(unusable(format!("it is damaged: {check}")))
+    }
 }
 
 /// Whether the file is a backup: a node must not run on it.
@@ -276,7 +308,10 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// Makes the copy a database of the only member of a new cluster: as if it had just installed a snapshot.
-fn begin_anew(file: &Path, live: impl FnOnce(LogId) -> NewLife) -> Result<BackupInfo, Box<dyn std::error::Error>> {
+fn begin_anew(
+    file: &Path,
+    live: impl FnOnce(LogId) -> NewLife,
+) -> Result<BackupInfo, Box<dyn std::error::Error>> {
     let mut conn = Db::connect(file)?;
     // No file beside it: one that an interrupted restore left would be taken for this one's. It is synced when it is whole.
     conn.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF;")?;
@@ -285,15 +320,26 @@ fn begin_anew(file: &Path, live: impl FnOnce(LogId) -> NewLife) -> Result<Backup
     let mut counters = Counters::load(&tx)?;
     let last = counters.applied.ok_or("nothing is applied in it")?;
     let info = tx.query_row(
-        &format!("SELECT cluster_id, node, taken_at, (SELECT count(*) FROM users) FROM {BACKUP_TABLE}"),
+        &format!(
+            "SELECT cluster_id, node, taken_at, (SELECT count(*) FROM users) FROM {BACKUP_TABLE}"
+        ),
         [],
         |row| {
-            Ok(BackupInfo { cluster_id: row.get(0)?, node: row.get(1)?, taken_at: uint(row, 2)?, users: uint(row, 3)? })
+            Ok(BackupInfo {
+                cluster_id: row.get(0)?,
+                node: row.get(1)?,
+                taken_at: uint(row, 2)?,
+                users: uint(row, 3)?,
+            })
         },
     )?;
     let life = live(last);
     let ids = &mut counters.scalars;
-    for id in [&mut ids.next_user_id, &mut ids.next_message_id, &mut ids.next_session_id] {
+    for id in [
+        &mut ids.next_user_id,
+        &mut ids.next_message_id,
+        &mut ids.next_session_id,
+    ] {
         *id = (*id + IDS_APART).max(life.now_ms.saturating_mul(IDS_A_MILLISECOND));
         if *id >= IDS_END {
             return Err("there are no ids left; is the clock right?".into());
@@ -331,8 +377,11 @@ fn expected_schema() -> Result<Vec<(String, String)>, Box<dyn std::error::Error>
 
 /// Name and SQL of everything that the file has.
 fn schema(conn: &Connection) -> rusqlite::Result<Vec<(String, String)>> {
-    let mut statement = conn.prepare("SELECT name, coalesce(sql, '') FROM sqlite_schema ORDER BY name")?;
-    statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    let mut statement =
+        conn.prepare("SELECT name, coalesce(sql, '') FROM sqlite_schema ORDER BY name")?;
+    statement
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect()
 }
 
 #[cfg(test)]
@@ -343,6 +392,9 @@ mod tests {
     fn a_backup_leaves_the_node_room() {
         assert!(enough(ROOM_LEFT_BYTES + 10, 10).is_ok());
         let why = enough(ROOM_LEFT_BYTES + 9, 10).unwrap_err();
-        assert_eq!(why, "257 MiB are free, it may take 1 more, and 256 must be left to the node");
+        assert_eq!(
+            why,
+            "257 MiB are free, it may take 1 more, and 256 must be left to the node"
+        );
     }
 }

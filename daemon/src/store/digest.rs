@@ -21,11 +21,16 @@ pub struct TableDigest {
 
 /// Digests every replicated table as `conn` sees it; run it in one read transaction.
 pub fn digest(conn: &Connection) -> rusqlite::Result<Vec<TableDigest>> {
-    replicated().map(|table| digest_table(conn, table)).collect()
+    replicated()
+        .map(|table| digest_table(conn, table))
+        .collect()
 }
 
 fn digest_table(conn: &Connection, table: &Table) -> rusqlite::Result<TableDigest> {
-    let mut statement = conn.prepare(&format!("SELECT * FROM {} ORDER BY {}", table.name, table.key))?;
+    let mut statement = conn.prepare(&format!(
+        "SELECT * FROM {} ORDER BY {}",
+        table.name, table.key
+    ))?;
     let columns = statement.column_count();
     let mut hash = Sha256::new();
     let mut count = 0;
@@ -41,7 +46,11 @@ fn digest_table(conn: &Connection, table: &Table) -> rusqlite::Result<TableDiges
         let _ = write!(hex, "{byte:02x}");
         hex
     });
-    Ok(TableDigest { table: table.name.to_owned(), sha256, rows: count })
+    Ok(TableDigest {
+        table: table.name.to_owned(),
+        sha256,
+        rows: count,
+    })
 }
 
 /// Type and length go in with each value, so that values cannot run into each other.

@@ -15,14 +15,23 @@ const PID_MAX_BYTES: u64 = 16;
 
 /// Makes a directory (and those above it) if it is missing; 0700 in both cases.
 pub(super) fn make_private_dir(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(DIR_MODE).create(path)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(DIR_MODE)
+        .create(path)?;
     std::fs::set_permissions(path, Permissions::from_mode(DIR_MODE))
 }
 
 /// Opens a file for writing, making it if it is missing; 0600 in both cases. SQLite gives `-wal` and `-shm` the mode
 /// of the database.
 pub(super) fn open_private_file(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(FILE_MODE)
+        .open(path)?;
     file.set_permissions(Permissions::from_mode(FILE_MODE))?;
     Ok(file)
 }
@@ -59,8 +68,10 @@ impl DirLock {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut file) => {
                 let text = format!("{}\n", std::process::id());
-                let written =
-                    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
+                let written = file
+                    .set_len(0)
+                    .and_then(|()| file.rewind())
+                    .and_then(|()| file.write_all(text.as_bytes()));
                 written.map_err(LockError::Io)?;
                 Ok(DirLock { _file: file })
             }

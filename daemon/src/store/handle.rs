@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use super::shared::{Shared, fatal, lock};
 use super::tail::Plan;
 use super::{
-    Backup, BoxedDone, Identity, Job, LogId, LogRow, OpenError, RaftState, Readers, SnapshotFile, StoreError,
-    StoreOptions, Writer, backup, open, rows, snapshot,
+    Backup, BoxedDone, Identity, Job, LogId, LogRow, OpenError, RaftState, Readers, SnapshotFile,
+    StoreError, StoreOptions, Writer, backup, open, rows, snapshot,
 };
 use crate::state::Counters;
 use crate::state::sql::int;
@@ -41,7 +41,12 @@ impl Store {
     /// if this future is dropped while it waits, nothing has happened and `done` is not called.
     pub async fn submit(&self, job: Job) -> Result<(), StoreError> {
         let Ok(permit) = self.jobs.reserve().await else {
-            let error = self.shared.fatal.get().cloned().unwrap_or(StoreError::Closed);
+            let error = self
+                .shared
+                .fatal
+                .get()
+                .cloned()
+                .unwrap_or(StoreError::Closed);
             job.fail(&error);
             return Err(error);
         };
@@ -57,7 +62,9 @@ impl Store {
                 }
                 tail.append(rows);
             }
-            Job::Truncate { keep_through, .. } => tail.cut(keep_through.map_or(0, |index| index + 1)),
+            Job::Truncate { keep_through, .. } => {
+                tail.cut(keep_through.map_or(0, |index| index + 1))
+            }
             Job::Purge { through, .. } => tail.purge(*through),
             Job::SaveVote { .. }
             | Job::SaveIdentity { .. }
@@ -75,7 +82,11 @@ impl Store {
     }
 
     /// Cuts the log after `keep_through` (`None`: wholly); readers see that at once.
-    pub async fn truncate(&self, keep_through: Option<u64>, done: BoxedDone<()>) -> Result<(), StoreError> {
+    pub async fn truncate(
+        &self,
+        keep_through: Option<u64>,
+        done: BoxedDone<()>,
+    ) -> Result<(), StoreError> {
         self.submit(Job::Truncate { keep_through, done }).await
     }
 
@@ -88,8 +99,15 @@ impl Store {
     /// passed, but returns at least one row if there is one. Blocking unless [`Store::read_tail`] has it all.
     pub fn read_log(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<LogRow>, StoreError> {
         for _ in 0..READ_ATTEMPTS {
-            let Plan { disk, rows: in_memory, epoch } = lock(&self.shared.tail).plan(&range);
-            let mut budget = Budget { left: max_bytes, any: false };
+            let Plan {
+                disk,
+                rows: in_memory,
+                epoch,
+            } = lock(&self.shared.tail).plan(&range);
+            let mut budget = Budget {
+                left: max_bytes,
+                any: false,
+            };
             let mut found = Vec::new();
             if !disk.is_empty() {
                 found = self.read_disk(&disk, &mut budget)?;
@@ -107,7 +125,11 @@ impl Store {
         Err(fatal("read the log", "it was cut each time"))
     }
 
-    fn read_disk(&self, range: &Range<u64>, budget: &mut Budget) -> Result<Vec<LogRow>, StoreError> {
+    fn read_disk(
+        &self,
+        range: &Range<u64>,
+        budget: &mut Budget,
+    ) -> Result<Vec<LogRow>, StoreError> {
         let conn = lock(&self.shared.log_reader);
         let mut read = || -> rusqlite::Result<Vec<LogRow>> {
             let mut statement = conn.prepare_cached(&format!(
@@ -118,7 +140,9 @@ impl Store {
             let mut result: Vec<LogRow> = Vec::new();
             while let Some(row) = found.next()? {
                 let row = rows::read(row)?;
-                let follows = result.last().is_none_or(|before| before.id.index + 1 == row.id.index);
+                let follows = result
+                    .last()
+                    .is_none_or(|before| before.id.index + 1 == row.id.index);
                 if !follows || !budget.take(&row) {
                     break;
                 }
@@ -150,7 +174,13 @@ impl Store {
             None => None,
         };
         let counters = Counters::load(&conn).map_err(failed)?;
-        Ok(RaftState { vote: self.vote(), purged, last, applied: counters.applied, membership: counters.membership })
+        Ok(RaftState {
+            vote: self.vote(),
+            purged,
+            last,
+            applied: counters.applied,
+            membership: counters.membership,
+        })
     }
 
     /// How often this directory was opened, this time included.
@@ -161,7 +191,9 @@ impl Store {
     /// Index of the last entry, purged ones counted; `None` while there never was one.
     pub fn last_log_index(&self) -> Option<u64> {
         let tail = lock(&self.shared.tail);
-        tail.last().map(|last| last.map_or_else(|index| index, |id| id.index)).or(tail.purged().map(|id| id.index))
+        tail.last()
+            .map(|last| last.map_or_else(|index| index, |id| id.index))
+            .or(tail.purged().map(|id| id.index))
     }
 
     /// Who this node is; cached.
@@ -271,7 +303,8 @@ impl Store {
 }
 
 fn consecutive(rows: &[LogRow]) -> bool {
-    rows.windows(2).all(|pair| pair[0].id.index + 1 == pair[1].id.index)
+    rows.windows(2)
+        .all(|pair| pair[0].id.index + 1 == pair[1].id.index)
 }
 
 /// How much may still be read; the first row always may.
@@ -284,7 +317,11 @@ impl Budget {
     fn take(&mut self, row: &LogRow) -> bool {
         let bytes = rows::memory_bytes(row);
         let fits = !self.any || bytes <= self.left;
-        self.left = if fits { self.left.saturating_sub(bytes) } else { 0 };
+        self.left = if fits {
+            self.left.saturating_sub(bytes)
+        } else {
+            0
+        };
         self.any = true;
         fits
     }

@@ -28,8 +28,8 @@ mod tests;
 
 pub use crate::state::index::MERGE_AT;
 pub use api::{
-    ApplyItem, BoxedDone, EffectSink, Identity, Job, LocalWrite, LogId, LogPayload, LogRow, OpenError, RaftState,
-    SnapshotFile, StoreError, StoreOptions,
+    ApplyItem, BoxedDone, EffectSink, Identity, Job, LocalWrite, LogId, LogPayload, LogRow,
+    OpenError, RaftState, SnapshotFile, StoreError, StoreOptions,
 };
 pub use backup::{Backup, BackupInfo, NewLife, RestoreError, check_room, restore};
 pub use digest::{TableDigest, digest};

@@ -41,11 +41,17 @@ struct OnDisk {
 
 pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> {
     let dir = &options.dir;
-    let at = |path: &Path, source: Box<dyn Error + Send + Sync>| OpenError::Io { path: path.to_owned(), source };
+    let at = |path: &Path, source: Box<dyn Error + Send + Sync>| OpenError::Io {
+        path: path.to_owned(),
+        source,
+    };
     make_private_dir(dir).map_err(|e| at(dir, e.into()))?;
     let lock_path = dir.join(LOCK);
     let lock = DirLock::take(&lock_path).map_err(|e| match e {
-        LockError::Held(pid) => OpenError::InUse { dir: dir.clone(), pid },
+        LockError::Held(pid) => OpenError::InUse {
+            dir: dir.clone(),
+            pid,
+        },
         LockError::Io(e) => at(&lock_path, e.into()),
     })?;
 
@@ -59,13 +65,14 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
 
     let snapshots = dir.join(SNAPSHOTS);
     make_private_dir(&snapshots).map_err(|e| at(&snapshots, e.into()))?;
-    let snapshot =
-        snapshot::adopt_newest(&snapshots, disk.applied, disk.purged).map_err(|e| at(&snapshots, e.into()))?;
+    let snapshot = snapshot::adopt_newest(&snapshots, disk.applied, disk.purged)
+        .map_err(|e| at(&snapshots, e.into()))?;
     // SQLite syncs what is in the files; the new names of a first start are ours to sync.
     sync_dir(dir).map_err(|e| at(dir, e.into()))?;
     let schedule = MergeSchedule::of_node(options.node.into(), options.merge_at);
     let memtable = Memtable::load(&db.conn, schedule).map_err(|e| at(&file, e.into()))?;
-    let readers = Readers::open(&file, options.readers, memtable).map_err(|e| at(&file, e.into()))?;
+    let readers =
+        Readers::open(&file, options.readers, memtable).map_err(|e| at(&file, e.into()))?;
     let log_reader = open_read_only(&file).map_err(|e| at(&file, e.into()))?;
 
     let starts = count_start(&mut db).map_err(|e| at(&file, e.into()))?;
@@ -92,7 +99,13 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
         useless_before: AtomicU64::new(0),
         _lock: lock,
     });
-    let writer = Writer::new(shared.clone(), receiver, db, (disk.bounds, disk.segments), options.effects);
+    let writer = Writer::new(
+        shared.clone(),
+        receiver,
+        db,
+        (disk.bounds, disk.segments),
+        options.effects,
+    );
     Ok((Store::new(shared, sender), writer))
 }
 
@@ -101,23 +114,38 @@ fn count_start(db: &mut Db) -> rusqlite::Result<u64> {
     db.begin(true)?;
     db.conn.execute("UPDATE node SET starts = starts + 1", [])?;
     db.commit()?;
-    db.conn.query_row("SELECT starts FROM node", [], |row| uint(row, 0))
+    db.conn
+        .query_row("SELECT starts FROM node", [], |row| uint(row, 0))
 }
 
 fn prepare_schema(db: &mut Db, file: &Path) -> Result<(), OpenError> {
-    let at = |source: Box<dyn Error + Send + Sync>| OpenError::Io { path: file.to_owned(), source };
-    let found: i64 = db.conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|e| at(e.into()))?;
+    let at = |source: Box<dyn Error + Send + Sync>| OpenError::Io {
+        path: file.to_owned(),
+        source,
+    };
+    let found: i64 = db
+        .conn
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(|e| at(e.into()))?;
     if found > SCHEMA_VERSION {
-        return Err(OpenError::NewerSchema { file: file.to_owned(), found, known: SCHEMA_VERSION });
+        return Err(OpenError::NewerSchema {
+            file: file.to_owned(),
+            found,
+            known: SCHEMA_VERSION,
+        });
     }
     if is_backup(&db.conn).map_err(|e| at(e.into()))? {
-        return Err(at("it is a backup: `mbctl restore` makes a node of it".into()));
+        return Err(at(
+            "it is a backup: `mbctl restore` makes a node of it".into()
+        ));
     }
     db.configure().map_err(|e| at(e.into()))?;
     if found < SCHEMA_VERSION {
         // A migration begins with a lock of its own: wait for a foreign one here, where it is waited out.
         db.wait_for_lock().map_err(|e| at(e.into()))?;
-        migrations().to_latest(&mut db.conn).map_err(|e| at(e.into()))?;
+        migrations()
+            .to_latest(&mut db.conn)
+            .map_err(|e| at(e.into()))?;
     }
     // Until a version is released, its migration is edited: better refused here than stopped by the first merge.
     if let Some(missing) = first_missing(&db.conn).map_err(|e| at(e.into()))? {
@@ -151,12 +179,29 @@ fn read(conn: &Connection, change_log_bytes: u64) -> rusqlite::Result<OnDisk> {
     let (first, end) = segments.ends().unzip();
     let begin = purged.map_or(first.unwrap_or(0), |purged: LogId| purged.index + 1);
     let end = end.map_or(begin, |end| begin.max(end));
-    let bounds = LogBounds { begin, end, purged: purged.is_some(), garbage: first.is_some_and(|f| f < begin) };
-    Ok(OnDisk { node, identity, vote, purged, applied: counters.applied, bounds, segments })
+    let bounds = LogBounds {
+        begin,
+        end,
+        purged: purged.is_some(),
+        garbage: first.is_some_and(|f| f < begin),
+    };
+    Ok(OnDisk {
+        node,
+        identity,
+        vote,
+        purged,
+        applied: counters.applied,
+        bounds,
+        segments,
+    })
 }
 
 /// Refuses another node's directory; gives a new one its number.
-fn check_node(db: &Db, disk: &OnDisk, options: &StoreOptions) -> Result<(), Result<OpenError, rusqlite::Error>> {
+fn check_node(
+    db: &Db,
+    disk: &OnDisk,
+    options: &StoreOptions,
+) -> Result<(), Result<OpenError, rusqlite::Error>> {
     match disk.node {
         Some(found) if found != u64::from(options.node) => Err(Ok(OpenError::OtherNode {
             dir: options.dir.clone(),
@@ -166,7 +211,10 @@ fn check_node(db: &Db, disk: &OnDisk, options: &StoreOptions) -> Result<(), Resu
         Some(_) => Ok(()),
         None => {
             db.wait_for_lock().map_err(Err)?;
-            db.conn.execute("UPDATE node SET node = ?1", [int(u64::from(options.node))]).map(drop).map_err(Err)
+            db.conn
+                .execute("UPDATE node SET node = ?1", [int(u64::from(options.node))])
+                .map(drop)
+                .map_err(Err)
         }
     }
 }

@@ -43,8 +43,14 @@ pub struct Readers {
 }
 
 impl Readers {
-    pub(super) fn open(file: &Path, connections: u32, memtable: Memtable) -> Result<Readers, r2d2::Error> {
-        let manager = SqliteConnectionManager::file(file).with_flags(read_only()).with_init(|conn| prepare(conn));
+    pub(super) fn open(
+        file: &Path,
+        connections: u32,
+        memtable: Memtable,
+    ) -> Result<Readers, r2d2::Error> {
+        let manager = SqliteConnectionManager::file(file)
+            .with_flags(read_only())
+            .with_init(|conn| prepare(conn));
         let pool = r2d2::Pool::builder()
             .max_size(connections.max(1))
             .min_idle(Some(1))
@@ -63,7 +69,10 @@ impl Readers {
 
     /// Runs `f` on a connection, in one read transaction: all its queries see the same state. Blocking: never call it
     /// on an async thread.
-    pub fn with<T>(&self, f: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, ReadError> {
+    pub fn with<T>(
+        &self,
+        f: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, ReadError> {
         self.with_time(READ_TIME, f)
     }
 
@@ -75,7 +84,10 @@ impl Readers {
     ) -> Result<T, ReadError> {
         let conn = self.pool.get().map_err(|_| ReadError::Busy)?;
         let deadline = Instant::now() + limit;
-        conn.progress_handler(STEPS_BETWEEN_CHECKS, Some(move || Instant::now() > deadline))?;
+        conn.progress_handler(
+            STEPS_BETWEEN_CHECKS,
+            Some(move || Instant::now() > deadline),
+        )?;
         let result = conn.unchecked_transaction().and_then(|tx| f(&tx));
         conn.progress_handler(STEPS_BETWEEN_CHECKS, None::<fn() -> bool>)?;
         result.map_err(|error| match error.sqlite_error_code() {

@@ -40,8 +40,22 @@ fn write_change(payload: &LogPayload, text: &mut Vec<u8>) -> serde_json::Result<
             }
         }
         LogPayload::Change(envelope) => {
-            let Envelope { v, at, actor, body, secrets: _ } = &**envelope;
-            serde_json::to_writer(text, &Readable { v: *v, at: *at, actor: *actor, body })?;
+            let Envelope {
+                v,
+                at,
+                actor,
+                body,
+                secrets: _,
+            } = &**envelope;
+            serde_json::to_writer(
+                text,
+                &Readable {
+                    v: *v,
+                    at: *at,
+                    actor: *actor,
+                    body,
+                },
+            )?;
         }
     }
     Ok(())
@@ -50,7 +64,11 @@ fn write_change(payload: &LogPayload, text: &mut Vec<u8>) -> serde_json::Result<
 /// The column `secrets`.
 fn secrets_of(payload: &LogPayload) -> serde_json::Result<Option<String>> {
     match payload {
-        LogPayload::Change(envelope) => envelope.secrets.as_ref().map(serde_json::to_string).transpose(),
+        LogPayload::Change(envelope) => envelope
+            .secrets
+            .as_ref()
+            .map(serde_json::to_string)
+            .transpose(),
         LogPayload::Blank | LogPayload::Membership(_) => Ok(None),
     }
 }
@@ -59,7 +77,10 @@ fn decode(change: &str, secrets: Option<&str>) -> serde_json::Result<LogPayload>
     if change == BLANK {
         return Ok(LogPayload::Blank);
     }
-    if let Some(json) = change.strip_prefix(MEMBERSHIP).and_then(|rest| rest.strip_suffix('}')) {
+    if let Some(json) = change
+        .strip_prefix(MEMBERSHIP)
+        .and_then(|rest| rest.strip_suffix('}'))
+    {
         return Ok(LogPayload::Membership(json.into()));
     }
     let mut envelope: Envelope = serde_json::from_str(change)?;
@@ -69,16 +90,23 @@ fn decode(change: &str, secrets: Option<&str>) -> serde_json::Result<LogPayload>
 
 /// Reads the [`COLUMNS`].
 pub(super) fn read(row: &Row<'_>) -> Result<LogRow> {
-    let id = LogId { index: uint(row, 0)?, term: uint(row, 1)?, leader: uint(row, 2)? };
+    let id = LogId {
+        index: uint(row, 0)?,
+        term: uint(row, 1)?,
+        leader: uint(row, 2)?,
+    };
     let secrets = row.get_ref(4)?.as_str_or_null()?;
-    let payload = decode(row.get_ref(3)?.as_str()?, secrets)
-        .map_err(|e| rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Text, Box::new(e)))?;
+    let payload = decode(row.get_ref(3)?.as_str()?, secrets).map_err(|e| {
+        rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Text, Box::new(e))
+    })?;
     Ok(LogRow { id, payload })
 }
 
 /// Writes entries to one of the log's tables; returns their size in bytes.
 pub(super) fn insert(conn: &Connection, table: &str, rows: &[LogRow]) -> Result<u64> {
-    let mut statement = conn.prepare_cached(&format!("INSERT INTO {table} ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5)"))?;
+    let mut statement = conn.prepare_cached(&format!(
+        "INSERT INTO {table} ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5)"
+    ))?;
     let unwritable = |e: serde_json::Error| rusqlite::Error::ToSqlConversionFailure(Box::new(e));
     let mut bytes = 0;
     // One for all rows: it grows once.
@@ -96,8 +124,14 @@ pub(super) fn insert(conn: &Connection, table: &str, rows: &[LogRow]) -> Result<
 
 /// The first and the last entry of one of the log's tables.
 pub(super) fn ends(conn: &Connection, table: &str) -> Result<Option<(u64, u64)>> {
-    let ends = format!("SELECT (SELECT min(log_index) FROM {table}), (SELECT max(log_index) FROM {table})");
-    conn.query_row(&ends, [], |row| Ok(opt_uint(row, 0)?.zip(opt_uint(row, 1)?)))
+    let ends = format!(
+        "SELECT (SELECT min(log_index) FROM {table}), (SELECT max(log_index) FROM {table})"
+    );
+    conn.query_row(
+        &ends,
+        [],
+        |row| Ok(opt_uint(row, 0)?.zip(opt_uint(row, 1)?)),
+    )
 }
 
 /// Bytes of those entries of a table that are in `[from, to)`, as [`insert`] counts them.
@@ -106,14 +140,25 @@ pub(super) fn stored_bytes(conn: &Connection, table: &str, from: u64, to: u64) -
         "SELECT coalesce(sum(octet_length(change) + coalesce(octet_length(secrets), 0) + ?3), 0)
            FROM {table} WHERE log_index >= ?1 AND log_index < ?2"
     ))?
-    .query_row((int(from), int(to), int(ROW_OVERHEAD_BYTES)), |row| uint(row, 0))
+    .query_row((int(from), int(to), int(ROW_OVERHEAD_BYTES)), |row| {
+        uint(row, 0)
+    })
 }
 
 /// The id of the entry at `index`, if it is kept.
 pub(super) fn id_at(conn: &Connection, index: u64) -> Result<Option<LogId>> {
-    let mut statement = conn.prepare_cached("SELECT log_index, term, leader_id FROM log WHERE log_index = ?1")?;
+    let mut statement =
+        conn.prepare_cached("SELECT log_index, term, leader_id FROM log WHERE log_index = ?1")?;
     let mut rows = statement.query([int(index)])?;
-    rows.next()?.map(|row| Ok(LogId { index: uint(row, 0)?, term: uint(row, 1)?, leader: uint(row, 2)? })).transpose()
+    rows.next()?
+        .map(|row| {
+            Ok(LogId {
+                index: uint(row, 0)?,
+                term: uint(row, 1)?,
+                leader: uint(row, 2)?,
+            })
+        })
+        .transpose()
 }
 
 /// Bytes that an entry takes in memory, roughly.

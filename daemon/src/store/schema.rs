@@ -24,27 +24,62 @@ pub(super) struct Table {
 }
 
 /// The row of counters: replaced in place, never by renaming.
-pub(super) const STATE_TABLE: Table = Table { name: "replicated_state", key: "one" };
+pub(super) const STATE_TABLE: Table = Table {
+    name: "replicated_state",
+    key: "one",
+};
 
 /// Tables with rows of users' making: what a snapshot install stages and switches. The replicated ones come first.
 pub(super) const ROW_TABLES: [Table; 10] = [
-    Table { name: "users", key: "id" },
-    Table { name: "retired_users", key: "id" },
-    Table { name: "messages", key: "id" },
-    Table { name: "send_keys", key: "sender_id, key" },
-    Table { name: "account_keys", key: "kind, scope, key" },
-    Table { name: "sessions", key: "id" },
-    Table { name: "mailboxes", key: "user_id" },
-    Table { name: "message_index", key: "one" },
-    Table { name: "message_keys", key: "key, sender_id" },
-    Table { name: "message_lists", key: "user_id, side, last_id" },
+    Table {
+        name: "users",
+        key: "id",
+    },
+    Table {
+        name: "retired_users",
+        key: "id",
+    },
+    Table {
+        name: "messages",
+        key: "id",
+    },
+    Table {
+        name: "send_keys",
+        key: "sender_id, key",
+    },
+    Table {
+        name: "account_keys",
+        key: "kind, scope, key",
+    },
+    Table {
+        name: "sessions",
+        key: "id",
+    },
+    Table {
+        name: "mailboxes",
+        key: "user_id",
+    },
+    Table {
+        name: "message_index",
+        key: "one",
+    },
+    Table {
+        name: "message_keys",
+        key: "key, sender_id",
+    },
+    Table {
+        name: "message_lists",
+        key: "user_id, side, last_id",
+    },
 ];
 /// How many of them are replicated. The rest follows from them, each node at its own pace: nothing to compare.
 const REPLICATED: usize = 7;
 
 /// All replicated tables: what digests are made of.
 pub(super) fn replicated() -> impl Iterator<Item = &'static Table> {
-    ROW_TABLES[..REPLICATED].iter().chain(std::iter::once(&STATE_TABLE))
+    ROW_TABLES[..REPLICATED]
+        .iter()
+        .chain(std::iter::once(&STATE_TABLE))
 }
 
 /// What snapshots and backups hold.
@@ -77,7 +112,12 @@ impl IndexDdl {
 }
 
 /// The DDL of a table of the attached database `schema` (`main`: the first one), with another name.
-pub(super) fn table_ddl(conn: &Connection, schema: &str, table: &str, renamed: &str) -> Result<String> {
+pub(super) fn table_ddl(
+    conn: &Connection,
+    schema: &str,
+    table: &str,
+    renamed: &str,
+) -> Result<String> {
     let sql: String = conn.query_row(
         &format!("SELECT sql FROM {schema}.sqlite_schema WHERE type = 'table' AND name = ?1"),
         [table],
@@ -94,8 +134,16 @@ pub(super) fn indexes(conn: &Connection, table: &str) -> Result<Vec<IndexDdl>> {
     )?;
     let rows = statement.query_map([table], |row| {
         let sql: String = row.get(1)?;
-        let unique = sql.get(..20).unwrap_or(&sql).to_ascii_uppercase().starts_with("CREATE UNIQUE");
-        Ok(IndexDdl { name: row.get(0)?, unique, tail: from_parenthesis(&sql).to_owned() })
+        let unique = sql
+            .get(..20)
+            .unwrap_or(&sql)
+            .to_ascii_uppercase()
+            .starts_with("CREATE UNIQUE");
+        Ok(IndexDdl {
+            name: row.get(0)?,
+            unique,
+            tail: from_parenthesis(&sql).to_owned(),
+        })
     })?;
     rows.collect()
 }
@@ -117,6 +165,11 @@ pub(super) fn first_missing(conn: &Connection) -> Result<Option<&'static str>> {
 /// Tables that an interrupted install left behind.
 pub(super) fn leftovers(conn: &Connection) -> Result<Vec<String>> {
     let mut statement = conn.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'")?;
-    let names = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>>>()?;
-    Ok(names.into_iter().filter(|name| name.starts_with(STAGING) || name.starts_with(OLD)).collect())
+    let names = statement
+        .query_map([], |row| row.get::<_, String>(0))?
+        .collect::<Result<Vec<_>>>()?;
+    Ok(names
+        .into_iter()
+        .filter(|name| name.starts_with(STAGING) || name.starts_with(OLD))
+        .collect())
 }

@@ -30,17 +30,29 @@ impl Readers {
 
 fn only_reading(context: AuthContext<'_>) -> Authorization {
     match context.action {
-        AuthAction::Select | AuthAction::Read { .. } | AuthAction::Recursive => Authorization::Allow,
-        AuthAction::Function { function_name } if function_name != "load_extension" => Authorization::Allow,
+        AuthAction::Select | AuthAction::Read { .. } | AuthAction::Recursive => {
+            Authorization::Allow
+        }
+        AuthAction::Function { function_name } if function_name != "load_extension" => {
+            Authorization::Allow
+        }
         _ => Authorization::Deny,
     }
 }
 
 fn query(conn: &Connection, text: &str, max_rows: usize) -> Result<SqlRows> {
     let mut statement = conn.prepare(text)?;
-    let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let columns: Vec<String> = statement
+        .column_names()
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
     let width = columns.len();
-    let mut found = SqlRows { columns, rows: Vec::new(), more: false };
+    let mut found = SqlRows {
+        columns,
+        rows: Vec::new(),
+        more: false,
+    };
     let mut bytes = 0;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
@@ -48,7 +60,9 @@ fn query(conn: &Connection, text: &str, max_rows: usize) -> Result<SqlRows> {
             found.more = true;
             break;
         }
-        let cells = (0..width).map(|column| row.get_ref(column).map(show)).collect::<Result<Vec<_>>>()?;
+        let cells = (0..width)
+            .map(|column| row.get_ref(column).map(show))
+            .collect::<Result<Vec<_>>>()?;
         bytes += cells.iter().flatten().map(String::len).sum::<usize>();
         found.rows.push(cells);
     }

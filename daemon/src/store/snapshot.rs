@@ -26,17 +26,23 @@ impl SnapshotFile {
         let failed = |e: rusqlite::Error| fatal("read the snapshot", e);
         let refuse = |why: String| Err(fatal("take the snapshot", why));
         let conn = open_read_only(path).map_err(failed)?;
-        let check: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
+        let check: String = conn
+            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+            .map_err(failed)?;
         if check != "ok" {
             return refuse(format!("it is damaged: {check}"));
         }
         let (theirs, schema, format): (String, i64, i64) = conn
-            .query_row("SELECT cluster_id, schema_version, format FROM snapshot_info", [], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })
+            .query_row(
+                "SELECT cluster_id, schema_version, format FROM snapshot_info",
+                [],
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+            )
             .map_err(failed)?;
         if theirs != cluster_id {
-            return refuse(format!("it is of cluster {theirs}, this node belongs to {cluster_id}"));
+            return refuse(format!(
+                "it is of cluster {theirs}, this node belongs to {cluster_id}"
+            ));
         }
         if (schema, format) != (SCHEMA_VERSION, FORMAT) {
             return refuse(format!(
@@ -50,8 +56,14 @@ impl SnapshotFile {
 
 fn describe(conn: &Connection, path: &Path) -> Result<SnapshotFile, StoreError> {
     let counters = Counters::load(conn).map_err(|e| fatal("read the snapshot", e))?;
-    let last = counters.applied.ok_or_else(|| fatal("read the snapshot", "nothing is applied in it"))?;
-    Ok(SnapshotFile { path: path.to_owned(), last, membership: counters.membership })
+    let last = counters
+        .applied
+        .ok_or_else(|| fatal("read the snapshot", "nothing is applied in it"))?;
+    Ok(SnapshotFile {
+        path: path.to_owned(),
+        last,
+        membership: counters.membership,
+    })
 }
 
 fn file_name(last: LogId) -> String {
@@ -69,7 +81,8 @@ pub(super) fn build(shared: &Shared, through: u64) -> Result<SnapshotFile, Store
     let unfinished = shared.snapshots.join(UNFINISHED);
     let copied = copy_out(shared, &unfinished).and_then(|(last, membership)| {
         if last.index < shared.useless_before.load(Ordering::Relaxed) {
-            let why = "the change log was shortened past it meanwhile. Hint: raise change_log_bytes";
+            let why =
+                "the change log was shortened past it meanwhile. Hint: raise change_log_bytes";
             return Err(fatal("build the snapshot in time", why));
         }
         Ok((last, membership))
@@ -81,7 +94,11 @@ pub(super) fn build(shared: &Shared, through: u64) -> Result<SnapshotFile, Store
     })?;
     let path = shared.snapshots.join(file_name(last));
     publish(&unfinished, &path).map_err(|e| fatal("publish the snapshot", e))?;
-    let snapshot = SnapshotFile { path, last, membership };
+    let snapshot = SnapshotFile {
+        path,
+        last,
+        membership,
+    };
     make_current(shared, snapshot.clone());
     Ok(snapshot)
 }
@@ -90,9 +107,13 @@ type Contents = (LogId, Option<(LogId, std::sync::Arc<str>)>);
 
 /// Copies the tables into a new file, inside one read transaction on the live database.
 fn copy_out(shared: &Shared, to: &Path) -> Result<Contents, StoreError> {
-    remove_if_there(to).and_then(|()| open_private_file(to).map(drop)).map_err(|e| fatal("make the snapshot", e))?;
+    remove_if_there(to)
+        .and_then(|()| open_private_file(to).map(drop))
+        .map_err(|e| fatal("make the snapshot", e))?;
     let copy = || -> rusqlite::Result<Counters> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_URI
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(to, flags)?;
         // Nobody reads the file before it is whole, synced and renamed: no journal, no sync on the way.
         conn.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
@@ -101,8 +122,16 @@ fn copy_out(shared: &Shared, to: &Path) -> Result<Contents, StoreError> {
         // The new file has no such table yet, so this reads the live one and begins the read transaction.
         let counters = Counters::load(&tx)?;
         for table in in_snapshots() {
-            tx.execute_batch(&table_ddl(&tx, "live", table.name, &format!("main.{}", table.name))?)?;
-            tx.execute_batch(&format!("INSERT INTO main.{0} SELECT * FROM live.{0}", table.name))?;
+            tx.execute_batch(&table_ddl(
+                &tx,
+                "live",
+                table.name,
+                &format!("main.{}", table.name),
+            )?)?;
+            tx.execute_batch(&format!(
+                "INSERT INTO main.{0} SELECT * FROM live.{0}",
+                table.name
+            ))?;
         }
         tx.execute_batch(
             "CREATE TABLE main.snapshot_info (cluster_id TEXT NOT NULL, schema_version INTEGER NOT NULL,
@@ -116,13 +145,19 @@ fn copy_out(shared: &Shared, to: &Path) -> Result<Contents, StoreError> {
         Ok(counters)
     };
     let counters = copy().map_err(|e| fatal("build the snapshot", e))?;
-    let last = counters.applied.ok_or_else(|| fatal("build the snapshot", "nothing is applied yet"))?;
+    let last = counters
+        .applied
+        .ok_or_else(|| fatal("build the snapshot", "nothing is applied yet"))?;
     Ok((last, counters.membership))
 }
 
 /// An SQLite URI that opens the file read-only.
 pub(super) fn read_only_uri(path: &Path) -> String {
-    let path = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    let path = path
+        .to_string_lossy()
+        .replace('%', "%25")
+        .replace('?', "%3f")
+        .replace('#', "%23");
     format!("file:{path}?mode=ro")
 }
 
@@ -145,7 +180,13 @@ pub(super) fn adopt(shared: &Shared, file: &SnapshotFile) -> io::Result<()> {
             open_private_file(&path)?.sync_all()?;
         }
     }
-    make_current(shared, SnapshotFile { path, ..file.clone() });
+    make_current(
+        shared,
+        SnapshotFile {
+            path,
+            ..file.clone()
+        },
+    );
     Ok(())
 }
 
@@ -162,7 +203,9 @@ fn make_current(shared: &Shared, snapshot: SnapshotFile) {
             before => {
                 let path = snapshot.path.clone();
                 *current = Some(snapshot);
-                before.map(|before| before.path).filter(|before| *before != path)
+                before
+                    .map(|before| before.path)
+                    .filter(|before| *before != path)
             }
         }
     };
@@ -226,9 +269,21 @@ pub(super) fn adopt_newest(
 }
 
 fn parse_name(name: &str) -> Option<LogId> {
-    let mut parts = name.strip_prefix("snapshot-")?.strip_suffix(".db")?.splitn(3, '-').map(str::parse);
-    let (term, leader, index) = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
-    Some(LogId { term, leader, index })
+    let mut parts = name
+        .strip_prefix("snapshot-")?
+        .strip_suffix(".db")?
+        .splitn(3, '-')
+        .map(str::parse);
+    let (term, leader, index) = (
+        parts.next()?.ok()?,
+        parts.next()?.ok()?,
+        parts.next()?.ok()?,
+    );
+    Some(LogId {
+        term,
+        leader,
+        index,
+    })
 }
 
 pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {

@@ -47,7 +47,16 @@ pub(super) struct Plan {
 
 impl Tail {
     pub fn new(begin: u64, end: u64, purged: Option<LogId>) -> Tail {
-        Tail { rows: VecDeque::new(), bytes: 0, begin, end, purged, submitted: 0, durable: 0, epoch: 0 }
+        Tail {
+            rows: VecDeque::new(),
+            bytes: 0,
+            begin,
+            end,
+            purged,
+            submitted: 0,
+            durable: 0,
+            epoch: 0,
+        }
     }
 
     pub fn begin(&self) -> u64 {
@@ -74,7 +83,9 @@ impl Tail {
     /// Makes the rows readable. They are consecutive.
     pub fn append(&mut self, rows: &[LogRow]) {
         self.submitted += 1;
-        let Some(first) = rows.first().map(|row| row.id.index) else { return };
+        let Some(first) = rows.first().map(|row| row.id.index) else {
+            return;
+        };
         if first < self.end {
             self.cut(first);
         }
@@ -91,13 +102,21 @@ impl Tail {
             let bytes = memory_bytes(row);
             self.bytes += bytes;
             self.end = row.id.index + 1;
-            self.rows.push_back(TailRow { row: row.clone(), append: self.submitted, bytes });
+            self.rows.push_back(TailRow {
+                row: row.clone(),
+                append: self.submitted,
+                bytes,
+            });
         }
     }
 
     /// Removes the entries from `end` on.
     pub fn cut(&mut self, end: u64) {
-        while self.rows.back().is_some_and(|last| last.row.id.index >= end) {
+        while self
+            .rows
+            .back()
+            .is_some_and(|last| last.row.id.index >= end)
+        {
             self.bytes -= self.rows.pop_back().map_or(0, |row| row.bytes);
         }
         self.end = self.end.min(end.max(self.begin));
@@ -110,7 +129,11 @@ impl Tail {
         if begin <= self.begin && self.purged.is_some() {
             return;
         }
-        while self.rows.front().is_some_and(|first| first.row.id.index < begin) {
+        while self
+            .rows
+            .front()
+            .is_some_and(|first| first.row.id.index < begin)
+        {
             self.bytes -= self.rows.pop_front().map_or(0, |row| row.bytes);
         }
         self.begin = self.begin.max(begin);
@@ -121,7 +144,12 @@ impl Tail {
     /// One more append is on disk.
     pub fn appended(&mut self) {
         self.durable += 1;
-        while self.bytes > TAIL_BYTES && self.rows.front().is_some_and(|first| first.append <= self.durable) {
+        while self.bytes > TAIL_BYTES
+            && self
+                .rows
+                .front()
+                .is_some_and(|first| first.append <= self.durable)
+        {
             self.bytes -= self.rows.pop_front().map_or(0, |row| row.bytes);
         }
     }
@@ -129,7 +157,11 @@ impl Tail {
     /// A snapshot replaced the log up to `last`; what was durable behind it stays only if it goes on from there.
     pub fn installed(&mut self, last: LogId, keep_behind: bool) {
         if !keep_behind {
-            while self.rows.front().is_some_and(|first| first.append <= self.durable) {
+            while self
+                .rows
+                .front()
+                .is_some_and(|first| first.append <= self.durable)
+            {
                 self.bytes -= self.rows.pop_front().map_or(0, |row| row.bytes);
             }
             self.epoch += 1;
@@ -149,7 +181,13 @@ impl Tail {
         let take = usize::try_from(to.saturating_sub(from.max(in_memory))).unwrap_or(usize::MAX);
         Plan {
             disk: from..to.min(in_memory).max(from),
-            rows: self.rows.iter().skip(skip).take(take).map(|tail| tail.row.clone()).collect(),
+            rows: self
+                .rows
+                .iter()
+                .skip(skip)
+                .take(take)
+                .map(|tail| tail.row.clone())
+                .collect(),
             epoch: self.epoch,
         }
     }

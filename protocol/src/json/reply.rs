@@ -317,12 +317,20 @@ pub fn parse_incoming(line: &str) -> Result<Incoming, serde_json::Error> {
 
 /// The line for a success, its `\n` included.
 pub fn encode_ok<T: Serialize>(id: u64, ok: &T) -> String {
-    encode(&Reply { id: Some(id), ok: Some(ok), error: None })
+    encode(&Reply {
+        id: Some(id),
+        ok: Some(ok),
+        error: None,
+    })
 }
 
 /// The line for a refusal, its `\n` included.
 pub fn encode_failure(id: Option<u64>, failure: &Failure) -> String {
-    encode(&Reply::<Empty> { id, ok: None, error: Some(failure) })
+    encode(&Reply::<Empty> {
+        id,
+        ok: None,
+        error: Some(failure),
+    })
 }
 
 /// The line for an event, its `\n` included.

@@ -156,26 +156,52 @@ struct Head<'a> {
 impl Request {
     /// Reads one line (without its newline).
     pub fn parse(line: &str) -> Result<Request, Malformed> {
-        let refuse = |id, code, message: String| Malformed { id, failure: Failure::not_done(code, message) };
+        let refuse = |id, code, message: String| Malformed {
+            id,
+            failure: Failure::not_done(code, message),
+        };
         // serde reads a struct from an array as well; a request is an object.
         if !line.trim_start().starts_with('{') {
-            return Err(refuse(None, Code::BadRequest, "not a JSON object on one line".into()));
+            return Err(refuse(
+                None,
+                Code::BadRequest,
+                "not a JSON object on one line".into(),
+            ));
         }
-        let head: Head<'_> = serde_json::from_str(line)
-            .map_err(|e| refuse(None, Code::BadRequest, format!("not a JSON object on one line: {e}")))?;
+        let head: Head<'_> = serde_json::from_str(line).map_err(|e| {
+            refuse(
+                None,
+                Code::BadRequest,
+                format!("not a JSON object on one line: {e}"),
+            )
+        })?;
         let id = head
             .id
             .and_then(|raw| serde_json::from_str::<u64>(raw.get()).ok())
             .filter(|id| *id < REQUEST_ID_END)
-            .ok_or_else(|| refuse(None, Code::BadRequest, "`id` must be an integer from 0 to 2^53 - 1".into()))?;
+            .ok_or_else(|| {
+                refuse(
+                    None,
+                    Code::BadRequest,
+                    "`id` must be an integer from 0 to 2^53 - 1".into(),
+                )
+            })?;
         let op = head
             .op
             .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
             .ok_or_else(|| refuse(Some(id), Code::BadRequest, "`op` must be a string".into()))?;
         match Op::parse(&op, line) {
             Some(Ok(op)) => Ok(Request { id, op }),
-            Some(Err(e)) => Err(refuse(Some(id), Code::BadRequest, format!("{op}: {}", without_position(&e)))),
-            None => Err(refuse(Some(id), Code::UnknownOp, "no such operation; see docs/PROTOCOL.md".into())),
+            Some(Err(e)) => Err(refuse(
+                Some(id),
+                Code::BadRequest,
+                format!("{op}: {}", without_position(&e)),
+            )),
+            None => Err(refuse(
+                Some(id),
+                Code::UnknownOp,
+                "no such operation; see docs/PROTOCOL.md".into(),
+            )),
         }
     }
 
@@ -188,7 +214,11 @@ impl Request {
             #[serde(flatten)]
             fields: &'a Op,
         }
-        let whole = Whole { id: self.id, op: self.op.name(), fields: &self.op };
+        let whole = Whole {
+            id: self.id,
+            op: self.op.name(),
+            fields: &self.op,
+        };
         // Proof for the expect: strings, integers and enums without data always serialize.
         let mut line = serde_json::to_string(&whole).expect("a request is plain JSON");
         line.push('\n');
@@ -201,7 +231,10 @@ impl Request {
 fn without_position(e: &serde_json::Error) -> String {
     let text = e.to_string();
     let text = text.split(" at line ").next().unwrap_or_default();
-    if text.starts_with("invalid type") || text.starts_with("invalid value") || text.starts_with("unknown variant") {
+    if text.starts_with("invalid type")
+        || text.starts_with("invalid value")
+        || text.starts_with("unknown variant")
+    {
         return "a field has a value of the wrong type or range".into();
     }
     text.to_owned()

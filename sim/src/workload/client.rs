@@ -85,8 +85,12 @@ impl Client {
     }
 
     fn node(&mut self) -> Option<u16> {
-        let nodes: Vec<u16> =
-            self.net.stations().iter().map(|s| messagebase_daemon::raft::node_of(s.raft_id)).collect();
+        let nodes: Vec<u16> = self
+            .net
+            .stations()
+            .iter()
+            .map(|s| messagebase_daemon::raft::node_of(s.raft_id))
+            .collect();
         self.chance.pick(&nodes)
     }
 
@@ -127,12 +131,18 @@ impl Client {
     async fn have_account(&mut self) {
         let (user, password) = (self.name.clone(), self.password.clone());
         let key = format!("register {user}");
-        let call = Call::Register { user: user.clone(), password: password.clone(), key: key.clone() };
+        let call = Call::Register {
+            user: user.clone(),
+            password: password.clone(),
+            key: key.clone(),
+        };
         loop {
             if let Some(node) = self.node() {
                 let mut connection = self.recording.connect(node);
                 let open = connection.invoke(None, call.clone());
-                let answer = door::register(&self.net, node, &user, &password, &key).await.unwrap_or(Answer::Nothing);
+                let answer = door::register(&self.net, node, &user, &password, &key)
+                    .await
+                    .unwrap_or(Answer::Nothing);
                 connection.complete(open, answer.clone());
                 if answer.ok().is_some() || answer.not_done().is_some() {
                     return;
@@ -156,13 +166,27 @@ impl Client {
     }
 
     async fn enter(&mut self) -> bool {
-        let Some(node) = self.node() else { return false };
+        let Some(node) = self.node() else {
+            return false;
+        };
         let mut connection = self.recording.connect(node);
         let (call, token) = match self.token {
-            Some(token) => (Call::Resume { token: door::text(token), linear: true }, token),
+            Some(token) => (
+                Call::Resume {
+                    token: door::text(token),
+                    linear: true,
+                },
+                token,
+            ),
             None => {
                 let token = std::array::from_fn(|_| self.chance.draw() as u8);
-                (Call::Login { user: self.name.clone(), password: self.password.clone() }, token)
+                (
+                    Call::Login {
+                        user: self.name.clone(),
+                        password: self.password.clone(),
+                    },
+                    token,
+                )
             }
         };
         let open = connection.invoke(None, call);
@@ -189,13 +213,22 @@ impl Client {
 
     fn other_password(&self) -> String {
         let first = format!("password of {}", self.name);
-        if self.password == first { format!("second password of {}", self.name) } else { first }
+        if self.password == first {
+            format!("second password of {}", self.name)
+        } else {
+            first
+        }
     }
 
     /// Writes, pipelined; what is not answered for good stays to be repeated.
     async fn write(&mut self, calls: Vec<Call>) {
-        let Some((connection, node, session)) = &mut self.at else { return self.unanswered.extend(calls) };
-        let open: Vec<_> = calls.iter().map(|call| connection.invoke(Some(&self.name), call.clone())).collect();
+        let Some((connection, node, session)) = &mut self.at else {
+            return self.unanswered.extend(calls);
+        };
+        let open: Vec<_> = calls
+            .iter()
+            .map(|call| connection.invoke(Some(&self.name), call.clone()))
+            .collect();
         let answers = door::write(&self.net, *node, *session, &calls).await;
         let lost = answers.is_none();
         let answers = answers.unwrap_or_else(|| vec![Answer::Nothing; calls.len()]);
@@ -204,7 +237,8 @@ impl Client {
             connection.complete(open, answer.clone());
             ended |= answer.not_done() == Some("not_logged_in");
             // Repeated also when only its session had ended.
-            let again = matches!(answer, Answer::Nothing) || answer.ok().is_none() && answer.not_done().is_none();
+            let again = matches!(answer, Answer::Nothing)
+                || answer.ok().is_none() && answer.not_done().is_none();
             if again && call != Call::Logout {
                 self.unanswered.push(call);
             }
@@ -221,7 +255,9 @@ impl Client {
     async fn read(&mut self, call: Call) -> Option<Reply> {
         let (connection, node, session) = self.at.as_mut()?;
         let open = connection.invoke(Some(&self.name), call.clone());
-        let answer = door::look(&self.net, *node, *session, &call).await.unwrap_or(Answer::Nothing);
+        let answer = door::look(&self.net, *node, *session, &call)
+            .await
+            .unwrap_or(Answer::Nothing);
         connection.complete(open, answer.clone());
         if answer == Answer::Nothing {
             self.at = None;
@@ -235,8 +271,14 @@ impl Client {
     /// Pages of `sync` from what was shown; true when there are no more.
     async fn catch_up(&mut self, to_the_end: bool) -> bool {
         loop {
-            let call = Call::Sync { after: self.last, limit: Some(PAGE), linear: true };
-            let Some(Reply::Page { messages, more }) = self.read(call).await else { return false };
+            let call = Call::Sync {
+                after: self.last,
+                limit: Some(PAGE),
+                linear: true,
+            };
+            let Some(Reply::Page { messages, more }) = self.read(call).await else {
+                return false;
+            };
             for message in messages {
                 self.last = self.last.max(message.id);
                 if message.to == self.name {
@@ -261,19 +303,46 @@ impl Client {
             }
             65..75 => {
                 let linear = !self.chance.hits(200);
-                let reply = self.read(Call::Inbox { after: 0, limit: Some(PAGE), linear }).await;
+                let reply = self
+                    .read(Call::Inbox {
+                        after: 0,
+                        limit: Some(PAGE),
+                        linear,
+                    })
+                    .await;
                 if let Some(Reply::Page { messages, .. }) = reply
                     && let Some(newest) = messages.last()
                 {
                     self.last_to_me = self.last_to_me.max(newest.id);
                 }
             }
-            75..83 if self.last_to_me > 0 => self.write(vec![Call::Ack { through: self.last_to_me }]).await,
+            75..83 if self.last_to_me > 0 => {
+                self.write(vec![Call::Ack {
+                    through: self.last_to_me,
+                }])
+                .await
+            }
             83..89 => {
                 let with = self.somebody();
-                drop(self.read(Call::History { with, before: None, limit: Some(PAGE), linear: true }).await);
+                drop(
+                    self.read(Call::History {
+                        with,
+                        before: None,
+                        limit: Some(PAGE),
+                        linear: true,
+                    })
+                    .await,
+                );
             }
-            89..94 => drop(self.read(Call::Users { pattern: None, after: None, limit: None, linear: true }).await),
+            89..94 => drop(
+                self.read(Call::Users {
+                    pattern: None,
+                    after: None,
+                    limit: None,
+                    linear: true,
+                })
+                .await,
+            ),
             94..96 => self.write(vec![Call::Logout]).await,
             96..98 => self.change_password().await,
             // Another node, though this one is well.
@@ -294,11 +363,16 @@ impl Client {
 
     async fn change_password(&mut self) {
         let (old, new, key) = (self.password.clone(), self.other_password(), self.key());
-        let call = Call::Password { old: old.clone(), new: new.clone(), key: key.clone() };
+        let call = Call::Password {
+            old: old.clone(),
+            new: new.clone(),
+            key: key.clone(),
+        };
         while let Some((connection, node, session)) = &mut self.at {
             let open = connection.invoke(Some(&self.name), call.clone());
-            let answer =
-                door::password(&self.net, *node, *session, (&old, &new), &key).await.unwrap_or(Answer::Nothing);
+            let answer = door::password(&self.net, *node, *session, (&old, &new), &key)
+                .await
+                .unwrap_or(Answer::Nothing);
             connection.complete(open, answer.clone());
             if answer.ok().is_some() {
                 self.password = new;

@@ -40,39 +40,93 @@ where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,
 {
-    let Station { life, replica, store, .. } = net.station(node)?;
+    let Station {
+        life,
+        replica,
+        store,
+        ..
+    } = net.station(node)?;
     let work = work(replica, store);
     life.run(work).await
 }
 
 /// Proposes a connection's writes as one ordered batch; one answer each. `None`: no answers.
-pub(super) async fn write(net: &Net, node: u16, session: Session, calls: &[Call]) -> Option<Vec<Answer>> {
+pub(super) async fn write(
+    net: &Net,
+    node: u16,
+    session: Session,
+    calls: &[Call],
+) -> Option<Vec<Answer>> {
     let draft = |call: &Call| {
         let user = session.user;
         let body = match call {
-            Call::Send { to, body, key } => Change::Send { user, to: to.clone(), body: body.clone(), key: key.clone() },
-            Call::Ack { through } => Change::Ack { user, through: *through },
+            Call::Send { to, body, key } => Change::Send {
+                user,
+                to: to.clone(),
+                body: body.clone(),
+                key: key.clone(),
+            },
+            Call::Ack { through } => Change::Ack {
+                user,
+                through: *through,
+            },
             _ => Change::Logout {},
         };
-        Draft { actor: Some(session.id), body, secrets: None }
+        Draft {
+            actor: Some(session.id),
+            body,
+            secrets: None,
+        }
     };
     let drafts: Vec<Draft> = calls.iter().map(draft).collect();
-    let verdicts = at(net, node, |replica, _| async move { replica.propose(drafts).await }).await?;
+    let verdicts = at(net, node, |replica, _| async move {
+        replica.propose(drafts).await
+    })
+    .await?;
     Some(verdicts.into_iter().map(answer).collect())
 }
 
-async fn one(replica: &SimReplica, actor: Option<u64>, body: Change, secrets: Option<Secrets>) -> Verdict {
-    replica.propose(vec![Draft { actor, body, secrets }]).await.pop().unwrap_or(Verdict::NoQuorum)
+async fn one(
+    replica: &SimReplica,
+    actor: Option<u64>,
+    body: Change,
+    secrets: Option<Secrets>,
+) -> Verdict {
+    replica
+        .propose(vec![Draft {
+            actor,
+            body,
+            secrets,
+        }])
+        .await
+        .pop()
+        .unwrap_or(Verdict::NoQuorum)
 }
 
 fn secret_password(password: &str) -> Option<Secrets> {
-    Some(Secrets { password_hash: Some(stored(password)), token_hash: None })
+    Some(Secrets {
+        password_hash: Some(stored(password)),
+        token_hash: None,
+    })
 }
 
-pub(super) async fn register(net: &Net, node: u16, name: &str, password: &str, key: &str) -> Option<Answer> {
-    let body = Change::Register { name: name.into(), key: key.into(), by_operator: false };
+pub(super) async fn register(
+    net: &Net,
+    node: u16,
+    name: &str,
+    password: &str,
+    key: &str,
+) -> Option<Answer> {
+    let body = Change::Register {
+        name: name.into(),
+        key: key.into(),
+        by_operator: false,
+    };
     let secrets = secret_password(password);
-    at(net, node, |replica, _| async move { answer(one(&replica, None, body, secrets).await) }).await
+    at(net, node, |replica, _| async move {
+        answer(one(&replica, None, body, secrets).await)
+    })
+    .await
 }
 
 /// The answer, and the session if there is one.
@@ -88,15 +142,36 @@ pub(super) async fn login(
         if replica.linear().await.is_err() {
             return (no_quorum(), None);
         }
-        let account = store.readers().with(|conn| read::user_by_name(conn, &name)).expect("the file is readable");
+        let account = store
+            .readers()
+            .with(|conn| read::user_by_name(conn, &name))
+            .expect("the file is readable");
         let Some(account) = account.filter(|account| account.password_hash == password) else {
             return (Answer::refused("bad_credentials", "not_done"), None);
         };
-        let body = Change::Login { user: account.id, credential_version: account.credential_version };
-        let secrets = Secrets { password_hash: None, token_hash: Some(token) };
+        let body = Change::Login {
+            user: account.id,
+            credential_version: account.credential_version,
+        };
+        let secrets = Secrets {
+            password_hash: None,
+            token_hash: Some(token),
+        };
         match one(&replica, None, body, Some(secrets)).await {
-            Verdict::Applied { outcome: Outcome::LoggedIn { session, user, name, .. }, .. } => {
-                let reply = Reply::LoggedIn { user: name, token: text(token) };
+            Verdict::Applied {
+                outcome:
+                    Outcome::LoggedIn {
+                        session,
+                        user,
+                        name,
+                        ..
+                    },
+                ..
+            } => {
+                let reply = Reply::LoggedIn {
+                    user: name,
+                    token: text(token),
+                };
                 (Answer::Ok(reply), Some(Session { id: session, user }))
             }
             other => (answer(other), None),
@@ -109,16 +184,32 @@ pub(super) fn text(token: Token) -> String {
     token.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-pub(super) async fn resume(net: &Net, node: u16, token: Token) -> Option<(Answer, Option<Session>)> {
+pub(super) async fn resume(
+    net: &Net,
+    node: u16,
+    token: Token,
+) -> Option<(Answer, Option<Session>)> {
     at(net, node, |replica, store| async move {
         if replica.linear().await.is_err() {
             return (no_quorum(), None);
         }
-        let row = store.readers().with(|conn| read::session_by_token_hash(conn, &token)).expect("the file is readable");
+        let row = store
+            .readers()
+            .with(|conn| read::session_by_token_hash(conn, &token))
+            .expect("the file is readable");
         match row.filter(|row| row.expires_at > row.clock && !row.locked) {
             Some(row) => {
-                let reply = Reply::Resumed { user: row.name, linear: true };
-                (Answer::Ok(reply), Some(Session { id: row.session, user: row.user }))
+                let reply = Reply::Resumed {
+                    user: row.name,
+                    linear: true,
+                };
+                (
+                    Answer::Ok(reply),
+                    Some(Session {
+                        id: row.session,
+                        user: row.user,
+                    }),
+                )
             }
             None => (Answer::refused("bad_credentials", "not_done"), None),
         }
@@ -147,8 +238,14 @@ pub(super) async fn password(
             (true, _) => return Answer::Ok(Reply::Done),
             (false, account) => account.filter(|account| account.password_hash == old),
         };
-        let Some(account) = account else { return Answer::refused("bad_credentials", "not_done") };
-        let body = Change::Password { user, credential_version: account.credential_version, key };
+        let Some(account) = account else {
+            return Answer::refused("bad_credentials", "not_done");
+        };
+        let body = Change::Password {
+            user,
+            credential_version: account.credential_version,
+            key,
+        };
         answer(one(&replica, Some(id), body, secrets).await)
     })
     .await
@@ -159,7 +256,9 @@ pub(super) async fn look(net: &Net, node: u16, session: Session, call: &Call) ->
     let call = call.clone();
     at(net, node, |replica, store| async move {
         let linear = match &call {
-            Call::Inbox { linear, .. } | Call::Sync { linear, .. } | Call::Users { linear, .. } => *linear,
+            Call::Inbox { linear, .. } | Call::Sync { linear, .. } | Call::Users { linear, .. } => {
+                *linear
+            }
             Call::History { linear, .. } => *linear,
             _ => true,
         };
@@ -177,16 +276,40 @@ pub(super) async fn look(net: &Net, node: u16, session: Session, call: &Call) ->
     .await
 }
 
-fn page(conn: &rusqlite::Connection, memtable: &Memtable, user: u64, call: &Call) -> rusqlite::Result<Answer> {
+fn page(
+    conn: &rusqlite::Connection,
+    memtable: &Memtable,
+    user: u64,
+    call: &Call,
+) -> rusqlite::Result<Answer> {
     let records = |page: read::Page<messagebase_protocol::json::MessageRecord>| {
-        Answer::Ok(Reply::Page { messages: page.items.into_iter().map(record).collect(), more: page.more })
+        Answer::Ok(Reply::Page {
+            messages: page.items.into_iter().map(record).collect(),
+            more: page.more,
+        })
     };
     Ok(match call {
-        Call::Sync { after, limit, .. } => {
-            records(read::sync_page(conn, memtable, user, *after, limit.unwrap_or(LIMIT))?)
-        }
-        Call::History { with, before, limit, .. } => {
-            match read::history_page(conn, memtable, user, &fold_name(with), *before, limit.unwrap_or(LIMIT))? {
+        Call::Sync { after, limit, .. } => records(read::sync_page(
+            conn,
+            memtable,
+            user,
+            *after,
+            limit.unwrap_or(LIMIT),
+        )?),
+        Call::History {
+            with,
+            before,
+            limit,
+            ..
+        } => {
+            match read::history_page(
+                conn,
+                memtable,
+                user,
+                &fold_name(with),
+                *before,
+                limit.unwrap_or(LIMIT),
+            )? {
                 Some(page) => records(page),
                 None => Answer::refused("no_such_user", "not_done"),
             }
@@ -201,11 +324,17 @@ fn page(conn: &rusqlite::Connection, memtable: &Memtable, user: u64, call: &Call
                 sent_at: m.sent_at,
                 delivered_at: None,
             });
-            Answer::Ok(Reply::Page { messages: messages.collect(), more: page.more })
+            Answer::Ok(Reply::Page {
+                messages: messages.collect(),
+                more: page.more,
+            })
         }
         _ => {
             let page = read::users_page(conn, None, None, LIMIT)?;
-            Answer::Ok(Reply::Users { names: page.items.into_iter().map(|row| row.name).collect(), more: page.more })
+            Answer::Ok(Reply::Users {
+                names: page.items.into_iter().map(|row| row.name).collect(),
+                more: page.more,
+            })
         }
     })
 }
@@ -223,9 +352,22 @@ fn answer(verdict: Verdict) -> Answer {
     };
     let code = match outcome {
         Outcome::Registered { name, .. } => return Answer::Ok(Reply::Registered { user: name }),
-        Outcome::Sent { id, sent_at, duplicate, .. } => return Answer::Ok(Reply::Sent { id, sent_at, duplicate }),
+        Outcome::Sent {
+            id,
+            sent_at,
+            duplicate,
+            ..
+        } => {
+            return Answer::Ok(Reply::Sent {
+                id,
+                sent_at,
+                duplicate,
+            });
+        }
         Outcome::Done => return Answer::Ok(Reply::Done),
-        Outcome::LoggedIn { .. } | Outcome::Rejected => return Answer::refused("internal", "unknown"),
+        Outcome::LoggedIn { .. } | Outcome::Rejected => {
+            return Answer::refused("internal", "unknown");
+        }
         Outcome::Refused(refusal) => match refusal {
             Refusal::NotLoggedIn => "not_logged_in",
             Refusal::BadCredentials => "bad_credentials",

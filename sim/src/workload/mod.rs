@@ -27,12 +27,18 @@ const USERS: usize = CLIENTS - 1;
 const ALL: u32 = 1_000_000;
 /// Tables that must agree as one line of text a row.
 const TABLES: [(&str, &str); 3] = [
-    ("users", "SELECT concat_ws('|', id, name, password_hash, created_at, ifnull(locked_at, '-')) FROM users"),
+    (
+        "users",
+        "SELECT concat_ws('|', id, name, password_hash, created_at, ifnull(locked_at, '-')) FROM users",
+    ),
     (
         "messages",
         "SELECT concat_ws('|', id, sender_id, recipient_id, body, sent_at, ifnull(delivered_at, '-'), key) FROM messages",
     ),
-    ("sessions", "SELECT concat_ws('|', id, user_id, hex(token_hash), created_at, expires_at) FROM sessions"),
+    (
+        "sessions",
+        "SELECT concat_ws('|', id, user_id, hex(token_hash), created_at, expires_at) FROM sessions",
+    ),
 ];
 
 /// See the file.
@@ -58,12 +64,22 @@ fn user(number: usize) -> String {
 impl Workload for Clients {
     fn begin(&mut self, net: Net, mut chance: Chance) {
         let world = net.world.clone();
-        let recorder = Recorder::with_clock(move || u64::try_from(world.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let recorder = Recorder::with_clock(move || {
+            u64::try_from(world.elapsed().as_micros()).unwrap_or(u64::MAX)
+        });
         let writing = Arc::new(AtomicUsize::new(CLIENTS));
         for number in 0..CLIENTS {
             let chance = chance.fork(number as u64);
             let (over, writing) = (self.over.clone(), writing.clone());
-            let client = Client::new(&recorder, number, user(number), net.clone(), chance, over, writing);
+            let client = Client::new(
+                &recorder,
+                number,
+                user(number),
+                net.clone(),
+                chance,
+                over,
+                writing,
+            );
             self.running.push(SimRuntime::spawn(client.live()));
         }
         self.recorder = Some(recorder);
@@ -80,12 +96,16 @@ impl Workload for Clients {
 
     fn judge<'a>(&'a mut self, cluster: &'a Cluster) -> Judging<'a> {
         Box::pin(async move {
-            let Some(recorder) = &self.recorder else { return Vec::new() };
+            let Some(recorder) = &self.recorder else {
+                return Vec::new();
+            };
             take_down_the_end(recorder, cluster);
             let history = recorder.finish();
             let trace = &cluster.net.world;
             trace.trace().add("attempts", history.attempts.len() as u64);
-            trace.trace().add("sends acknowledged", history.acknowledged() as u64);
+            trace
+                .trace()
+                .add("sends acknowledged", history.acknowledged() as u64);
             let violations = check(&history).iter().map(ToString::to_string).collect();
             self.history = Some(history);
             violations
@@ -97,10 +117,14 @@ impl Workload for Clients {
 fn take_down_the_end(recorder: &Recorder, cluster: &Cluster) {
     for number in 0..USERS {
         let (name, at) = (user(number), recorder.moment());
-        let Some(node) = cluster.nodes.values().next() else { return };
+        let Some(node) = cluster.nodes.values().next() else {
+            return;
+        };
         let readers = node.store.readers();
         let held = readers.with(|conn| {
-            let Some(account) = read::user_by_name(conn, &name)? else { return Ok(None) };
+            let Some(account) = read::user_by_name(conn, &name)? else {
+                return Ok(None);
+            };
             read::sync_page(conn, readers.memtable(), account.id, 0, ALL).map(Some)
         });
         if let Some(page) = held.expect("the file is readable") {
@@ -121,6 +145,20 @@ fn take_down_the_end(recorder: &Recorder, cluster: &Cluster) {
 
 /// As the checker calls it.
 fn record(m: messagebase_protocol::json::MessageRecord) -> Message {
-    let messagebase_protocol::json::MessageRecord { id, from, to, body, sent_at, delivered_at } = m;
-    Message { id, from, to, body, sent_at, delivered_at }
+    let messagebase_protocol::json::MessageRecord {
+        id,
+        from,
+        to,
+        body,
+        sent_at,
+        delivered_at,
+    } = m;
+    Message {
+        id,
+        from,
+        to,
+        body,
+        sent_at,
+        delivered_at,
+    }
 }

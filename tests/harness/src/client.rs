@@ -14,7 +14,9 @@ use crate::wait::{LONG, SHORT};
 pub const PASSWORD: &str = "correct horse";
 
 /// What may be asked again without a key.
-const READS: [&str; 7] = ["login", "resume", "inbox", "sync", "history", "users", "ack"];
+const READS: [&str; 7] = [
+    "login", "resume", "inbox", "sync", "history", "users", "ack",
+];
 
 /// A refused request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,10 +91,17 @@ impl Client {
             }
             if self.lost {
                 let outcome = "unknown".to_owned();
-                return Err(Refusal { code: "lost".into(), message: "the connection ended".into(), outcome });
+                return Err(Refusal {
+                    code: "lost".into(),
+                    message: "the connection ended".into(),
+                    outcome,
+                });
             }
             let left = until.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "no answer to request {id} within {within:?}");
+            assert!(
+                !left.is_zero(),
+                "no answer to request {id} within {within:?}"
+            );
             self.read(left);
         }
     }
@@ -115,7 +124,8 @@ impl Client {
                 Ok(ok) => return ok,
                 Err(refusal) => refusal,
             };
-            let may = refusal.code == "no_quorum" && (fields.get("key").is_some() || READS.contains(&op));
+            let may =
+                refusal.code == "no_quorum" && (fields.get("key").is_some() || READS.contains(&op));
             let again = may && watch.stood_still().is_some() && Instant::now() < until;
             assert!(again, "{op} was refused: {refusal:?}");
         }
@@ -143,7 +153,10 @@ impl Client {
     #[track_caller]
     pub fn event(&mut self, kind: &str) -> Value {
         self.until(&format!("an event `{kind}`"), SHORT, |client| {
-            let at = client.events.iter().position(|event| event["event"] == kind)?;
+            let at = client
+                .events
+                .iter()
+                .position(|event| event["event"] == kind)?;
             client.events.remove(at)
         })
     }
@@ -156,11 +169,18 @@ impl Client {
     /// Reads until the other side has closed.
     #[track_caller]
     pub fn wait_closed(&mut self) {
-        self.until("the node to close the connection", SHORT, |client| client.lost.then_some(()));
+        self.until("the node to close the connection", SHORT, |client| {
+            client.lost.then_some(())
+        });
     }
 
     #[track_caller]
-    fn until<T>(&mut self, what: &str, within: Duration, mut take: impl FnMut(&mut Client) -> Option<T>) -> T {
+    fn until<T>(
+        &mut self,
+        what: &str,
+        within: Duration,
+        mut take: impl FnMut(&mut Client) -> Option<T>,
+    ) -> T {
         let until = Instant::now() + within;
         loop {
             if let Some(found) = take(self) {
@@ -168,7 +188,11 @@ impl Client {
             }
             let left = until.saturating_duration_since(Instant::now());
             let over = left.is_zero() || self.lost;
-            assert!(!over, "expected {what}; lost: {}, events so far: {:?}", self.lost, self.events);
+            assert!(
+                !over,
+                "expected {what}; lost: {}, events so far: {:?}",
+                self.lost, self.events
+            );
             self.read(left);
         }
     }
@@ -182,7 +206,8 @@ impl Client {
             }
             Heard::Nothing => return,
         };
-        let value: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("not JSON ({e}): {line}"));
+        let value: Value =
+            serde_json::from_str(&line).unwrap_or_else(|e| panic!("not JSON ({e}): {line}"));
         if value.get("event").is_some() {
             self.events.push_back(value);
             return;
@@ -207,7 +232,10 @@ impl Client {
     /// Makes an account with [`PASSWORD`].
     #[track_caller]
     pub fn register(&mut self, user: &str) {
-        self.ok("register", json!({"user": user, "password": PASSWORD, "key": format!("register {user}")}));
+        self.ok(
+            "register",
+            json!({"user": user, "password": PASSWORD, "key": format!("register {user}")}),
+        );
     }
 
     /// Logs in and returns the token.
@@ -256,7 +284,10 @@ impl Client {
             fields["after"] = json!(after);
             let page = self.ok(op, fields);
             let messages = page["messages"].as_array().cloned().unwrap_or_default();
-            after = messages.last().and_then(|message| message["id"].as_u64()).unwrap_or(after);
+            after = messages
+                .last()
+                .and_then(|message| message["id"].as_u64())
+                .unwrap_or(after);
             let went_on = !messages.is_empty();
             found.extend(messages);
             if page["more"] != true {

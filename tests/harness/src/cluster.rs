@@ -66,7 +66,11 @@ impl ClusterBuilder {
     /// Makes the place and starts nothing.
     #[track_caller]
     pub fn make(self) -> Cluster {
-        let ClusterBuilder { place: builder, proxied, environment } = self;
+        let ClusterBuilder {
+            place: builder,
+            proxied,
+            environment,
+        } = self;
         let toml = |place: &Place, links: &Links, from: u16| builder_toml(place, links, from);
         let place = builder.make();
         let numbers = place.numbers();
@@ -80,16 +84,31 @@ impl ClusterBuilder {
         }
         let node = |n: u16| {
             let config = if proxied {
-                place.write(&format!("seen-from-node-{n}.toml"), &toml(&place, &links, n))
+                place.write(
+                    &format!("seen-from-node-{n}.toml"),
+                    &toml(&place, &links, n),
+                )
             } else {
                 place.config()
             };
             let mbd = place.mbd(&[]).program().to_owned();
             let directory = place.path().to_owned();
-            Node::new(n, place.ports(n), mbd, config, directory, place.data(n), environment.clone())
+            Node::new(
+                n,
+                place.ports(n),
+                mbd,
+                config,
+                directory,
+                place.data(n),
+                environment.clone(),
+            )
         };
         let nodes = numbers.iter().map(|n| node(*n)).collect();
-        Cluster { nodes, links, place }
+        Cluster {
+            nodes,
+            links,
+            place,
+        }
     }
 }
 
@@ -123,7 +142,11 @@ impl Deref for Cluster {
 impl Cluster {
     /// Begins to describe a cluster.
     pub fn with(programs: Programs, nodes: u16) -> ClusterBuilder {
-        ClusterBuilder { place: Place::with(programs, nodes), proxied: false, environment: Vec::new() }
+        ClusterBuilder {
+            place: Place::with(programs, nodes),
+            proxied: false,
+            environment: Vec::new(),
+        }
     }
 
     /// A cluster of so many nodes that is ready to serve.
@@ -135,7 +158,10 @@ impl Cluster {
     /// A node by its number.
     #[track_caller]
     pub fn node(&self, number: u16) -> &Node {
-        self.nodes.iter().find(|node| node.number() == number).unwrap_or_else(|| panic!("there is no node {number}"))
+        self.nodes
+            .iter()
+            .find(|node| node.number() == number)
+            .unwrap_or_else(|| panic!("there is no node {number}"))
     }
 
     /// Every node.
@@ -156,7 +182,10 @@ impl Cluster {
 
     /// All numbers but these.
     pub fn others(&self, without: &[u16]) -> Vec<u16> {
-        self.numbers().into_iter().filter(|n| !without.contains(n)).collect()
+        self.numbers()
+            .into_iter()
+            .filter(|n| !without.contains(n))
+            .collect()
     }
 
     /// Waits for a condition; says on failure what every node reports.
@@ -177,7 +206,9 @@ impl Cluster {
     fn describe(&self, what: &str) {
         eprintln!("still waiting for {what}:");
         for n in self.numbers() {
-            let shown = self.status(n).map_or_else(|| "no answer".to_owned(), |status| status.to_string());
+            let shown = self
+                .status(n)
+                .map_or_else(|| "no answer".to_owned(), |status| status.to_string());
             eprintln!("  node {n}: {shown}");
         }
     }
@@ -195,8 +226,12 @@ impl Cluster {
         }
         let mut connection = Connection::plain(self.ports(number).plain).ok()?;
         connection.say(&json!({"id": 1, "op": "status"}).to_string());
-        let crate::Heard::Line(line) = connection.hear(STATUS_WITHIN) else { return None };
-        serde_json::from_str::<Value>(&line).ok().map(|value| value["ok"].clone())
+        let crate::Heard::Line(line) = connection.hear(STATUS_WITHIN) else {
+            return None;
+        };
+        serde_json::from_str::<Value>(&line)
+            .ok()
+            .map(|value| value["ok"].clone())
     }
 
     /// Waits until each of these nodes can serve a linear read.
@@ -214,17 +249,22 @@ impl Cluster {
     #[track_caller]
     pub fn leader_among(&self, numbers: &[u16]) -> u16 {
         self.wait(&format!("a leader among {numbers:?}"), || {
-            numbers
-                .iter()
-                .copied()
-                .find(|n| self.status(*n).is_some_and(|status| status["role"] == "leader" && status["ready"] == true))
+            numbers.iter().copied().find(|n| {
+                self.status(*n)
+                    .is_some_and(|status| status["role"] == "leader" && status["ready"] == true)
+            })
         })
     }
 
     /// Waits for a leader among the running nodes.
     #[track_caller]
     pub fn leader(&self) -> u16 {
-        let running: Vec<u16> = self.nodes.iter().filter(|node| node.is_running()).map(Node::number).collect();
+        let running: Vec<u16> = self
+            .nodes
+            .iter()
+            .filter(|node| node.is_running())
+            .map(Node::number)
+            .collect();
         self.leader_among(&running)
     }
 
@@ -232,7 +272,8 @@ impl Cluster {
     #[track_caller]
     pub fn lead(&self, number: u16) {
         if self.leader() != number {
-            self.mbctl_until_served(&["transfer", &number.to_string()]).expect_code(0);
+            self.mbctl_until_served(&["transfer", &number.to_string()])
+                .expect_code(0);
             self.leader_among(&[number]);
         }
     }
@@ -248,14 +289,18 @@ impl Cluster {
     #[track_caller]
     pub fn tls_client(&self, number: u16) -> Client {
         let connection = Connection::tls(self.ports(number).client, &self.pki(), "127.0.0.1");
-        Client::on(connection.unwrap_or_else(|e| panic!("failed to connect to node {number} over TLS: {e}")))
+        Client::on(
+            connection
+                .unwrap_or_else(|e| panic!("failed to connect to node {number} over TLS: {e}")),
+        )
     }
 
     /// Raw lines on a node's `plain` port.
     #[track_caller]
     pub fn pipe(&self, number: u16) -> Connection {
         let port = self.ports(number).plain;
-        Connection::plain(port).unwrap_or_else(|e| panic!("failed to connect to node {number}: {e}"))
+        Connection::plain(port)
+            .unwrap_or_else(|e| panic!("failed to connect to node {number}: {e}"))
     }
 
     /// The rows of a table or view on a node's file, read beside the running node.
@@ -284,11 +329,14 @@ impl Cluster {
     /// The first table in which two of these nodes differ.
     fn difference(&self, numbers: &[u16]) -> Option<String> {
         let (first, others) = numbers.split_first()?;
-        let applied = |n: u16| Rows::read(&self.database(n), "SELECT applied_index FROM node_state");
+        let applied =
+            |n: u16| Rows::read(&self.database(n), "SELECT applied_index FROM node_state");
         for other in others {
             let (here, there) = (applied(*first), applied(*other));
             if here != there {
-                return Some(format!("node {first} applied {here:?}, node {other} {there:?}"));
+                return Some(format!(
+                    "node {first} applied {here:?}, node {other} {there:?}"
+                ));
             }
             for table in TABLES_THAT_MUST_AGREE {
                 let (here, there) = (self.rows(*first, table), self.rows(*other, table));
@@ -309,7 +357,10 @@ impl Cluster {
     /// Cuts what `from` dials to `to`; what comes the other way stays.
     #[track_caller]
     pub fn cut_dialed(&self, from: u16, to: u16) {
-        self.links.get(&(from, to)).unwrap_or_else(|| panic!("no proxy from node {from} to node {to}")).cut();
+        self.links
+            .get(&(from, to))
+            .unwrap_or_else(|| panic!("no proxy from node {from} to node {to}"))
+            .cut();
     }
 
     /// Ends every connection between the two groups; new ones can be made at once.
@@ -326,14 +377,16 @@ impl Cluster {
     /// Delays every byte between the two groups.
     #[track_caller]
     pub fn delay(&self, group: &[u16], others: &[u16], by: Duration) {
-        self.links_between(group, others).for_each(|proxy| proxy.delay(by));
+        self.links_between(group, others)
+            .for_each(|proxy| proxy.delay(by));
     }
 
     /// Sets the link that `from` dials `to` over.
     #[track_caller]
     pub fn set_link(&self, from: u16, to: u16, weather: Weather) {
         let link = self.links.get(&(from, to));
-        link.unwrap_or_else(|| panic!("this cluster has no proxy from node {from} to node {to}")).set(weather);
+        link.unwrap_or_else(|| panic!("this cluster has no proxy from node {from} to node {to}"))
+            .set(weather);
     }
 
     /// Resets what is open between the two groups; new connections are accepted.
@@ -343,9 +396,19 @@ impl Cluster {
     }
 
     #[track_caller]
-    fn links_between<'a>(&'a self, group: &'a [u16], others: &'a [u16]) -> impl Iterator<Item = &'a Proxy> {
-        assert!(!self.links.is_empty(), "this cluster was not made with `proxied`");
+    fn links_between<'a>(
+        &'a self,
+        group: &'a [u16],
+        others: &'a [u16],
+    ) -> impl Iterator<Item = &'a Proxy> {
+        assert!(
+            !self.links.is_empty(),
+            "this cluster was not made with `proxied`"
+        );
         let crosses = |from: &u16, to: &u16| group.contains(from) && others.contains(to);
-        self.links.iter().filter(move |((a, b), _)| crosses(a, b) || crosses(b, a)).map(|(_, proxy)| proxy)
+        self.links
+            .iter()
+            .filter(move |((a, b), _)| crosses(a, b) || crosses(b, a))
+            .map(|(_, proxy)| proxy)
     }
 }

@@ -30,7 +30,9 @@ impl Command {
     /// A program in an empty environment.
     pub fn new(program: &Path) -> Command {
         let mut inner = std::process::Command::new(program);
-        inner.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        inner
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
         inner
             .env("LANG", "C.UTF-8")
             .env("TZ", "UTC")
@@ -40,7 +42,12 @@ impl Command {
         if let Some(filter) = std::env::var_os("RUST_LOG") {
             inner.env("RUST_LOG", filter);
         }
-        Command { inner, program: program.to_owned(), stdin: None, within: LONG }
+        Command {
+            inner,
+            program: program.to_owned(),
+            stdin: None,
+            within: LONG,
+        }
     }
 
     /// One more argument.
@@ -101,9 +108,19 @@ impl Command {
     #[track_caller]
     pub fn run(mut self) -> Ran {
         let shown = format!("{:?}", self.inner);
-        self.inner.stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
-        let mut child = self.inner.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let child = child.as_mut().unwrap_or_else(|e| panic!("failed to start {shown}: {e}"));
+        self.inner.stdin(if self.stdin.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        });
+        let mut child = self
+            .inner
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let child = child
+            .as_mut()
+            .unwrap_or_else(|e| panic!("failed to start {shown}: {e}"));
         if let (Some(text), Some(mut stdin)) = (self.stdin.take(), child.stdin.take()) {
             // A program that ends before it has read everything breaks the pipe; its exit code says more.
             std::thread::spawn(move || drop(stdin.write_all(&text)));
@@ -113,10 +130,20 @@ impl Command {
         let began = Instant::now();
         let (status, in_time) = wait_or_kill(child, &shown, self.within);
         let output = |from: &Receiver<String>, which: &str| {
-            from.recv_timeout(SHORT).unwrap_or_else(|_| panic!("{shown} ended, but its {which} stayed open in a child"))
+            from.recv_timeout(SHORT)
+                .unwrap_or_else(|_| panic!("{shown} ended, but its {which} stayed open in a child"))
         };
-        let (stdout, stderr) = (output(&stdout, "standard output"), output(&stderr, "standard error"));
-        let ran = Ran { shown, code: code_of(status), stdout, stderr, took: began.elapsed() };
+        let (stdout, stderr) = (
+            output(&stdout, "standard output"),
+            output(&stderr, "standard error"),
+        );
+        let ran = Ran {
+            shown,
+            code: code_of(status),
+            stdout,
+            stderr,
+            took: began.elapsed(),
+        };
         assert!(in_time, "did not end within {:?}: {ran}", self.within);
         ran
     }
@@ -125,8 +152,14 @@ impl Command {
     #[track_caller]
     pub fn start(mut self) -> Talk {
         let shown = format!("{:?}", self.inner);
-        self.inner.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = self.inner.spawn().unwrap_or_else(|e| panic!("failed to start {shown}: {e}"));
+        self.inner
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = self
+            .inner
+            .spawn()
+            .unwrap_or_else(|e| panic!("failed to start {shown}: {e}"));
         let (said, lines) = sync_channel(UNHEARD_MAX);
         let stdout = child.stdout.take().expect("its output is piped");
         std::thread::spawn(move || {
@@ -148,7 +181,14 @@ impl Command {
             }
         });
         let stdin = child.stdin.take();
-        Talk { child, stdin, lines, errors, shown, heard: Vec::new() }
+        Talk {
+            child,
+            stdin,
+            lines,
+            errors,
+            shown,
+            heard: Vec::new(),
+        }
     }
 
     /// The program's path.
@@ -186,7 +226,10 @@ fn wait_or_kill(child: &mut Child, shown: &str, within: Duration) -> (ExitStatus
 /// Exit code; a signal counts as 128 + its number, as shells show it.
 pub(crate) fn code_of(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
-    status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
+    status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(-1)
 }
 
 /// What a program did.
@@ -205,8 +248,17 @@ pub struct Ran {
 
 impl fmt::Display for Ran {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Ran { shown, code, stdout, stderr, took } = self;
-        write!(f, "{shown}\nexit {code} after {took:?}\n-- stdout\n{stdout}\n-- stderr\n{stderr}")
+        let Ran {
+            shown,
+            code,
+            stdout,
+            stderr,
+            took,
+        } = self;
+        write!(
+            f,
+            "{shown}\nexit {code} after {took:?}\n-- stdout\n{stdout}\n-- stderr\n{stderr}"
+        )
     }
 }
 
@@ -221,14 +273,20 @@ impl Ran {
     /// Asserts that a text is on standard output.
     #[track_caller]
     pub fn expect_out(self, text: &str) -> Ran {
-        assert!(self.stdout.contains(text), "expected {text:?} on standard output of {self}");
+        assert!(
+            self.stdout.contains(text),
+            "expected {text:?} on standard output of {self}"
+        );
         self
     }
 
     /// Asserts that a text is on standard error.
     #[track_caller]
     pub fn expect_err(self, text: &str) -> Ran {
-        assert!(self.stderr.contains(text), "expected {text:?} on standard error of {self}");
+        assert!(
+            self.stderr.contains(text),
+            "expected {text:?} on standard error of {self}"
+        );
         self
     }
 
@@ -240,7 +298,8 @@ impl Ran {
     /// Standard output as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("standard output is not JSON ({e}) of {self}"))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|e| panic!("standard output is not JSON ({e}) of {self}"))
     }
 }
 
@@ -260,8 +319,12 @@ impl Talk {
     #[track_caller]
     pub fn say(&mut self, line: &str) {
         let stdin = self.stdin.as_mut().expect("its input was not ended yet");
-        let written = stdin.write_all(format!("{line}\n").as_bytes()).and_then(|()| stdin.flush());
-        written.unwrap_or_else(|e| panic!("failed to write to {}: {e}\n{}", self.shown, self.errors()));
+        let written = stdin
+            .write_all(format!("{line}\n").as_bytes())
+            .and_then(|()| stdin.flush());
+        written.unwrap_or_else(|e| {
+            panic!("failed to write to {}: {e}\n{}", self.shown, self.errors())
+        });
     }
 
     /// Reads lines until one fits, and returns it; the others are skipped (and shown when none comes).
@@ -286,7 +349,10 @@ impl Talk {
 
     /// What it wrote to standard error so far.
     pub fn errors(&self) -> String {
-        self.errors.lock().expect("nobody panics while writing").clone()
+        self.errors
+            .lock()
+            .expect("nobody panics while writing")
+            .clone()
     }
 
     /// Everything heard so far.
@@ -311,7 +377,13 @@ impl Talk {
             self.heard.push(line);
         }
         let stdout = self.heard.iter().map(|line| format!("{line}\n")).collect();
-        let ran = Ran { shown, code: code_of(status), stdout, stderr: self.errors(), took: began.elapsed() };
+        let ran = Ran {
+            shown,
+            code: code_of(status),
+            stdout,
+            stderr: self.errors(),
+            took: began.elapsed(),
+        };
         assert!(in_time, "did not end within {LONG:?}: {ran}");
         ran
     }
@@ -341,8 +413,14 @@ mod tests {
 
     #[test]
     fn output_errors_and_code_of_a_program_are_told_apart() {
-        let ran = shell("cat; echo problem >&2; exit 7").stdin("in\n").run().expect_code(7);
-        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("in\n", "problem\n"));
+        let ran = shell("cat; echo problem >&2; exit 7")
+            .stdin("in\n")
+            .run()
+            .expect_code(7);
+        assert_eq!(
+            (ran.stdout.as_str(), ran.stderr.as_str()),
+            ("in\n", "problem\n")
+        );
         assert_eq!(shell("kill -9 $$").run().code, 137);
     }
 
@@ -359,6 +437,8 @@ mod tests {
     #[test]
     #[should_panic(expected = "did not end within")]
     fn a_program_that_hangs_is_killed_and_fails_the_test() {
-        shell("exec sleep 600").within(std::time::Duration::from_millis(200)).run();
+        shell("exec sleep 600")
+            .within(std::time::Duration::from_millis(200))
+            .run();
     }
 }

@@ -52,7 +52,9 @@ pub struct Connection {
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("closed", &self.closed).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("closed", &self.closed)
+            .finish_non_exhaustive()
     }
 }
 
@@ -85,8 +87,14 @@ impl Connection {
         Connection::handshake(port, pki, name, SHORT)
     }
 
-    fn handshake(port: u16, pki: &Path, name: &str, within: Duration) -> std::io::Result<Connection> {
-        let config = messagebase_config::pki::client_tls(pki).map_err(|e| std::io::Error::other(e.to_string()))?;
+    fn handshake(
+        port: u16,
+        pki: &Path,
+        name: &str,
+        within: Duration,
+    ) -> std::io::Result<Connection> {
+        let config = messagebase_config::pki::client_tls(pki)
+            .map_err(|e| std::io::Error::other(e.to_string()))?;
         let name = ServerName::try_from(name.to_owned()).map_err(std::io::Error::other)?;
         let session = ClientConnection::new(config, name).map_err(std::io::Error::other)?;
         let mut stream = StreamOwned::new(session, tcp(port, CONNECT_WITHIN)?);
@@ -98,12 +106,19 @@ impl Connection {
     }
 
     fn on(stream: Box<dyn Stream>) -> Connection {
-        Connection { stream, buffer: LineBuffer::new(), closed: false }
+        Connection {
+            stream,
+            buffer: LineBuffer::new(),
+            closed: false,
+        }
     }
 
     /// Writes bytes as they are. That the other side has closed shows when reading.
     pub fn write(&mut self, bytes: &[u8]) {
-        let _ = self.stream.write_all(bytes).and_then(|()| self.stream.flush());
+        let _ = self
+            .stream
+            .write_all(bytes)
+            .and_then(|()| self.stream.flush());
     }
 
     /// Writes a line.
@@ -134,11 +149,18 @@ impl Connection {
     fn fill(&mut self, within: Duration) {
         let mut bytes = vec![0; READ_BYTES];
         // A timeout of zero would mean none at all.
-        let _ = self.stream.socket().set_read_timeout(Some(within.max(Duration::from_millis(1))));
+        let _ = self
+            .stream
+            .socket()
+            .set_read_timeout(Some(within.max(Duration::from_millis(1))));
         match self.stream.read(&mut bytes) {
             Ok(0) => self.closed = true,
             Ok(n) => self.buffer.extend(&bytes[..n]),
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
             Err(_) => self.closed = true,
         }
     }
@@ -170,7 +192,9 @@ impl Connection {
             match self.hear(SHORT) {
                 Heard::Line(line) => lines.push(line),
                 Heard::Closed => return lines,
-                Heard::Nothing => panic!("the node did not close the connection; it said {lines:?}"),
+                Heard::Nothing => {
+                    panic!("the node did not close the connection; it said {lines:?}")
+                }
             }
         }
     }

@@ -7,7 +7,10 @@ use serde_json::Value;
 #[track_caller]
 pub fn messages(values: &[Value]) -> Vec<Message> {
     let read = |value: &Value| serde_json::from_value(value.clone());
-    values.iter().map(|value| read(value).unwrap_or_else(|e| panic!("{value} is no message: {e}"))).collect()
+    values
+        .iter()
+        .map(|value| read(value).unwrap_or_else(|e| panic!("{value} is no message: {e}")))
+        .collect()
 }
 
 /// Fails the test unless everything that was taken down, and this mailbox (all pages of `sync` from 0, read just now),

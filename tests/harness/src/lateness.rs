@@ -33,14 +33,20 @@ fn witnesses() -> &'static Witnesses {
         for processor in (0..CpuSet::count()).filter(|at| ours.is_set(*at).unwrap_or(false)) {
             std::thread::spawn(move || look_on(processor));
         }
-        Witnesses { began: Instant::now(), last_us: AtomicU64::new(0), last: Mutex::new(Duration::ZERO) }
+        Witnesses {
+            began: Instant::now(),
+            last_us: AtomicU64::new(0),
+            last: Mutex::new(Duration::ZERO),
+        }
     })
 }
 
 fn look_on(processor: usize) {
     let mut only = CpuSet::new();
     // On failure it is a witness of whichever processor it is given.
-    let _ = only.set(processor).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only));
+    let _ = only
+        .set(processor)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &only));
     let witnesses = witnesses();
     loop {
         let late = late_by();
@@ -52,7 +58,10 @@ fn look_on(processor: usize) {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "how late a sleep ends is what is asked")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "how late a sleep ends is what is asked"
+)]
 fn late_by() -> Duration {
     let before = Instant::now();
     std::thread::sleep(EVERY);
@@ -73,8 +82,12 @@ impl Watch {
     pub fn stood_still(self) -> Option<Duration> {
         let witnesses = witnesses();
         let last = witnesses.last_us.load(Ordering::Acquire);
-        let since = self.0.saturating_duration_since(witnesses.began).as_micros();
-        (last > 0 && u128::from(last) >= since).then(|| *witnesses.last.lock().expect("not poisoned"))
+        let since = self
+            .0
+            .saturating_duration_since(witnesses.began)
+            .as_micros();
+        (last > 0 && u128::from(last) >= since)
+            .then(|| *witnesses.last.lock().expect("not poisoned"))
     }
 }
 
@@ -88,10 +101,16 @@ pub fn while_the_machine_runs(mut trial: impl FnMut() -> Result<(), String>) {
     for number in 1..=TRIALS {
         let watch = Watch::begin();
         let Err(broken) = trial() else { return };
-        let Some(stood) = watch.stood_still() else { panic!("{broken} (the machine ran)") };
-        tell(&format!("trial {number} shows nothing, the machine stood still for {stood:?}: {broken}"));
+        let Some(stood) = watch.stood_still() else {
+            panic!("{broken} (the machine ran)")
+        };
+        tell(&format!(
+            "trial {number} shows nothing, the machine stood still for {stood:?}: {broken}"
+        ));
     }
-    tell(&format!("NOT JUDGED: the machine stood still in each of {TRIALS} trials"));
+    tell(&format!(
+        "NOT JUDGED: the machine stood still in each of {TRIALS} trials"
+    ));
 }
 
 /// Past the test runner, which shows nothing of a test that passes.

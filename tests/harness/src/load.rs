@@ -35,7 +35,12 @@ impl Load {
 
     /// The same, into a history that others take part in.
     #[track_caller]
-    pub fn start_beside(recorder: &Recorder, cluster: &Cluster, senders: &[(&str, u16)], to: &str) -> Load {
+    pub fn start_beside(
+        recorder: &Recorder,
+        cluster: &Cluster,
+        senders: &[(&str, u16)],
+        to: &str,
+    ) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let recorder = recorder.clone();
         let start = |(from, node): &(&str, u16)| {
@@ -43,11 +48,21 @@ impl Load {
             client.login(from);
             let recording = recorder.client().connect(*node);
             let (from, to, stop) = ((*from).to_owned(), to.to_owned(), Arc::clone(&stop));
-            let sender = Sender { client, recording, from, to, stop };
+            let sender = Sender {
+                client,
+                recording,
+                from,
+                to,
+                stop,
+            };
             std::thread::spawn(move || sender.run())
         };
         let senders = senders.iter().map(start).collect();
-        Load { stop, recorder, senders }
+        Load {
+            stop,
+            recorder,
+            senders,
+        }
     }
 
     /// How many sends were acknowledged so far.
@@ -92,7 +107,9 @@ impl Sender {
                 let begun = self.recording.invoke(Some(&self.from), call.clone());
                 open.push_back((self.client.post(op, fields), begun, call));
             }
-            let Some((request, begun, call)) = open.pop_front() else { return };
+            let Some((request, begun, call)) = open.pop_front() else {
+                return;
+            };
             match self.client.answer(request, ANSWER_WITHIN) {
                 Ok(sent) => {
                     let reply = Reply::read(&call, sent).expect("a reply to send");
@@ -101,7 +118,8 @@ impl Sender {
                 // Whatever else was under way on a lost connection stays unanswered.
                 Err(refusal) if refusal.code == "lost" => return,
                 Err(refusal) => {
-                    self.recording.complete(begun, Answer::refused(&refusal.code, &refusal.outcome));
+                    self.recording
+                        .complete(begun, Answer::refused(&refusal.code, &refusal.outcome));
                     assert_eq!(refusal.outcome, "unknown", "{refusal:?}");
                 }
             }
@@ -110,7 +128,14 @@ impl Sender {
 
     fn message(&self, sequence: u64) -> Call {
         let connection = self.recording.number();
-        let body = format!("{} over connection {connection}, number {sequence}", self.from);
-        Call::Send { to: self.to.clone(), body, key: format!("{connection}-{sequence}") }
+        let body = format!(
+            "{} over connection {connection}, number {sequence}",
+            self.from
+        );
+        Call::Send {
+            to: self.to.clone(),
+            body,
+            key: format!("{connection}-{sequence}"),
+        }
     }
 }

@@ -40,7 +40,16 @@ impl Node {
         data: PathBuf,
         environment: Vec<(String, String)>,
     ) -> Node {
-        Node { number, ports, mbd, config, directory, data, environment, child: Mutex::new(None) }
+        Node {
+            number,
+            ports,
+            mbd,
+            config,
+            directory,
+            data,
+            environment,
+            child: Mutex::new(None),
+        }
     }
 
     /// Its number.
@@ -60,7 +69,9 @@ impl Node {
 
     /// What it has logged, all its runs together.
     pub fn log(&self) -> String {
-        std::fs::read(self.log_path()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        std::fs::read(self.log_path())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 
     /// Starts it; does not wait for anything.
@@ -68,7 +79,11 @@ impl Node {
     pub fn start(&self) {
         let mut child = self.child.lock().expect("not poisoned");
         assert!(child.is_none(), "node {} runs already", self.number);
-        let log = std::fs::File::options().create(true).append(true).open(self.log_path()).expect("its log file");
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .expect("its log file");
         let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
         let started = std::process::Command::new(&self.mbd)
             .arg("--node")
@@ -87,7 +102,8 @@ impl Node {
             .stdout(log.try_clone().expect("a second handle of the log"))
             .stderr(log)
             .spawn();
-        *child = Some(started.unwrap_or_else(|e| panic!("failed to start {}: {e}", self.mbd.display())));
+        *child =
+            Some(started.unwrap_or_else(|e| panic!("failed to start {}: {e}", self.mbd.display())));
     }
 
     fn signal(&self, signal: Signal) {
@@ -127,7 +143,11 @@ impl Node {
         self.signal(Signal::SIGTERM);
         let code = self.exit_code(SHORT);
         let took = began.elapsed();
-        assert!(took < STOP_WITHIN || watch.stood_still().is_some(), "node {} took {took:?} to stop", self.number);
+        assert!(
+            took < STOP_WITHIN || watch.stood_still().is_some(),
+            "node {} took {took:?} to stop",
+            self.number
+        );
         code
     }
 
@@ -135,9 +155,13 @@ impl Node {
     #[track_caller]
     pub fn exit_code(&self, within: Duration) -> i32 {
         let mut child = self.child.lock().expect("not poisoned");
-        let running = child.as_mut().unwrap_or_else(|| panic!("node {} was not started", self.number));
+        let running = child
+            .as_mut()
+            .unwrap_or_else(|| panic!("node {} was not started", self.number));
         let what = format!("the end of node {}", self.number);
-        let status = wait_for(&what, within, || running.try_wait().expect("it is our child"));
+        let status = wait_for(&what, within, || {
+            running.try_wait().expect("it is our child")
+        });
         *child = None;
         code_of(status)
     }
@@ -154,7 +178,9 @@ impl Node {
     /// Whether the process runs.
     pub fn is_running(&self) -> bool {
         let mut child = self.child.lock().expect("not poisoned");
-        child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_none()))
+        child
+            .as_mut()
+            .is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_none()))
     }
 
     /// SIGKILL if it runs, then starts it.
@@ -174,10 +200,17 @@ impl Node {
     /// Waits until its log contains a text that it did not contain at the length `from` (see [`Node::log`]).
     #[track_caller]
     pub fn wait_log(&self, from: usize, text: &str, within: Duration) {
-        wait_for(&format!("node {} to log {text:?}", self.number), within, || {
-            let log = self.log();
-            log.get(from..).unwrap_or_default().contains(text).then_some(())
-        });
+        wait_for(
+            &format!("node {} to log {text:?}", self.number),
+            within,
+            || {
+                let log = self.log();
+                log.get(from..)
+                    .unwrap_or_default()
+                    .contains(text)
+                    .then_some(())
+            },
+        );
     }
 }
 
@@ -194,7 +227,11 @@ impl Drop for Node {
 pub(crate) fn show_log(node: u16, text: &str) {
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(LOG_LINES_SHOWN);
-    eprintln!("---- log of node {node}, from line {} of {}", from + 1, lines.len());
+    eprintln!(
+        "---- log of node {node}, from line {} of {}",
+        from + 1,
+        lines.len()
+    );
     for line in &lines[from..] {
         eprintln!("{line}");
     }

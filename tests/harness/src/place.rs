@@ -53,8 +53,16 @@ impl PlaceBuilder {
 
     /// Writes the configuration, without keys.
     pub fn without_keys(self) -> Place {
-        let directory = tempfile::Builder::new().prefix("messagebase-").tempdir().expect("a temporary directory");
-        let place = Place { directory, ports: PortBlock::take(), programs: self.programs.clone(), nodes: self.nodes };
+        let directory = tempfile::Builder::new()
+            .prefix("messagebase-")
+            .tempdir()
+            .expect("a temporary directory");
+        let place = Place {
+            directory,
+            ports: PortBlock::take(),
+            programs: self.programs.clone(),
+            nodes: self.nodes,
+        };
         let text = self.toml(&place.ports, |_, ports| ports.peer);
         place.write("messagebase.toml", &text);
         place.write("password", PASSWORD);
@@ -64,7 +72,11 @@ impl PlaceBuilder {
     /// Writes the configuration and lets `mbctl init` make the keys.
     pub fn make(self) -> Place {
         let place = self.without_keys();
-        let directory = place.path().to_str().expect("temporary paths are UTF-8").to_owned();
+        let directory = place
+            .path()
+            .to_str()
+            .expect("temporary paths are UTF-8")
+            .to_owned();
         place.mbctl(&["init", "--dir", &directory]).expect_code(0);
         place
     }
@@ -105,7 +117,12 @@ pub struct Place {
 impl Place {
     /// Begins to describe a place for `nodes` nodes.
     pub fn with(programs: Programs, nodes: u16) -> PlaceBuilder {
-        PlaceBuilder { programs, nodes, top: Vec::new(), limits: Vec::new() }
+        PlaceBuilder {
+            programs,
+            nodes,
+            top: Vec::new(),
+            limits: Vec::new(),
+        }
     }
 
     /// The directory.
@@ -146,20 +163,25 @@ impl Place {
     /// Writes a file below the directory.
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path().join(name);
-        std::fs::write(&path, text).unwrap_or_else(|e| panic!("failed to write {}: {e}", path.display()));
+        std::fs::write(&path, text)
+            .unwrap_or_else(|e| panic!("failed to write {}: {e}", path.display()));
         path
     }
 
     /// Reads a file below the directory.
     pub fn read(&self, name: &str) -> String {
         let path = self.path().join(name);
-        std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("failed to read {}: {e}", path.display()))
+        std::fs::read_to_string(&path)
+            .unwrap_or_else(|e| panic!("failed to read {}: {e}", path.display()))
     }
 
     /// Replaces a text of the configuration that must be there.
     pub fn edit_config(&self, from: &str, to: &str) {
         let text = self.read("messagebase.toml");
-        assert!(text.contains(from), "the configuration does not contain {from:?}:\n{text}");
+        assert!(
+            text.contains(from),
+            "the configuration does not contain {from:?}:\n{text}"
+        );
         self.write("messagebase.toml", &text.replacen(from, to, 1));
     }
 
@@ -195,7 +217,10 @@ impl Place {
 
     /// `mbctl` on this configuration.
     pub fn mbctl_command(&self, arguments: &[&str]) -> Command {
-        self.command(&self.programs.mbctl).arg("--config").arg(self.config()).args(arguments)
+        self.command(&self.programs.mbctl)
+            .arg("--config")
+            .arg(self.config())
+            .args(arguments)
     }
 
     /// `mbctl` without a `--config`.
@@ -206,8 +231,14 @@ impl Place {
     /// `mbclient --user USER` on this configuration, with the password that [`crate::Client`] registers users with, and
     /// with more patience than usual if the arguments don't say how much.
     pub fn mbclient(&self, user: &str, arguments: &[&str]) -> Command {
-        let command = self.bare_mbclient(&["--user", user]).env("MESSAGEBASE_PASSWORD", PASSWORD);
-        let patience = if arguments.contains(&"--patience") { &[] } else { &PATIENCE[..] };
+        let command = self
+            .bare_mbclient(&["--user", user])
+            .env("MESSAGEBASE_PASSWORD", PASSWORD);
+        let patience = if arguments.contains(&"--patience") {
+            &[]
+        } else {
+            &PATIENCE[..]
+        };
         command.args(patience).args(arguments)
     }
 
@@ -218,14 +249,26 @@ impl Place {
 
     /// `mbclient` on another configuration.
     pub fn mbclient_on(&self, config: &Path) -> Command {
-        self.command(&self.programs.mbclient).arg("--config").arg(config)
+        self.command(&self.programs.mbclient)
+            .arg("--config")
+            .arg(config)
     }
 
     /// The daemons that run on data directories of this place, by their pid files.
     fn background_daemons(&self) -> Vec<Pid> {
-        let ours = self.programs.mbd.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let ours = self
+            .programs
+            .mbd
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let pids = self.numbers().into_iter().filter_map(|node| {
-            let pid: i32 = std::fs::read_to_string(self.data(node).join("mbd.pid")).ok()?.trim().parse().ok()?;
+            let pid: i32 = std::fs::read_to_string(self.data(node).join("mbd.pid"))
+                .ok()?
+                .trim()
+                .parse()
+                .ok()?;
             // A stale file may name a process that is none of ours.
             let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
             command.contains(&ours).then(|| Pid::from_raw(pid))

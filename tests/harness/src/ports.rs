@@ -40,19 +40,36 @@ impl PortBlock {
         let start = u16::try_from(std::process::id() % u32::from(blocks)).unwrap_or(0);
         for n in 0..blocks {
             let first = RANGE.start + (start + n) % blocks * BLOCK;
-            let Ok(guard) = TcpListener::bind(("127.0.0.1", first)) else { continue };
-            let free = (first + 1..first + BLOCK).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+            let Ok(guard) = TcpListener::bind(("127.0.0.1", first)) else {
+                continue;
+            };
+            let free = (first + 1..first + BLOCK)
+                .all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
             if free {
-                return PortBlock { _guard: guard, first };
+                return PortBlock {
+                    _guard: guard,
+                    first,
+                };
             }
         }
-        panic!("no {BLOCK} free ports in a row between {} and {}", RANGE.start, RANGE.end);
+        panic!(
+            "no {BLOCK} free ports in a row between {} and {}",
+            RANGE.start, RANGE.end
+        );
     }
 
     /// The ports of node `n` (1-based).
     pub(crate) fn node(&self, n: u16) -> NodePorts {
         let base = self.first + 1 + (n - 1) * PORTS_PER_NODE;
-        assert!(n >= 1 && base + PORTS_PER_NODE <= self.first + BLOCK, "a block has no room for node {n}");
-        NodePorts { client: base, peer: base + 1, http: base + 2, plain: base + 3 }
+        assert!(
+            n >= 1 && base + PORTS_PER_NODE <= self.first + BLOCK,
+            "a block has no room for node {n}"
+        );
+        NodePorts {
+            client: base,
+            peer: base + 1,
+            http: base + 2,
+            plain: base + 3,
+        }
     }
 }

@@ -106,15 +106,25 @@ impl Proxy {
         self.link.change(|state| {
             state.weather = weather;
             if !weather.forth.lost && !weather.back.lost {
-                state.open.values().filter(|open| open.holed).for_each(Open::reset);
+                state
+                    .open
+                    .values()
+                    .filter(|open| open.holed)
+                    .for_each(Open::reset);
             }
         });
     }
 
     /// Holds back everything from now on, on open connections and new ones.
     pub fn cut(&self) {
-        let held = Way { held: true, ..Way::default() };
-        self.set(Weather { forth: held, back: held });
+        let held = Way {
+            held: true,
+            ..Way::default()
+        };
+        self.set(Weather {
+            forth: held,
+            back: held,
+        });
     }
 
     /// Lets everything through again, also what was held back.
@@ -124,13 +134,20 @@ impl Proxy {
 
     /// Delays what comes from now on.
     pub fn delay(&self, by: Duration) {
-        let late = Way { delay: by, ..Way::default() };
-        self.set(Weather { forth: late, back: late });
+        let late = Way {
+            delay: by,
+            ..Way::default()
+        };
+        self.set(Weather {
+            forth: late,
+            back: late,
+        });
     }
 
     /// Ends what is open; new connections are accepted.
     pub fn sever(&self) {
-        self.link.change(|state| state.open.values().for_each(Open::reset));
+        self.link
+            .change(|state| state.open.values().for_each(Open::reset));
     }
 }
 
@@ -178,7 +195,10 @@ impl Link {
             state = if way.held {
                 self.changed.wait(state).expect("not poisoned")
             } else if now < due {
-                self.changed.wait_timeout(state, due - now).expect("not poisoned").0
+                self.changed
+                    .wait_timeout(state, due - now)
+                    .expect("not poisoned")
+                    .0
             } else if way.lost {
                 if let Some(open) = id.and_then(|id| state.open.get_mut(&id)) {
                     open.holed = true;
@@ -207,10 +227,18 @@ fn pass(link: &Arc<Link>, near: TcpStream, target: u16) {
         return;
     }
     // A target that is down looks to the dialer like a connection that closes before the handshake.
-    let Ok(far) = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], target)), DIAL_WITHIN) else { return };
+    let Ok(far) =
+        TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], target)), DIAL_WITHIN)
+    else {
+        return;
+    };
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
-    let (Ok(near_too), Ok(far_too)) = (near.try_clone(), far.try_clone()) else { return };
-    let (Ok(a), Ok(b)) = (near.try_clone(), far.try_clone()) else { return };
+    let (Ok(near_too), Ok(far_too)) = (near.try_clone(), far.try_clone()) else {
+        return;
+    };
+    let (Ok(a), Ok(b)) = (near.try_clone(), far.try_clone()) else {
+        return;
+    };
     let id = link.enter([a, b]);
     let back = Arc::clone(link);
     let returning = std::thread::spawn(move || pump(&back, id, Direction::Back, far_too, near_too));
@@ -256,9 +284,16 @@ mod tests {
         let proxy = Proxy::to(listener.local_addr().expect("bound").port());
         let mut near = TcpStream::connect(("127.0.0.1", proxy.port())).expect("the proxy");
         let (mut far, _) = listener.accept().expect("the proxy dials");
-        proxy.set(Weather { forth: Way { lost: true, ..Way::default() }, back: Way::default() });
+        proxy.set(Weather {
+            forth: Way {
+                lost: true,
+                ..Way::default()
+            },
+            back: Way::default(),
+        });
         near.write_all(b"a").expect("open");
-        far.set_read_timeout(Some(Duration::from_millis(150))).expect("a timeout");
+        far.set_read_timeout(Some(Duration::from_millis(150)))
+            .expect("a timeout");
         let mut byte = [0];
         let lost = far.read(&mut byte).expect_err("lost").kind();
         assert!(matches!(lost, ErrorKind::WouldBlock | ErrorKind::TimedOut));
@@ -266,7 +301,8 @@ mod tests {
         near.read_exact(&mut byte).expect("the way back is open");
         assert_eq!(byte, *b"b");
         proxy.heal();
-        near.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        near.set_read_timeout(Some(Duration::from_secs(10)))
+            .expect("a timeout");
         assert_eq!(near.read(&mut byte).unwrap_or(0), 0, "reset");
     }
 
@@ -281,11 +317,13 @@ mod tests {
         far.read_exact(&mut byte).expect("passed on");
         proxy.cut();
         near.write_all(b"b").expect("open");
-        far.set_read_timeout(Some(Duration::from_millis(150))).expect("a timeout");
+        far.set_read_timeout(Some(Duration::from_millis(150)))
+            .expect("a timeout");
         let held = far.read(&mut byte).expect_err("held back").kind();
         assert!(matches!(held, ErrorKind::WouldBlock | ErrorKind::TimedOut));
         proxy.heal();
-        far.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        far.set_read_timeout(Some(Duration::from_secs(10)))
+            .expect("a timeout");
         far.read_exact(&mut byte).expect("delivered");
         assert_eq!(byte, *b"b");
         proxy.sever();

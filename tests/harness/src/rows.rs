@@ -44,10 +44,16 @@ impl Rows {
         let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         connection.busy_timeout(BUSY)?;
         let mut statement = connection.prepare(query)?;
-        let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let columns: Vec<String> = statement
+            .column_names()
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
         let width = columns.len();
         let read = |row: &rusqlite::Row<'_>| (0..width).map(|i| row.get_ref(i).map(text)).collect();
-        let mut rows = statement.query_map([], read)?.collect::<rusqlite::Result<Vec<Vec<String>>>>()?;
+        let mut rows = statement
+            .query_map([], read)?
+            .collect::<rusqlite::Result<Vec<Vec<String>>>>()?;
         rows.sort();
         Ok(Rows { columns, rows })
     }
@@ -58,7 +64,8 @@ impl Rows {
     /// With SQLite's message, when it can't be done.
     #[track_caller]
     pub fn tamper(file: &Path, statements: &str) {
-        let done = Connection::open(file).and_then(|connection| connection.execute_batch(statements));
+        let done =
+            Connection::open(file).and_then(|connection| connection.execute_batch(statements));
         done.unwrap_or_else(|e| panic!("failed to run {statements:?} on {}: {e}", file.display()));
     }
 
@@ -71,7 +78,9 @@ impl Rows {
         let locked = Connection::open(file).and_then(|connection| {
             connection.busy_timeout(BUSY)?;
             connection.execute_batch("BEGIN IMMEDIATE")?;
-            Ok(Lock { _connection: connection })
+            Ok(Lock {
+                _connection: connection,
+            })
         });
         locked.unwrap_or_else(|e| panic!("failed to lock {}: {e}", file.display()))
     }
@@ -96,14 +105,21 @@ impl Rows {
     /// For people: what is here and not there, and the other way round, a few rows each.
     pub fn difference(&self, other: &Rows) -> String {
         let count = |rows: &[Vec<String>]| {
-            rows.iter().fold(BTreeMap::<Vec<String>, usize>::new(), |mut counts, row| {
-                *counts.entry(row.clone()).or_default() += 1;
-                counts
-            })
+            rows.iter()
+                .fold(BTreeMap::<Vec<String>, usize>::new(), |mut counts, row| {
+                    *counts.entry(row.clone()).or_default() += 1;
+                    counts
+                })
         };
         let (here, there) = (count(&self.rows), count(&other.rows));
-        let only = |a: &BTreeMap<Vec<String>, usize>, b: &BTreeMap<Vec<String>, usize>| -> Vec<Vec<String>> {
-            a.iter().filter(|(row, n)| b.get(*row) != Some(*n)).map(|(row, _)| row.clone()).take(3).collect()
+        let only = |a: &BTreeMap<Vec<String>, usize>,
+                    b: &BTreeMap<Vec<String>, usize>|
+         -> Vec<Vec<String>> {
+            a.iter()
+                .filter(|(row, n)| b.get(*row) != Some(*n))
+                .map(|(row, _)| row.clone())
+                .take(3)
+                .collect()
         };
         format!(
             "{} rows against {}; only here {:?}, only there {:?}",

@@ -32,7 +32,9 @@ pub struct Terminal {
 
 impl std::fmt::Debug for Terminal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Terminal").field("child", &self.child).finish_non_exhaustive()
+        f.debug_struct("Terminal")
+            .field("child", &self.child)
+            .finish_non_exhaustive()
     }
 }
 
@@ -43,8 +45,13 @@ impl Terminal {
         let (pty, pts) = pty_process::blocking::open().expect("a pseudo-terminal");
         pty.resize(Size::new(ROWS, COLUMNS)).expect("its size");
         let parts = command.into_parts();
-        let mut on_terminal = PtyCommand::new(parts.get_program()).args(parts.get_args()).env_clear();
-        for (name, value) in parts.get_envs().filter_map(|(name, value)| Some((name, value?))) {
+        let mut on_terminal = PtyCommand::new(parts.get_program())
+            .args(parts.get_args())
+            .env_clear();
+        for (name, value) in parts
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?)))
+        {
             on_terminal = on_terminal.env(name, value);
         }
         on_terminal = on_terminal.env("TERM", "xterm");
@@ -59,11 +66,19 @@ impl Terminal {
             let mut bytes = [0; 4096];
             // Linux reports the end of the program as an error (EIO).
             while let Ok(n @ 1..) = (&*reading).read(&mut bytes) {
-                into.text.lock().expect("not poisoned").push_str(&String::from_utf8_lossy(&bytes[..n]));
+                into.text
+                    .lock()
+                    .expect("not poisoned")
+                    .push_str(&String::from_utf8_lossy(&bytes[..n]));
                 into.more.notify_all();
             }
         });
-        Terminal { pty, child, screen, seen: 0 }
+        Terminal {
+            pty,
+            child,
+            screen,
+            seen: 0,
+        }
     }
 
     /// Waits until a text has been shown since the last wait, and looks only behind it from then on.
@@ -82,16 +97,25 @@ impl Terminal {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 drop(shown);
-                panic!("waited {LONG:?} in vain for {text:?} on the terminal, since then:\n{new}\n-- all\n{all}");
+                panic!(
+                    "waited {LONG:?} in vain for {text:?} on the terminal, since then:\n{new}\n-- all\n{all}"
+                );
             }
-            shown = self.screen.more.wait_timeout(shown, left).expect("not poisoned").0;
+            shown = self
+                .screen
+                .more
+                .wait_timeout(shown, left)
+                .expect("not poisoned")
+                .0;
         }
     }
 
     /// Types keys.
     #[track_caller]
     pub fn keys(&mut self, keys: &str) {
-        (&*self.pty).write_all(keys.as_bytes()).expect("the terminal is open");
+        (&*self.pty)
+            .write_all(keys.as_bytes())
+            .expect("the terminal is open");
     }
 
     /// Types a line and Enter.
@@ -109,7 +133,11 @@ impl Terminal {
     #[track_caller]
     pub fn exit_code(&mut self, within: Duration) -> i32 {
         let child = &mut self.child;
-        code_of(wait_for("the program on the terminal to end", within, || child.try_wait().expect("it is our child")))
+        code_of(wait_for(
+            "the program on the terminal to end",
+            within,
+            || child.try_wait().expect("it is our child"),
+        ))
     }
 }
 
@@ -156,7 +184,8 @@ mod tests {
     #[test]
     fn a_program_has_a_terminal_and_its_keys() {
         let script = "test -t 0 && printf 'name? ' && read name && echo \"hello $name\" && exit 3";
-        let mut terminal = Terminal::start(Command::new(Path::new("/bin/sh")).args(&["-c", script]));
+        let mut terminal =
+            Terminal::start(Command::new(Path::new("/bin/sh")).args(&["-c", script]));
         terminal.wait("name?");
         terminal.enter("anna");
         terminal.wait("hello anna");
@@ -165,6 +194,9 @@ mod tests {
 
     #[test]
     fn escape_sequences_are_removed() {
-        assert_eq!(plain("\u{1b}[?2004h\u{1b}[1;32manna@n2>\u{1b}[0m hi\u{1b}]0;title\u{7}!"), "anna@n2> hi!");
+        assert_eq!(
+            plain("\u{1b}[?2004h\u{1b}[1;32manna@n2>\u{1b}[0m hi\u{1b}]0;title\u{7}!"),
+            "anna@n2> hi!"
+        );
     }
 }

@@ -21,7 +21,10 @@ pub fn wait_for<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Op
         if let Some(found) = probe() {
             return found;
         }
-        assert!(began.elapsed() < deadline, "waited {deadline:?} in vain for {what}");
+        assert!(
+            began.elapsed() < deadline,
+            "waited {deadline:?} in vain for {what}"
+        );
         #[allow(
             clippy::disallowed_methods,
             reason = "outside processes can't notify us; every other wait goes through here"

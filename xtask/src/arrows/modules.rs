@@ -19,13 +19,23 @@ pub fn named(text: &str) -> Vec<(usize, String)> {
         code.push_str(line);
         code.push('\n');
     }
-    let line_of = |at: usize| starts.iter().take_while(|(start, _)| *start <= at).last().map_or(0, |(_, line)| *line);
+    let line_of = |at: usize| {
+        starts
+            .iter()
+            .take_while(|(start, _)| *start <= at)
+            .last()
+            .map_or(0, |(_, line)| *line)
+    };
     let mut found = Vec::new();
     for root in ["crate::", "super::"] {
         for (at, _) in code.match_indices(root) {
             let rest = &code[at + root.len()..];
             match rest.strip_prefix('{') {
-                Some(group) => found.extend(group_heads(group).into_iter().map(|name| (line_of(at), name))),
+                Some(group) => found.extend(
+                    group_heads(group)
+                        .into_iter()
+                        .map(|name| (line_of(at), name)),
+                ),
                 None => found.push((line_of(at), identifier(rest))),
             }
         }
@@ -57,7 +67,9 @@ fn group_heads(group: &str) -> Vec<String> {
 }
 
 fn identifier(text: &str) -> String {
-    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+    text.chars()
+        .take_while(|c| c.is_alphanumeric() || *c == '_')
+        .collect()
 }
 
 #[cfg(test)]
@@ -80,6 +92,9 @@ mod tests {
 
     #[test]
     fn comments_do_not_count_and_lines_are_right() {
-        assert_eq!(named("// crate::door\n/// crate::door\nuse crate::door;"), [(3, "door".to_owned())]);
+        assert_eq!(
+            named("// crate::door\n/// crate::door\nuse crate::door;"),
+            [(3, "door".to_owned())]
+        );
     }
 }

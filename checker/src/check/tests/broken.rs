@@ -17,13 +17,24 @@ fn acknowledged(history: &History) -> Option<u64> {
 }
 
 fn lose(history: &mut History) -> bool {
-    let Some(id) = acknowledged(history) else { return false };
-    history.mailboxes.iter_mut().for_each(|mailbox| mailbox.messages.retain(|m| m.id != id));
+    let Some(id) = acknowledged(history) else {
+        return false;
+    };
+    history
+        .mailboxes
+        .iter_mut()
+        .for_each(|mailbox| mailbox.messages.retain(|m| m.id != id));
     true
 }
 
 fn double(history: &mut History) -> bool {
-    let Some(mailbox) = history.mailboxes.iter_mut().find(|mailbox| !mailbox.messages.is_empty()) else { return false };
+    let Some(mailbox) = history
+        .mailboxes
+        .iter_mut()
+        .find(|mailbox| !mailbox.messages.is_empty())
+    else {
+        return false;
+    };
     let mut again = mailbox.messages[0].clone();
     (again.id, again.sent_at) = (9_999, 99_999);
     mailbox.messages.push(again);
@@ -31,19 +42,36 @@ fn double(history: &mut History) -> bool {
 }
 
 fn falsify(history: &mut History) -> bool {
-    let message = history.mailboxes.iter_mut().flat_map(|mailbox| mailbox.messages.iter_mut()).next();
+    let message = history
+        .mailboxes
+        .iter_mut()
+        .flat_map(|mailbox| mailbox.messages.iter_mut())
+        .next();
     message.map(|message| message.body.push('!')).is_some()
 }
 
 fn rename(history: &mut History) -> bool {
-    let message = history.mailboxes.iter_mut().flat_map(|mailbox| mailbox.messages.iter_mut()).next();
+    let message = history
+        .mailboxes
+        .iter_mut()
+        .flat_map(|mailbox| mailbox.messages.iter_mut())
+        .next();
     message.map(|message| message.from.push('!')).is_some()
 }
 
 fn answer_twice(history: &mut History) -> bool {
-    let sent = history.attempts.iter().find(|a| matches!(a.answer, Answer::Ok(Reply::Sent { .. })));
-    let Some(mut again) = sent.cloned() else { return false };
-    again.answer = Answer::Ok(Reply::Sent { id: 9_999, sent_at: 99_999, duplicate: false });
+    let sent = history
+        .attempts
+        .iter()
+        .find(|a| matches!(a.answer, Answer::Ok(Reply::Sent { .. })));
+    let Some(mut again) = sent.cloned() else {
+        return false;
+    };
+    again.answer = Answer::Ok(Reply::Sent {
+        id: 9_999,
+        sent_at: 99_999,
+        duplicate: false,
+    });
     (again.connection, again.sequence) = (999, 1);
     history.attempts.push(again);
     true
@@ -53,16 +81,24 @@ fn answer_twice(history: &mut History) -> bool {
 fn stale(history: &mut History) -> bool {
     let mut known: Vec<(u64, u64)> = Vec::new();
     for attempt in &history.attempts {
-        if let (Answer::Ok(Reply::Sent { id, .. }), Some(at)) = (&attempt.answer, attempt.completed) {
+        if let (Answer::Ok(Reply::Sent { id, .. }), Some(at)) = (&attempt.answer, attempt.completed)
+        {
             known.push((*id, at.tick));
         }
     }
     for attempt in &mut history.attempts {
-        let (Call::Sync { .. }, Answer::Ok(Reply::Page { messages, .. })) = (&attempt.call, &mut attempt.answer) else {
+        let (Call::Sync { .. }, Answer::Ok(Reply::Page { messages, .. })) =
+            (&attempt.call, &mut attempt.answer)
+        else {
             continue;
         };
-        let Some(last) = messages.last().map(|m| m.id) else { continue };
-        if known.iter().any(|(id, at)| *id == last && *at < attempt.invoked.tick) {
+        let Some(last) = messages.last().map(|m| m.id) else {
+            continue;
+        };
+        if known
+            .iter()
+            .any(|(id, at)| *id == last && *at < attempt.invoked.tick)
+        {
             messages.pop();
             return true;
         }
@@ -72,9 +108,16 @@ fn stale(history: &mut History) -> bool {
 
 fn repeat_event(history: &mut History) -> bool {
     let is_message = |event: &Event| matches!(event, Event::Message(_));
-    let Some(mut again) = history.shown.iter().find(|s| is_message(&s.event)).cloned() else { return false };
-    again.at.tick =
-        history.shown.iter().filter(|s| s.connection == again.connection).map(|s| s.at.tick).max().unwrap_or(0);
+    let Some(mut again) = history.shown.iter().find(|s| is_message(&s.event)).cloned() else {
+        return false;
+    };
+    again.at.tick = history
+        .shown
+        .iter()
+        .filter(|s| s.connection == again.connection)
+        .map(|s| s.at.tick)
+        .max()
+        .unwrap_or(0);
     // Only its own connection's events are compared; the same tick twice is no matter.
     history.shown.push(again);
     true
@@ -82,20 +125,33 @@ fn repeat_event(history: &mut History) -> bool {
 
 /// What was acknowledged becomes refused as not_done.
 fn deny(history: &mut History) -> bool {
-    let Some(id) = acknowledged(history) else { return false };
+    let Some(id) = acknowledged(history) else {
+        return false;
+    };
     for attempt in &mut history.attempts {
         if matches!(attempt.answer, Answer::Ok(Reply::Sent { id: this, .. }) if this == id) {
             attempt.answer = Answer::refused("busy", "not_done");
         }
     }
     let key = |a: &crate::Attempt| (a.user.clone(), a.call.key().map(str::to_owned));
-    let denied: Vec<_> = history.attempts.iter().filter(|a| a.answer.not_done().is_some()).map(key).collect();
-    history.attempts.retain(|a| a.answer.not_done().is_some() || !denied.contains(&key(a)));
+    let denied: Vec<_> = history
+        .attempts
+        .iter()
+        .filter(|a| a.answer.not_done().is_some())
+        .map(key)
+        .collect();
+    history
+        .attempts
+        .retain(|a| a.answer.not_done().is_some() || !denied.contains(&key(a)));
     true
 }
 
 fn unlike_rows(history: &mut History) -> bool {
-    history.rows.last_mut().map(|rows| rows.rows.push("more".into())).is_some()
+    history
+        .rows
+        .last_mut()
+        .map(|rows| rows.rows.push("more".into()))
+        .is_some()
 }
 
 const BREAKS: [(Break, &[&str]); 9] = [

@@ -6,7 +6,10 @@ use std::collections::{BTreeMap, VecDeque};
 use proptest::prelude::*;
 
 use super::{login, register};
-use crate::{Answer, Call, Event, History, Message, Open, Recorder, RecordingClient, RecordingConnection, Reply};
+use crate::{
+    Answer, Call, Event, History, Message, Open, Recorder, RecordingClient, RecordingConnection,
+    Reply,
+};
 
 /// What happens next, to one of the clients.
 #[derive(Debug, Clone, Copy)]
@@ -63,31 +66,63 @@ impl World {
             let token = format!("token {number}");
             login(&mut connection, user, "password 1", &token);
             let (requests, events) = (VecDeque::new(), VecDeque::new());
-            Client { recording, connection, user, token, requests, events }
+            Client {
+                recording,
+                connection,
+                user,
+                token,
+                requests,
+                events,
+            }
         };
         let clients = USERS.iter().enumerate().map(client).collect();
-        World { recorder, clients, messages: Vec::new(), keys: BTreeMap::new(), bodies: 0 }
+        World {
+            recorder,
+            clients,
+            messages: Vec::new(),
+            keys: BTreeMap::new(),
+            bodies: 0,
+        }
     }
 
     fn step(&mut self, who: usize, step: Step) {
         let call = match step {
             Step::Send { to } => {
                 self.bodies += 1;
-                let (body, key) = (format!("body {}", self.bodies), format!("key {}", self.bodies));
-                Call::Send { to: USERS[to].into(), body, key }
+                let (body, key) = (
+                    format!("body {}", self.bodies),
+                    format!("key {}", self.bodies),
+                );
+                Call::Send {
+                    to: USERS[to].into(),
+                    body,
+                    key,
+                }
             }
-            Step::Inbox => Call::Inbox { after: 0, limit: Some(3), linear: true },
-            Step::Sync => Call::Sync { after: 0, limit: None, linear: true },
+            Step::Inbox => Call::Inbox {
+                after: 0,
+                limit: Some(3),
+                linear: true,
+            },
+            Step::Sync => Call::Sync {
+                after: 0,
+                limit: None,
+                linear: true,
+            },
             Step::Ack => {
                 let user = self.clients[who].user;
-                let Some(newest) = self.messages.iter().rfind(|m| m.to == user) else { return };
+                let Some(newest) = self.messages.iter().rfind(|m| m.to == user) else {
+                    return;
+                };
                 Call::Ack { through: newest.id }
             }
             Step::Apply => return self.apply(who),
             Step::Answer => {
                 let client = &mut self.clients[who];
                 if let Some(request) = client.requests.pop_front_if(|r| r.answer.is_some()) {
-                    client.connection.complete(request.open, request.answer.expect("just seen"));
+                    client
+                        .connection
+                        .complete(request.open, request.answer.expect("just seen"));
                 }
                 return;
             }
@@ -106,27 +141,52 @@ impl World {
     fn ask(&mut self, who: usize, call: Call) {
         let client = &mut self.clients[who];
         let open = client.connection.invoke(Some(client.user), call.clone());
-        client.requests.push_back(Request { open, call, answer: None });
+        client.requests.push_back(Request {
+            open,
+            call,
+            answer: None,
+        });
     }
 
     fn apply(&mut self, who: usize) {
-        let Some(at) = self.clients[who].requests.iter().position(|r| r.answer.is_none()) else { return };
+        let Some(at) = self.clients[who]
+            .requests
+            .iter()
+            .position(|r| r.answer.is_none())
+        else {
+            return;
+        };
         let call = self.clients[who].requests[at].call.clone();
         let user = self.clients[who].user;
         let reply = match call {
             Call::Send { to, body, key } => self.send(who, user, &to, &body, key),
             Call::Inbox { limit, .. } => {
-                let queued = self.messages.iter().filter(|m| m.to == user && m.delivered_at.is_none());
+                let queued = self
+                    .messages
+                    .iter()
+                    .filter(|m| m.to == user && m.delivered_at.is_none());
                 let all: Vec<Message> = queued.cloned().collect();
                 let limit = limit.unwrap_or(100) as usize;
-                Reply::Page { more: all.len() > limit, messages: all.into_iter().take(limit).collect() }
+                Reply::Page {
+                    more: all.len() > limit,
+                    messages: all.into_iter().take(limit).collect(),
+                }
             }
             Call::Sync { .. } => {
-                let mine = self.messages.iter().filter(|m| m.to == user || m.from == user);
-                Reply::Page { messages: mine.cloned().collect(), more: false }
+                let mine = self
+                    .messages
+                    .iter()
+                    .filter(|m| m.to == user || m.from == user);
+                Reply::Page {
+                    messages: mine.cloned().collect(),
+                    more: false,
+                }
             }
             Call::Ack { through } => {
-                let mine = self.messages.iter_mut().filter(|m| m.to == user && m.id <= through);
+                let mine = self
+                    .messages
+                    .iter_mut()
+                    .filter(|m| m.to == user && m.id <= through);
                 mine.for_each(|m| _ = m.delivered_at.get_or_insert(9_999));
                 Reply::Done
             }
@@ -140,33 +200,64 @@ impl World {
         let id = *self.keys.entry((user.to_owned(), key)).or_insert(next);
         let sent_at = 1_000 + id;
         if id < next {
-            return Reply::Sent { id, sent_at, duplicate: true };
+            return Reply::Sent {
+                id,
+                sent_at,
+                duplicate: true,
+            };
         }
         let (from, to, body) = (user.to_owned(), to.to_owned(), body.to_owned());
-        let message = Message { id, from, to, body, sent_at, delivered_at: None };
+        let message = Message {
+            id,
+            from,
+            to,
+            body,
+            sent_at,
+            delivered_at: None,
+        };
         for (number, client) in self.clients.iter_mut().enumerate() {
             if client.user == message.to || (client.user == user && number != who) {
                 client.events.push_back(message.clone());
             }
         }
         self.messages.push(message);
-        Reply::Sent { id, sent_at, duplicate: false }
+        Reply::Sent {
+            id,
+            sent_at,
+            duplicate: false,
+        }
     }
 
     fn lose(&mut self, who: usize) {
         let client = &mut self.clients[who];
         client.events.clear();
         client.connection = client.recording.connect(2);
-        let resume = client.connection.invoke(None, Call::Resume { token: client.token.clone(), linear: true });
-        client.connection.complete(resume, Answer::Ok(Reply::Resumed { user: client.user.into(), linear: true }));
+        let resume = client.connection.invoke(
+            None,
+            Call::Resume {
+                token: client.token.clone(),
+                linear: true,
+            },
+        );
+        client.connection.complete(
+            resume,
+            Answer::Ok(Reply::Resumed {
+                user: client.user.into(),
+                linear: true,
+            }),
+        );
         let unanswered: Vec<Call> = client.requests.drain(..).map(|r| r.call).collect();
         unanswered.into_iter().for_each(|call| self.ask(who, call));
     }
 
     fn finish(self) -> History {
         for user in ["anna", "ben", "carl"] {
-            let mine = self.messages.iter().filter(|m| m.to == user || m.from == user);
-            self.recorder.mailbox(user, self.recorder.moment(), mine.cloned().collect());
+            let mine = self
+                .messages
+                .iter()
+                .filter(|m| m.to == user || m.from == user);
+            self.recorder
+                .mailbox(user, self.recorder.moment(), mine.cloned().collect());
         }
         let rows: Vec<String> = self.messages.iter().map(|m| format!("{m:?}")).collect();
         (1..=3).for_each(|node| self.recorder.rows(node, "messages", rows.clone()));
@@ -192,7 +283,9 @@ fn step() -> impl Strategy<Value = (usize, Step)> {
 pub(super) fn histories(steps: usize) -> impl Strategy<Value = History> {
     proptest::collection::vec(step(), 0..steps).prop_map(|steps| {
         let mut world = World::new();
-        steps.into_iter().for_each(|(who, step)| world.step(who, step));
+        steps
+            .into_iter()
+            .for_each(|(who, step)| world.step(who, step));
         world.finish()
     })
 }

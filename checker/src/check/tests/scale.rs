@@ -17,11 +17,29 @@ fn a_hundred_thousand_operations_are_judged() {
     for id in 1..=MESSAGES {
         ask(&mut anna, "anna", send_call("ben", &text(id)), sent(id));
         ben.shown(Event::Message(message(id, "anna", "ben", &text(id))));
-        let sync = |after| Call::Sync { after, limit: None, linear: true };
-        let inbox = Call::Inbox { after: 0, limit: None, linear: true };
+        let sync = |after| Call::Sync {
+            after,
+            limit: None,
+            linear: true,
+        };
+        let inbox = Call::Inbox {
+            after: 0,
+            limit: None,
+            linear: true,
+        };
         match id % 20 {
-            0 => ask(&mut ben, "ben", sync(id.saturating_sub(PAGE)), held(id.saturating_sub(PAGE), id, id - 10)),
-            10 => ask(&mut ben, "ben", Call::Ack { through: id }, Answer::Ok(Reply::Done)),
+            0 => ask(
+                &mut ben,
+                "ben",
+                sync(id.saturating_sub(PAGE)),
+                held(id.saturating_sub(PAGE), id, id - 10),
+            ),
+            10 => ask(
+                &mut ben,
+                "ben",
+                Call::Ack { through: id },
+                Answer::Ok(Reply::Done),
+            ),
             5 => ask(&mut ben, "ben", inbox, held(id.saturating_sub(15), id, 0)),
             15 => ask(&mut ben, "ben", inbox, held(id - 5, id, 0)),
             _ => {}
@@ -40,7 +58,10 @@ fn text(id: u64) -> String {
 fn held(after: u64, newest: u64, delivered: u64) -> Answer {
     let held = |id| {
         let delivered_at = (id <= delivered).then_some(5);
-        crate::Message { delivered_at, ..message(id, "anna", "ben", &text(id)) }
+        crate::Message {
+            delivered_at,
+            ..message(id, "anna", "ben", &text(id))
+        }
     };
     page((after + 1..=newest).map(held).collect())
 }

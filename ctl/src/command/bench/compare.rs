@@ -42,7 +42,11 @@ struct Report {
 ///
 /// # Errors
 /// There is no etcd, a cluster can't be made, a send failed, or the proof did: exit 1.
-pub async fn run(flag: Option<&Path>, arguments: &CompareArgs, output: &Output) -> Result<Exit, CtlError> {
+pub async fn run(
+    flag: Option<&Path>,
+    arguments: &CompareArgs,
+    output: &Output,
+) -> Result<Exit, CtlError> {
     let machine = Machine::here();
     let etcd_version = Nodes::version().ok_or_else(|| {
         CtlError::failed("no_etcd", format!("`{}` is not on PATH", nodes::PROGRAM))
@@ -54,18 +58,30 @@ pub async fn run(flag: Option<&Path>, arguments: &CompareArgs, output: &Output) 
         Some(own) => tempfile::tempdir_in(own),
         None => tempfile::tempdir(),
     };
-    let directory = beside.map_err(|e| CtlError::failed("io", "failed to make a directory for etcd").because(e))?;
+    let directory = beside
+        .map_err(|e| CtlError::failed("io", "failed to make a directory for etcd").because(e))?;
     let progress = progress(output);
     let pki = (!arguments.etcd_without_tls).then(|| stand.pki());
-    let nodes = Nodes::start(directory.path(), pki, &progress).await.map_err(failed)?;
+    let nodes = Nodes::start(directory.path(), pki, &progress)
+        .await
+        .map_err(failed)?;
     let body_bytes = usize::from(arguments.shape.body_bytes);
     let mut etcd = Etcd::new(nodes, body_bytes);
-    let mut subject = stand.subject(Through::Connection, body_bytes, &progress).await?;
-    let (shapes, timing) = (shapes(&arguments.shape, &CONNECTIONS), timing(&arguments.shape));
+    let mut subject = stand
+        .subject(Through::Connection, body_bytes, &progress)
+        .await?;
+    let (shapes, timing) = (
+        shapes(&arguments.shape, &CONNECTIONS),
+        timing(&arguments.shape),
+    );
     let rounds = arguments.shape.rounds.unwrap_or(ROUNDS) as usize;
-    let pairs = side_by_side(&mut subject, &mut etcd, &shapes, timing, rounds, &progress).await.map_err(failed)?;
+    let pairs = side_by_side(&mut subject, &mut etcd, &shapes, timing, rounds, &progress)
+        .await
+        .map_err(failed)?;
     etcd.stop();
-    let proof = stand.prove(&mut subject, last(&shapes)?, &progress, output).await?;
+    let proof = stand
+        .prove(&mut subject, last(&shapes)?, &progress, output)
+        .await?;
     let report = Report {
         machine,
         version: env!("CARGO_PKG_VERSION"),
@@ -135,9 +151,16 @@ fn ratios(pair: &Pair) -> Vec<String> {
 }
 
 fn text(report: &Report) -> String {
-    let rows: Vec<Vec<String>> =
-        report.pairs.iter().flat_map(|pair| [row(&pair.ours), row(&pair.theirs), ratios(pair)]).collect();
-    let tls = if report.etcd_tls { "with TLS to clients and peers, as ours" } else { "WITHOUT TLS" };
+    let rows: Vec<Vec<String>> = report
+        .pairs
+        .iter()
+        .flat_map(|pair| [row(&pair.ours), row(&pair.theirs), ratios(pair)])
+        .collect();
+    let tls = if report.etcd_tls {
+        "with TLS to clients and peers, as ours"
+    } else {
+        "WITHOUT TLS"
+    };
     let mut lines = vec![render(&COLUMNS, &rows), String::new()];
     lines.push(format!(
         "Medians of {} alternating rounds of {} s after {} s of warming up; values of {} bytes. etcd {}, three nodes, \

@@ -30,16 +30,31 @@ struct Report {
 ///
 /// # Errors
 /// The cluster can't be made or used, too few files may be open, a session ended or missed its message: exit 1.
-pub async fn run(flag: Option<&Path>, arguments: &ConnectionsArgs, output: &Output) -> Result<Exit, CtlError> {
-    let plan =
-        Plan { sessions: arguments.sessions.into(), accounts: arguments.accounts.min(arguments.sessions).into() };
+pub async fn run(
+    flag: Option<&Path>,
+    arguments: &ConnectionsArgs,
+    output: &Output,
+) -> Result<Exit, CtlError> {
+    let plan = Plan {
+        sessions: arguments.sessions.into(),
+        accounts: arguments.accounts.min(arguments.sessions).into(),
+    };
     // Before the nodes are started: they inherit it.
     allow_files(u64::from(arguments.sessions) + OTHER_FILES)?;
     let machine = Machine::here();
     let stand = Stand::put_up(flag, &arguments.place, output).await?;
     let (road, servers) = (stand.road()?, stand.servers()?);
-    let figures = connections::measure(&road, &servers, plan, &progress(output)).await.map_err(failed)?;
-    output.data(&Report { machine, version: env!("CARGO_PKG_VERSION"), figures }, text);
+    let figures = connections::measure(&road, &servers, plan, &progress(output))
+        .await
+        .map_err(failed)?;
+    output.data(
+        &Report {
+            machine,
+            version: env!("CARGO_PKG_VERSION"),
+            figures,
+        },
+        text,
+    );
     Ok(Exit::Done)
 }
 
@@ -48,10 +63,17 @@ fn allow_files(needed: u64) -> Result<(), CtlError> {
     let failed = |e| CtlError::failed("io", "failed to raise the limit on open files").because(e);
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
     if hard < needed {
-        return Err(CtlError::failed("files", format!("{needed} open files are needed, {hard} are allowed"))
-            .hint("raise the hard limit (`ulimit -Hn`), or ask for fewer `--sessions`"));
+        return Err(CtlError::failed(
+            "files",
+            format!("{needed} open files are needed, {hard} are allowed"),
+        )
+        .hint("raise the hard limit (`ulimit -Hn`), or ask for fewer `--sessions`"));
     }
-    if soft < needed { setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(failed) } else { Ok(()) }
+    if soft < needed {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(failed)
+    } else {
+        Ok(())
+    }
 }
 
 const COLUMNS: [Column; 10] = [

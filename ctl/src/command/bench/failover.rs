@@ -28,8 +28,11 @@ use crate::table::{Column, render};
 use crate::throwaway::Throwaway;
 
 /// How long the nodes may take to be in and to have caught up.
-const REST_PATIENCE: Patience =
-    Patience { limit: Duration::from_secs(60), every: Duration::from_millis(50), speak: Duration::from_secs(5) };
+const REST_PATIENCE: Patience = Patience {
+    limit: Duration::from_secs(60),
+    every: Duration::from_millis(50),
+    speak: Duration::from_secs(5),
+};
 /// With fewer voters, there is no majority without the leader.
 const VOTERS_MIN: usize = 3;
 
@@ -37,23 +40,44 @@ const VOTERS_MIN: usize = 3;
 ///
 /// # Errors
 /// The cluster can't be made or used, or does not recover. A lost or doubled message is a result: exit 1.
-pub async fn run(flag: Option<&Path>, arguments: &FailoverArgs, output: &Output) -> Result<Exit, CtlError> {
+pub async fn run(
+    flag: Option<&Path>,
+    arguments: &FailoverArgs,
+    output: &Output,
+) -> Result<Exit, CtlError> {
     let report = if arguments.place.existing {
         let cluster = Cluster::open(flag)?;
         // Who forgot to start it should not have to wait for it to come to rest.
         cluster.leader(output).await?;
-        measure(&Machine::new(&cluster, None, arguments.rounds, output), arguments).await?
+        measure(
+            &Machine::new(&cluster, None, arguments.rounds, output),
+            arguments,
+        )
+        .await?
     } else {
         let mut own = Throwaway::make(arguments.place.dir.as_deref())?;
         if arguments.place.keep {
             own.keep();
-            output.note(format!("The cluster's directory is {}", own.directory().display()));
+            output.note(format!(
+                "The cluster's directory is {}",
+                own.directory().display()
+            ));
         }
-        own.numbers().into_iter().try_for_each(|node| own.start(node))?;
-        measure(&Machine::new(&own.cluster, Some(&own), arguments.rounds, output), arguments).await?
+        own.numbers()
+            .into_iter()
+            .try_for_each(|node| own.start(node))?;
+        measure(
+            &Machine::new(&own.cluster, Some(&own), arguments.rounds, output),
+            arguments,
+        )
+        .await?
     };
     output.data(&report, text);
-    Ok(if report.is_clean() { Exit::Done } else { Exit::Failed })
+    Ok(if report.is_clean() {
+        Exit::Done
+    } else {
+        Exit::Failed
+    })
 }
 
 async fn measure(machine: &Machine<'_>, arguments: &FailoverArgs) -> Result<Report, CtlError> {
@@ -67,13 +91,20 @@ async fn measure(machine: &Machine<'_>, arguments: &FailoverArgs) -> Result<Repo
         SenderOn::Leader => ClientOn::Leader,
         SenderOn::Follower => ClientOn::Follower,
     };
-    let plan = Plan { fault, client_on, rounds: arguments.rounds, body_bytes: usize::from(arguments.body_bytes) };
-    failover::run(&machine.cluster.config, &plan, machine).await.map_err(|e| match e {
-        FailoverError::Stage(e) => e,
-        e => CtlError::failed("bench", "the measurement failed")
-            .because(e)
-            .hint("`--keep` keeps the nodes' logs, RUST_LOG=debug makes them say more"),
-    })
+    let plan = Plan {
+        fault,
+        client_on,
+        rounds: arguments.rounds,
+        body_bytes: usize::from(arguments.body_bytes),
+    };
+    failover::run(&machine.cluster.config, &plan, machine)
+        .await
+        .map_err(|e| match e {
+            FailoverError::Stage(e) => e,
+            e => CtlError::failed("bench", "the measurement failed")
+                .because(e)
+                .hint("`--keep` keeps the nodes' logs, RUST_LOG=debug makes them say more"),
+        })
 }
 
 /// What was done to a node and is not healed yet.
@@ -96,8 +127,20 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    fn new(cluster: &'a Cluster, own: Option<&'a Throwaway>, rounds: u32, output: &'a Output) -> Machine<'a> {
-        Machine { cluster, own, rounds, output, wound: Cell::new(None), killed: Cell::new(None) }
+    fn new(
+        cluster: &'a Cluster,
+        own: Option<&'a Throwaway>,
+        rounds: u32,
+        output: &'a Output,
+    ) -> Machine<'a> {
+        Machine {
+            cluster,
+            own,
+            rounds,
+            output,
+            wound: Cell::new(None),
+            killed: Cell::new(None),
+        }
     }
 
     fn start(&self, node: u16) -> Result<(), CtlError> {
@@ -126,12 +169,20 @@ impl Drop for Machine<'_> {
         let healed = match self.wound.get() {
             None => Ok(()),
             Some(Wound::Hung(pid)) => process::signal(pid, Signal::SIGCONT),
-            Some(Wound::Stopped(node)) if process::running(&self.cluster.config, node).is_some() => Ok(()),
+            Some(Wound::Stopped(node))
+                if process::running(&self.cluster.config, node).is_some() =>
+            {
+                Ok(())
+            }
             Some(Wound::Stopped(node)) => self.start(node),
         };
         if let Err(e) = healed {
-            self.output.note(format!("error: a node that was struck was not brought back: {e}"));
-            self.output.note("Hint: `mbctl status` shows which, `mbctl kill N` and `mbctl up N` bring it back");
+            self.output.note(format!(
+                "error: a node that was struck was not brought back: {e}"
+            ));
+            self.output.note(
+                "Hint: `mbctl status` shows which, `mbctl kill N` and `mbctl up N` bring it back",
+            );
         }
     }
 }
@@ -147,8 +198,10 @@ impl Stage for Machine<'_> {
         });
         let standing = rest.await?.map_err(|missing| {
             let seconds = REST_PATIENCE.limit.as_secs();
-            CtlError::no_quorum(format!("the cluster is not at rest after {seconds} s: {missing}"))
-                .hint("all voters must be up before and between the rounds; see `mbctl status`")
+            CtlError::no_quorum(format!(
+                "the cluster is not at rest after {seconds} s: {missing}"
+            ))
+            .hint("all voters must be up before and between the rounds; see `mbctl status`")
         })?;
         if standing.followers.len() + 1 < VOTERS_MIN {
             return Err(CtlError::failed("too_few", "with fewer than three voters there is no failover to measure")
@@ -169,22 +222,35 @@ impl Stage for Machine<'_> {
                 self.wound.set(Some(Wound::Stopped(leader)));
                 let at = Instant::now();
                 down::take_down(self.cluster, &[leader], self.output).await?;
-                return Ok(Strike { at, returned: Instant::now() });
+                return Ok(Strike {
+                    at,
+                    returned: Instant::now(),
+                });
             }
             Fault::Transfer => {
                 let to = standing.next().unwrap_or(leader);
                 let at = Instant::now();
                 transfer::hand_over(self.cluster, to, self.output).await?;
-                return Ok(Strike { at, returned: Instant::now() });
+                return Ok(Strike {
+                    at,
+                    returned: Instant::now(),
+                });
             }
         };
         let pid = self.process(leader)?;
-        let wound = if fault == Fault::Hang { Wound::Hung(pid) } else { Wound::Stopped(leader) };
+        let wound = if fault == Fault::Hang {
+            Wound::Hung(pid)
+        } else {
+            Wound::Stopped(leader)
+        };
         self.wound.set(Some(wound));
         self.killed.set((fault == Fault::Kill).then_some(pid));
         let at = Instant::now();
         process::signal(pid, signal)?;
-        Ok(Strike { at, returned: Instant::now() })
+        Ok(Strike {
+            at,
+            returned: Instant::now(),
+        })
     }
 
     async fn heal(&self, _: Fault, node: u16) -> Result<(), CtlError> {
@@ -202,9 +268,18 @@ impl Stage for Machine<'_> {
 
     fn heard(&self, round: &Round) {
         if std::io::stderr().is_terminal() {
-            let Round { number, struck, leader, time, .. } = round;
+            let Round {
+                number,
+                struck,
+                leader,
+                time,
+                ..
+            } = round;
             let rounds = self.rounds;
-            self.output.note(format!("round {number} of {rounds}: node {struck}, then {leader}; {:.1} ms", ms(*time)));
+            self.output.note(format!(
+                "round {number} of {rounds}: node {struck}, then {leader}; {:.1} ms",
+                ms(*time)
+            ));
         }
     }
 }
@@ -213,7 +288,9 @@ impl Stage for Machine<'_> {
 fn at_rest(survey: &Survey, goal: &Cell<Option<u64>>) -> Look<Standing> {
     let verdict = survey.verdict();
     let leading = verdict.leader.and_then(|leader| survey.report(leader));
-    let Some(leading) = leading else { return Look::Missing(survey.why_no_leader()) };
+    let Some(leading) = leading else {
+        return Look::Missing(survey.why_no_leader());
+    };
     if let Some(row) = survey.rows.iter().find(|row| row.answer.is_err()) {
         return Look::Missing(row.answer.as_ref().err().map_or_else(String::new, explain));
     }
@@ -228,17 +305,33 @@ fn at_rest(survey: &Survey, goal: &Cell<Option<u64>>) -> Look<Standing> {
         goal.set(Some(last));
         last
     });
-    let behind =
-        |report: &&&messagebase_protocol::peer::NodeReport| !report.ready || report.applied.unwrap_or(0) < goal;
+    let behind = |report: &&&messagebase_protocol::peer::NodeReport| {
+        !report.ready || report.applied.unwrap_or(0) < goal
+    };
     let reports = survey.reports();
-    let behind: Vec<u16> = reports.iter().filter(behind).map(|report| report.node).collect();
+    let behind: Vec<u16> = reports
+        .iter()
+        .filter(behind)
+        .map(|report| report.node)
+        .collect();
     if !behind.is_empty() {
-        return Look::Missing(format!("{} to catch up with log index {goal}", name_nodes(&behind)));
+        return Look::Missing(format!(
+            "{} to catch up with log index {goal}",
+            name_nodes(&behind)
+        ));
     }
-    let voters = leading.members.iter().filter(|member| member.voter).map(|member| member.node);
+    let voters = leading
+        .members
+        .iter()
+        .filter(|member| member.voter)
+        .map(|member| member.node);
     let mut followers: Vec<u16> = voters.filter(|node| *node != leading.node).collect();
     followers.sort_unstable();
-    Look::Found(Standing { leader: leading.node, term: leading.term, followers })
+    Look::Found(Standing {
+        leader: leading.node,
+        term: leading.term,
+        followers,
+    })
 }
 
 const COLUMNS: [Column; 8] = [
@@ -264,8 +357,18 @@ fn text(report: &Report) -> String {
         ClientOn::Follower => "follower",
     };
     let figures = &report.figures;
-    let times = [figures.min_ms, figures.median_ms, figures.p90_ms, figures.p99_ms, figures.max_ms];
-    let mut row = vec![fault.to_owned(), client_on.to_owned(), report.rounds.to_string()];
+    let times = [
+        figures.min_ms,
+        figures.median_ms,
+        figures.p90_ms,
+        figures.p99_ms,
+        figures.max_ms,
+    ];
+    let mut row = vec![
+        fault.to_owned(),
+        client_on.to_owned(),
+        report.rounds.to_string(),
+    ];
     row.extend(times.map(|time| format!("{time:.1}")));
     let what = match report.measure {
         Measure::Recovery => "ms from the signal to the next acknowledged send",
@@ -275,12 +378,20 @@ fn text(report: &Report) -> String {
     let mut lines = vec![render(&COLUMNS, &[row]), String::new()];
     lines.push(format!("Times: {what}; percentiles by nearest rank."));
     let calm = report.undisturbed_send_median_ms;
-    lines.push(format!("Without a fault, the median send took {calm:.1} ms ({} bytes each).", report.body_bytes));
+    lines.push(format!(
+        "Without a fault, the median send took {calm:.1} ms ({} bytes each).",
+        report.body_bytes
+    ));
     lines.push(format!(
         "Sends acknowledged: {}; errors: {}; failovers that the client reported: {}.",
         verdict.acknowledged, report.errors, report.failovers
     ));
-    lines.extend(report.error_messages.iter().map(|message| format!("  error: {message}")));
+    lines.extend(
+        report
+            .error_messages
+            .iter()
+            .map(|message| format!("  error: {message}")),
+    );
     lines.push(format!(
         "In the mailbox: lost {}, doubled {}, out of order {}, strange {}.",
         verdict.lost, verdict.doubled, verdict.out_of_order, verdict.strange
@@ -297,8 +408,14 @@ mod tests {
     use messagebase_protocol::peer::NodeReport;
 
     fn survey(reports: Vec<NodeReport>) -> Survey {
-        let row = |report: NodeReport| Row { node: report.node, peer: String::new(), answer: Ok(report) };
-        Survey { rows: reports.into_iter().map(row).collect() }
+        let row = |report: NodeReport| Row {
+            node: report.node,
+            peer: String::new(),
+            answer: Ok(report),
+        };
+        Survey {
+            rows: reports.into_iter().map(row).collect(),
+        }
     }
 
     #[test]
@@ -309,15 +426,32 @@ mod tests {
             report(1, "follower", 4, Some(2), &all),
             report(3, "follower", 3, None, &all),
         ];
-        reports.iter_mut().for_each(|report| report.applied = Some(10));
-        reports[0].last_log = Some(LogPosition { term: 4, leader: 2, index: 10 });
-        let look = |reports: &[NodeReport], goal| at_rest(&survey(reports.to_vec()), &Cell::new(goal));
+        reports
+            .iter_mut()
+            .for_each(|report| report.applied = Some(10));
+        reports[0].last_log = Some(LogPosition {
+            term: 4,
+            leader: 2,
+            index: 10,
+        });
+        let look =
+            |reports: &[NodeReport], goal| at_rest(&survey(reports.to_vec()), &Cell::new(goal));
         assert!(matches!(look(&reports, None), Look::Missing(what) if what.contains("2 of 3")));
         reports[2] = report(3, "follower", 4, Some(2), &all);
-        assert!(matches!(look(&reports, None), Look::Missing(what) if what.starts_with("node 3")), "it applied 8");
-        assert!(matches!(look(&reports, Some(8)), Look::Found(_)), "what came after the first look does not count");
+        assert!(
+            matches!(look(&reports, None), Look::Missing(what) if what.starts_with("node 3")),
+            "it applied 8"
+        );
+        assert!(
+            matches!(look(&reports, Some(8)), Look::Found(_)),
+            "what came after the first look does not count"
+        );
         reports[2].applied = Some(10);
-        let wanted = Standing { leader: 2, term: 4, followers: vec![1, 3] };
+        let wanted = Standing {
+            leader: 2,
+            term: 4,
+            followers: vec![1, 3],
+        };
         assert!(matches!(look(&reports, None), Look::Found(standing) if standing == wanted));
         reports[1].ready = false;
         assert!(matches!(look(&reports, None), Look::Missing(what) if what.starts_with("node 1")));

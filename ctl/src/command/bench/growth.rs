@@ -37,9 +37,15 @@ struct Report {
 ///
 /// # Errors
 /// There is no sqlite3, a cluster can't be made or filled, or a question or a send failed: exit 1.
-pub async fn run(flag: Option<&Path>, arguments: &GrowthArgs, output: &Output) -> Result<Exit, CtlError> {
+pub async fn run(
+    flag: Option<&Path>,
+    arguments: &GrowthArgs,
+    output: &Output,
+) -> Result<Exit, CtlError> {
     if arguments.messages < arguments.users {
-        return Err(CtlError::usage("--messages must not be less than --users: those who ask would have none"));
+        return Err(CtlError::usage(
+            "--messages must not be less than --users: those who ask would have none",
+        ));
     }
     let machine = Machine::here();
     if !fill::is_possible().await {
@@ -54,22 +60,42 @@ pub async fn run(flag: Option<&Path>, arguments: &GrowthArgs, output: &Output) -
         let (stand, after) = Stand::filled(&arguments.place, plan.large, &progress, output).await?;
         (stand, Some(after))
     };
-    let beside = BenchPlace { existing: false, dir: arguments.place.dir.clone(), keep: false };
+    let beside = BenchPlace {
+        existing: false,
+        dir: arguments.place.dir.clone(),
+        keep: false,
+    };
     let (small, _) = Stand::filled(&beside, plan.small, &progress, output).await?;
     let mut at_large = visit(LARGE, &large, plan.large, &plan, &progress).await?;
     let mut at_small = visit(SMALL, &small, plan.small, &plan, &progress).await?;
-    let lines =
-        growth::measure(&mut at_large, &mut at_small, &requests(arguments), &plan, &progress).await.map_err(failed)?;
+    let lines = growth::measure(
+        &mut at_large,
+        &mut at_small,
+        &requests(arguments),
+        &plan,
+        &progress,
+    )
+    .await
+    .map_err(failed)?;
     let large_serves_after_ms =
         large_serves_after.map(|after: Duration| after.as_millis().try_into().unwrap_or(u64::MAX));
-    let report = Report { machine, version: env!("CARGO_PKG_VERSION"), plan, large_serves_after_ms, lines };
+    let report = Report {
+        machine,
+        version: env!("CARGO_PKG_VERSION"),
+        plan,
+        large_serves_after_ms,
+        lines,
+    };
     output.data(&report, text);
     Ok(Exit::Done)
 }
 
 fn plan(arguments: &GrowthArgs) -> Plan {
     const SECOND_MS: u64 = 1_000;
-    let large = Size { users: arguments.users, messages: arguments.messages };
+    let large = Size {
+        users: arguments.users,
+        messages: arguments.messages,
+    };
     Plan {
         large,
         small: Plan::small(large, arguments.askers.into()),
@@ -93,7 +119,11 @@ fn requests(arguments: &GrowthArgs) -> Vec<Request> {
         GrowthRequest::Send => Request::Send,
         GrowthRequest::Login => Request::Ask(Question::Login),
     };
-    if arguments.requests.is_empty() { Request::ALL.to_vec() } else { arguments.requests.iter().map(of).collect() }
+    if arguments.requests.is_empty() {
+        Request::ALL.to_vec()
+    } else {
+        arguments.requests.iter().map(of).collect()
+    }
 }
 
 async fn visit(
@@ -103,7 +133,16 @@ async fn visit(
     plan: &Plan,
     progress: &(impl Fn(&str) + Sync),
 ) -> Result<Site, CtlError> {
-    Site::visit(name, &stand.road()?, &stand.servers()?, size, plan, progress).await.map_err(failed)
+    Site::visit(
+        name,
+        &stand.road()?,
+        &stand.servers()?,
+        size,
+        plan,
+        progress,
+    )
+    .await
+    .map_err(failed)
 }
 
 const COLUMNS: [Column; 9] = [
@@ -150,9 +189,21 @@ fn ratios(line: &Line) -> Vec<String> {
 }
 
 fn text(report: &Report) -> String {
-    let Plan { large, small, questions, sends, body_bytes, timing, rounds } = &report.plan;
+    let Plan {
+        large,
+        small,
+        questions,
+        sends,
+        body_bytes,
+        timing,
+        rounds,
+    } = &report.plan;
     let of = |line: &Line| {
-        [row(line.request, large.messages, &line.large), row("", small.messages, &line.small), ratios(line)]
+        [
+            row(line.request, large.messages, &line.large),
+            row("", small.messages, &line.small),
+            ratios(line),
+        ]
     };
     let rows: Vec<Vec<String>> = report.lines.iter().flat_map(of).collect();
     let mut lines = vec![render(&COLUMNS, &rows), String::new()];
@@ -169,7 +220,9 @@ fn text(report: &Report) -> String {
         small.users,
     ));
     if let Some(after) = report.large_serves_after_ms {
-        lines.push(format!("The large cluster served {after} ms after its nodes were started."));
+        lines.push(format!(
+            "The large cluster served {after} ms after its nodes were started."
+        ));
     }
     lines.push(on(&report.machine));
     lines.join("\n")

@@ -38,7 +38,11 @@ struct Report {
 ///
 /// # Errors
 /// The cluster can't be made or used, a send failed, or the proof did: exit 1.
-pub async fn run(flag: Option<&Path>, arguments: &LoadArgs, output: &Output) -> Result<Exit, CtlError> {
+pub async fn run(
+    flag: Option<&Path>,
+    arguments: &LoadArgs,
+    output: &Output,
+) -> Result<Exit, CtlError> {
     let machine = Machine::here();
     let stand = Stand::put_up(flag, &arguments.place, output).await?;
     let progress = progress(output);
@@ -48,12 +52,28 @@ pub async fn run(flag: Option<&Path>, arguments: &LoadArgs, output: &Output) -> 
     };
     let body_bytes = usize::from(arguments.shape.body_bytes);
     let mut subject = stand.subject(through, body_bytes, &progress).await?;
-    let (shapes, timing) = (shapes(&arguments.shape, &CONNECTIONS), timing(&arguments.shape));
+    let (shapes, timing) = (
+        shapes(&arguments.shape, &CONNECTIONS),
+        timing(&arguments.shape),
+    );
     let rounds = arguments.shape.rounds.unwrap_or(ROUNDS) as usize;
-    let points = load::measure(&mut subject, &shapes, timing, rounds, &progress).await.map_err(failed)?;
-    let proof = stand.prove(&mut subject, last(&shapes)?, &progress, output).await?;
+    let points = load::measure(&mut subject, &shapes, timing, rounds, &progress)
+        .await
+        .map_err(failed)?;
+    let proof = stand
+        .prove(&mut subject, last(&shapes)?, &progress, output)
+        .await?;
     let version = env!("CARGO_PKG_VERSION");
-    let report = Report { machine, version, timing, rounds, body_bytes, through, points, proof };
+    let report = Report {
+        machine,
+        version,
+        timing,
+        rounds,
+        body_bytes,
+        through,
+        points,
+        proof,
+    };
     output.data(&report, text);
     Ok(Exit::Done)
 }
@@ -79,7 +99,11 @@ pub(super) fn shapes(arguments: &LoadShape, default: &[u16]) -> Vec<Shape> {
         outstanding: usize::from(arguments.outstanding),
         place,
     };
-    let named = if arguments.connections.is_empty() { default } else { &arguments.connections };
+    let named = if arguments.connections.is_empty() {
+        default
+    } else {
+        &arguments.connections
+    };
     named.iter().map(of).collect()
 }
 
@@ -93,7 +117,9 @@ pub(super) fn timing(arguments: &LoadShape) -> Timing {
 
 /// The proof's load is the last shape's.
 pub(super) fn last(shapes: &[Shape]) -> Result<&Shape, CtlError> {
-    shapes.last().ok_or_else(|| CtlError::usage("no number of connections was given"))
+    shapes
+        .last()
+        .ok_or_else(|| CtlError::usage("no number of connections was given"))
 }
 
 const COLUMNS: [Column; 15] = [
@@ -115,7 +141,16 @@ const COLUMNS: [Column; 15] = [
 ];
 
 fn row(point: &Point) -> Vec<String> {
-    let Figures { p50_ms, p99_ms, p999_ms, server_cpu_us, client_cpu_us, write_calls, memory_mib, .. } = &point.median;
+    let Figures {
+        p50_ms,
+        p99_ms,
+        p999_ms,
+        server_cpu_us,
+        client_cpu_us,
+        write_calls,
+        memory_mib,
+        ..
+    } = &point.median;
     let spread = &point.per_second;
     vec![
         point.shape.connections.to_string(),
@@ -128,7 +163,12 @@ fn row(point: &Point) -> Vec<String> {
         format!("{p999_ms:.2}"),
         format!("{server_cpu_us:.0}"),
         format!("{client_cpu_us:.0}"),
-        or_none(point.median.synced_commits.map(|syncs| format!("{syncs:.3}"))),
+        or_none(
+            point
+                .median
+                .synced_commits
+                .map(|syncs| format!("{syncs:.3}")),
+        ),
         format!("{write_calls:.2}"),
         format!("{memory_mib:.0}"),
         format!("{:.0}", point.median.disk_mib),
@@ -156,7 +196,13 @@ fn text(report: &Report) -> String {
 
 /// The machine in a line.
 pub(super) fn on(machine: &Machine) -> String {
-    let Machine { processors, model, kernel, memory_mib, load_average } = machine;
+    let Machine {
+        processors,
+        model,
+        kernel,
+        memory_mib,
+        load_average,
+    } = machine;
     format!(
         "Machine: {processors} x {model}, {memory_mib} MiB, Linux {kernel}; load average before: {load_average:.2}."
     )
@@ -165,7 +211,11 @@ pub(super) fn on(machine: &Machine) -> String {
 /// The proof in a line.
 pub(super) fn proven(proven: &Proven) -> String {
     let Proven { killed, proof } = proven;
-    let after = if *killed { "SIGKILL of all nodes under load and their restart" } else { "the run" };
+    let after = if *killed {
+        "SIGKILL of all nodes under load and their restart"
+    } else {
+        "the run"
+    };
     format!(
         "Proof: after {after}, each of {} acknowledged messages is there, once ({} more whose answer did not arrive).",
         proof.acknowledged, proof.unanswered

@@ -18,7 +18,10 @@ use crate::output::Output;
 use crate::table::{Column, render};
 
 /// A new cluster's limits: wrong passwords are hashed, not refused unseen.
-const LIMITS: [(&str, u32); 2] = [("failed_logins_per_name", 1_000_000), ("failed_logins_per_address", 1_000_000)];
+const LIMITS: [(&str, u32); 2] = [
+    ("failed_logins_per_name", 1_000_000),
+    ("failed_logins_per_address", 1_000_000),
+];
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -33,20 +36,40 @@ struct Report {
 ///
 /// # Errors
 /// The cluster can't be made or used, or a send failed: exit 1.
-pub async fn run(flag: Option<&Path>, arguments: &LoginsArgs, output: &Output) -> Result<Exit, CtlError> {
+pub async fn run(
+    flag: Option<&Path>,
+    arguments: &LoginsArgs,
+    output: &Output,
+) -> Result<Exit, CtlError> {
     const SECOND_MS: u64 = 1_000;
     let machine = Machine::here();
     let stand = Stand::with_limits(flag, &arguments.place, &LIMITS, output).await?;
     let progress = progress(output);
-    let mut subject = stand.subject(Through::Connection, arguments.body_bytes.into(), &progress).await?;
-    let shape = Shape { connections: arguments.senders.into(), outstanding: 1, place: Place::Leader };
+    let mut subject = stand
+        .subject(Through::Connection, arguments.body_bytes.into(), &progress)
+        .await?;
+    let shape = Shape {
+        connections: arguments.senders.into(),
+        outstanding: 1,
+        place: Place::Leader,
+    };
     let timing = Timing {
         warm_up_ms: u64::from(arguments.warm_up) * SECOND_MS,
         measured_ms: u64::from(arguments.seconds) * SECOND_MS,
     };
     let (rounds, storming) = (arguments.rounds as usize, usize::from(arguments.storming));
-    let figures = logins::measure(&mut subject, &shape, timing, rounds, storming, &progress).await.map_err(failed)?;
-    output.data(&Report { machine, version: env!("CARGO_PKG_VERSION"), timing, figures }, text);
+    let figures = logins::measure(&mut subject, &shape, timing, rounds, storming, &progress)
+        .await
+        .map_err(failed)?;
+    output.data(
+        &Report {
+            machine,
+            version: env!("CARGO_PKG_VERSION"),
+            timing,
+            figures,
+        },
+        text,
+    );
     Ok(Exit::Done)
 }
 
@@ -64,7 +87,9 @@ const COLUMNS: [Column; 8] = [
 fn row(name: &str, point: &Point, answers: &[Answers]) -> Vec<String> {
     let mut rates: Vec<f64> = answers.iter().map(|one| one.checked_per_second).collect();
     rates.sort_by(f64::total_cmp);
-    let logins = rates.get(rates.len() / 2).map_or_else(String::new, |rate| format!("{rate:.1}"));
+    let logins = rates
+        .get(rates.len() / 2)
+        .map_or_else(String::new, |rate| format!("{rate:.1}"));
     let busy: u64 = answers.iter().map(|one| one.busy).sum();
     vec![
         name.to_owned(),
@@ -73,14 +98,21 @@ fn row(name: &str, point: &Point, answers: &[Answers]) -> Vec<String> {
         format!("{:.2}", point.median.p99_ms),
         format!("{:.2}", point.median.p999_ms),
         logins,
-        if answers.is_empty() { String::new() } else { busy.to_string() },
+        if answers.is_empty() {
+            String::new()
+        } else {
+            busy.to_string()
+        },
         format!("{:.0}", point.median.memory_mib),
     ]
 }
 
 fn text(report: &Report) -> String {
     let figures = &report.figures;
-    let rows = [row("alone", &figures.calm, &[]), row("in the storm", &figures.storm, &figures.answers)];
+    let rows = [
+        row("alone", &figures.calm, &[]),
+        row("in the storm", &figures.storm, &figures.answers),
+    ];
     let lines = [
         render(&COLUMNS, &rows),
         String::new(),

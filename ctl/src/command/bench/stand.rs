@@ -24,8 +24,11 @@ use crate::process;
 use crate::throwaway::Throwaway;
 
 /// How long the nodes may take to serve.
-const SERVE_PATIENCE: Patience =
-    Patience { limit: Duration::from_secs(60), every: Duration::from_millis(100), speak: Duration::from_secs(5) };
+const SERVE_PATIENCE: Patience = Patience {
+    limit: Duration::from_secs(60),
+    every: Duration::from_millis(100),
+    speak: Duration::from_secs(5),
+};
 /// Files filled at a time: each takes a processor, and 3.4 GB of memory for ten million messages.
 const FILLING_AT_A_TIME: usize = 2;
 /// How long ago the messages that a file is filled with were sent.
@@ -57,7 +60,11 @@ impl Stand {
     ///
     /// # Errors
     /// It can't be made, or does not serve.
-    pub async fn put_up(flag: Option<&Path>, place: &BenchPlace, output: &Output) -> Result<Stand, CtlError> {
+    pub async fn put_up(
+        flag: Option<&Path>,
+        place: &BenchPlace,
+        output: &Output,
+    ) -> Result<Stand, CtlError> {
         Stand::with_limits(flag, place, &[], output).await
     }
 
@@ -72,15 +79,26 @@ impl Stand {
         output: &Output,
     ) -> Result<Stand, CtlError> {
         let stand = if place.existing {
-            Stand { cluster: Cluster::open(flag)?, own: None }
+            Stand {
+                cluster: Cluster::open(flag)?,
+                own: None,
+            }
         } else {
             let mut own = Throwaway::with_limits(place.dir.as_deref(), limits)?;
             if place.keep {
                 own.keep();
-                output.note(format!("The cluster's directory is {}", own.directory().display()));
+                output.note(format!(
+                    "The cluster's directory is {}",
+                    own.directory().display()
+                ));
             }
-            own.numbers().into_iter().try_for_each(|node| own.start(node))?;
-            Stand { cluster: Cluster::of(own.config().clone())?, own: Some(own) }
+            own.numbers()
+                .into_iter()
+                .try_for_each(|node| own.start(node))?;
+            Stand {
+                cluster: Cluster::of(own.config().clone())?,
+                own: Some(own),
+            }
         };
         stand.served(output).await?;
         Ok(stand)
@@ -99,18 +117,33 @@ impl Stand {
     ) -> Result<(Stand, Duration), CtlError> {
         // Its nodes make their files and agree on who they are.
         let stand = Stand::put_up(None, place, output).await?;
-        let Some(own) = &stand.own else { return Err(CtlError::usage("only a new cluster is filled")) };
+        let Some(own) = &stand.own else {
+            return Err(CtlError::usage("only a new cluster is filled"));
+        };
         own.bury();
-        say(&format!("filling the files with {} messages of {} users", size.messages, size.users));
-        let files = own.numbers().into_iter().map(|node| own.config().node_dir(node).join(DATABASE_FILE));
+        say(&format!(
+            "filling the files with {} messages of {} users",
+            size.messages, size.users
+        ));
+        let files = own
+            .numbers()
+            .into_iter()
+            .map(|node| own.config().node_dir(node).join(DATABASE_FILE));
         // In the past: the state's clock must not be ahead of the nodes'.
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(FILLED_AGO);
+        let at = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .saturating_sub(FILLED_AGO);
         let at = u64::try_from(at.as_millis()).unwrap_or(0);
         let deed = |_, file: PathBuf| async move { fill(&file, size, at).await };
         let tell = |files: usize| say(&format!("filled the files of {files} nodes"));
-        few_at_a_time(files, FILLING_AT_A_TIME, deed, tell).await.map_err(failed)?;
+        few_at_a_time(files, FILLING_AT_A_TIME, deed, tell)
+            .await
+            .map_err(failed)?;
         let started = Instant::now();
-        own.numbers().into_iter().try_for_each(|node| own.start(node))?;
+        own.numbers()
+            .into_iter()
+            .try_for_each(|node| own.start(node))?;
         stand.served(output).await?;
         Ok((stand, started.elapsed()))
     }
@@ -131,14 +164,21 @@ impl Stand {
             self.own.as_ref().map_or(Ok(()), Throwaway::check)?;
             let survey = self.cluster.survey().await;
             let verdict = survey.verdict();
-            let all = verdict.leader.is_some() && survey.reports().iter().filter(|r| r.ready).count() == nodes;
+            let all = verdict.leader.is_some()
+                && survey.reports().iter().filter(|r| r.ready).count() == nodes;
             let why = || format!("all {nodes} nodes to serve; {}", survey.why_no_leader());
-            Ok::<_, CtlError>(if all { Look::Found(()) } else { Look::Missing(why()) })
+            Ok::<_, CtlError>(if all {
+                Look::Found(())
+            } else {
+                Look::Missing(why())
+            })
         });
         served.await?.map_err(|missing| {
             let seconds = SERVE_PATIENCE.limit.as_secs();
-            CtlError::no_quorum(format!("the cluster does not serve after {seconds} s: {missing}"))
-                .hint("load is measured with all nodes up; see `mbctl status`")
+            CtlError::no_quorum(format!(
+                "the cluster does not serve after {seconds} s: {missing}"
+            ))
+            .hint("load is measured with all nodes up; see `mbctl status`")
         })
     }
 
@@ -157,13 +197,22 @@ impl Stand {
     pub fn servers(&self) -> Result<Vec<Server>, CtlError> {
         let config = &self.cluster.config;
         let of = |node: &messagebase_config::NodeConfig| {
-            let pid = process::running(config, node.id).and_then(|pid| u32::try_from(pid.as_raw()).ok());
+            let pid =
+                process::running(config, node.id).and_then(|pid| u32::try_from(pid.as_raw()).ok());
             let pid = pid.ok_or_else(|| {
-                CtlError::failed("not_here", format!("node {} does not run on this machine", node.id))
-                    .hint("what nodes cost can be measured on their own machine alone")
+                CtlError::failed(
+                    "not_here",
+                    format!("node {} does not run on this machine", node.id),
+                )
+                .hint("what nodes cost can be measured on their own machine alone")
             })?;
             let metrics = node.http.as_ref().map(ToString::to_string);
-            Ok(Server { node: node.id, pid, data_dir: config.node_dir(node.id), metrics })
+            Ok(Server {
+                node: node.id,
+                pid,
+                data_dir: config.node_dir(node.id),
+                metrics,
+            })
         };
         config.nodes.iter().map(of).collect()
     }
@@ -172,9 +221,21 @@ impl Stand {
     ///
     /// # Errors
     /// The accounts can't be made.
-    pub async fn subject(&self, through: Through, value_bytes: usize, say: Say<'_>) -> Result<Messagebase, CtlError> {
-        let crowd = Crowd::gather(self.road()?, RECIPIENTS, say).await.map_err(failed)?;
-        Ok(Messagebase::new(crowd, self.servers()?, through, value_bytes))
+    pub async fn subject(
+        &self,
+        through: Through,
+        value_bytes: usize,
+        say: Say<'_>,
+    ) -> Result<Messagebase, CtlError> {
+        let crowd = Crowd::gather(self.road()?, RECIPIENTS, say)
+            .await
+            .map_err(failed)?;
+        Ok(Messagebase::new(
+            crowd,
+            self.servers()?,
+            through,
+            value_bytes,
+        ))
     }
 
     /// Reads back all that was acknowledged. On a cluster of the command's own, all nodes are killed before that, under
@@ -192,7 +253,10 @@ impl Stand {
         if let Some(own) = &self.own {
             let links = subject.links(shape, say).await.map_err(failed)?;
             let load = Load::start(&links, shape.outstanding);
-            load.pass(LAST_LOAD, TELL_EVERY, |_| say("load until all nodes are killed")).await;
+            load.pass(LAST_LOAD, TELL_EVERY, |_| {
+                say("load until all nodes are killed")
+            })
+            .await;
             for node in own.numbers() {
                 if let Some(pid) = process::running(own.config(), node) {
                     process::signal(pid, Signal::SIGKILL)?;
@@ -202,18 +266,27 @@ impl Stand {
             subject.absorb(load.finish().await.worked);
             drop(links);
             own.bury();
-            own.numbers().into_iter().try_for_each(|node| own.start(node))?;
+            own.numbers()
+                .into_iter()
+                .try_for_each(|node| own.start(node))?;
             self.served(output).await?;
             subject.restarted(self.servers()?);
         }
         let proof = read_back(subject.crowd(), say).await.map_err(failed)?;
-        Ok(Proven { killed: self.own.is_some(), proof })
+        Ok(Proven {
+            killed: self.own.is_some(),
+            proof,
+        })
     }
 }
 
 /// What a measurement failed with.
 pub fn failed(error: LoadError) -> CtlError {
-    let code = if matches!(error, LoadError::Disproved(_)) { "disproved" } else { "bench" };
+    let code = if matches!(error, LoadError::Disproved(_)) {
+        "disproved"
+    } else {
+        "bench"
+    };
     CtlError::failed(code, "the measurement failed")
         .because(error)
         .hint("`--keep` keeps the nodes' logs, RUST_LOG=debug makes them say more")

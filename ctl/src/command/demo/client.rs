@@ -65,24 +65,40 @@ impl Stage {
 
     fn start(&self, user: &str, arguments: &[&str]) -> Result<Client, CtlError> {
         let mbclient = program("mbclient")?;
-        let failed = |e| CtlError::failed("io", format!("failed to start {}", mbclient.display())).because(e);
+        let failed = |e| {
+            CtlError::failed("io", format!("failed to start {}", mbclient.display())).because(e)
+        };
         let complaints = self.state.join(format!("{user}.err"));
         let home = self.state.join(user);
         publish::directory(&home).map_err(failed)?;
         let errors = std::fs::File::create(&complaints).map_err(failed)?;
         let mut command = Command::new(&mbclient);
-        command.arg("--config").arg(&self.config).args(arguments).env("XDG_STATE_HOME", home);
+        command
+            .arg("--config")
+            .arg(&self.config)
+            .args(arguments)
+            .env("XDG_STATE_HOME", home);
         if arguments.is_empty() {
             command.env_remove(PASSWORD_ENV);
         } else {
             command.env(PASSWORD_ENV, &self.password);
         }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).kill_on_drop(true);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .kill_on_drop(true);
         let mut child = command.spawn().map_err(failed)?;
         let missing = || failed(std::io::Error::other("its pipes are missing"));
         let input = Some(child.stdin.take().ok_or_else(missing)?);
         let lines = BufReader::new(child.stdout.take().ok_or_else(missing)?).lines();
-        Ok(Client { user: user.to_owned(), child, input, lines, complaints })
+        Ok(Client {
+            user: user.to_owned(),
+            child,
+            input,
+            lines,
+            complaints,
+        })
     }
 }
 
@@ -92,7 +108,9 @@ impl Client {
     /// # Errors
     /// It has ended.
     pub async fn say(&mut self, line: &str) -> Result<(), CtlError> {
-        let Some(input) = &mut self.input else { return Err(self.failed("its input was ended")) };
+        let Some(input) = &mut self.input else {
+            return Err(self.failed("its input was ended"));
+        };
         let written = async {
             input.write_all(line.as_bytes()).await?;
             input.write_all(b"\n").await?;
@@ -120,7 +138,9 @@ impl Client {
                 }
             }
         });
-        let found = found.await.unwrap_or_else(|_| Err(format!("no line `{start}…` within {LINE_DEADLINE:?}")));
+        let found = found
+            .await
+            .unwrap_or_else(|_| Err(format!("no line `{start}…` within {LINE_DEADLINE:?}")));
         found.map_err(|reason| self.failed(&reason))
     }
 
@@ -156,8 +176,13 @@ impl Client {
 
     fn failed(&self, reason: &str) -> CtlError {
         let said = last_lines(&self.complaints, COMPLAINT_LINES).filter(|said| !said.is_empty());
-        let said = said.map_or_else(String::new, |said| format!("; it said:\n  {}", said.replace('\n', "\n  ")));
-        CtlError::failed("demo", format!("the client of {} failed: {reason}{said}", self.user))
+        let said = said.map_or_else(String::new, |said| {
+            format!("; it said:\n  {}", said.replace('\n', "\n  "))
+        });
+        CtlError::failed(
+            "demo",
+            format!("the client of {} failed: {reason}{said}", self.user),
+        )
     }
 }
 

@@ -37,13 +37,18 @@ fn stage(cluster: &Cluster) -> Result<(Stage, std::path::PathBuf), CtlError> {
     let failed = |e| CtlError::failed("io", "failed to prepare the demo").because(e);
     let state = std::env::temp_dir().join(format!("messagebase-demo-{}", unique()));
     publish::directory(&state).map_err(failed)?;
-    let stage =
-        Stage { config: cluster.config.path.clone(), state: state.clone(), password: password().map_err(failed)? };
+    let stage = Stage {
+        config: cluster.config.path.clone(),
+        state: state.clone(),
+        password: password().map_err(failed)?,
+    };
     Ok((stage, state))
 }
 
 fn unique() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     format!("{:x}-{}", now.as_millis(), std::process::id())
 }
 
@@ -54,33 +59,81 @@ fn password() -> std::io::Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-async fn scenes(cluster: &Cluster, here: &[u16], stage: &Stage, output: &Output) -> Result<(), CtlError> {
-    let Cast { sender_node, receiver_node } = cast(cluster, here).await?;
+async fn scenes(
+    cluster: &Cluster,
+    here: &[u16],
+    stage: &Stage,
+    output: &Output,
+) -> Result<(), CtlError> {
+    let Cast {
+        sender_node,
+        receiver_node,
+    } = cast(cluster, here).await?;
     let (ann, ben) = (format!("ann-{}", unique()), format!("ben-{}", unique()));
     stage.register(&ann).await?;
     stage.register(&ben).await?;
     say(output, &format!("1. Registered {ann} and {ben}."));
     let mut receiver = stage.log_in(&ben, &["--node", &receiver_node.to_string(), "listen"])?;
     let mut sender = stage.log_in(&ann, &["--node", &sender_node.to_string()])?;
-    deliver(&mut sender, &mut receiver, &ann, &ben, "Hello, are you there?").await?;
-    say(output, &format!("2. {ann} on node {sender_node} sent a message; {ben} on node {receiver_node} has it."));
+    deliver(
+        &mut sender,
+        &mut receiver,
+        &ann,
+        &ben,
+        "Hello, are you there?",
+    )
+    .await?;
+    say(
+        output,
+        &format!(
+            "2. {ann} on node {sender_node} sent a message; {ben} on node {receiver_node} has it."
+        ),
+    );
     kill::kill(cluster, sender_node, output).await?;
     let killed = Instant::now();
-    say(output, &format!("3. Killed node {sender_node}, as by SIGKILL."));
-    deliver(&mut sender, &mut receiver, &ann, &ben, "I lost my node and found another.").await?;
+    say(
+        output,
+        &format!("3. Killed node {sender_node}, as by SIGKILL."),
+    );
+    deliver(
+        &mut sender,
+        &mut receiver,
+        &ann,
+        &ben,
+        "I lost my node and found another.",
+    )
+    .await?;
     let took = killed.elapsed();
-    let told = sender.told().map_or_else(String::new, |told| format!("\n   {ann} was told: {told}"));
-    say(output, &format!("4. A second message went through the winner, {} ms after the kill.{told}", took.as_millis()));
+    let told = sender
+        .told()
+        .map_or_else(String::new, |told| format!("\n   {ann} was told: {told}"));
+    say(
+        output,
+        &format!(
+            "4. A second message went through the winner, {} ms after the kill.{told}",
+            took.as_millis()
+        ),
+    );
     // A copy of either message would stand in the pipe by now or come before the receiver is ended.
     receiver.interrupt();
     let extra = receiver.finish().await;
     if let Some(line) = extra.iter().find(|line| line.starts_with("MSG")) {
-        return Err(CtlError::failed("demo", format!("{ben} got a message twice: {line}")));
+        return Err(CtlError::failed(
+            "demo",
+            format!("{ben} got a message twice: {line}"),
+        ));
     }
     sender.finish().await;
-    let nodes = if here.is_empty() { vec![sender_node] } else { here.to_vec() };
+    let nodes = if here.is_empty() {
+        vec![sender_node]
+    } else {
+        here.to_vec()
+    };
     up::bring_up(cluster, &nodes, output).await?;
-    say(output, &format!("5. Node {sender_node} is back and has caught up."));
+    say(
+        output,
+        &format!("5. Node {sender_node} is back and has caught up."),
+    );
     compare(cluster, output).await
 }
 
@@ -98,19 +151,35 @@ async fn cast(cluster: &Cluster, here: &[u16]) -> Result<Cast, CtlError> {
             "the demo kills a node, and with {} of {} voters there none can be spared",
             verdict.agreeing, verdict.voters
         );
-        return Err(CtlError::failed("demo", message).hint("a cluster of three nodes that all run is enough"));
+        return Err(CtlError::failed("demo", message)
+            .hint("a cluster of three nodes that all run is enough"));
     }
     let leader = verdict.leader.filter(|leader| here.contains(leader));
-    let sender_node = leader
-        .or_else(|| here.first().copied())
-        .ok_or_else(|| CtlError::failed("demo", "no node of this machine can be killed and started again"))?;
-    let other = survey.reports().into_iter().find(|report| report.node != sender_node && report.ready);
+    let sender_node = leader.or_else(|| here.first().copied()).ok_or_else(|| {
+        CtlError::failed(
+            "demo",
+            "no node of this machine can be killed and started again",
+        )
+    })?;
+    let other = survey
+        .reports()
+        .into_iter()
+        .find(|report| report.node != sender_node && report.ready);
     let receiver_node = other.map_or(sender_node, |report| report.node);
-    Ok(Cast { sender_node, receiver_node })
+    Ok(Cast {
+        sender_node,
+        receiver_node,
+    })
 }
 
 /// One message, acknowledged to the sender and seen by the receiver.
-async fn deliver(sender: &mut Client, receiver: &mut Client, from: &str, to: &str, body: &str) -> Result<(), CtlError> {
+async fn deliver(
+    sender: &mut Client,
+    receiver: &mut Client,
+    from: &str,
+    to: &str,
+    body: &str,
+) -> Result<(), CtlError> {
     sender.say(&format!("d|{to}|{body}")).await?;
     loop {
         // `OK logged in` and the like may come before.
@@ -123,24 +192,46 @@ async fn deliver(sender: &mut Client, receiver: &mut Client, from: &str, to: &st
     if line.starts_with(&format!("MSG {from} ")) && line.ends_with(body) {
         return Ok(());
     }
-    Err(CtlError::failed("demo", format!("{to} expected `{body}` from {from} and got: {line}")))
+    Err(CtlError::failed(
+        "demo",
+        format!("{to} expected `{body}` from {from} and got: {line}"),
+    ))
 }
 
 async fn compare(cluster: &Cluster, output: &Output) -> Result<(), CtlError> {
     let verified = verify::compare(cluster).await?;
     if !verified.missing.is_empty() {
-        return Err(CtlError::failed("demo", format!("{} could not be compared", name_nodes(&verified.missing))));
+        return Err(CtlError::failed(
+            "demo",
+            format!("{} could not be compared", name_nodes(&verified.missing)),
+        ));
     }
     if let Some((table, nodes)) = verified.differing.iter().next() {
-        return Err(CtlError::failed("demo", format!("`{table}` differs on {}", name_nodes(nodes)))
-            .hint("`mbctl verify` shows the digests"));
+        return Err(CtlError::failed(
+            "demo",
+            format!("`{table}` differs on {}", name_nodes(nodes)),
+        )
+        .hint("`mbctl verify` shows the digests"));
     }
     let tables = verified.nodes.values().next();
-    if let Some(absent) = COMPARED.iter().find(|name| tables.is_none_or(|tables| !tables.contains_key(**name))) {
-        return Err(CtlError::failed("demo", format!("`{absent}` was not compared")));
+    if let Some(absent) = COMPARED
+        .iter()
+        .find(|name| tables.is_none_or(|tables| !tables.contains_key(**name)))
+    {
+        return Err(CtlError::failed(
+            "demo",
+            format!("`{absent}` was not compared"),
+        ));
     }
     let nodes: Vec<u16> = verified.nodes.keys().copied().collect();
     let what = COMPARED.join(", ");
-    say(output, &format!("6. {what}: the same rows on {} at applied index {}.", name_nodes(&nodes), verified.applied));
+    say(
+        output,
+        &format!(
+            "6. {what}: the same rows on {} at applied index {}.",
+            name_nodes(&nodes),
+            verified.applied
+        ),
+    );
     Ok(())
 }

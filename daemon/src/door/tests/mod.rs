@@ -59,21 +59,36 @@ impl Client {
     fn connect_with(service: &Arc<Service>, patience: Patience, stream_bytes: usize) -> Self {
         let (ours, theirs) = tokio::io::duplex(stream_bytes);
         let service = service.clone();
-        tokio::spawn(async move { session::run(&service, theirs, None, patience, CancellationToken::new()).await });
+        tokio::spawn(async move {
+            session::run(&service, theirs, None, patience, CancellationToken::new()).await
+        });
         let (reader, writer) = tokio::io::split(ours);
-        Client { reader: BufReader::new(reader), writer, next_id: 0, aside: Vec::new() }
+        Client {
+            reader: BufReader::new(reader),
+            writer,
+            next_id: 0,
+            aside: Vec::new(),
+        }
     }
 
     async fn write(&mut self, bytes: impl AsRef<[u8]>) {
-        within("room to write", self.writer.write_all(bytes.as_ref())).await.expect("the stream is open");
+        within("room to write", self.writer.write_all(bytes.as_ref()))
+            .await
+            .expect("the stream is open");
     }
 
     /// The next line without its newline; empty at the end of the stream.
     async fn line(&mut self) -> String {
         let mut line = String::new();
-        within("a line", self.reader.read_line(&mut line)).await.expect("lines are text");
+        within("a line", self.reader.read_line(&mut line))
+            .await
+            .expect("lines are text");
         if !line.is_empty() {
-            assert_eq!(line.pop(), Some('\n'), "a line that ends the stream must be whole: {line:?}");
+            assert_eq!(
+                line.pop(),
+                Some('\n'),
+                "a line that ends the stream must be whole: {line:?}"
+            );
         }
         line
     }
@@ -153,7 +168,9 @@ impl Client {
 }
 
 fn refusal(reply: &Value) -> (String, String) {
-    let error = reply.get("error").unwrap_or_else(|| panic!("not a refusal: {reply}"));
+    let error = reply
+        .get("error")
+        .unwrap_or_else(|| panic!("not a refusal: {reply}"));
     let text = |field: &str| error[field].as_str().unwrap_or_default().to_owned();
     assert!(!text("message").is_empty(), "a refusal says why: {reply}");
     (text("code"), text("outcome"))
@@ -170,13 +187,20 @@ fn unknown(code: &str) -> (String, String) {
 /// Makes an account.
 async fn register(node: &TestNode, user: &str) {
     let mut client = Client::connect(&node.service);
-    client.ok("register", json!({"user": user, "password": PASSWORD, "key": format!("register {user}")})).await;
+    client
+        .ok(
+            "register",
+            json!({"user": user, "password": PASSWORD, "key": format!("register {user}")}),
+        )
+        .await;
 }
 
 /// A connection that is logged in, with its token.
 async fn login(node: &TestNode, user: &str) -> (Client, String) {
     let mut client = Client::connect(&node.service);
-    let ok = client.ok("login", json!({"user": user, "password": PASSWORD})).await;
+    let ok = client
+        .ok("login", json!({"user": user, "password": PASSWORD}))
+        .await;
     (client, ok["token"].as_str().expect("a token").to_owned())
 }
 

@@ -25,17 +25,26 @@ async fn pipe_login(node: &TestNode, user: &str) -> Client {
 async fn every_command_has_its_reply() {
     let node = node_with(&["bob"]).await;
     let mut client = Client::connect(&node.service);
-    client.write(format!("1|ann|{PASSWORD}\n4\n2|ann|{PASSWORD}\n4\n5|an\n5|*o?\nd|bob|a|b\\c\nd|zoe|x\nh\n")).await;
+    client
+        .write(format!(
+            "1|ann|{PASSWORD}\n4\n2|ann|{PASSWORD}\n4\n5|an\n5|*o?\nd|bob|a|b\\c\nd|zoe|x\nh\n"
+        ))
+        .await;
     assert_eq!(client.line().await, "OK registered ann");
     assert!(client.line().await.starts_with("ERR not_logged_in "));
     assert_eq!(client.line().await, "OK logged in ann");
-    assert_eq!(client.lines(4).await, ["OK users", "ann online", "bob offline", "END"]);
+    assert_eq!(
+        client.lines(4).await,
+        ["OK users", "ann online", "bob offline", "END"]
+    );
     assert_eq!(client.lines(3).await, ["OK users", "ann online", "END"]);
     assert_eq!(client.lines(3).await, ["OK users", "bob offline", "END"]);
     assert_eq!(client.line().await, "OK queued 1");
     assert!(client.line().await.starts_with("ERR no_such_user "));
     assert_eq!(client.line().await, "OK help");
-    let help = client.lines(messagebase_protocol::pipe::HELP.len() + 1).await;
+    let help = client
+        .lines(messagebase_protocol::pipe::HELP.len() + 1)
+        .await;
     assert_eq!(help.last().map(String::as_str), Some("END"));
     client.write("3|bob\n").await;
     assert!(client.line().await.starts_with("ERR not_permitted "));
@@ -53,7 +62,10 @@ async fn messages_arrive_queued_and_live() {
     let mut bob = pipe_login(&node, "bob").await;
     for body in ["one\\\\", "two"] {
         let line = bob.line().await;
-        assert!(line.starts_with("MSG ann 2023-11-14T") && line.ends_with(&format!("Z {body}")), "{line}");
+        assert!(
+            line.starts_with("MSG ann 2023-11-14T") && line.ends_with(&format!("Z {body}")),
+            "{line}"
+        );
     }
     ann.write("d|bob|three\n").await;
     assert_eq!(ann.line().await, "OK sent 3");
@@ -69,7 +81,11 @@ async fn what_was_written_counts_as_delivered_when_more_arrives() {
     let mut bob = pipe_login(&node, "bob").await;
     assert!(bob.line().await.ends_with(" one"));
     let (mut watch, _) = login(&node, "bob").await;
-    assert_eq!(watch.ok("inbox", json!({})).await["messages"][0]["id"], 1, "written is not yet delivered");
+    assert_eq!(
+        watch.ok("inbox", json!({})).await["messages"][0]["id"],
+        1,
+        "written is not yet delivered"
+    );
     until("the reader to have flushed", async || {
         bob.write("h\n").await;
         bob.lines(messagebase_protocol::pipe::HELP.len() + 2).await;
@@ -98,7 +114,10 @@ async fn an_orderly_end_delivers_and_a_broken_one_does_not() {
     orderly.write("h\n").await;
     orderly.line().await;
     orderly.writer.shutdown().await.expect("open");
-    until("the delivery", async || watch.ok("inbox", json!({})).await["messages"] == json!([])).await;
+    until("the delivery", async || {
+        watch.ok("inbox", json!({})).await["messages"] == json!([])
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -114,7 +133,10 @@ async fn the_first_clients_send_no_newline() {
     client.write("d|ann|hi").await;
     let mut lines = client.lines(2).await;
     lines.sort();
-    assert!(lines[0].ends_with(" hi") && lines[1] == "OK sent 1", "{lines:?}");
+    assert!(
+        lines[0].ends_with(" hi") && lines[1] == "OK sent 1",
+        "{lines:?}"
+    );
     client.write("3|ann").await;
     assert_eq!(client.line().await, "OK deleted ann");
 }
@@ -134,7 +156,9 @@ async fn malformed_lines_are_refused_in_order() {
     let node = TestNode::start();
     let mut client = Client::connect(&node.service);
     client.write(b"h\n1|ann\nnonsense\n4\xff\n").await;
-    client.lines(messagebase_protocol::pipe::HELP.len() + 2).await;
+    client
+        .lines(messagebase_protocol::pipe::HELP.len() + 2)
+        .await;
     for _ in 0..3 {
         assert!(client.line().await.starts_with("ERR bad_request "));
     }

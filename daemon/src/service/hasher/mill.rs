@@ -18,7 +18,10 @@ pub(super) struct Mill {
 impl Mill {
     /// Without memory as yet.
     pub(super) fn new(argon2: Argon2<'static>) -> Self {
-        Mill { argon2, blocks: Vec::new() }
+        Mill {
+            argon2,
+            blocks: Vec::new(),
+        }
     }
 
     /// A PHC string under a new salt.
@@ -28,7 +31,9 @@ impl Mill {
         let salt = SaltString::encode_b64(&salt).map_err(|e| anyhow::anyhow!("salt: {e}"))?;
         let argon2 = self.argon2.clone();
         let params = argon2.params();
-        let output = self.digest(&argon2, password, salt.as_salt()).map_err(|e| anyhow::anyhow!("argon2: {e}"))?;
+        let output = self
+            .digest(&argon2, password, salt.as_salt())
+            .map_err(|e| anyhow::anyhow!("argon2: {e}"))?;
         let hash = PasswordHash {
             algorithm: argon2::ARGON2ID_IDENT,
             version: Some(Version::default().into()),
@@ -43,9 +48,15 @@ impl Mill {
     pub(super) fn verify(&mut self, password: &str, stored: &str) -> anyhow::Result<bool> {
         let broken = |e| anyhow::anyhow!("a stored hash is broken: {e}");
         let stored = PasswordHash::new(stored).map_err(broken)?;
-        let (Some(salt), Some(expected)) = (stored.salt, &stored.hash) else { return Ok(false) };
+        let (Some(salt), Some(expected)) = (stored.salt, &stored.hash) else {
+            return Ok(false);
+        };
         let algorithm = stored.algorithm.try_into().map_err(broken)?;
-        let version = stored.version.map(Version::try_from).transpose().map_err(|e| broken(e.into()))?;
+        let version = stored
+            .version
+            .map(Version::try_from)
+            .transpose()
+            .map_err(|e| broken(e.into()))?;
         let params = Params::try_from(&stored).map_err(broken)?;
         let argon2 = Argon2::new(algorithm, version.unwrap_or_default(), params);
         let computed = self.digest(&argon2, password, salt).map_err(broken)?;
@@ -58,7 +69,12 @@ impl Mill {
         self.blocks = Vec::new();
     }
 
-    fn digest(&mut self, argon2: &Argon2<'_>, password: &str, salt: Salt<'_>) -> argon2::password_hash::Result<Output> {
+    fn digest(
+        &mut self,
+        argon2: &Argon2<'_>,
+        password: &str,
+        salt: Salt<'_>,
+    ) -> argon2::password_hash::Result<Output> {
         let mut decoded = [0; DECODED_SALT_MAX_BYTES];
         let salt = salt.decode_b64(&mut decoded)?;
         let needed = argon2.params().block_count();
@@ -67,9 +83,17 @@ impl Mill {
             self.rest();
             self.blocks = vec![Block::default(); needed];
         }
-        let length = argon2.params().output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN);
+        let length = argon2
+            .params()
+            .output_len()
+            .unwrap_or(Params::DEFAULT_OUTPUT_LEN);
         Output::init_with(length, |out| {
-            Ok(argon2.hash_password_into_with_memory(password.as_bytes(), salt, out, &mut self.blocks)?)
+            Ok(argon2.hash_password_into_with_memory(
+                password.as_bytes(),
+                salt,
+                out,
+                &mut self.blocks,
+            )?)
         })
     }
 }
@@ -82,7 +106,11 @@ mod tests {
     use super::*;
 
     fn argon2(memory_kib: u32) -> Argon2<'static> {
-        Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(memory_kib, 1, 1, None).expect("allowed"))
+        Argon2::new(
+            Algorithm::Argon2id,
+            Version::V0x13,
+            Params::new(memory_kib, 1, 1, None).expect("allowed"),
+        )
     }
 
     #[test]
@@ -93,7 +121,10 @@ mod tests {
         let parsed = PasswordHash::new(&ours).expect("a PHC string");
         assert!(argon2.verify_password(b"correct horse", &parsed).is_ok());
         let salt = SaltString::encode_b64(&[7; SALT_BYTES]).expect("a salt");
-        let theirs = argon2.hash_password(b"battery staple", &salt).expect("hashed").to_string();
+        let theirs = argon2
+            .hash_password(b"battery staple", &salt)
+            .expect("hashed")
+            .to_string();
         assert!(mill.verify("battery staple", &theirs).expect("readable"));
         assert!(!mill.verify("correct horse", &theirs).expect("readable"));
     }
@@ -101,7 +132,9 @@ mod tests {
     #[test]
     fn used_memory_changes_no_hash_and_an_older_cost_still_verifies() {
         let mut mill = Mill::new(argon2(16));
-        let dearer = Mill::new(argon2(64)).hash("battery staple").expect("hashed");
+        let dearer = Mill::new(argon2(64))
+            .hash("battery staple")
+            .expect("hashed");
         let cheaper = mill.hash("correct horse").expect("hashed");
         for _ in 0..2 {
             assert!(mill.verify("battery staple", &dearer).expect("readable"));
@@ -113,8 +146,17 @@ mod tests {
 
     #[test]
     fn a_broken_hash_is_an_error_and_not_a_wrong_password() {
-        let foreign = "$scrypt$ln=1$aaaaaaaaaaaaaaaaaaaaaa$aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
-        assert!(Mill::new(argon2(8)).verify("correct horse", foreign).is_err());
-        assert!(Mill::new(argon2(8)).verify("correct horse", "nonsense").is_err());
+        let foreign =
+            "$scrypt$ln=1$aaaaaaaaaaaaaaaaaaaaaa$aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+        assert!(
+            Mill::new(argon2(8))
+                .verify("correct horse", foreign)
+                .is_err()
+        );
+        assert!(
+            Mill::new(argon2(8))
+                .verify("correct horse", "nonsense")
+                .is_err()
+        );
     }
 }

@@ -40,7 +40,9 @@ impl Threads {
         let threads = Threads(Arc::default());
         for number in 0..count {
             let (queue, mill) = (threads.0.clone(), Mill::new(argon2.clone()));
-            std::thread::Builder::new().name(format!("hasher-{number}")).spawn(move || run(&queue, mill))?;
+            std::thread::Builder::new()
+                .name(format!("hasher-{number}"))
+                .spawn(move || run(&queue, mill))?;
         }
         Ok(threads)
     }
@@ -68,12 +70,17 @@ impl Queue {
     /// The next job; `None` when there will be none. Calls `rest` when it has waited for a while.
     fn next(&self, mut rest: impl FnMut()) -> Option<Job> {
         let idle = |waiting: &mut Waiting| waiting.jobs.is_empty() && !waiting.closed;
-        let kept = self.arrived.wait_timeout_while(self.lock(), MEMORY_KEPT, idle);
+        let kept = self
+            .arrived
+            .wait_timeout_while(self.lock(), MEMORY_KEPT, idle);
         let (mut waiting, _) = kept.unwrap_or_else(PoisonError::into_inner);
         if idle(&mut waiting) {
             drop(waiting);
             rest();
-            waiting = self.arrived.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+            waiting = self
+                .arrived
+                .wait_while(self.lock(), idle)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         waiting.jobs.pop_front()
     }

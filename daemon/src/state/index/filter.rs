@@ -54,7 +54,9 @@ impl Place {
     pub fn read_on(&self, conn: &Connection, at_most: usize) -> Result<Vec<(u64, Box<str>)>> {
         let mut statement = conn.prepare_cached(TABLES[self.table])?;
         let row = |row: &Row<'_>| Ok((uint(row, 0)?, row.get_ref(1)?.as_str()?.into()));
-        statement.query_map((&*self.key, int(self.sender), int(at_most as u64)), row)?.collect()
+        statement
+            .query_map((&*self.key, int(self.sender), int(at_most as u64)), row)?
+            .collect()
     }
 }
 
@@ -72,7 +74,10 @@ struct Layer {
 impl Default for KeyFilter {
     /// Knows nothing yet.
     fn default() -> Self {
-        KeyFilter { layers: Vec::new(), filled: Filled::Through(Place::default()) }
+        KeyFilter {
+            layers: Vec::new(),
+            filled: Filled::Through(Place::default()),
+        }
     }
 }
 
@@ -92,10 +97,14 @@ impl KeyFilter {
         }
         if self.layers.last().is_none_or(|layer| layer.room == 0) {
             if self.layers.len() == LAYERS_MAX {
-                *self = KeyFilter { layers: Vec::new(), filled: Filled::GivenUp };
+                *self = KeyFilter {
+                    layers: Vec::new(),
+                    filled: Filled::GivenUp,
+                };
                 return;
             }
-            self.layers.push(Layer::with_room(FIRST_LAYER_KEYS << self.layers.len()));
+            self.layers
+                .push(Layer::with_room(FIRST_LAYER_KEYS << self.layers.len()));
         }
         if let Some(layer) = self.layers.last_mut() {
             layer.add(hash);
@@ -104,7 +113,8 @@ impl KeyFilter {
 
     /// False: no table holds the key.
     pub fn may_hold(&self, hash: u64) -> bool {
-        !matches!(self.filled, Filled::Whole) || self.layers.iter().rev().any(|layer| layer.may_hold(hash))
+        !matches!(self.filled, Filled::Whole)
+            || self.layers.iter().rev().any(|layer| layer.may_hold(hash))
     }
 
     /// Where the tables are to be read on; `None` when there is no need.
@@ -117,11 +127,17 @@ impl KeyFilter {
 
     /// Takes what was read there.
     pub fn take(&mut self, keys: Vec<(u64, Box<str>)>, hasher: &RandomState) {
-        keys.iter().for_each(|(sender, key)| self.add(hasher.hash_one((*sender, &**key))));
-        let Filled::Through(Place { table, .. }) = self.filled else { return };
+        keys.iter()
+            .for_each(|(sender, key)| self.add(hasher.hash_one((*sender, &**key))));
+        let Filled::Through(Place { table, .. }) = self.filled else {
+            return;
+        };
         self.filled = match keys.into_iter().next_back() {
             Some((sender, key)) => Filled::Through(Place { table, sender, key }),
-            None if table + 1 < TABLES.len() => Filled::Through(Place { table: table + 1, ..Place::default() }),
+            None if table + 1 < TABLES.len() => Filled::Through(Place {
+                table: table + 1,
+                ..Place::default()
+            }),
             None => Filled::Whole,
         };
     }
@@ -129,7 +145,10 @@ impl KeyFilter {
 
 impl Layer {
     fn with_room(keys: usize) -> Layer {
-        Layer { blocks: vec![[0; BLOCK_WORDS]; keys * BITS_PER_KEY / BLOCK_BITS], room: keys }
+        Layer {
+            blocks: vec![[0; BLOCK_WORDS]; keys * BITS_PER_KEY / BLOCK_BITS],
+            room: keys,
+        }
     }
 
     fn add(&mut self, hash: u64) {
@@ -172,7 +191,10 @@ mod tests {
 
     impl Tried {
         fn new() -> Tried {
-            Tried { filter: KeyFilter::default(), hasher: RandomState::default() }
+            Tried {
+                filter: KeyFilter::default(),
+                hasher: RandomState::default(),
+            }
         }
 
         fn add(&mut self, sender: u64, key: &str) {
@@ -185,8 +207,11 @@ mod tests {
 
         /// False when there was nothing left to read.
         fn fill(&mut self, conn: &Connection, at_most: usize) -> bool {
-            let Some(place) = self.filter.unread_behind() else { return false };
-            self.filter.take(place.read_on(conn, at_most).unwrap(), &self.hasher);
+            let Some(place) = self.filter.unread_behind() else {
+                return false;
+            };
+            self.filter
+                .take(place.read_on(conn, at_most).unwrap(), &self.hasher);
             true
         }
 
@@ -225,7 +250,9 @@ mod tests {
         let before = room(&tried);
         tried.add(3, "key 3");
         assert_eq!(room(&tried), before);
-        tried.filter.add_new(tried.hasher.hash_one((3_u64, "key 3")));
+        tried
+            .filter
+            .add_new(tried.hasher.hash_one((3_u64, "key 3")));
         assert_eq!(room(&tried), before - 1);
     }
 
@@ -233,7 +260,9 @@ mod tests {
     fn few_others_are_looked_up_in_vain() {
         const ASKED: u64 = 100_000;
         let tried = Tried::filled(FIRST_LAYER_KEYS as u64);
-        let in_vain = (0..ASKED).filter(|n| tried.may_hold(8, &format!("key {n}"))).count();
+        let in_vain = (0..ASKED)
+            .filter(|n| tried.may_hold(8, &format!("key {n}")))
+            .count();
         assert!(in_vain < 500, "{in_vain} of {ASKED}");
     }
 
@@ -247,10 +276,21 @@ mod tests {
         let mut pieces = 0;
         while tried.fill(&conn, 1) {
             pieces += 1;
-            assert!(pieces == 9 || tried.may_hold(3, "never"), "after {pieces} pieces");
+            assert!(
+                pieces == 9 || tried.may_hold(3, "never"),
+                "after {pieces} pieces"
+            );
         }
         assert_eq!(pieces, 9, "a row each, and one a table that finds no more");
-        for (sender, key) in [(1, "a"), (1, "b"), (2, ""), (2, "a"), (1, "old"), (2, "old"), (2, "older")] {
+        for (sender, key) in [
+            (1, "a"),
+            (1, "b"),
+            (2, ""),
+            (2, "a"),
+            (1, "old"),
+            (2, "old"),
+            (2, "older"),
+        ] {
             assert!(tried.may_hold(sender, key), "{sender} {key}");
         }
         assert!(!tried.may_hold(3, "never"));
@@ -260,7 +300,10 @@ mod tests {
     fn a_filter_that_would_grow_too_large_gives_up_and_denies_nothing() {
         let mut tried = Tried::filled(1);
         while tried.filter.layers.len() < LAYERS_MAX {
-            tried.filter.layers.push(Layer { room: 0, ..Layer::with_room(BLOCK_BITS) });
+            tried.filter.layers.push(Layer {
+                room: 0,
+                ..Layer::with_room(BLOCK_BITS)
+            });
         }
         tried.add(1, "one too many");
         assert!(tried.may_hold(3, "never") && tried.filter.layers.is_empty());

@@ -39,12 +39,18 @@ pub(super) struct Listed {
 impl List {
     /// Messages to the user.
     pub fn to(user: u64) -> List {
-        List { user, side: Side::Received }
+        List {
+            user,
+            side: Side::Received,
+        }
     }
 
     /// Messages from the user.
     pub fn from(user: u64) -> List {
-        List { user, side: Side::Sent }
+        List {
+            user,
+            side: Side::Sent,
+        }
     }
 
     /// The two lists in which a message is.
@@ -58,7 +64,10 @@ impl List {
             Side::Received => entry.sender,
             Side::Sent => entry.recipient,
         };
-        Listed { id: entry.id, other }
+        Listed {
+            id: entry.id,
+            other,
+        }
     }
 
     /// `user_id`, `side`.
@@ -68,7 +77,9 @@ impl List {
 
     /// Adds a row of messages, newer than all that the list holds.
     pub(super) fn append(self, conn: &Connection, messages: &[Listed]) -> Result<()> {
-        let Some(last) = messages.last() else { return Ok(()) };
+        let Some(last) = messages.last() else {
+            return Ok(());
+        };
         let (user, side) = self.key();
         let (ids, others) = json(messages)?;
         conn.prepare_cached(
@@ -84,8 +95,10 @@ impl List {
         const LAST: &str = "SELECT ids, others, last_id FROM message_lists
                              WHERE user_id = ?1 AND side = ?2 ORDER BY last_id DESC LIMIT 1";
         let (user, side) = self.key();
-        let last =
-            conn.prepare_cached(LAST)?.query_row((user, side), |row| Ok((messages(row)?, uint(row, 2)?))).optional()?;
+        let last = conn
+            .prepare_cached(LAST)?
+            .query_row((user, side), |row| Ok((messages(row)?, uint(row, 2)?)))
+            .optional()?;
         match last {
             Some((messages, last)) if messages.len() < ROW_MESSAGES_MAX => {
                 self.cut(conn, last.saturating_sub(1))?;
@@ -100,7 +113,10 @@ impl List {
         const BEHIND: &str = "SELECT ids, others FROM message_lists
                                WHERE user_id = ?1 AND side = ?2 AND last_id > ?3 ORDER BY last_id LIMIT 1";
         let (user, side) = self.key();
-        let first = conn.prepare_cached(BEHIND)?.query_row((user, side, int(after)), messages).optional()?;
+        let first = conn
+            .prepare_cached(BEHIND)?
+            .query_row((user, side, int(after)), messages)
+            .optional()?;
         self.cut(conn, after)?;
         let mut messages = first.unwrap_or_default();
         messages.retain(|message| message.id <= after);
@@ -110,36 +126,54 @@ impl List {
     /// Removes the rows that end behind `after`.
     fn cut(self, conn: &Connection, after: u64) -> Result<()> {
         let (user, side) = self.key();
-        conn.prepare_cached("DELETE FROM message_lists WHERE user_id = ?1 AND side = ?2 AND last_id > ?3")?
-            .execute((user, side, int(after)))
-            .map(drop)
+        conn.prepare_cached(
+            "DELETE FROM message_lists WHERE user_id = ?1 AND side = ?2 AND last_id > ?3",
+        )?
+        .execute((user, side, int(after)))
+        .map(drop)
     }
 
     /// Takes a message out, if it is there.
     pub(super) fn remove(self, conn: &Connection, id: u64) -> Result<()> {
-        const EMPTIED: &str = "DELETE FROM message_lists WHERE user_id = ?1 AND side = ?2 AND last_id = ?3";
-        const CHANGED: &str =
-            "UPDATE message_lists SET ids = ?4, others = ?5 WHERE user_id = ?1 AND side = ?2 AND last_id = ?3";
+        const EMPTIED: &str =
+            "DELETE FROM message_lists WHERE user_id = ?1 AND side = ?2 AND last_id = ?3";
+        const CHANGED: &str = "UPDATE message_lists SET ids = ?4, others = ?5 WHERE user_id = ?1 AND side = ?2 AND last_id = ?3";
         let (user, side) = self.key();
         let row = conn
             .prepare_cached(
                 "SELECT ids, others, last_id FROM message_lists
                   WHERE user_id = ?1 AND side = ?2 AND last_id >= ?3 ORDER BY last_id LIMIT 1",
             )?
-            .query_row((user, side, int(id)), |row| Ok((messages(row)?, uint(row, 2)?)))
+            .query_row((user, side, int(id)), |row| {
+                Ok((messages(row)?, uint(row, 2)?))
+            })
             .optional()?;
-        let Some((mut messages, last)) = row else { return Ok(()) };
-        let Some(at) = messages.iter().position(|message| message.id == id) else { return Ok(()) };
+        let Some((mut messages, last)) = row else {
+            return Ok(());
+        };
+        let Some(at) = messages.iter().position(|message| message.id == id) else {
+            return Ok(());
+        };
         messages.remove(at);
         if messages.is_empty() {
-            return conn.prepare_cached(EMPTIED)?.execute((user, side, int(last))).map(drop);
+            return conn
+                .prepare_cached(EMPTIED)?
+                .execute((user, side, int(last)))
+                .map(drop);
         }
         let (ids, others) = json(&messages)?;
-        conn.prepare_cached(CHANGED)?.execute((user, side, int(last), ids, others)).map(drop)
+        conn.prepare_cached(CHANGED)?
+            .execute((user, side, int(last), ids, others))
+            .map(drop)
     }
 
     /// The first `limit` ids of the range.
-    pub(super) fn first(self, conn: &Connection, range: RangeInclusive<u64>, limit: usize) -> Result<BTreeSet<u64>> {
+    pub(super) fn first(
+        self,
+        conn: &Connection,
+        range: RangeInclusive<u64>,
+        limit: usize,
+    ) -> Result<BTreeSet<u64>> {
         let (user, side) = self.key();
         let mut statement = conn.prepare_cached(
             "SELECT ids FROM message_lists WHERE user_id = ?1 AND side = ?2 AND last_id >= ?3 ORDER BY last_id",
@@ -151,7 +185,11 @@ impl List {
         {
             let ids = numbers(row, 0)?;
             let past = ids.last().is_some_and(|last| last > range.end());
-            found.extend(ids.into_iter().filter(|id| range.contains(id)).take(limit - found.len()));
+            found.extend(
+                ids.into_iter()
+                    .filter(|id| range.contains(id))
+                    .take(limit - found.len()),
+            );
             if past {
                 break;
             }
@@ -176,16 +214,39 @@ impl List {
 /// The last `limit` ids before `before` of what one user sent to another. They are in the sender's list and in the
 /// recipient's, among all the others: both are read in turns, so that the cost is that of the shorter one, which is read
 /// whole when it has fewer.
-pub(super) fn sent_to(conn: &Connection, from: u64, to: u64, before: u64, limit: usize) -> Result<BTreeSet<u64>> {
-    let (mut sent, mut received) = (List::from(from).newest_first(conn)?, List::to(to).newest_first(conn)?);
+pub(super) fn sent_to(
+    conn: &Connection,
+    from: u64,
+    to: u64,
+    before: u64,
+    limit: usize,
+) -> Result<BTreeSet<u64>> {
+    let (mut sent, mut received) = (
+        List::from(from).newest_first(conn)?,
+        List::to(to).newest_first(conn)?,
+    );
     let mut searches = [
-        Search { rows: sent.query((int(from), int(before)))?, with: to, before, found: BTreeSet::new() },
-        Search { rows: received.query((int(to), int(before)))?, with: from, before, found: BTreeSet::new() },
+        Search {
+            rows: sent.query((int(from), int(before)))?,
+            with: to,
+            before,
+            found: BTreeSet::new(),
+        },
+        Search {
+            rows: received.query((int(to), int(before)))?,
+            with: from,
+            before,
+            found: BTreeSet::new(),
+        },
     ];
     loop {
         for search in &mut searches {
             if !search.read_on()? || search.found.len() >= limit {
-                return Ok(std::mem::take(&mut search.found).into_iter().rev().take(limit).collect());
+                return Ok(std::mem::take(&mut search.found)
+                    .into_iter()
+                    .rev()
+                    .take(limit)
+                    .collect());
             }
         }
     }
@@ -202,10 +263,16 @@ struct Search<'a> {
 impl Search<'_> {
     /// Reads a row; false at the end.
     fn read_on(&mut self) -> Result<bool> {
-        let Some(row) = self.rows.next()? else { return Ok(false) };
+        let Some(row) = self.rows.next()? else {
+            return Ok(false);
+        };
         let others = numbers(row, 0)?;
         if others.contains(&self.with) {
-            let with = others.iter().zip(numbers(row, 1)?).filter(|(other, _)| **other == self.with).map(|(_, id)| id);
+            let with = others
+                .iter()
+                .zip(numbers(row, 1)?)
+                .filter(|(other, _)| **other == self.with)
+                .map(|(_, id)| id);
             self.found.extend(with.filter(|id| *id < self.before));
         }
         Ok(true)
@@ -218,16 +285,27 @@ fn json(messages: &[Listed]) -> Result<(String, String)> {
         serde_json::to_string(&messages.iter().map(of).collect::<Vec<u64>>())
             .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))
     };
-    Ok((column(|message| message.id)?, column(|message| message.other)?))
+    Ok((
+        column(|message| message.id)?,
+        column(|message| message.other)?,
+    ))
 }
 
 /// From the columns `ids` and `others`, the first two of a row.
 fn messages(row: &Row<'_>) -> Result<Vec<Listed>> {
     let (ids, others) = (numbers(row, 0)?, numbers(row, 1)?);
     if ids.len() != others.len() {
-        return Err(damaged(format!("{} ids and {} others", ids.len(), others.len())));
+        return Err(damaged(format!(
+            "{} ids and {} others",
+            ids.len(),
+            others.len()
+        )));
     }
-    Ok(ids.into_iter().zip(others).map(|(id, other)| Listed { id, other }).collect())
+    Ok(ids
+        .into_iter()
+        .zip(others)
+        .map(|(id, other)| Listed { id, other })
+        .collect())
 }
 
 fn numbers(row: &Row<'_>, column: usize) -> Result<Vec<u64>> {

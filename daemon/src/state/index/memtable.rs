@@ -42,7 +42,10 @@ impl MergeSchedule {
     pub fn of_node(node: u64, at: usize) -> MergeSchedule {
         const TURNS: u64 = 3;
         // Below three, so it fits.
-        MergeSchedule { at: at.max(1), phase: at / TURNS as usize * (node % TURNS) as usize }
+        MergeSchedule {
+            at: at.max(1),
+            phase: at / TURNS as usize * (node % TURNS) as usize,
+        }
     }
 
     /// Whether messages with ids in (`after`, `last`] are to be merged: fewer than a fourth of `at` never are.
@@ -81,14 +84,21 @@ pub(super) enum Found {
 
 impl Generations {
     fn all(&self) -> impl DoubleEndedIterator<Item = &Generation> {
-        self.merged.as_deref().into_iter().chain(self.merging.as_deref()).chain(std::iter::once(&self.active))
+        self.merged
+            .as_deref()
+            .into_iter()
+            .chain(self.merging.as_deref())
+            .chain(std::iter::once(&self.active))
     }
 }
 
 impl Memtable {
     /// Empty.
     pub fn new(schedule: MergeSchedule) -> Memtable {
-        Memtable { generations: Arc::default(), schedule }
+        Memtable {
+            generations: Arc::default(),
+            schedule,
+        }
     }
 
     /// Of the messages that are not in the tables yet.
@@ -102,13 +112,23 @@ impl Memtable {
     /// the new messages without their entries.
     pub fn reload(&self, conn: &Connection) -> Result<()> {
         let after = merged_through(conn)?;
-        let mut new = Generations { after, active: Generation::read_behind(after), ..Generations::default() };
-        let mut statement =
-            conn.prepare("SELECT id, sender_id, recipient_id, key FROM messages WHERE id > ?1 ORDER BY id")?;
+        let mut new = Generations {
+            after,
+            active: Generation::read_behind(after),
+            ..Generations::default()
+        };
+        let mut statement = conn.prepare(
+            "SELECT id, sender_id, recipient_id, key FROM messages WHERE id > ?1 ORDER BY id",
+        )?;
         let mut found = statement.query([int(after)])?;
         while let Some(row) = found.next()? {
             let key = row.get_ref(3)?.as_str()?;
-            let entry = Entry { id: uint(row, 0)?, sender: uint(row, 1)?, recipient: uint(row, 2)?, key };
+            let entry = Entry {
+                id: uint(row, 0)?,
+                sender: uint(row, 1)?,
+                recipient: uint(row, 2)?,
+                key,
+            };
             new.active.add(entry, &new.hasher);
         }
         *self.lock() = new;
@@ -117,7 +137,12 @@ impl Memtable {
 
     /// A message that the open transaction inserts. The last thing that its change does: nothing takes it back.
     pub fn add(&self, entry: Entry<'_>) {
-        let Generations { active, hasher, added, .. } = &mut *self.lock();
+        let Generations {
+            active,
+            hasher,
+            added,
+            ..
+        } = &mut *self.lock();
         active.add(entry, hasher);
         *added += 1;
     }
@@ -125,7 +150,10 @@ impl Memtable {
     pub(super) fn by_key(&self, sender: u64, key: &str) -> Found {
         let generations = self.lock();
         let hash = generations.hasher.hash_one((sender, key));
-        match generations.all().find_map(|generation| generation.by_key(sender, key, hash)) {
+        match generations
+            .all()
+            .find_map(|generation| generation.by_key(sender, key, hash))
+        {
             Some(id) => Found::Here(id),
             None if generations.filter.may_hold(hash) => Found::PerhapsInTables,
             None => Found::Nowhere,
@@ -144,7 +172,9 @@ impl Memtable {
     /// SQLite's.
     pub fn fill_filter(&self, conn: &Connection, at_most: usize) -> Result<bool> {
         // Not under the lock, for which readers wait. Only the writer comes here.
-        let Some(place) = self.lock().filter.unread_behind() else { return Ok(false) };
+        let Some(place) = self.lock().filter.unread_behind() else {
+            return Ok(false);
+        };
         let keys = place.read_on(conn, at_most)?;
         let Generations { filter, hasher, .. } = &mut *self.lock();
         filter.take(keys, hasher);
@@ -163,7 +193,13 @@ impl Memtable {
         if generations.after > merged_through {
             return None;
         }
-        Some(generations.all().flat_map(|generation| generation.list(list, range.clone())).take(limit).collect())
+        Some(
+            generations
+                .all()
+                .flat_map(|generation| generation.list(list, range.clone()))
+                .take(limit)
+                .collect(),
+        )
     }
 
     /// As [`Memtable::first`]: ids less than `before` of what one user sent to another, newest first.
@@ -179,7 +215,10 @@ impl Memtable {
         if generations.after > merged_through {
             return None;
         }
-        let newest_first = generations.all().rev().flat_map(|generation| generation.sent_to(from, to, before));
+        let newest_first = generations
+            .all()
+            .rev()
+            .flat_map(|generation| generation.sent_to(from, to, before));
         Some(newest_first.take(limit).collect())
     }
 
@@ -199,7 +238,13 @@ impl Memtable {
 
     /// The row of this message goes, unless its change is taken back; its key goes to another table.
     pub(super) fn is_gone(&self, id: u64, sender: u64, key: &str) {
-        let Generations { after, gone, filter, hasher, .. } = &mut *self.lock();
+        let Generations {
+            after,
+            gone,
+            filter,
+            hasher,
+            ..
+        } = &mut *self.lock();
         filter.add(hasher.hash_one((sender, key)));
         if id > *after {
             gone.insert(id);
@@ -214,7 +259,10 @@ impl Memtable {
     pub(super) fn merged(&self) {
         let old = {
             let mut generations = self.lock();
-            let through = generations.merged.as_ref().map(|generation| generation.last);
+            let through = generations
+                .merged
+                .as_ref()
+                .map(|generation| generation.last);
             generations.after = through.unwrap_or(generations.after);
             let merging = generations.merging.take();
             let merged_through = merging.as_ref().map_or(0, |generation| generation.last);
@@ -239,6 +287,8 @@ impl Memtable {
 
     fn lock(&self) -> MutexGuard<'_, Generations> {
         // A holder can only panic when memory runs out.
-        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
+        self.generations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

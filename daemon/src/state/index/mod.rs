@@ -58,9 +58,14 @@ pub enum KeyUse {
 pub fn by_key(conn: &Connection, memtable: &Memtable, sender: u64, key: &str) -> Result<KeyUse> {
     match memtable.by_key(sender, key) {
         Found::Here(id) => Ok(KeyUse::Message(id)),
-        Found::PerhapsInTables => Ok(find_key(conn, sender, key)?.map_or(KeyUse::PerhapsGone, KeyUse::Message)),
+        Found::PerhapsInTables => {
+            Ok(find_key(conn, sender, key)?.map_or(KeyUse::PerhapsGone, KeyUse::Message))
+        }
         Found::Nowhere => {
-            debug_assert!(!in_tables(conn, sender, key)?, "the filter denied a key of user {sender}");
+            debug_assert!(
+                !in_tables(conn, sender, key)?,
+                "the filter denied a key of user {sender}"
+            );
             Ok(KeyUse::Never)
         }
     }
@@ -84,10 +89,15 @@ fn in_tables(conn: &Connection, sender: u64, key: &str) -> Result<bool> {
 
 /// Forgets a message whose row goes in this transaction, and whose key goes to `send_keys`.
 pub fn remove(conn: &Connection, memtable: &Memtable, entry: Entry<'_>) -> Result<()> {
-    let Entry { id, sender, key, .. } = entry;
+    let Entry {
+        id, sender, key, ..
+    } = entry;
     memtable.is_gone(id, sender, key);
-    conn.prepare_cached("DELETE FROM message_keys WHERE sender_id = ?1 AND key = ?2")?.execute((int(sender), key))?;
-    List::of(entry).into_iter().try_for_each(|list| list.remove(conn, id))
+    conn.prepare_cached("DELETE FROM message_keys WHERE sender_id = ?1 AND key = ?2")?
+        .execute((int(sender), key))?;
+    List::of(entry)
+        .into_iter()
+        .try_for_each(|list| list.remove(conn, id))
 }
 
 /// The index as one transaction sees it.
@@ -105,7 +115,11 @@ impl<'a> Index<'a> {
     /// As all methods: SQLite's, or `SQLITE_BUSY` when the transaction is so old that the memory has gone on.
     pub fn of(conn: &'a Connection, memtable: &'a Memtable) -> Result<Index<'a>> {
         let merged_through = merged_through(conn)?;
-        Ok(Index { conn, memtable, merged_through })
+        Ok(Index {
+            conn,
+            memtable,
+            merged_through,
+        })
     }
 
     /// Ids of at most `limit` messages of a list, greater than `after` and not greater than `through`, ascending.
@@ -124,7 +138,13 @@ impl<'a> Index<'a> {
         let directions = [(a, b), (b, a)];
         for (from, to) in directions.into_iter().take(if a == b { 1 } else { 2 }) {
             ids.extend(lists::sent_to(self.conn, from, to, before, limit)?);
-            ids.extend(self.fitting(self.memtable.sent_to(self.merged_through, from, to, before, limit))?);
+            ids.extend(self.fitting(self.memtable.sent_to(
+                self.merged_through,
+                from,
+                to,
+                before,
+                limit,
+            ))?);
         }
         Ok(ids.into_iter().rev().take(limit).collect())
     }
@@ -138,5 +158,6 @@ impl<'a> Index<'a> {
 }
 
 fn merged_through(conn: &Connection) -> Result<u64> {
-    conn.prepare_cached("SELECT merged_through FROM message_index")?.query_row([], |row| uint(row, 0))
+    conn.prepare_cached("SELECT merged_through FROM message_index")?
+        .query_row([], |row| uint(row, 0))
 }

@@ -66,10 +66,22 @@ fn session(row: &Row<'_>) -> Result<SessionRow> {
 
 /// The first answer under a key. `kind`: `register` (scope: the folded name), `password`, `delete` (scope: the
 /// user's id in decimal).
-pub fn account_key(conn: &Connection, kind: &str, scope: &str, key: &str) -> Result<Option<AccountKey>> {
-    conn.prepare_cached("SELECT user_id, name FROM account_keys WHERE kind = ?1 AND scope = ?2 AND key = ?3")?
-        .query_row((kind, scope, key), |row| Ok(AccountKey { user: uint(row, 0)?, name: row.get(1)? }))
-        .optional()
+pub fn account_key(
+    conn: &Connection,
+    kind: &str,
+    scope: &str,
+    key: &str,
+) -> Result<Option<AccountKey>> {
+    conn.prepare_cached(
+        "SELECT user_id, name FROM account_keys WHERE kind = ?1 AND scope = ?2 AND key = ?3",
+    )?
+    .query_row((kind, scope, key), |row| {
+        Ok(AccountKey {
+            user: uint(row, 0)?,
+            name: row.get(1)?,
+        })
+    })
+    .optional()
 }
 
 /// Whether an account of that name was deleted under that key: the repetition of a `delete` whose session is gone.

@@ -32,15 +32,24 @@ fn scan(
     )?;
     // Names are printable ASCII: SOH stands before every one that goes on after `after`, DEL behind every one that goes
     // on after the prefix. One bound on each side: of two, SQLite may begin at the wrong one and read all between.
-    let after = after_folded.map(|after| format!("{after}\u{1}")).unwrap_or_default();
-    let begin = if after.as_str() > glob.prefix() { after.as_str() } else { glob.prefix() };
+    let after = after_folded
+        .map(|after| format!("{after}\u{1}"))
+        .unwrap_or_default();
+    let begin = if after.as_str() > glob.prefix() {
+        after.as_str()
+    } else {
+        glob.prefix()
+    };
     let mut rows = statement.query((begin, format!("{}\u{7f}", glob.prefix())))?;
     let mut found = Vec::new();
     while found.len() < at_most as usize
         && let Some(row) = rows.next()?
     {
         if glob.matches(row.get_ref(2)?.as_str()?) {
-            found.push(DirectoryRow { id: uint(row, 0)?, name: row.get(1)? });
+            found.push(DirectoryRow {
+                id: uint(row, 0)?,
+                name: row.get(1)?,
+            });
         }
     }
     Ok(found)
@@ -55,15 +64,24 @@ const USER_ROW: &str = "SELECT u.name, u.created_at,
    FROM users u";
 
 /// Accounts for the operator, by name; `online` is left false.
-pub fn user_rows(conn: &Connection, pattern_folded: Option<&str>, limit: u32) -> Result<Vec<UserRow>> {
+pub fn user_rows(
+    conn: &Connection,
+    pattern_folded: Option<&str>,
+    limit: u32,
+) -> Result<Vec<UserRow>> {
     let found = scan(conn, pattern_folded, None, limit)?;
     let mut statement = conn.prepare_cached(&format!("{USER_ROW} WHERE u.id = ?1"))?;
-    found.into_iter().map(|row| statement.query_row([int(row.id)], operator_row)).collect()
+    found
+        .into_iter()
+        .map(|row| statement.query_row([int(row.id)], operator_row))
+        .collect()
 }
 
 /// One account for the operator; `online` is left false.
 pub fn user_row(conn: &Connection, folded: &str) -> Result<Option<UserRow>> {
-    conn.prepare_cached(&format!("{USER_ROW} WHERE u.name_folded = ?1"))?.query_row([folded], operator_row).optional()
+    conn.prepare_cached(&format!("{USER_ROW} WHERE u.name_folded = ?1"))?
+        .query_row([folded], operator_row)
+        .optional()
 }
 
 fn operator_row(row: &Row<'_>) -> Result<UserRow> {

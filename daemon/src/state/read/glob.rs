@@ -12,7 +12,10 @@ pub(super) struct Glob<'a> {
 impl<'a> Glob<'a> {
     pub fn new(pattern: &'a str) -> Self {
         let end = pattern.find(['*', '?']).unwrap_or(pattern.len());
-        Glob { pattern: pattern.as_bytes(), prefix: &pattern[..end] }
+        Glob {
+            pattern: pattern.as_bytes(),
+            prefix: &pattern[..end],
+        }
     }
 
     /// What every match begins with.
@@ -71,7 +74,11 @@ mod tests {
             ("a**", "a", true),
         ];
         for (pattern, name, expected) in cases {
-            assert_eq!(Glob::new(pattern).matches(name), expected, "{pattern} on {name}");
+            assert_eq!(
+                Glob::new(pattern).matches(name),
+                expected,
+                "{pattern} on {name}"
+            );
         }
     }
 

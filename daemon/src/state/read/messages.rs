@@ -26,17 +26,31 @@ pub fn newest_message(conn: &Connection, user: u64) -> Result<u64> {
 }
 
 /// Undelivered messages to the user with an id greater than `after`, oldest first.
-pub fn inbox_page(conn: &Connection, memtable: &Memtable, user: u64, after: u64, limit: u32) -> Result<Page<Message>> {
+pub fn inbox_page(
+    conn: &Connection,
+    memtable: &Memtable,
+    user: u64,
+    after: u64,
+    limit: u32,
+) -> Result<Page<Message>> {
     let delivered_through = conn
         .prepare_cached("SELECT delivered_through FROM mailboxes WHERE user_id = ?1")?
         .query_row([int(user)], |row| uint(row, 0))
         .optional()?;
     // No mailbox: the account is gone, and what was queued to it.
-    let Some(delivered_through) = delivered_through else { return Ok(Page::cut(Vec::new(), limit)) };
+    let Some(delivered_through) = delivered_through else {
+        return Ok(Page::cut(Vec::new(), limit));
+    };
     let index = Index::of(conn, memtable)?;
     let next = |after, at_most| index.list(List::to(user), after, u64::MAX, at_most);
     let records = visible(conn, after.max(delivered_through), limit as usize + 1, next)?;
-    let message = |m: MessageRecord| Message { id: m.id, from: m.from, to: m.to, body: m.body, sent_at: m.sent_at };
+    let message = |m: MessageRecord| Message {
+        id: m.id,
+        from: m.from,
+        to: m.to,
+        body: m.body,
+        sent_at: m.sent_at,
+    };
     Ok(Page::cut(records.into_iter().map(message).collect(), limit))
 }
 
@@ -51,11 +65,17 @@ pub fn sync_page(
     let index = Index::of(conn, memtable)?;
     let next = |after, at_most| {
         // A message to oneself is in both lists.
-        let mut ids: BTreeSet<u64> = index.list(List::to(user), after, u64::MAX, at_most)?.into_iter().collect();
+        let mut ids: BTreeSet<u64> = index
+            .list(List::to(user), after, u64::MAX, at_most)?
+            .into_iter()
+            .collect();
         ids.extend(index.list(List::from(user), after, u64::MAX, at_most)?);
         Ok(ids.into_iter().take(at_most).collect())
     };
-    Ok(Page::cut(visible(conn, after, limit as usize + 1, next)?, limit))
+    Ok(Page::cut(
+        visible(conn, after, limit as usize + 1, next)?,
+        limit,
+    ))
 }
 
 /// The first `wanted` of the messages that `next` lists, given the id before and how many. The index may name some
@@ -82,8 +102,9 @@ fn visible(
 
 /// Those of the messages that are there.
 fn by_ids(conn: &Connection, names: &mut Names<'_>, ids: &[u64]) -> Result<Vec<MessageRecord>> {
-    let mut statement =
-        conn.prepare_cached("SELECT sender_id, recipient_id, body, sent_at, delivered_at FROM messages WHERE id = ?1")?;
+    let mut statement = conn.prepare_cached(
+        "SELECT sender_id, recipient_id, body, sent_at, delivered_at FROM messages WHERE id = ?1",
+    )?;
     let mut found = Vec::with_capacity(ids.len());
     for id in ids {
         let mut rows = statement.query([int(*id)])?;
@@ -142,7 +163,9 @@ pub fn history_page(
 /// The live account of that name, and the deleted ones of that name with which the user has messages.
 fn partners(conn: &Connection, index: &Index<'_>, user: u64, folded: &str) -> Result<Vec<u64>> {
     let ids = |sql: &str| -> Result<Vec<u64>> {
-        conn.prepare_cached(sql)?.query_map([folded], |row| uint(row, 0))?.collect()
+        conn.prepare_cached(sql)?
+            .query_map([folded], |row| uint(row, 0))?
+            .collect()
     };
     let mut partners = ids("SELECT id FROM users WHERE name_folded = ?1")?;
     for id in ids("SELECT id FROM retired_users WHERE name_folded = ?1")? {

@@ -8,7 +8,9 @@ mod messages;
 mod names;
 mod node;
 
-pub use accounts::{account_key, deleted_by_key, session_by_id, session_by_token_hash, user_by_id, user_by_name};
+pub use accounts::{
+    account_key, deleted_by_key, session_by_id, session_by_token_hash, user_by_id, user_by_name,
+};
 pub use directory::{user_row, user_rows, users_page};
 pub use messages::{history_page, inbox_page, newest_message, queued_count, sync_page};
 pub use node::{change_rows, clock, settings, stats};
@@ -86,7 +88,10 @@ pub struct Stats {
 impl std::fmt::Debug for Account {
     /// Without the hash: a debug line may reach a log.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Account").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Account")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 

@@ -13,7 +13,10 @@ pub(super) struct Names<'a> {
 
 impl<'a> Names<'a> {
     pub fn of(conn: &'a Connection) -> Names<'a> {
-        Names { conn, known: HashMap::default() }
+        Names {
+            conn,
+            known: HashMap::default(),
+        }
     }
 
     /// The name of a live or deleted account, as registered; where a hand has removed both, what stands for it.
@@ -32,6 +35,9 @@ impl<'a> Names<'a> {
     }
 
     fn look_up(&self, sql: &str, user: u64) -> Result<Option<String>> {
-        self.conn.prepare_cached(sql)?.query_row([int(user)], |row| row.get(0)).optional()
+        self.conn
+            .prepare_cached(sql)?
+            .query_row([int(user)], |row| row.get(0))
+            .optional()
     }
 }

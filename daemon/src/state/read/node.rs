@@ -14,7 +14,12 @@ pub fn change_rows(conn: &Connection, from: u64, limit: u32) -> Result<Vec<Chang
         "SELECT log_index, term, leader, change FROM change_log WHERE log_index >= ?1 ORDER BY log_index LIMIT ?2",
     )?;
     let rows = statement.query_map((int(from), limit), |row| {
-        Ok(ChangeRow { log_index: uint(row, 0)?, term: uint(row, 1)?, leader: row.get(2)?, change: row.get(3)? })
+        Ok(ChangeRow {
+            log_index: uint(row, 0)?,
+            term: uint(row, 1)?,
+            leader: row.get(2)?,
+            change: row.get(3)?,
+        })
     })?;
     rows.collect()
 }
@@ -35,5 +40,6 @@ pub fn settings(conn: &Connection) -> Result<Settings> {
 
 /// The state's clock, Unix ms.
 pub fn clock(conn: &Connection) -> Result<u64> {
-    conn.prepare_cached("SELECT clock FROM replicated_state")?.query_row([], |row| uint(row, 0))
+    conn.prepare_cached("SELECT clock FROM replicated_state")?
+        .query_row([], |row| uint(row, 0))
 }

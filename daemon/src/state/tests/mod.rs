@@ -36,14 +36,32 @@ pub(super) fn refused(refusal: Refusal) -> Outcome {
 impl World {
     pub fn new() -> World {
         let conn = Connection::open_in_memory().unwrap();
-        conn.execute_batch(include_str!("../../../../migrations/0001_first.sql")).unwrap();
-        let memtable = Memtable::new(MergeSchedule { at: MERGED_EARLY, phase: 0 });
-        World { conn, machine: Machine::new(memtable.clone()), merge: None, memtable, index: 0, at: 1_000_000 }
+        conn.execute_batch(include_str!("../../../../migrations/0001_first.sql"))
+            .unwrap();
+        let memtable = Memtable::new(MergeSchedule {
+            at: MERGED_EARLY,
+            phase: 0,
+        });
+        World {
+            conn,
+            machine: Machine::new(memtable.clone()),
+            merge: None,
+            memtable,
+            index: 0,
+            at: 1_000_000,
+        }
     }
 
     pub fn row(&mut self, payload: LogPayload) -> LogRow {
         self.index += 1;
-        LogRow { id: LogId { term: 1, leader: 65_537, index: self.index }, payload }
+        LogRow {
+            id: LogId {
+                term: 1,
+                leader: 65_537,
+                index: self.index,
+            },
+            payload,
+        }
     }
 
     /// Applies in a transaction of its own, as the writer does.
@@ -58,8 +76,15 @@ impl World {
 
     pub fn full(&mut self, actor: Option<u64>, body: Change, secrets: Option<Secrets>) -> Applied {
         self.at += 1;
-        let envelope = Envelope { v: LOG_VERSION, at: self.at, actor, body, secrets };
-        self.try_apply(LogPayload::Change(Arc::new(envelope))).unwrap()
+        let envelope = Envelope {
+            v: LOG_VERSION,
+            at: self.at,
+            actor,
+            body,
+            secrets,
+        };
+        self.try_apply(LogPayload::Change(Arc::new(envelope)))
+            .unwrap()
     }
 
     /// A change by a session.
@@ -73,7 +98,11 @@ impl World {
     }
 
     pub fn register_as(&mut self, name: &str, key: &str, by_operator: bool) -> Outcome {
-        let body = Change::Register { name: name.into(), key: key.into(), by_operator };
+        let body = Change::Register {
+            name: name.into(),
+            key: key.into(),
+            by_operator,
+        };
         self.full(None, body, Some(password("$first"))).outcome
     }
 
@@ -92,8 +121,18 @@ impl World {
     }
 
     pub fn try_login(&mut self, user: u64, credential_version: u64, token: u8) -> Applied {
-        let secrets = Secrets { password_hash: None, token_hash: Some([token; 32]) };
-        self.full(None, Change::Login { user, credential_version }, Some(secrets))
+        let secrets = Secrets {
+            password_hash: None,
+            token_hash: Some([token; 32]),
+        };
+        self.full(
+            None,
+            Change::Login {
+                user,
+                credential_version,
+            },
+            Some(secrets),
+        )
     }
 
     /// Two users, each with one session: (user, session) of Ann, then of Bob.
@@ -102,8 +141,22 @@ impl World {
         ((ann, self.login(ann, 1)), (bob, self.login(bob, 2)))
     }
 
-    pub fn send(&mut self, (user, session): (u64, u64), to: &str, body: &str, key: &str) -> Applied {
-        self.by(session, Change::Send { user, to: to.into(), body: body.into(), key: key.into() })
+    pub fn send(
+        &mut self,
+        (user, session): (u64, u64),
+        to: &str,
+        body: &str,
+        key: &str,
+    ) -> Applied {
+        self.by(
+            session,
+            Change::Send {
+                user,
+                to: to.into(),
+                body: body.into(),
+                key: key.into(),
+            },
+        )
     }
 
     pub fn count(&self, sql: &str) -> i64 {
@@ -118,7 +171,10 @@ impl World {
 }
 
 pub(super) fn password(hash: &str) -> Secrets {
-    Secrets { password_hash: Some(hash.into()), token_hash: None }
+    Secrets {
+        password_hash: Some(hash.into()),
+        token_hash: None,
+    }
 }
 
 #[test]
@@ -129,19 +185,38 @@ fn the_clock_only_grows_and_is_the_stored_time() {
     assert_eq!(w.count("SELECT created_at FROM users"), 5_001);
     w.at = 100;
     w.register("Bob");
-    assert_eq!(w.count("SELECT created_at FROM users WHERE name = 'Bob'"), 5_002);
-    w.op(Change::Lock { name: "nobody".into() });
-    assert_eq!(read::clock(&w.conn).unwrap(), 5_003, "a refused change moves it too");
+    assert_eq!(
+        w.count("SELECT created_at FROM users WHERE name = 'Bob'"),
+        5_002
+    );
+    w.op(Change::Lock {
+        name: "nobody".into(),
+    });
+    assert_eq!(
+        read::clock(&w.conn).unwrap(),
+        5_003,
+        "a refused change moves it too"
+    );
 }
 
 #[test]
 fn blank_and_membership_entries_move_the_applied_id() {
     let mut w = World::new();
-    assert_eq!(w.try_apply(LogPayload::Blank).unwrap().outcome, Outcome::Done);
+    assert_eq!(
+        w.try_apply(LogPayload::Blank).unwrap().outcome,
+        Outcome::Done
+    );
     w.try_apply(LogPayload::Membership("{}".into())).unwrap();
     let counters = Counters::load(&w.conn).unwrap();
-    let at = LogId { term: 1, leader: 65_537, index: 2 };
-    assert_eq!((counters.applied, counters.membership), (Some(at), Some((at, "{}".into()))));
+    let at = LogId {
+        term: 1,
+        leader: 65_537,
+        index: 2,
+    };
+    assert_eq!(
+        (counters.applied, counters.membership),
+        (Some(at), Some((at, "{}".into())))
+    );
 }
 
 #[test]
@@ -149,10 +224,25 @@ fn an_entry_is_never_applied_twice_nor_of_an_unknown_version() {
     let mut w = World::new();
     w.try_apply(LogPayload::Blank).unwrap();
     w.index = 0;
-    assert!(matches!(w.try_apply(LogPayload::Blank), Err(ApplyError::OutOfOrder { index: 1, applied: 1 })));
-    let newer = Envelope { v: 2, at: 1, actor: None, body: Change::Logout {}, secrets: None };
+    assert!(matches!(
+        w.try_apply(LogPayload::Blank),
+        Err(ApplyError::OutOfOrder {
+            index: 1,
+            applied: 1
+        })
+    ));
+    let newer = Envelope {
+        v: 2,
+        at: 1,
+        actor: None,
+        body: Change::Logout {},
+        secrets: None,
+    };
     let error = w.try_apply(LogPayload::Change(Arc::new(newer)));
-    assert!(matches!(error, Err(ApplyError::UnknownVersion { index: 2, found: 2 })));
+    assert!(matches!(
+        error,
+        Err(ApplyError::UnknownVersion { index: 2, found: 2 })
+    ));
 }
 
 #[test]
@@ -163,10 +253,24 @@ fn a_broken_rule_is_rolled_back_and_rejected_and_the_next_entry_goes_on() {
     // The same token for somebody else: a constraint.
     assert_eq!(w.try_login(bob, 1, 1).outcome, Outcome::Rejected);
     // No hash where there must be one: the envelope contradicts itself.
-    let body = Change::Register { name: "Zoe".into(), key: "k".into(), by_operator: false };
+    let body = Change::Register {
+        name: "Zoe".into(),
+        key: "k".into(),
+        by_operator: false,
+    };
     assert_eq!(w.op(body).outcome, Outcome::Rejected);
-    assert_eq!(w.op(Change::Login { user: ann, credential_version: 1 }).outcome, Outcome::Rejected);
-    assert_eq!(w.op(Change::ResetPassword { name: "Ann".into() }).outcome, Outcome::Rejected);
+    assert_eq!(
+        w.op(Change::Login {
+            user: ann,
+            credential_version: 1
+        })
+        .outcome,
+        Outcome::Rejected
+    );
+    assert_eq!(
+        w.op(Change::ResetPassword { name: "Ann".into() }).outcome,
+        Outcome::Rejected
+    );
     assert_eq!(w.register("Zoe"), 3, "the counter was given back");
     assert_eq!(w.login(bob, 2), 2, "the counter was given back");
 }
@@ -175,10 +279,23 @@ fn a_broken_rule_is_rolled_back_and_rejected_and_the_next_entry_goes_on() {
 fn a_missing_table_stops_the_node_instead_of_making_it_differ() {
     let mut w = World::new();
     w.conn.execute_batch("DROP TABLE mailboxes").unwrap();
-    let body = Change::Register { name: "Ann".into(), key: "k".into(), by_operator: false };
-    let envelope = Envelope { v: LOG_VERSION, at: 1, actor: None, body, secrets: Some(password("$h")) };
+    let body = Change::Register {
+        name: "Ann".into(),
+        key: "k".into(),
+        by_operator: false,
+    };
+    let envelope = Envelope {
+        v: LOG_VERSION,
+        at: 1,
+        actor: None,
+        body,
+        secrets: Some(password("$h")),
+    };
     let result = w.try_apply(LogPayload::Change(Arc::new(envelope)));
-    assert!(matches!(result, Err(ApplyError::Sqlite { .. })), "{result:?}");
+    assert!(
+        matches!(result, Err(ApplyError::Sqlite { .. })),
+        "{result:?}"
+    );
 }
 
 #[test]
@@ -197,6 +314,10 @@ fn operators_changes_by_a_session_are_not_permitted() {
         Change::ForgetDelivered { at_most: 1 },
     ];
     for change in changes {
-        assert_eq!(w.by(session, change.clone()).outcome, refused(Refusal::NotPermitted), "{change:?}");
+        assert_eq!(
+            w.by(session, change.clone()).outcome,
+            refused(Refusal::NotPermitted),
+            "{change:?}"
+        );
     }
 }

@@ -42,7 +42,10 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub fn new() -> Fixture {
-        Fixture { dir: Arc::new(TempDir::new().unwrap()), heard: Arc::default() }
+        Fixture {
+            dir: Arc::new(TempDir::new().unwrap()),
+            heard: Arc::default(),
+        }
     }
 
     pub fn options(&self) -> StoreOptions {
@@ -59,7 +62,11 @@ impl Fixture {
 
     pub fn open(&self) -> Driven {
         let (store, writer) = Store::open(self.options()).unwrap();
-        Driven { store, writer, dir: self.dir.clone() }
+        Driven {
+            store,
+            writer,
+            dir: self.dir.clone(),
+        }
     }
 }
 
@@ -75,12 +82,18 @@ pub(super) type Answer = Receiver<Result<(), StoreError>>;
 
 pub(super) fn done() -> (BoxedDone<()>, Answer) {
     let (sender, receiver) = sync_channel(1);
-    (Box::new(move |result| sender.send(result).unwrap()), receiver)
+    (
+        Box::new(move |result| sender.send(result).unwrap()),
+        receiver,
+    )
 }
 
 /// Runs a future that the store's bounded queue never keeps waiting in these tests.
 pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
 }
 
 impl Driven {
@@ -109,7 +122,10 @@ impl Driven {
             .map(|row| {
                 let outcomes = outcomes.clone();
                 let respond = Box::new(move |outcome| outcomes.lock().unwrap().push(outcome));
-                ApplyItem { row, respond: Some(respond as Box<dyn FnOnce(Outcome) + Send>) }
+                ApplyItem {
+                    row,
+                    respond: Some(respond as Box<dyn FnOnce(Outcome) + Send>),
+                }
             })
             .collect();
         self.run(|done| Job::Apply { items, done }).unwrap();
@@ -117,7 +133,12 @@ impl Driven {
     }
 
     pub fn log(&self, range: std::ops::Range<u64>) -> Vec<u64> {
-        self.store.read_log(range, usize::MAX).unwrap().into_iter().map(|row| row.id.index).collect()
+        self.store
+            .read_log(range, usize::MAX)
+            .unwrap()
+            .into_iter()
+            .map(|row| row.id.index)
+            .collect()
     }
 
     pub fn count(&self, sql: &str) -> u64 {
@@ -125,24 +146,54 @@ impl Driven {
     }
 
     pub fn query<T: rusqlite::types::FromSql>(&self, sql: &str) -> T {
-        self.store.readers().with(|conn| conn.query_row(sql, [], |row| row.get(0))).unwrap()
+        self.store
+            .readers()
+            .with(|conn| conn.query_row(sql, [], |row| row.get(0)))
+            .unwrap()
     }
 }
 
 pub(super) fn id(term: u64, index: u64) -> LogId {
-    LogId { term, leader: 65_537, index }
+    LogId {
+        term,
+        leader: 65_537,
+        index,
+    }
 }
 
 pub(super) fn blank(term: u64, index: u64) -> LogRow {
-    LogRow { id: id(term, index), payload: LogPayload::Blank }
+    LogRow {
+        id: id(term, index),
+        payload: LogPayload::Blank,
+    }
 }
 
 pub(super) fn change(index: u64, body: Change, secrets: Option<Secrets>) -> LogRow {
-    let envelope = Envelope { v: LOG_VERSION, at: 1_000 + index, actor: None, body, secrets };
-    LogRow { id: id(1, index), payload: LogPayload::Change(Arc::new(envelope)) }
+    let envelope = Envelope {
+        v: LOG_VERSION,
+        at: 1_000 + index,
+        actor: None,
+        body,
+        secrets,
+    };
+    LogRow {
+        id: id(1, index),
+        payload: LogPayload::Change(Arc::new(envelope)),
+    }
 }
 
 pub(super) fn register(index: u64, name: &str) -> LogRow {
-    let secrets = Secrets { password_hash: Some("$argon2id$secret".into()), token_hash: None };
-    change(index, Change::Register { name: name.into(), key: format!("k{index}"), by_operator: false }, Some(secrets))
+    let secrets = Secrets {
+        password_hash: Some("$argon2id$secret".into()),
+        token_hash: None,
+    };
+    change(
+        index,
+        Change::Register {
+            name: name.into(),
+            key: format!("k{index}"),
+            by_operator: false,
+        },
+        Some(secrets),
+    )
 }

@@ -54,7 +54,11 @@ impl Writer {
         {
             self.take(job);
         }
-        if self.log.iter().any(|job| matches!(job, Job::SaveVote { .. })) {
+        if self
+            .log
+            .iter()
+            .any(|job| matches!(job, Job::SaveVote { .. }))
+        {
             return Ok(());
         }
         let items = self.choose_items(RIDERS_MAX, is_quick);
@@ -69,15 +73,25 @@ impl Writer {
             let applied = self.machine.apply(&self.db.conn, &item.row);
             let applied = applied.map_err(|e| StoreError::Fatal(e.to_string().into()))?;
             self.applying.effects.extend(applied.effects);
-            self.applying.answers.extend(item.respond.map(|respond| (respond, applied.outcome)));
+            self.applying
+                .answers
+                .extend(item.respond.map(|respond| (respond, applied.outcome)));
         }
-        self.applying.applied = self.machine.save(&self.db.conn).map_err(|e| fatal("apply", e))?;
+        self.applying.applied = self
+            .machine
+            .save(&self.db.conn)
+            .map_err(|e| fatal("apply", e))?;
         Ok(())
     }
 
     /// COMMIT has happened: tell everybody who waits for what it applied.
     pub(super) fn settle(&mut self) {
-        let Applying { effects, answers, applied, ended } = std::mem::take(&mut self.applying);
+        let Applying {
+            effects,
+            answers,
+            applied,
+            ended,
+        } = std::mem::take(&mut self.applying);
         if applied.is_some() {
             self.shared.applied.send_replace(applied);
         }
@@ -94,7 +108,11 @@ impl Writer {
 
     /// At most so many items for one transaction, up to the first that may not; jobs of which none is left are
     /// acknowledged with it.
-    fn choose_items(&mut self, at_most: usize, may: impl Fn(&LogPayload) -> bool) -> Vec<ApplyItem> {
+    fn choose_items(
+        &mut self,
+        at_most: usize,
+        may: impl Fn(&LogPayload) -> bool,
+    ) -> Vec<ApplyItem> {
         let mut chosen = Vec::new();
         let mut bytes = 0;
         while let Some(StateJob::Apply { items, .. }) = self.state.front_mut() {

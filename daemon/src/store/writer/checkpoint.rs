@@ -56,13 +56,21 @@ struct Background {
 
 impl Default for Checkpoints {
     fn default() -> Self {
-        Checkpoints { under_load: LOAD_FRAMES, when_idle: IDLE_FRAMES, background: None, warned: None }
+        Checkpoints {
+            under_load: LOAD_FRAMES,
+            when_idle: IDLE_FRAMES,
+            background: None,
+            warned: None,
+        }
     }
 }
 
 impl Checkpoints {
     /// From now on a thread copies. Fails when the system gives none, or the file can't be opened again.
-    pub fn in_background(&mut self, file: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    pub fn in_background(
+        &mut self,
+        file: &Path,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let conn = Db::connect(file)?;
         let (ask, asked) = sync_channel(1);
         let (answer, answers) = sync_channel(1);
@@ -73,8 +81,16 @@ impl Checkpoints {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("store-checkpoint".into()).spawn(copy)?;
-        self.background = Some(Background { ask, answers, asked: 0, busy: false, thread });
+        let thread = std::thread::Builder::new()
+            .name("store-checkpoint".into())
+            .spawn(copy)?;
+        self.background = Some(Background {
+            ask,
+            answers,
+            asked: 0,
+            busy: false,
+            thread,
+        });
         Ok(())
     }
 
@@ -90,7 +106,12 @@ impl Checkpoints {
     /// could not write once, and then holds it for written; SQLite, asked again, would begin the WAL anew, which still
     /// has the page. Behind a COMMIT of the writer SQLite notes a copy as made without having synced it.
     pub fn consider(&mut self, conn: &Connection, frames: u32, idle: bool) -> rusqlite::Result<()> {
-        let due = frames >= if idle { self.when_idle } else { self.under_load };
+        let due = frames
+            >= if idle {
+                self.when_idle
+            } else {
+                self.under_load
+            };
         let next = match &mut self.background {
             None if due => Next::CopyRest,
             None => Next::Nothing,
@@ -156,11 +177,13 @@ impl Background {
         self.busy = false;
         match answer.transpose()? {
             // Not held up by a reader, only too slow.
-            Some(Copied { frames: seen, copied })
-                if seen.saturating_sub(copied) <= REST_FRAMES
-                    && frames.saturating_sub(seen) > REST_FRAMES
-                    && frames < WARN_FRAMES
-                    && self.asked < COPIES_MAX =>
+            Some(Copied {
+                frames: seen,
+                copied,
+            }) if seen.saturating_sub(copied) <= REST_FRAMES
+                && frames.saturating_sub(seen) > REST_FRAMES
+                && frames < WARN_FRAMES
+                && self.asked < COPIES_MAX =>
             {
                 Ok(self.ask())
             }
@@ -176,7 +199,11 @@ impl Background {
         self.asked += 1;
         // It is not busy, so there is room.
         self.busy = self.ask.try_send(()).is_ok();
-        if self.busy { Next::Nothing } else { Next::CopyRest }
+        if self.busy {
+            Next::Nothing
+        } else {
+            Next::CopyRest
+        }
     }
 }
 
@@ -184,11 +211,20 @@ impl Background {
 fn copy(conn: &Connection) -> rusqlite::Result<Copied> {
     let copied = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
         // -1 when another connection is at it.
-        let count = |column| row.get::<_, i64>(column).map(|count| count.try_into().unwrap_or(0));
-        Ok(Copied { frames: count(1)?, copied: count(2)? })
+        let count = |column| {
+            row.get::<_, i64>(column)
+                .map(|count| count.try_into().unwrap_or(0))
+        };
+        Ok(Copied {
+            frames: count(1)?,
+            copied: count(2)?,
+        })
     });
     match copied {
-        Err(error) if is_foreign_lock(&error) => Ok(Copied { frames: 0, copied: 0 }),
+        Err(error) if is_foreign_lock(&error) => Ok(Copied {
+            frames: 0,
+            copied: 0,
+        }),
         copied => copied,
     }
 }

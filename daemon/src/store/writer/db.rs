@@ -34,12 +34,19 @@ impl Db {
     /// Opens the file. Writes nothing.
     pub fn open(file: &Path) -> Result<Db> {
         let conn = Db::connect(file)?;
-        Ok(Db { conn, durable: None, frames: 0, checkpoints: Checkpoints::default() })
+        Ok(Db {
+            conn,
+            durable: None,
+            frames: 0,
+            checkpoints: Checkpoints::default(),
+        })
     }
 
     /// A connection that may write, as yet with SQLite's defaults.
     pub(in crate::store) fn connect(file: &Path) -> Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_URI
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(file, flags)?;
         conn.busy_timeout(LOCK_WAIT)?;
         Ok(conn)
@@ -47,7 +54,8 @@ impl Db {
 
     /// Page size, WAL, no checkpoints inside COMMIT.
     pub fn configure(&mut self) -> Result<()> {
-        self.conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        self.conn
+            .set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         patiently(|| {
             self.conn.execute_batch(
                 "PRAGMA page_size = 4096; PRAGMA journal_mode = WAL; PRAGMA temp_store = MEMORY;
@@ -77,12 +85,20 @@ impl Db {
     /// Begins a transaction; its COMMIT is synced if `durable`. A foreign lock is waited out, however long.
     pub fn begin(&mut self, durable: bool) -> Result<()> {
         self.set_durable(durable)?;
-        patiently(|| self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop))
+        patiently(|| {
+            self.conn
+                .prepare_cached("BEGIN IMMEDIATE")?
+                .execute([])
+                .map(drop)
+        })
     }
 
     /// Lets the open transaction change a page: a FULL commit that changes none syncs nothing.
     pub fn touch(&self) -> Result<()> {
-        self.conn.prepare_cached("UPDATE node SET syncs = syncs + 1")?.execute([]).map(drop)
+        self.conn
+            .prepare_cached("UPDATE node SET syncs = syncs + 1")?
+            .execute([])
+            .map(drop)
     }
 
     /// Makes the transaction permanent. An error is final: an fsync is never retried.
@@ -118,7 +134,10 @@ impl Db {
     }
 
     /// From now on a thread of its own copies the WAL into the database.
-    pub fn checkpoint_in_background(&mut self, file: &Path) -> std::result::Result<(), Box<dyn Error + Send + Sync>> {
+    pub fn checkpoint_in_background(
+        &mut self,
+        file: &Path,
+    ) -> std::result::Result<(), Box<dyn Error + Send + Sync>> {
         self.checkpoints.in_background(file)
     }
 

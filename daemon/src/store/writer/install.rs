@@ -43,7 +43,9 @@ pub(super) enum Cleanup {
 impl Writer {
     /// Makes the staging tables.
     pub(super) fn begin_install(&mut self) -> Result<(), StoreError> {
-        let Some(StateJob::Install { file, done }) = self.state.pop_front() else { return Ok(()) };
+        let Some(StateJob::Install { file, done }) = self.state.pop_front() else {
+            return Ok(());
+        };
         // From here on the acknowledgement is where `die` finds it.
         self.unacknowledged.push(done);
         let applied = *self.shared.applied.borrow();
@@ -56,18 +58,29 @@ impl Writer {
             .and_then(|conn| Counters::load(&conn))
             .map_err(|e| fatal("open the snapshot", e))?;
         if counters.applied != Some(file.last) {
-            return Err(fatal("install the snapshot", "it is not what its description says"));
+            return Err(fatal(
+                "install the snapshot",
+                "it is not what its description says",
+            ));
         }
-        self.make_staging(&file).map_err(|e| fatal("begin the install of a snapshot", e))?;
+        self.make_staging(&file)
+            .map_err(|e| fatal("begin the install of a snapshot", e))?;
         tracing::info!(snapshot = ?file.last, "installing a snapshot");
         if let Some(done) = self.unacknowledged.pop() {
-            self.install = Some(Install { file, done, counters, table: 0 });
+            self.install = Some(Install {
+                file,
+                done,
+                counters,
+                table: 0,
+            });
         }
         Ok(())
     }
 
     fn make_staging(&mut self, file: &SnapshotFile) -> rusqlite::Result<()> {
-        self.db.conn.execute("ATTACH ?1 AS snap", [snapshot::read_only_uri(&file.path)])?;
+        self.db
+            .conn
+            .execute("ATTACH ?1 AS snap", [snapshot::read_only_uri(&file.path)])?;
         self.db.begin(false)?;
         let conn = &self.db.conn;
         for name in leftovers(conn)? {
@@ -85,8 +98,12 @@ impl Writer {
 
     /// Copies one chunk, or switches when all is copied.
     pub(super) fn install_piece(&mut self) -> Result<(), StoreError> {
-        let Some(install) = &mut self.install else { return Ok(()) };
-        let Some(table) = ROW_TABLES.get(install.table) else { return self.finish_install() };
+        let Some(install) = &mut self.install else {
+            return Ok(());
+        };
+        let Some(table) = ROW_TABLES.get(install.table) else {
+            return self.finish_install();
+        };
         let mut copy = || -> rusqlite::Result<usize> {
             self.db.begin(false)?;
             let copied = copy_chunk(&self.db.conn, table)?;
@@ -100,7 +117,15 @@ impl Writer {
     }
 
     fn finish_install(&mut self) -> Result<(), StoreError> {
-        let Some(Install { file, done, counters, .. }) = self.install.take() else { return Ok(()) };
+        let Some(Install {
+            file,
+            done,
+            counters,
+            ..
+        }) = self.install.take()
+        else {
+            return Ok(());
+        };
         self.unacknowledged.push(done);
         let failed = |e: rusqlite::Error| fatal("switch to the snapshot", e);
         let keep_behind = self.switch(&file, &counters).map_err(failed)?;
@@ -118,7 +143,9 @@ impl Writer {
 
     /// The one short transaction. Returns whether the log goes on behind the snapshot.
     fn switch(&mut self, file: &SnapshotFile, counters: &Counters) -> rusqlite::Result<bool> {
-        self.db.conn.execute_batch("PRAGMA legacy_alter_table = ON; PRAGMA writable_schema = ON")?;
+        self.db
+            .conn
+            .execute_batch("PRAGMA legacy_alter_table = ON; PRAGMA writable_schema = ON")?;
         self.db.begin(true)?;
         let conn = &self.db.conn;
         for table in &ROW_TABLES {
@@ -128,10 +155,14 @@ impl Writer {
             ))?;
         }
         for table in &ROW_TABLES {
-            rename_indexes(conn, &format!("{OLD}{}", table.name), |name| format!("{OLD}{name}"))?;
+            rename_indexes(conn, &format!("{OLD}{}", table.name), |name| {
+                format!("{OLD}{name}")
+            })?;
         }
         for table in &ROW_TABLES {
-            rename_indexes(conn, table.name, |name| name.strip_prefix(STAGING).unwrap_or(name).to_owned())?;
+            rename_indexes(conn, table.name, |name| {
+                name.strip_prefix(STAGING).unwrap_or(name).to_owned()
+            })?;
         }
         // Other connections, and this one, must read the schema again.
         let cookie: i64 = conn.pragma_query_value(None, "schema_version", |row| row.get(0))?;
@@ -147,7 +178,9 @@ impl Writer {
         self.merge = None;
         self.machine.forget();
         self.db.commit()?;
-        self.db.conn.execute_batch("PRAGMA writable_schema = RESET; PRAGMA legacy_alter_table = OFF")?;
+        self.db
+            .conn
+            .execute_batch("PRAGMA writable_schema = RESET; PRAGMA legacy_alter_table = OFF")?;
         self.db.conn.flush_prepared_statement_cache();
         Ok(keep_behind)
     }
@@ -167,7 +200,9 @@ impl Writer {
 
     /// One capped transaction of cleaning up; false if there is nothing to clean.
     pub(super) fn cleanup_piece(&mut self) -> Result<bool, StoreError> {
-        let Some(work) = self.cleanup.pop_front() else { return Ok(false) };
+        let Some(work) = self.cleanup.pop_front() else {
+            return Ok(false);
+        };
         let unfinished = self.clean(&work).map_err(|e| fatal("clean up", e))?;
         if unfinished {
             self.cleanup.push_front(work);
@@ -180,7 +215,9 @@ impl Writer {
         let unfinished = match work {
             Cleanup::PurgedRows => self.delete_purged()?,
             Cleanup::Index(name) => {
-                self.db.conn.execute_batch(&format!("DROP INDEX \"{name}\""))?;
+                self.db
+                    .conn
+                    .execute_batch(&format!("DROP INDEX \"{name}\""))?;
                 false
             }
             Cleanup::Table(name) => self.empty_table(name)?,
@@ -190,7 +227,10 @@ impl Writer {
     }
 
     fn delete_purged(&mut self) -> rusqlite::Result<bool> {
-        let Some(bytes) = self.segments.delete_before(&self.db.conn, self.disk.begin)? else {
+        let Some(bytes) = self
+            .segments
+            .delete_before(&self.db.conn, self.disk.begin)?
+        else {
             self.disk.garbage = false;
             self.shared.purging.store(false, Ordering::Relaxed);
             return Ok(false);
@@ -200,13 +240,18 @@ impl Writer {
     }
 
     fn empty_table(&mut self, name: &str) -> rusqlite::Result<bool> {
-        let key = ROW_TABLES.iter().find(|table| table.name == name).map_or("rowid", |table| table.key);
+        let key = ROW_TABLES
+            .iter()
+            .find(|table| table.name == name)
+            .map_or("rowid", |table| table.key);
         let deleted = self.db.conn.execute(
             &format!("DELETE FROM {OLD}{name} WHERE ({key}) IN (SELECT {key} FROM {OLD}{name} LIMIT {CHUNK_ROWS})"),
             [],
         )?;
         if deleted == 0 {
-            self.db.conn.execute_batch(&format!("DROP TABLE {OLD}{name}"))?;
+            self.db
+                .conn
+                .execute_batch(&format!("DROP TABLE {OLD}{name}"))?;
         }
         Ok(deleted > 0)
     }
@@ -215,11 +260,20 @@ impl Writer {
 /// Copies the next rows in the order of the primary key.
 fn copy_chunk(conn: &Connection, table: &Table) -> rusqlite::Result<usize> {
     let Table { name, key } = table;
-    let newest_first = key.split(", ").map(|column| format!("{column} DESC")).collect::<Vec<_>>().join(", ");
-    let begun: bool =
-        conn.query_row(&format!("SELECT EXISTS (SELECT 1 FROM main.{STAGING}{name})"), [], |row| row.get(0))?;
+    let newest_first = key
+        .split(", ")
+        .map(|column| format!("{column} DESC"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let begun: bool = conn.query_row(
+        &format!("SELECT EXISTS (SELECT 1 FROM main.{STAGING}{name})"),
+        [],
+        |row| row.get(0),
+    )?;
     let after = if begun {
-        format!("WHERE ({key}) > (SELECT {key} FROM main.{STAGING}{name} ORDER BY {newest_first} LIMIT 1)")
+        format!(
+            "WHERE ({key}) > (SELECT {key} FROM main.{STAGING}{name} ORDER BY {newest_first} LIMIT 1)"
+        )
     } else {
         String::new()
     };
@@ -232,7 +286,11 @@ fn copy_chunk(conn: &Connection, table: &Table) -> rusqlite::Result<usize> {
 }
 
 /// Renames the indexes of a table where SQLite keeps them: it has no statement for it.
-fn rename_indexes(conn: &Connection, table: &str, rename: impl Fn(&str) -> String) -> rusqlite::Result<()> {
+fn rename_indexes(
+    conn: &Connection,
+    table: &str,
+    rename: impl Fn(&str) -> String,
+) -> rusqlite::Result<()> {
     for index in indexes(conn, table)? {
         let name = rename(&index.name);
         conn.execute(

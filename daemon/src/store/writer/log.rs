@@ -32,7 +32,9 @@ impl Writer {
         let mut published = Published::default();
         let result = self.log_transaction(run, durable, &mut published);
         result.map_err(write_failed)?;
-        self.shared.synced_commits.fetch_add(u64::from(durable), Ordering::Relaxed);
+        self.shared
+            .synced_commits
+            .fetch_add(u64::from(durable), Ordering::Relaxed);
         self.publish(published);
         self.acknowledge();
         self.settle();
@@ -59,13 +61,18 @@ impl Writer {
             let holding = !kept.is_empty();
             let hold = match &job {
                 Job::Append { rows, .. } => {
-                    let first = rows.first().map(|first| first.id.index).filter(|first| *first > end);
+                    let first = rows
+                        .first()
+                        .map(|first| first.id.index)
+                        .filter(|first| *first > end);
                     let first = first.filter(|_| installing || begun);
                     hole = hole.or(first.filter(|_| !holding));
                     holding || first.is_some()
                 }
                 Job::Purge { through, .. } => {
-                    holding || (installing && applied.is_none_or(|applied| through.index > applied.index))
+                    holding
+                        || (installing
+                            && applied.is_none_or(|applied| through.index > applied.index))
                 }
                 Job::Truncate { .. } => holding,
                 _ => false,
@@ -81,7 +88,9 @@ impl Writer {
                     count += rows.len();
                 }
                 Job::Truncate { keep_through, .. } => {
-                    end = end.min(keep_through.map_or(0, |index| index + 1)).max(self.disk.begin);
+                    end = end
+                        .min(keep_through.map_or(0, |index| index + 1))
+                        .max(self.disk.begin);
                 }
                 Job::Purge { through, .. } => end = end.max(through.index + 1),
                 _ => {}
@@ -91,7 +100,9 @@ impl Writer {
         let held = kept.len();
         kept.append(&mut self.log);
         self.log = kept;
-        if let Some(first) = hole.filter(|first| !installing && (held > HELD_MAX || self.applies_from(*first))) {
+        if let Some(first) =
+            hole.filter(|first| !installing && (held > HELD_MAX || self.applies_from(*first)))
+        {
             // Back in the queue all of them are told.
             self.log.extend(run);
             return Err(LogError::Hole { end, first });
@@ -102,12 +113,19 @@ impl Writer {
     /// Whether an entry from `first` on is to be applied. Raft submits that after the snapshot before it.
     fn applies_from(&self, first: u64) -> bool {
         self.state.iter().any(|job| match job {
-            StateJob::Apply { items, .. } => items.back().is_some_and(|last| last.row.id.index >= first),
+            StateJob::Apply { items, .. } => {
+                items.back().is_some_and(|last| last.row.id.index >= first)
+            }
             StateJob::Install { .. } => false,
         })
     }
 
-    fn log_transaction(&mut self, run: Vec<Job>, durable: bool, published: &mut Published) -> Result<(), LogError> {
+    fn log_transaction(
+        &mut self,
+        run: Vec<Job>,
+        durable: bool,
+        published: &mut Published,
+    ) -> Result<(), LogError> {
         // All of them are answered, also if the first one fails.
         let mut steps = Vec::with_capacity(run.len());
         for job in run {
@@ -120,7 +138,10 @@ impl Writer {
         for step in steps {
             match step {
                 Step::Vote(vote) => {
-                    self.db.conn.prepare_cached("UPDATE node SET vote = ?1")?.execute([&vote])?;
+                    self.db
+                        .conn
+                        .prepare_cached("UPDATE node SET vote = ?1")?
+                        .execute([&vote])?;
                     published.vote = Some(vote);
                 }
                 Step::Identity(identity) => {
@@ -133,7 +154,9 @@ impl Writer {
                     changed |= !rows.is_empty();
                     published.appends += 1;
                 }
-                Step::Truncate(keep_through) => self.cut(keep_through.map_or(0, |index| index + 1))?,
+                Step::Truncate(keep_through) => {
+                    self.cut(keep_through.map_or(0, |index| index + 1))?
+                }
                 Step::Purge(through) => self.purge(through)?,
             }
         }
@@ -160,10 +183,15 @@ impl Writer {
     }
 
     fn append(&mut self, rows: &[LogRow]) -> Result<(), LogError> {
-        let Some(first) = rows.first().map(|row| row.id.index) else { return Ok(()) };
+        let Some(first) = rows.first().map(|row| row.id.index) else {
+            return Ok(());
+        };
         let disk = &mut self.disk;
         if first > disk.end && (disk.purged || disk.end > disk.begin) {
-            return Err(LogError::Hole { end: disk.end, first });
+            return Err(LogError::Hole {
+                end: disk.end,
+                first,
+            });
         }
         if disk.begin == disk.end {
             disk.begin = first;
@@ -206,11 +234,17 @@ impl Writer {
         }
         self.db
             .conn
-            .prepare_cached("UPDATE node SET purged_term = ?1, purged_leader = ?2, purged_index = ?3")?
+            .prepare_cached(
+                "UPDATE node SET purged_term = ?1, purged_leader = ?2, purged_index = ?3",
+            )?
             .execute((int(through.term), int(through.leader), int(through.index)))?;
         let disk = &mut self.disk;
-        *disk =
-            super::LogBounds { begin: disk.begin.max(begin), end: disk.end.max(begin), purged: true, garbage: true };
+        *disk = super::LogBounds {
+            begin: disk.begin.max(begin),
+            end: disk.end.max(begin),
+            purged: true,
+            garbage: true,
+        };
         self.shared.purging.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -266,9 +300,10 @@ fn write_failed(error: LogError) -> StoreError {
     match error {
         LogError::Sqlite(e) => fatal("write the log", e),
         LogError::Apply(error) => error,
-        LogError::Hole { end, first } => {
-            fatal("append to the log", format!("entry {first} would leave a hole after {end} entries"))
-        }
+        LogError::Hole { end, first } => fatal(
+            "append to the log",
+            format!("entry {first} would leave a hole after {end} entries"),
+        ),
     }
 }
 

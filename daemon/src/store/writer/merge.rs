@@ -30,7 +30,8 @@ impl Writer {
         let memtable = self.shared.readers.memtable().clone();
         let behind = memtable.backlog().min(BEHIND_MAX);
         let added = memtable.added();
-        let waits = |merge: &Merge| behind == 0 && added < self.next_merge && merge.left() < MERGE_PACED;
+        let waits =
+            |merge: &Merge| behind == 0 && added < self.next_merge && merge.left() < MERGE_PACED;
         let due = match self.merge.take_if(|merge| !waits(merge)) {
             None if self.merge.is_none() => Merge::begin(&memtable),
             due => due,
@@ -39,7 +40,11 @@ impl Writer {
             let filled = memtable.fill_filter(&self.db.conn, FILTER_ROWS);
             return filled.map_err(|e| fatal("read the keys of messages", e));
         };
-        let rows = if behind > 0 { behind * MERGE_ROWS_BEHIND } else { MERGE_ROWS };
+        let rows = if behind > 0 {
+            behind * MERGE_ROWS_BEHIND
+        } else {
+            MERGE_ROWS
+        };
         self.next_merge = added + rows as u64 / ROWS_A_MESSAGE;
         let mut write = || {
             self.db.begin(false)?;

@@ -71,8 +71,14 @@ impl Piece {
 
 /// Work on the state, carried out in order.
 enum StateJob {
-    Apply { items: VecDeque<ApplyItem>, done: BoxedDone<()> },
-    Install { file: SnapshotFile, done: BoxedDone<()> },
+    Apply {
+        items: VecDeque<ApplyItem>,
+        done: BoxedDone<()>,
+    },
+    Install {
+        file: SnapshotFile,
+        done: BoxedDone<()>,
+    },
 }
 
 /// Owns the only writing connection.
@@ -144,7 +150,11 @@ impl Writer {
 
     /// The next job if one waits and may be taken over now.
     pub fn try_recv(&mut self) -> Option<Job> {
-        if self.log.len() + self.state.len() < TAKEN_MAX { self.jobs.try_recv().ok() } else { None }
+        if self.log.len() + self.state.len() < TAKEN_MAX {
+            self.jobs.try_recv().ok()
+        } else {
+            None
+        }
     }
 
     /// Takes a job over, without beginning it.
@@ -177,7 +187,10 @@ impl Writer {
     /// # Errors
     /// Final, as those of [`Writer::piece`].
     pub fn checkpoint(&mut self, idle: bool) -> Result<(), StoreError> {
-        let copied = self.db.checkpoint(idle).map_err(|e| fatal("copy the write-ahead log into the file", e));
+        let copied = self
+            .db
+            .checkpoint(idle)
+            .map_err(|e| fatal("copy the write-ahead log into the file", e));
         copied.inspect_err(|error| self.die(error))
     }
 
@@ -196,12 +209,18 @@ impl Writer {
     /// Steps until all handles are gone (`Ok`) or a final error.
     pub fn run(mut self) -> Result<(), StoreError> {
         if let Err(error) = self.db.checkpoint_in_background(&self.shared.file) {
-            tracing::warn!(error, "failed to start a thread for checkpoints; the writer makes them itself");
+            tracing::warn!(
+                error,
+                "failed to start a thread for checkpoints; the writer makes them itself"
+            );
         }
         while let Some(job) = self.jobs.blocking_recv() {
             self.step(job)?;
         }
-        let ended = self.db.end().map_err(|e| fatal("copy the write-ahead log into the file", e));
+        let ended = self
+            .db
+            .end()
+            .map_err(|e| fatal("copy the write-ahead log into the file", e));
         ended.inspect_err(|error| self.die(error))
     }
 
@@ -232,8 +251,13 @@ impl Writer {
             None => job,
         };
         match job {
-            Job::Apply { items, done } => self.state.push_back(StateJob::Apply { items: items.into(), done }),
-            Job::InstallSnapshot { file, done } => self.state.push_back(StateJob::Install { file, done }),
+            Job::Apply { items, done } => self.state.push_back(StateJob::Apply {
+                items: items.into(),
+                done,
+            }),
+            Job::InstallSnapshot { file, done } => {
+                self.state.push_back(StateJob::Install { file, done })
+            }
             log => self.log.push_back(log),
         }
     }
@@ -252,7 +276,11 @@ impl Writer {
     }
 
     fn installing(&self) -> bool {
-        self.install.is_some() || self.state.iter().any(|job| matches!(job, StateJob::Install { .. }))
+        self.install.is_some()
+            || self
+                .state
+                .iter()
+                .any(|job| matches!(job, StateJob::Install { .. }))
     }
 
     /// COMMIT has happened: tell everybody.
@@ -273,7 +301,11 @@ impl Writer {
 
     fn fail_all(&mut self, error: &StoreError) {
         self.jobs.close();
-        for done in self.unacknowledged.drain(..).chain(self.applying.ended.drain(..)) {
+        for done in self
+            .unacknowledged
+            .drain(..)
+            .chain(self.applying.ended.drain(..))
+        {
             done(Err(error.clone()));
         }
         if let Some(install) = self.install.take() {
@@ -284,7 +316,9 @@ impl Writer {
         }
         for job in self.state.drain(..) {
             match job {
-                StateJob::Apply { done, .. } | StateJob::Install { done, .. } => done(Err(error.clone())),
+                StateJob::Apply { done, .. } | StateJob::Install { done, .. } => {
+                    done(Err(error.clone()))
+                }
             }
         }
         while let Ok(job) = self.jobs.try_recv() {
@@ -300,7 +334,10 @@ impl Drop for Writer {
 }
 
 /// Runs the writer on a thread of its own; `on_fatal` is called on it after a final error.
-pub fn spawn_writer(writer: Writer, on_fatal: impl FnOnce(StoreError) + Send + 'static) -> JoinHandle<()> {
+pub fn spawn_writer(
+    writer: Writer,
+    on_fatal: impl FnOnce(StoreError) + Send + 'static,
+) -> JoinHandle<()> {
     let run = move || {
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.run()));
         match ended {
@@ -312,5 +349,8 @@ pub fn spawn_writer(writer: Writer, on_fatal: impl FnOnce(StoreError) + Send + '
         }
     };
     // Proof for the expect: the one thread without which there is no node, made at its start.
-    std::thread::Builder::new().name("store-writer".into()).spawn(run).expect("a thread can be started")
+    std::thread::Builder::new()
+        .name("store-writer".into())
+        .spawn(run)
+        .expect("a thread can be started")
 }

@@ -12,7 +12,9 @@ use crate::state::sql::int;
 use crate::store::{LogRow, rows};
 
 /// The tables, in their order around the ring.
-pub(in crate::store) const TABLES: [&str; 8] = ["log_0", "log_1", "log_2", "log_3", "log_4", "log_5", "log_6", "log_7"];
+pub(in crate::store) const TABLES: [&str; 8] = [
+    "log_0", "log_1", "log_2", "log_3", "log_4", "log_5", "log_6", "log_7",
+];
 /// Segments that a log of the length that it is kept to has: two less than there are, because it is longer for a while.
 const IN_USE: u64 = TABLES.len() as u64 - 2;
 /// Bytes of a segment that is emptied at once, which takes 5 to 13 ms with its pages in the system's cache: a vote may be
@@ -53,10 +55,18 @@ impl Segments {
         for (segment, table) in all.iter_mut().zip(TABLES) {
             if let Some((first, last)) = rows::ends(conn, table)? {
                 let end = last + 1;
-                *segment = Segment { first, end, bytes: rows::stored_bytes(conn, table, first, end)? };
+                *segment = Segment {
+                    first,
+                    end,
+                    bytes: rows::stored_bytes(conn, table, first, end)?,
+                };
             }
         }
-        let mut segments = Segments { all, active: 0, full_at: (log_bytes / IN_USE).max(1) };
+        let mut segments = Segments {
+            all,
+            active: 0,
+            full_at: (log_bytes / IN_USE).max(1),
+        };
         segments.active = segments.newest().unwrap_or(0);
         Ok(segments)
     }
@@ -64,7 +74,10 @@ impl Segments {
     /// The oldest row, and the one behind the newest.
     pub fn ends(&self) -> Option<(u64, u64)> {
         let held = || self.all.iter().filter(|segment| !segment.is_empty());
-        held().map(|segment| segment.first).min().zip(held().map(|segment| segment.end).max())
+        held()
+            .map(|segment| segment.first)
+            .min()
+            .zip(held().map(|segment| segment.end).max())
     }
 
     /// Bytes of all rows.
@@ -74,7 +87,11 @@ impl Segments {
 
     /// The last entries of the segments that nothing more is appended to, ascending.
     pub fn last_entries(&self) -> Vec<u64> {
-        let full = self.all.iter().enumerate().filter(|(at, segment)| *at != self.active && !segment.is_empty());
+        let full = self
+            .all
+            .iter()
+            .enumerate()
+            .filter(|(at, segment)| *at != self.active && !segment.is_empty());
         let mut last: Vec<u64> = full.map(|(_, segment)| segment.end - 1).collect();
         last.sort_unstable();
         last
@@ -82,11 +99,14 @@ impl Segments {
 
     /// Appends; the rows follow those that are there. Returns their bytes, and whether they began another segment.
     pub fn append(&mut self, conn: &Connection, rows: &[LogRow]) -> Result<(u64, bool)> {
-        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok((0, false)) };
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+            return Ok((0, false));
+        };
         let next = (self.active + 1) % TABLES.len();
         let Segment { end, bytes, .. } = self.all[self.active];
         // Also behind a gap, which an installed snapshot filled: what is before it is garbage, to be emptied as a whole.
-        let full = bytes >= self.full_at || (!self.all[self.active].is_empty() && end != first.id.index);
+        let full =
+            bytes >= self.full_at || (!self.all[self.active].is_empty() && end != first.id.index);
         let begun = full && self.all[next].is_empty();
         if begun {
             self.active = next;
@@ -112,8 +132,13 @@ impl Segments {
                 removed += empty(conn, segment, table)?;
             } else {
                 let bytes = rows::stored_bytes(conn, table, end, segment.end)?;
-                conn.prepare_cached(&format!("DELETE FROM {table} WHERE log_index >= ?1"))?.execute([int(end)])?;
-                *segment = Segment { end, bytes: segment.bytes - bytes, ..*segment };
+                conn.prepare_cached(&format!("DELETE FROM {table} WHERE log_index >= ?1"))?
+                    .execute([int(end)])?;
+                *segment = Segment {
+                    end,
+                    bytes: segment.bytes - bytes,
+                    ..*segment
+                };
                 removed += bytes;
             }
         }
@@ -124,31 +149,50 @@ impl Segments {
     /// Removes some of the entries before `begin`, as many as one transaction may; returns their bytes. `None`: there
     /// are none.
     pub fn delete_before(&mut self, conn: &Connection, begin: u64) -> Result<Option<u64>> {
-        let held = self.all.iter_mut().zip(TABLES).filter(|(segment, _)| !segment.is_empty());
-        let Some((oldest, table)) = held.min_by_key(|(segment, _)| segment.first) else { return Ok(None) };
+        let held = self
+            .all
+            .iter_mut()
+            .zip(TABLES)
+            .filter(|(segment, _)| !segment.is_empty());
+        let Some((oldest, table)) = held.min_by_key(|(segment, _)| segment.first) else {
+            return Ok(None);
+        };
         if oldest.first >= begin {
             return Ok(None);
         }
         if oldest.end <= begin && oldest.bytes <= EMPTIED_AT_ONCE_MAX {
             return empty(conn, oldest, table).map(Some);
         }
-        let to = begin.min(oldest.end).min(oldest.first + DELETED_AT_ONCE_MAX);
+        let to = begin
+            .min(oldest.end)
+            .min(oldest.first + DELETED_AT_ONCE_MAX);
         let bytes = rows::stored_bytes(conn, table, oldest.first, to)?;
-        conn.prepare_cached(&format!("DELETE FROM {table} WHERE log_index < ?1"))?.execute([int(to)])?;
+        conn.prepare_cached(&format!("DELETE FROM {table} WHERE log_index < ?1"))?
+            .execute([int(to)])?;
         // Not `to`: there may be a gap behind it, and nothing but millions of empty steps in it.
         let first = rows::ends(conn, table)?.map_or(oldest.end, |(first, _)| first);
-        *oldest = Segment { first, bytes: oldest.bytes - bytes, ..*oldest };
+        *oldest = Segment {
+            first,
+            bytes: oldest.bytes - bytes,
+            ..*oldest
+        };
         Ok(Some(bytes))
     }
 
     fn newest(&self) -> Option<usize> {
-        let held = self.all.iter().enumerate().filter(|(_, segment)| !segment.is_empty());
-        held.max_by_key(|(_, segment)| segment.end).map(|(at, _)| at)
+        let held = self
+            .all
+            .iter()
+            .enumerate()
+            .filter(|(_, segment)| !segment.is_empty());
+        held.max_by_key(|(_, segment)| segment.end)
+            .map(|(at, _)| at)
     }
 }
 
 /// Without a WHERE, or it would be row by row.
 fn empty(conn: &Connection, segment: &mut Segment, table: &str) -> Result<u64> {
-    conn.prepare_cached(&format!("DELETE FROM {table}"))?.execute([])?;
+    conn.prepare_cached(&format!("DELETE FROM {table}"))?
+        .execute([])?;
     Ok(std::mem::take(segment).bytes)
 }

@@ -42,12 +42,29 @@ pub struct Caller {
 
 impl Caller {
     /// Connects a client of the history to a node; `None` when that fails or takes too long.
-    pub fn dial(cluster: &Cluster, node: u16, tls: bool, client: &RecordingClient) -> Option<Caller> {
+    pub fn dial(
+        cluster: &Cluster,
+        node: u16,
+        tls: bool,
+        client: &RecordingClient,
+    ) -> Option<Caller> {
         let ports = cluster.ports(node);
-        let (port, pki) = if tls { (ports.client, Some(cluster.pki())) } else { (ports.plain, None) };
+        let (port, pki) = if tls {
+            (ports.client, Some(cluster.pki()))
+        } else {
+            (ports.plain, None)
+        };
         let connection = Connection::dial(port, pki.as_deref(), DIAL_WITHIN).ok()?;
         let recording = client.connect(node);
-        Some(Caller { connection, recording, node, user: None, next: 1, open: BTreeMap::new(), wrong: None })
+        Some(Caller {
+            connection,
+            recording,
+            node,
+            user: None,
+            next: 1,
+            open: BTreeMap::new(),
+            wrong: None,
+        })
     }
 
     /// The node at the other end.
@@ -61,7 +78,10 @@ impl Caller {
     }
 
     fn is_wrong(&mut self, line: &str) -> Heard {
-        self.wrong = Some(format!("node {} said what is no answer and no event: {line}", self.node));
+        self.wrong = Some(format!(
+            "node {} said what is no answer and no event: {line}",
+            self.node
+        ));
         Heard::Lost
     }
 
@@ -110,7 +130,9 @@ impl Caller {
             connection::Heard::Closed => return Heard::Lost,
             connection::Heard::Nothing => return Heard::Nothing,
         };
-        let Ok(mut value) = serde_json::from_str::<Value>(&line) else { return self.is_wrong(&line) };
+        let Ok(mut value) = serde_json::from_str::<Value>(&line) else {
+            return self.is_wrong(&line);
+        };
         if value.get("event").is_some() {
             return match Event::read(value) {
                 Ok(Some(event)) => {
@@ -121,9 +143,13 @@ impl Caller {
                 Err(e) => self.is_wrong(&format!("{line}: {e}")),
             };
         }
-        let Some(id) = value["id"].as_u64() else { return self.is_wrong(&line) };
+        let Some(id) = value["id"].as_u64() else {
+            return self.is_wrong(&line);
+        };
         let ok = value.get_mut("ok").map(Value::take);
-        let Some((open, call)) = self.open.remove(&id) else { return Heard::Aside(id, ok) };
+        let Some((open, call)) = self.open.remove(&id) else {
+            return Heard::Aside(id, ok);
+        };
         let answer = match ok {
             Some(ok) => match Reply::read(&call, ok) {
                 Ok(reply) => Answer::Ok(reply),
@@ -140,7 +166,12 @@ impl Caller {
 
     /// Writes a request and waits for its answer; events that come before it go to `seen`. `None`: the connection is lost
     /// or says nothing in time, and is of no more use.
-    pub fn ask(&mut self, call: Call, within: Duration, seen: &mut dyn FnMut(Event)) -> Option<Answer> {
+    pub fn ask(
+        &mut self,
+        call: Call,
+        within: Duration,
+        seen: &mut dyn FnMut(Event),
+    ) -> Option<Answer> {
         let id = self.post(call);
         let until = Instant::now() + within;
         loop {
@@ -148,7 +179,11 @@ impl Caller {
                 Heard::Answer(answered, answer) if answered == id => return Some(answer),
                 Heard::Event(event) => seen(event),
                 Heard::Lost => return None,
-                Heard::Answer(..) | Heard::Aside(..) | Heard::Nothing if Instant::now() >= until => return None,
+                Heard::Answer(..) | Heard::Aside(..) | Heard::Nothing
+                    if Instant::now() >= until =>
+                {
+                    return None;
+                }
                 Heard::Answer(..) | Heard::Aside(..) | Heard::Nothing => {}
             }
         }

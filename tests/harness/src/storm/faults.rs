@@ -63,8 +63,14 @@ impl<'a> Conductor<'a> {
     /// Begins with a cluster that is whole.
     pub fn new(cluster: &'a Cluster, recorder: &'a Recorder) -> Self {
         let (began, places) = (Instant::now(), cluster.numbers());
-        let health = vec![Health { from: began, well: places.iter().copied().collect() }];
-        let diary = Diary { health, ..Diary::default() };
+        let health = vec![Health {
+            from: began,
+            well: places.iter().copied().collect(),
+        }];
+        let diary = Diary {
+            health,
+            ..Diary::default()
+        };
         let (troubles, operators) = (Troubles::new(), Vec::new());
         Conductor {
             cluster,
@@ -106,8 +112,13 @@ impl<'a> Conductor<'a> {
             match operator.join() {
                 // Refusals are to be expected in a storm; a tool that neither succeeds nor says why is not.
                 Ok(ran) if ran.code == 0 || !(ran.stdout.is_empty() && ran.stderr.is_empty()) => {}
-                Ok(ran) => self.diary.wrong.push(format!("mbctl {what} failed without a word: {ran}")),
-                Err(_) => self.diary.wrong.push(format!("mbctl {what} did not end within {OPERATOR_WITHIN:?}")),
+                Ok(ran) => self
+                    .diary
+                    .wrong
+                    .push(format!("mbctl {what} failed without a word: {ran}")),
+                Err(_) => self.diary.wrong.push(format!(
+                    "mbctl {what} did not end within {OPERATOR_WITHIN:?}"
+                )),
             }
         }
     }
@@ -121,9 +132,17 @@ impl<'a> Conductor<'a> {
     }
 
     fn well(&self) -> BTreeSet<u16> {
-        let cut: BTreeSet<u16> = self.troubles.values().filter_map(|(.., unwell)| *unwell).collect();
+        let cut: BTreeSet<u16> = self
+            .troubles
+            .values()
+            .filter_map(|(.., unwell)| *unwell)
+            .collect();
         let sick = |n: &u16| self.down.contains(n) || self.frozen.contains(n) || cut.contains(n);
-        self.cluster.numbers().into_iter().filter(|n| !sick(n)).collect()
+        self.cluster
+            .numbers()
+            .into_iter()
+            .filter(|n| !sick(n))
+            .collect()
     }
 
     /// A well leader changes places with the node at `slot`, if that one is well too.
@@ -133,8 +152,14 @@ impl<'a> Conductor<'a> {
         if !well.contains(&self.places[at]) {
             return;
         }
-        let leads = |n: &u16| self.cluster.status(*n).is_some_and(|status| status["role"] == "leader");
-        let Some(leader) = well.into_iter().find(leads) else { return };
+        let leads = |n: &u16| {
+            self.cluster
+                .status(*n)
+                .is_some_and(|status| status["role"] == "leader")
+        };
+        let Some(leader) = well.into_iter().find(leads) else {
+            return;
+        };
         if let Some(stands) = self.places.iter().position(|node| *node == leader) {
             self.places.swap(at, stands);
         }
@@ -143,8 +168,13 @@ impl<'a> Conductor<'a> {
     fn note(&mut self, what: &str) {
         let now = Instant::now();
         self.recorder.fault(what);
-        self.diary.lines.push(format!("{:6} ms: {what}", (now - self.began).as_millis()));
-        self.diary.health.push(Health { from: now, well: self.well() });
+        self.diary
+            .lines
+            .push(format!("{:6} ms: {what}", (now - self.began).as_millis()));
+        self.diary.health.push(Health {
+            from: now,
+            well: self.well(),
+        });
     }
 
     fn carry_out(&mut self, fault: &Fault) {
@@ -186,7 +216,13 @@ impl<'a> Conductor<'a> {
                 self.operate(&["transfer", &node.to_string()]);
                 self.note(&format!("mbctl transfer {node}"));
             }
-            Fault::Links { id, trouble, from, to, unwell } => {
+            Fault::Links {
+                id,
+                trouble,
+                from,
+                to,
+                unwell,
+            } => {
                 let (from, to) = (self.nodes_at(from), self.nodes_at(to));
                 let shown = format!("{trouble:?} from {from:?} to {to:?}");
                 let unwell = unwell.map(|slot| self.node_at(slot));
@@ -210,7 +246,9 @@ impl<'a> Conductor<'a> {
     /// Starts a node that was killed, or that was asked to stop and must have ended by now.
     fn start(&mut self, node: u16) {
         if let Some(code) = self.wait_for_end(node).filter(|code| *code != 0) {
-            self.diary.wrong.push(format!("node {node} was asked to stop and ended with exit {code}"));
+            self.diary.wrong.push(format!(
+                "node {node} was asked to stop and ended with exit {code}"
+            ));
         }
         self.cluster.node(node).start();
         self.down.remove(&node);
@@ -222,11 +260,16 @@ impl<'a> Conductor<'a> {
         let mut asked = false;
         while it.is_running() {
             if began.elapsed() > STOP_WITHIN {
-                self.diary.wrong.push(format!("node {node} still ran {STOP_WITHIN:?} after it was asked to stop"));
+                self.diary.wrong.push(format!(
+                    "node {node} still ran {STOP_WITHIN:?} after it was asked to stop"
+                ));
                 it.kill();
             }
             let stop = format!("stop {node}");
-            let over = self.operators.iter().all(|(what, operator)| *what != stop || operator.is_finished());
+            let over = self
+                .operators
+                .iter()
+                .all(|(what, operator)| *what != stop || operator.is_finished());
             if over && !asked {
                 // The tool may have come before the node's door was open; the signal does not need the door.
                 asked = true;
@@ -244,9 +287,16 @@ impl<'a> Conductor<'a> {
 
     /// No fault of ours makes a process end by itself.
     fn look_for_the_dead(&mut self) {
-        for node in self.cluster.numbers().into_iter().filter(|n| !self.down.contains(n)) {
+        for node in self
+            .cluster
+            .numbers()
+            .into_iter()
+            .filter(|n| !self.down.contains(n))
+        {
             if let Some(code) = self.cluster.node(node).ended() {
-                self.diary.wrong.push(format!("node {node} ended by itself with exit {code}"));
+                self.diary
+                    .wrong
+                    .push(format!("node {node} ended by itself with exit {code}"));
                 self.cluster.node(node).start();
             }
         }
@@ -254,8 +304,14 @@ impl<'a> Conductor<'a> {
 
     /// Runs `mbctl` beside the storm.
     fn operate(&mut self, arguments: &[&str]) {
-        let command = self.cluster.mbctl_command(arguments).within(OPERATOR_WITHIN);
-        self.operators.push((arguments.join(" "), std::thread::spawn(move || command.run())));
+        let command = self
+            .cluster
+            .mbctl_command(arguments)
+            .within(OPERATOR_WITHIN);
+        self.operators.push((
+            arguments.join(" "),
+            std::thread::spawn(move || command.run()),
+        ));
     }
 
     /// Makes every link what the troubles together say.
@@ -263,7 +319,10 @@ impl<'a> Conductor<'a> {
         let numbers = self.cluster.numbers();
         for from in &numbers {
             for to in numbers.iter().filter(|to| *to != from) {
-                let weather = Weather { forth: way(&self.troubles, *from, *to), back: way(&self.troubles, *to, *from) };
+                let weather = Weather {
+                    forth: way(&self.troubles, *from, *to),
+                    back: way(&self.troubles, *to, *from),
+                };
                 self.cluster.set_link(*from, *to, weather);
             }
         }
@@ -289,7 +348,10 @@ fn way(troubles: &Troubles, from: u16, to: u16) -> Way {
 /// Lets time pass: the pauses are what the plan consists of, not a way to wait for something.
 pub(super) fn pause_until(until: Instant) {
     let left = until.saturating_duration_since(Instant::now());
-    #[allow(clippy::disallowed_methods, reason = "a plan's pauses are its workload")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a plan's pauses are its workload"
+    )]
     std::thread::sleep(left);
 }
 
@@ -307,7 +369,9 @@ mod tests {
         troubles.insert(1, (Trouble::Cut, vec![3], vec![1], Some(3)));
         troubles.insert(2, (late, vec![2], vec![1], None));
         assert!(way(&troubles, 1, 2).lost && !way(&troubles, 2, 1).lost);
-        assert!(way(&troubles, 1, 3).held && way(&troubles, 3, 1).held && !way(&troubles, 1, 2).held);
+        assert!(
+            way(&troubles, 1, 3).held && way(&troubles, 3, 1).held && !way(&troubles, 1, 2).held
+        );
         assert_eq!(way(&troubles, 2, 1).delay, Duration::from_millis(5));
         assert_eq!(way(&troubles, 2, 3), super::Way::default());
     }

@@ -151,7 +151,10 @@ impl Guest {
             }
             self.hang_up();
             self.move_on();
-            let jitter = Duration::from_millis(self.chance.u64(0..=u64::try_from(pause.as_millis()).unwrap_or(0)));
+            let jitter = Duration::from_millis(
+                self.chance
+                    .u64(0..=u64::try_from(pause.as_millis()).unwrap_or(0)),
+            );
             pause_until(Instant::now() + jitter);
             pause = (pause * 2).min(BACKOFF_MAX);
         }
@@ -191,7 +194,10 @@ impl Guest {
     /// One request and its answer; what is shown meanwhile is taken in. `None`: the connection is of no more use.
     pub(super) fn ask(&mut self, call: Call) -> Option<Answer> {
         let mut seen = Vec::new();
-        let answer = self.caller.as_mut()?.ask(call, ANSWER_WITHIN, &mut |event| seen.push(event));
+        let answer = self
+            .caller
+            .as_mut()?
+            .ask(call, ANSWER_WITHIN, &mut |event| seen.push(event));
         let ended = seen.into_iter().any(|event| self.take_in(event));
         if answer.is_none() || ended {
             self.hang_up();
@@ -206,14 +212,21 @@ impl Guest {
         if self.world.passwords(&user).is_empty() {
             self.world.may_have(&user, PASSWORD);
         }
-        let answer = self.ask(Call::Register { user, password, key });
+        let answer = self.ask(Call::Register {
+            user,
+            password,
+            key,
+        });
         self.registered = matches!(answer, Some(Answer::Ok(_)));
         self.registered
     }
 
     fn login(&mut self) -> bool {
         for password in self.world.passwords(&self.user) {
-            match self.ask(Call::Login { user: self.user.clone(), password }) {
+            match self.ask(Call::Login {
+                user: self.user.clone(),
+                password,
+            }) {
                 Some(Answer::Ok(Reply::LoggedIn { token, .. })) => {
                     self.token = Some(token);
                     return true;
@@ -236,16 +249,29 @@ impl Guest {
     /// Pages of `sync` from what was shown last.
     fn catch_up(&mut self, linear: bool) -> bool {
         loop {
-            let call = Call::Sync { after: self.last, limit: Some(PAGE), linear };
-            let Some(Answer::Ok(Reply::Page { messages, more })) = self.ask(call) else { return false };
+            let call = Call::Sync {
+                after: self.last,
+                limit: Some(PAGE),
+                linear,
+            };
+            let Some(Answer::Ok(Reply::Page { messages, more })) = self.ask(call) else {
+                return false;
+            };
             let came = !messages.is_empty();
             messages.iter().for_each(|message| self.show(message));
             if !more {
-                self.held.take().unwrap_or_default().iter().for_each(|message| self.show(message));
+                self.held
+                    .take()
+                    .unwrap_or_default()
+                    .iter()
+                    .for_each(|message| self.show(message));
                 return true;
             }
             if !came {
-                self.world.wrong(format!("an empty page of sync for {} says that more follows", self.user));
+                self.world.wrong(format!(
+                    "an empty page of sync for {} says that more follows",
+                    self.user
+                ));
                 return false;
             }
         }
@@ -332,15 +358,23 @@ impl Guest {
 
     /// One round over one connection.
     fn post_open(&mut self, calls: &[Call], answers: &mut [Option<Answer>]) {
-        let Some(caller) = &mut self.caller else { return };
+        let Some(caller) = &mut self.caller else {
+            return;
+        };
         let mut open: BTreeMap<u64, usize> = BTreeMap::new();
-        for (at, call) in calls.iter().enumerate().filter(|(at, _)| answers[*at].is_none()) {
+        for (at, call) in calls
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| answers[*at].is_none())
+        {
             open.insert(caller.post(call.clone()), at);
         }
         let mut refused = Vec::new();
         let mut until = Instant::now() + ANSWER_WITHIN;
         while !open.is_empty() {
-            let Some(caller) = &mut self.caller else { break };
+            let Some(caller) = &mut self.caller else {
+                break;
+            };
             let left = until.saturating_duration_since(Instant::now());
             match caller.hear(left) {
                 Heard::Answer(id, answer) => {
@@ -348,7 +382,9 @@ impl Guest {
                     until = Instant::now() + ANSWER_WITHIN;
                     match &answer {
                         Answer::Ok(_) => answers[at] = Some(answer),
-                        Answer::Refused { .. } if answer.not_done().is_some() => refused.push((at, answer)),
+                        Answer::Refused { .. } if answer.not_done().is_some() => {
+                            refused.push((at, answer))
+                        }
                         _ => {}
                     }
                 }
@@ -403,7 +439,9 @@ impl Guest {
     /// Deletes the account, repeating under the same key until it is answered for good, also when the session is gone.
     pub(super) fn delete_account(&mut self) -> Result<(), GaveUp> {
         let (user, key) = (self.user.clone(), self.key());
-        let Some(password) = self.world.passwords(&user).first().cloned() else { return Ok(()) };
+        let Some(password) = self.world.passwords(&user).first().cloned() else {
+            return Ok(());
+        };
         let call = Call::Delete { password, key };
         loop {
             if self.world.out_of_patience() {
@@ -419,7 +457,9 @@ impl Guest {
                 // The session is dead, perhaps because the account is: the key knows.
                 self.caller = Caller::dial(&self.world.cluster, self.node, self.tls, &self.client);
             }
-            let Some(caller) = &mut self.caller else { continue };
+            let Some(caller) = &mut self.caller else {
+                continue;
+            };
             let id = caller.post_for(Some(&user), call.clone());
             if let Some(Answer::Ok(_)) = self.answer_to(id) {
                 self.hang_up();
@@ -445,12 +485,16 @@ impl Guest {
 
     /// Asks for something that the history does not hold.
     pub(super) fn aside(&mut self, op: &str) {
-        let Some(caller) = &mut self.caller else { return };
+        let Some(caller) = &mut self.caller else {
+            return;
+        };
         let id = caller.post_aside(op);
         let until = Instant::now() + ANSWER_WITHIN;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let Some(caller) = &mut self.caller else { return };
+            let Some(caller) = &mut self.caller else {
+                return;
+            };
             match caller.hear(left) {
                 Heard::Aside(answered, _) if answered == id => return,
                 Heard::Event(event) => {
@@ -459,7 +503,9 @@ impl Guest {
                     }
                 }
                 Heard::Lost => return self.hang_up(),
-                Heard::Answer(..) | Heard::Aside(..) | Heard::Nothing if left.is_zero() => return self.hang_up(),
+                Heard::Answer(..) | Heard::Aside(..) | Heard::Nothing if left.is_zero() => {
+                    return self.hang_up();
+                }
                 Heard::Answer(..) | Heard::Aside(..) | Heard::Nothing => {}
             }
         }
@@ -470,12 +516,15 @@ impl Guest {
     /// # Errors
     /// For people, when the cluster does not serve it.
     pub fn finish(mut self) -> Result<(), String> {
-        let failed = |guest: &Guest| format!("{} could not fetch what it missed in the end", guest.user);
+        let failed =
+            |guest: &Guest| format!("{} could not fetch what it missed in the end", guest.user);
         self.hang_up();
         if self.come_up().is_err() || !self.catch_up(true) {
             return Err(failed(&self));
         }
-        let Some(caller) = &self.caller else { return Err(failed(&self)) };
+        let Some(caller) = &self.caller else {
+            return Err(failed(&self));
+        };
         caller.kept_up(&self.user, self.since);
         Ok(())
     }

@@ -29,7 +29,10 @@ impl Guest {
         let served = self.come_up();
         self.world.has_come();
         if served.is_err() {
-            return self.world.wrong(format!("a client of {} was not served before the storm", self.user));
+            return self.world.wrong(format!(
+                "a client of {} was not served before the storm",
+                self.user
+            ));
         }
         let mut rounds = 0_u64;
         while !self.world.is_over() {
@@ -39,12 +42,18 @@ impl Guest {
                 Habit::Steady => self.steady(rounds),
             };
             if done.is_err() {
-                let what =
-                    format!("a client of {} was not served until patience ended, on a healed cluster", self.user);
+                let what = format!(
+                    "a client of {} was not served until patience ended, on a healed cluster",
+                    self.user
+                );
                 self.world.wrong(what);
                 return;
             }
-            let thinks = if habit == Habit::Steady { STEADY_THINKS_MS } else { THINKS_MS };
+            let thinks = if habit == Habit::Steady {
+                STEADY_THINKS_MS
+            } else {
+                THINKS_MS
+            };
             let thinks = Duration::from_millis(self.chance.u64(thinks));
             self.listen(thinks);
         }
@@ -53,7 +62,11 @@ impl Guest {
     fn steady(&mut self, round: u64) -> Result<(), GaveUp> {
         let send = self.a_send();
         self.insist(vec![send])?;
-        if round.is_multiple_of(STEADY_ACKS_EVERY) { self.acknowledge() } else { Ok(()) }
+        if round.is_multiple_of(STEADY_ACKS_EVERY) {
+            self.acknowledge()
+        } else {
+            Ok(())
+        }
     }
 
     fn anything(&mut self) -> Result<(), GaveUp> {
@@ -94,8 +107,16 @@ impl Guest {
 
     fn a_send_to(&mut self, to: String) -> Call {
         let key = self.key();
-        let long = if self.chance.u8(0..50) == 0 { "x".repeat(self.chance.usize(..LONG_BODY)) } else { String::new() };
-        Call::Send { to, body: format!("{key}{long}"), key }
+        let long = if self.chance.u8(0..50) == 0 {
+            "x".repeat(self.chance.usize(..LONG_BODY))
+        } else {
+            String::new()
+        };
+        Call::Send {
+            to,
+            body: format!("{key}{long}"),
+            key,
+        }
     }
 
     fn send_one(&mut self) -> Result<(), GaveUp> {
@@ -116,7 +137,9 @@ impl Guest {
     }
 
     fn some_sends(&mut self) -> Vec<Call> {
-        (0..self.chance.usize(PIPELINED)).map(|_| self.a_send()).collect()
+        (0..self.chance.usize(PIPELINED))
+            .map(|_| self.a_send())
+            .collect()
     }
 
     fn send_many(&mut self) -> Result<(), GaveUp> {
@@ -142,10 +165,28 @@ impl Guest {
         let limit = Some(self.chance.u32(1..=PAGE_MAX));
         let name = self.world.names[self.chance.usize(..self.world.names.len())].clone();
         match self.chance.u8(0..4) {
-            0 => Call::Inbox { after: 0, limit, linear },
-            1 => Call::Sync { after: self.last.saturating_sub(self.chance.u64(0..50)), limit, linear },
-            2 => Call::History { with: name, before: None, limit, linear },
-            _ => Call::Users { pattern: self.chance.bool().then(|| "user-*".into()), after: None, limit, linear },
+            0 => Call::Inbox {
+                after: 0,
+                limit,
+                linear,
+            },
+            1 => Call::Sync {
+                after: self.last.saturating_sub(self.chance.u64(0..50)),
+                limit,
+                linear,
+            },
+            2 => Call::History {
+                with: name,
+                before: None,
+                limit,
+                linear,
+            },
+            _ => Call::Users {
+                pattern: self.chance.bool().then(|| "user-*".into()),
+                after: None,
+                limit,
+                linear,
+            },
         }
     }
 
@@ -161,9 +202,15 @@ impl Guest {
     /// Reads the inbox and acknowledges what is held without a gap.
     fn acknowledge(&mut self) -> Result<(), GaveUp> {
         self.come_up()?;
-        self.read(Call::Inbox { after: 0, limit: Some(PAGE_MAX), linear: true });
+        self.read(Call::Inbox {
+            after: 0,
+            limit: Some(PAGE_MAX),
+            linear: true,
+        });
         if self.last_to_me > 0 {
-            self.insist(vec![Call::Ack { through: self.last_to_me }])?;
+            self.insist(vec![Call::Ack {
+                through: self.last_to_me,
+            }])?;
         }
         Ok(())
     }
@@ -182,13 +229,19 @@ impl Guest {
 
     fn change_password(&mut self) -> Result<(), GaveUp> {
         let user = self.user.clone();
-        let Some(old) = self.world.passwords(&user).first().cloned() else { return Ok(()) };
+        let Some(old) = self.world.passwords(&user).first().cloned() else {
+            return Ok(());
+        };
         let key = self.key();
         let new = format!("a new one: {key}");
         // It may be the right one from now on, and is not the likeliest before the answer.
         self.world.may_have(&user, &new);
         self.world.may_have(&user, &old);
-        let answers = self.insist(vec![Call::Password { old, new: new.clone(), key }])?;
+        let answers = self.insist(vec![Call::Password {
+            old,
+            new: new.clone(),
+            key,
+        }])?;
         if matches!(answers.first(), Some(Answer::Ok(_))) {
             self.world.may_have(&user, &new);
         }
@@ -199,7 +252,11 @@ impl Guest {
     fn want_a_name(&mut self) -> Result<(), GaveUp> {
         let name = contested(self.chance.u32(..CONTESTED));
         let key = self.key();
-        let call = Call::Register { user: name.clone(), password: PASSWORD.into(), key };
+        let call = Call::Register {
+            user: name.clone(),
+            password: PASSWORD.into(),
+            key,
+        };
         let answers = self.insist(vec![call])?;
         if let Some(Answer::Ok(Reply::Registered { .. })) = answers.first() {
             self.world.may_have(&name, PASSWORD);

@@ -117,9 +117,18 @@ impl Fault {
             Fault::Freeze(_) => "SIGSTOP",
             Fault::Stop(_) => "graceful stop",
             Fault::Transfer(_) => "leader transfer",
-            Fault::Links { trouble: Trouble::Cut, .. } => "network cut",
-            Fault::Links { trouble: Trouble::OneWayLoss, .. } => "one-way loss",
-            Fault::Links { trouble: Trouble::Delay(_), .. } => "delay",
+            Fault::Links {
+                trouble: Trouble::Cut,
+                ..
+            } => "network cut",
+            Fault::Links {
+                trouble: Trouble::OneWayLoss,
+                ..
+            } => "one-way loss",
+            Fault::Links {
+                trouble: Trouble::Delay(_),
+                ..
+            } => "delay",
             Fault::Reset(..) => "reset",
             Fault::Start(_) | Fault::Thaw(_) | Fault::Heal(_) => return None,
         })
@@ -161,7 +170,13 @@ impl Plan {
         let nodes = wish.nodes.unwrap_or(drawn);
         let guests = guests(&mut chance, nodes);
         let faults = Weaver::new(&mut chance, nodes, wish.lasts).weave();
-        Plan { seed: wish.seed, nodes, lasts: wish.lasts, guests, faults }
+        Plan {
+            seed: wish.seed,
+            nodes,
+            lasts: wish.lasts,
+            guests,
+            faults,
+        }
     }
 }
 
@@ -170,13 +185,29 @@ fn guests(chance: &mut Rng, nodes: u16) -> Vec<Guest> {
     let mut guests = Vec::new();
     for n in 0..chance.usize(ROAMING) {
         // Every third shares the account of the one before it: two sessions of one user.
-        let user = if n % 3 == 2 { format!("user-{}", n - 1) } else { format!("user-{n}") };
+        let user = if n % 3 == 2 {
+            format!("user-{}", n - 1)
+        } else {
+            format!("user-{n}")
+        };
         let (node, tls, seed) = (chance.u16(1..=nodes), chance.bool(), chance.u64(..));
-        guests.push(Guest { user, node, tls, habit: Habit::Roaming, seed });
+        guests.push(Guest {
+            user,
+            node,
+            tls,
+            habit: Habit::Roaming,
+            seed,
+        });
     }
     for node in 1..=nodes {
         let (tls, seed) = (chance.u8(0..3) == 0, chance.u64(..));
-        guests.push(Guest { user: format!("steady-{node}"), node, tls, habit: Habit::Steady, seed });
+        guests.push(Guest {
+            user: format!("steady-{node}"),
+            node,
+            tls,
+            habit: Habit::Steady,
+            seed,
+        });
     }
     guests
 }
@@ -196,7 +227,15 @@ struct Weaver<'a> {
 
 impl<'a> Weaver<'a> {
     fn new(chance: &'a mut Rng, nodes: u16, lasts: Duration) -> Self {
-        Weaver { chance, nodes, lasts, unwell: Vec::new(), busy: Duration::ZERO, ids: 0, faults: Vec::new() }
+        Weaver {
+            chance,
+            nodes,
+            lasts,
+            unwell: Vec::new(),
+            busy: Duration::ZERO,
+            ids: 0,
+            faults: Vec::new(),
+        }
     }
 
     fn weave(mut self) -> Vec<Scheduled> {
@@ -219,7 +258,9 @@ impl<'a> Weaver<'a> {
     }
 
     fn draw(&mut self, at: Duration) {
-        let well: Vec<Slot> = (1..=self.nodes).filter(|slot| self.unwell.iter().all(|(s, _)| s != slot)).collect();
+        let well: Vec<Slot> = (1..=self.nodes)
+            .filter(|slot| self.unwell.iter().all(|(s, _)| s != slot))
+            .collect();
         let may_hurt = self.unwell.len() < self.minority();
         let all: Vec<Slot> = (1..=self.nodes).collect();
         let one = well[self.chance.usize(..well.len())];
@@ -229,7 +270,9 @@ impl<'a> Weaver<'a> {
             18..=27 if may_hurt => {
                 self.hurt(at, one, Fault::Freeze(one), until, Fault::Thaw(one));
             }
-            28..=35 if may_hurt => self.hurt(at, one, Fault::Stop(one), until, Fault::Start(vec![one])),
+            28..=35 if may_hurt => {
+                self.hurt(at, one, Fault::Stop(one), until, Fault::Start(vec![one]))
+            }
             36..=47 if may_hurt => self.links(at, until, one, Trouble::Cut),
             48..=59 if may_hurt => self.links(at, until, one, Trouble::OneWayLoss),
             60..=69 => {
@@ -237,7 +280,11 @@ impl<'a> Weaver<'a> {
                 self.links(at, until, one, Trouble::Delay(by));
             }
             70..=79 => {
-                let from = if self.chance.u8(0..3) == 0 { all.clone() } else { vec![one] };
+                let from = if self.chance.u8(0..3) == 0 {
+                    all.clone()
+                } else {
+                    vec![one]
+                };
                 let leader = self.aim(&from);
                 self.push(at, leader, Fault::Reset(from, all));
             }
@@ -274,8 +321,18 @@ impl<'a> Weaver<'a> {
 
     /// Half of the killed are started again at once, as a service manager would.
     fn kill(&mut self, at: Duration, slot: Slot) {
-        let until = if self.chance.bool() { at } else { self.end_of(at, LASTS_MS) };
-        self.hurt(at, slot, Fault::Kill(vec![slot]), until, Fault::Start(vec![slot]));
+        let until = if self.chance.bool() {
+            at
+        } else {
+            self.end_of(at, LASTS_MS)
+        };
+        self.hurt(
+            at,
+            slot,
+            Fault::Kill(vec![slot]),
+            until,
+            Fault::Start(vec![slot]),
+        );
     }
 
     /// Between one place and all others, or one other.
@@ -290,14 +347,32 @@ impl<'a> Weaver<'a> {
         let id = self.ids;
         self.ids += 1;
         let towards_it = trouble == Trouble::OneWayLoss && self.chance.bool();
-        let (from, to) = if towards_it { (others, vec![one]) } else { (vec![one], others) };
-        self.push(at, leader, Fault::Links { id, trouble, from, to, unwell });
+        let (from, to) = if towards_it {
+            (others, vec![one])
+        } else {
+            (vec![one], others)
+        };
+        self.push(
+            at,
+            leader,
+            Fault::Links {
+                id,
+                trouble,
+                from,
+                to,
+                unwell,
+            },
+        );
         self.push(until, None, Fault::Heal(id));
     }
 
     /// Every process at once, as when the power goes.
     fn crash_all(&mut self, at: Duration, all: Vec<Slot>) {
-        let until = if self.chance.bool() { at } else { self.end_of(at, 1..1_000) };
+        let until = if self.chance.bool() {
+            at
+        } else {
+            self.end_of(at, 1..1_000)
+        };
         self.push(at, None, Fault::Kill(all.clone()));
         self.push(until, None, Fault::Start(all));
         self.busy = until;
@@ -323,11 +398,25 @@ impl<'a> Weaver<'a> {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { seed, nodes, lasts, guests, faults } = self;
-        writeln!(f, "seed {seed}: {nodes} nodes, {} clients, faults for {lasts:?}", guests.len())?;
+        let Plan {
+            seed,
+            nodes,
+            lasts,
+            guests,
+            faults,
+        } = self;
+        writeln!(
+            f,
+            "seed {seed}: {nodes} nodes, {} clients, faults for {lasts:?}",
+            guests.len()
+        )?;
         for guest in guests {
             let over = if guest.tls { "TLS" } else { "plain" };
-            writeln!(f, "  client of {} on node {} over {over}: {:?}", guest.user, guest.node, guest.habit)?;
+            writeln!(
+                f,
+                "  client of {} on node {} over {over}: {:?}",
+                guest.user, guest.node, guest.habit
+            )?;
         }
         for Scheduled { at, leader, fault } in faults {
             let aimed = leader.map_or_else(String::new, |slot| format!(" (the leader as {slot})"));
@@ -345,7 +434,13 @@ mod tests {
     use super::{Fault, Habit, Plan, Slot, Wish};
 
     fn plan(seed: u64, nodes: Option<u16>) -> Plan {
-        Plan::of(&Wish { seed, lasts: Duration::from_secs(20), nodes, keep: false, defect: None })
+        Plan::of(&Wish {
+            seed,
+            lasts: Duration::from_secs(20),
+            nodes,
+            keep: false,
+            defect: None,
+        })
     }
 
     #[test]
@@ -359,11 +454,18 @@ mod tests {
         let plans: Vec<Plan> = (0..40).map(|seed| plan(seed, None)).collect();
         let sizes: BTreeSet<u16> = plans.iter().map(|plan| plan.nodes).collect();
         assert_eq!(sizes, BTreeSet::from([3, 5]));
-        let kinds: BTreeSet<&str> =
-            plans.iter().flat_map(|plan| &plan.faults).filter_map(|scheduled| scheduled.fault.kind()).collect();
+        let kinds: BTreeSet<&str> = plans
+            .iter()
+            .flat_map(|plan| &plan.faults)
+            .filter_map(|scheduled| scheduled.fault.kind())
+            .collect();
         assert_eq!(kinds.len(), 9, "{kinds:?}");
         for plan in &plans {
-            let roaming = plan.guests.iter().filter(|guest| guest.habit == Habit::Roaming).count();
+            let roaming = plan
+                .guests
+                .iter()
+                .filter(|guest| guest.habit == Habit::Roaming)
+                .count();
             assert!((4..=8).contains(&roaming), "{plan}");
         }
     }
@@ -379,11 +481,19 @@ mod tests {
                 Fault::Start(slots) => down.retain(|slot| !slots.contains(slot)),
                 Fault::Freeze(slot) | Fault::Stop(slot) => down.extend([*slot]),
                 Fault::Thaw(gone) => down.retain(|slot| slot != gone),
-                Fault::Links { id, unwell: Some(slot), .. } => cut.push((*id, *slot)),
+                Fault::Links {
+                    id,
+                    unwell: Some(slot),
+                    ..
+                } => cut.push((*id, *slot)),
                 Fault::Heal(id) => cut.retain(|(other, _)| other != id),
                 _ => {}
             }
-            let all: BTreeSet<Slot> = down.iter().copied().chain(cut.iter().map(|(_, slot)| *slot)).collect();
+            let all: BTreeSet<Slot> = down
+                .iter()
+                .copied()
+                .chain(cut.iter().map(|(_, slot)| *slot))
+                .collect();
             counts.push((scheduled.at, all.len()));
         }
         counts
@@ -411,7 +521,11 @@ mod tests {
 
     #[test]
     fn five_nodes_also_have_two_unwell_at_once() {
-        let two = (0..20).any(|seed| unwell_over_time(&plan(seed, Some(5))).iter().any(|(_, unwell)| *unwell == 2));
+        let two = (0..20).any(|seed| {
+            unwell_over_time(&plan(seed, Some(5)))
+                .iter()
+                .any(|(_, unwell)| *unwell == 2)
+        });
         assert!(two);
     }
 }

@@ -68,10 +68,14 @@ impl Sum {
             (&mut self.outcomes, &report.outcomes),
             (&mut self.faults, &report.faults),
         ] {
-            counts.iter().for_each(|(name, count)| *sum.entry(name).or_default() += count);
+            counts
+                .iter()
+                .for_each(|(name, count)| *sum.entry(name).or_default() += count);
         }
         self.failovers += report.failovers;
-        self.worst_recovery = self.worst_recovery.max((report.worst_recovery, report.seed));
+        self.worst_recovery = self
+            .worst_recovery
+            .max((report.worst_recovery, report.seed));
         if !report.wrong.is_empty() {
             self.failed.push(report.seed);
         }
@@ -83,12 +87,20 @@ fn total(counts: &Counts) -> u64 {
 }
 
 fn listed(counts: &Counts) -> String {
-    counts.iter().map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
+    counts
+        .iter()
+        .map(|(name, count)| format!("{count} {name}"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = if self.wrong.is_empty() { "good" } else { "FAILED" };
+        let verdict = if self.wrong.is_empty() {
+            "good"
+        } else {
+            "FAILED"
+        };
         write!(
             f,
             "seed {}: {verdict}; {} nodes, {} clients, {} s; {} operations ({}); {} faults; {} failovers; worst recovery {} ms",
@@ -107,10 +119,26 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Sum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} storms, {} failed {:?}", self.storms, self.failed.len(), self.failed)?;
-        writeln!(f, "operations: {}: {}", total(&self.operations), listed(&self.operations))?;
+        writeln!(
+            f,
+            "{} storms, {} failed {:?}",
+            self.storms,
+            self.failed.len(),
+            self.failed
+        )?;
+        writeln!(
+            f,
+            "operations: {}: {}",
+            total(&self.operations),
+            listed(&self.operations)
+        )?;
         writeln!(f, "outcomes:   {}", listed(&self.outcomes))?;
-        writeln!(f, "faults:     {}: {}", total(&self.faults), listed(&self.faults))?;
+        writeln!(
+            f,
+            "faults:     {}: {}",
+            total(&self.faults),
+            listed(&self.faults)
+        )?;
         let (worst, seed) = self.worst_recovery;
         writeln!(f, "failovers:  {}", self.failovers)?;
         write!(f, "worst recovery: {} ms (seed {seed})", worst.as_millis())
@@ -136,8 +164,13 @@ pub(super) fn count(history: &History) -> (Counts, Counts) {
 /// When writes were acknowledged, µs, in order.
 pub(super) fn acknowledged_writes(history: &History) -> Vec<u64> {
     let writes = |call: &Call| !call.is_read() && !matches!(call, Call::Resume { .. });
-    let acknowledged = history.attempts.iter().filter(|a| writes(&a.call) && a.answer.ok().is_some());
-    let mut times: Vec<u64> = acknowledged.filter_map(|a| a.completed.map(|moment| moment.us)).collect();
+    let acknowledged = history
+        .attempts
+        .iter()
+        .filter(|a| writes(&a.call) && a.answer.ok().is_some());
+    let mut times: Vec<u64> = acknowledged
+        .filter_map(|a| a.completed.map(|moment| moment.us))
+        .collect();
     times.sort_unstable();
     times
 }
@@ -150,9 +183,16 @@ pub(super) fn acknowledged_writes(history: &History) -> Vec<u64> {
 /// acknowledgement counts as far as it goes.
 pub(super) fn worst_recovery(acknowledged: &[u64], spells: &[Spell]) -> Duration {
     let longest = spells.iter().map(|(from, to)| {
-        let within = acknowledged.iter().copied().filter(|at| from < at && at < to);
+        let within = acknowledged
+            .iter()
+            .copied()
+            .filter(|at| from < at && at < to);
         let marks: Vec<u64> = std::iter::once(*from).chain(within).chain([*to]).collect();
-        marks.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+        marks
+            .windows(2)
+            .map(|pair| pair[1] - pair[0])
+            .max()
+            .unwrap_or(0)
     });
     Duration::from_micros(longest.max().unwrap_or(0))
 }
@@ -168,8 +208,15 @@ mod tests {
         let acknowledged = [10, 20, 70, 400, 410];
         let us = Duration::from_micros;
         assert_eq!(worst_recovery(&acknowledged, &[(0, 420)]), us(330));
-        assert_eq!(worst_recovery(&acknowledged, &[(0, 80), (380, 420)]), us(50));
-        assert_eq!(worst_recovery(&acknowledged, &[(100, 300)]), us(200), "nothing came in all of it");
+        assert_eq!(
+            worst_recovery(&acknowledged, &[(0, 80), (380, 420)]),
+            us(50)
+        );
+        assert_eq!(
+            worst_recovery(&acknowledged, &[(100, 300)]),
+            us(200),
+            "nothing came in all of it"
+        );
         assert_eq!(worst_recovery(&acknowledged, &[]), us(0));
     }
 }

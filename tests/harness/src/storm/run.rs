@@ -51,14 +51,20 @@ pub fn run(programs: Programs, wish: &Wish) -> Report {
     // In threads of their own: a panic in there becomes part of the report.
     let started = std::thread::spawn(move || builder.start()).join();
     let Ok(cluster) = started.map(Arc::new) else {
-        report.wrong.push("the cluster did not form; its nodes' logs stand above".into());
+        report
+            .wrong
+            .push("the cluster did not form; its nodes' logs stand above".into());
         return report;
     };
     let began = Instant::now();
     let clock = move || u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     let recorder = Recorder::with_clock(clock);
     let names: BTreeSet<String> = plan.guests.iter().map(|guest| guest.user.clone()).collect();
-    let world = Arc::new(World::new(Arc::clone(&cluster), recorder.clone(), names.into_iter().collect()));
+    let world = Arc::new(World::new(
+        Arc::clone(&cluster),
+        recorder.clone(),
+        names.into_iter().collect(),
+    ));
 
     let visits: Vec<JoinHandle<Guest>> = plan
         .guests
@@ -78,7 +84,9 @@ pub fn run(programs: Programs, wish: &Wish) -> Report {
     let end_us = clock();
     world.end(Instant::now() + PATIENCE);
     let guests = gather(visits, &mut report.wrong);
-    report.wrong.extend(guests.into_iter().filter_map(|guest| guest.finish().err()));
+    report
+        .wrong
+        .extend(guests.into_iter().filter_map(|guest| guest.finish().err()));
     report.wrong.extend(world.take_wrong());
     report.wrong.append(&mut diary.wrong);
 
@@ -99,7 +107,10 @@ fn wait_for_guests(world: &World, expected: usize, wrong: &mut Vec<String>) {
     let until = Instant::now() + PATIENCE;
     while world.there() < expected {
         if Instant::now() >= until {
-            return wrong.push(format!("only {} of {expected} clients were served before the storm", world.there()));
+            return wrong.push(format!(
+                "only {} of {expected} clients were served before the storm",
+                world.there()
+            ));
         }
         pause_until(Instant::now() + Duration::from_millis(10));
     }
@@ -114,7 +125,9 @@ fn gather(visits: Vec<JoinHandle<Guest>>, wrong: &mut Vec<String>) -> Vec<Guest>
             pause_until(Instant::now() + Duration::from_millis(10));
         }
         if !visit.is_finished() {
-            wrong.push("a client hangs: it has not ended although all its waits have deadlines".into());
+            wrong.push(
+                "a client hangs: it has not ended although all its waits have deadlines".into(),
+            );
             continue;
         }
         match visit.join() {
@@ -127,7 +140,11 @@ fn gather(visits: Vec<JoinHandle<Guest>>, wrong: &mut Vec<String>) -> Vec<Guest>
 
 /// Examines the healed cluster. When that can't be done, the history so far is kept.
 fn judge(cluster: &Arc<Cluster>, world: &Arc<World>, wrong: &mut Vec<String>) -> History {
-    let (there, recorder, accounts) = (Arc::clone(cluster), world.recorder.clone(), world.accounts());
+    let (there, recorder, accounts) = (
+        Arc::clone(cluster),
+        world.recorder.clone(),
+        world.accounts(),
+    );
     let examined = std::thread::spawn(move || examine(&there, &recorder, &accounts)).join();
     match examined {
         Ok(findings) => {
@@ -135,7 +152,10 @@ fn judge(cluster: &Arc<Cluster>, world: &Arc<World>, wrong: &mut Vec<String>) ->
             findings.history
         }
         Err(panic) => {
-            wrong.push(format!("the healed cluster could not be examined: {}", text_of(&*panic)));
+            wrong.push(format!(
+                "the healed cluster could not be examined: {}",
+                text_of(&*panic)
+            ));
             world.recorder.finish()
         }
     }
@@ -143,12 +163,15 @@ fn judge(cluster: &Arc<Cluster>, world: &Arc<World>, wrong: &mut Vec<String>) ->
 
 fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_default()
 }
 
 /// When a majority was well.
 fn well_spells(diary: &Diary, nodes: u16, began: Instant, end_us: u64) -> Vec<Spell> {
-    let us = |at: Instant| u64::try_from(at.saturating_duration_since(began).as_micros()).unwrap_or(u64::MAX);
+    let us = |at: Instant| {
+        u64::try_from(at.saturating_duration_since(began).as_micros()).unwrap_or(u64::MAX)
+    };
     let majority = usize::from(nodes / 2) + 1;
     let mut spells: Vec<Spell> = Vec::new();
     for (n, health) in diary.health.iter().enumerate() {
@@ -170,7 +193,9 @@ fn failovers(cluster: &Cluster) -> u64 {
     let mut led = BTreeSet::new();
     for n in cluster.numbers() {
         for line in cluster.node(n).log().lines() {
-            let Some((before, term)) = line.rsplit_once(" leads in term ") else { continue };
+            let Some((before, term)) = line.rsplit_once(" leads in term ") else {
+                continue;
+            };
             let leader = match before.rsplit_once("node ").map(|(_, number)| number) {
                 Some(number) => number.parse().unwrap_or(n),
                 None => n,
@@ -182,7 +207,13 @@ fn failovers(cluster: &Cluster) -> u64 {
 }
 
 /// Keeps what is needed to understand a failure: data directories, logs, history, plan, what was done and what is wrong.
-fn keep(cluster: &Cluster, plan: &Plan, diary: &Diary, history: &History, wrong: &[String]) -> Option<PathBuf> {
+fn keep(
+    cluster: &Cluster,
+    plan: &Plan,
+    diary: &Diary,
+    history: &History,
+    wrong: &[String],
+) -> Option<PathBuf> {
     cluster.kill_all();
     let mut story = format!("{plan}\nwhat was done:\n");
     for line in &diary.lines {
@@ -191,6 +222,10 @@ fn keep(cluster: &Cluster, plan: &Plan, diary: &Diary, history: &History, wrong:
     let _ = writeln!(story, "\nwhat is wrong:\n{}", wrong.join("\n"));
     cluster.write("storm.txt", &story);
     let _ = verdict::write(history, &cluster.path().join("history.jsonl"));
-    let to = std::env::temp_dir().join(format!("messagebase-storm-seed-{}-{}", plan.seed, std::process::id()));
+    let to = std::env::temp_dir().join(format!(
+        "messagebase-storm-seed-{}-{}",
+        plan.seed,
+        std::process::id()
+    ));
     std::fs::rename(cluster.path(), &to).ok().map(|()| to)
 }

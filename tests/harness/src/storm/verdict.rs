@@ -31,11 +31,16 @@ pub struct Findings {
 /// # Panics
 /// When the cluster does not come to rest.
 #[track_caller]
-pub fn examine(cluster: &Cluster, recorder: &Recorder, accounts: &[(String, Vec<String>)]) -> Findings {
+pub fn examine(
+    cluster: &Cluster,
+    recorder: &Recorder,
+    accounts: &[(String, Vec<String>)],
+) -> Findings {
     let mut wrong = Vec::new();
     cluster.wait_ready(&cluster.numbers());
     for (user, passwords) in accounts {
-        if let Err(problem) = take_mailbox(cluster, recorder, cluster.numbers()[0], user, passwords) {
+        if let Err(problem) = take_mailbox(cluster, recorder, cluster.numbers()[0], user, passwords)
+        {
             wrong.push(problem);
         }
     }
@@ -50,7 +55,11 @@ pub fn examine(cluster: &Cluster, recorder: &Recorder, accounts: &[(String, Vec<
     if !violations.is_empty() {
         wrong.push(messagebase_checker::report(&violations));
     }
-    Findings { history, violations, wrong }
+    Findings {
+        history,
+        violations,
+        wrong,
+    }
 }
 
 /// Takes all pages of `sync` on a node into the history as what is there in the end. An account that nobody can log in to
@@ -65,13 +74,25 @@ pub fn take_mailbox(
     user: &str,
     passwords: &[String],
 ) -> Result<(), String> {
-    let failed = |what: &str| format!("the mailbox of {user} could not be read on node {node}: {what}");
+    let failed =
+        |what: &str| format!("the mailbox of {user} could not be read on node {node}: {what}");
     let client = recorder.client();
-    let mut caller = Caller::dial(cluster, node, false, &client).ok_or_else(|| failed("no connection"))?;
-    let ask = |caller: &mut Caller, call| caller.ask(call, ANSWER_WITHIN, &mut drop).ok_or_else(|| failed("no answer"));
+    let mut caller =
+        Caller::dial(cluster, node, false, &client).ok_or_else(|| failed("no connection"))?;
+    let ask = |caller: &mut Caller, call| {
+        caller
+            .ask(call, ANSWER_WITHIN, &mut drop)
+            .ok_or_else(|| failed("no answer"))
+    };
     let mut refused = None;
     for password in passwords {
-        match ask(&mut caller, Call::Login { user: user.into(), password: password.clone() })? {
+        match ask(
+            &mut caller,
+            Call::Login {
+                user: user.into(),
+                password: password.clone(),
+            },
+        )? {
             Answer::Ok(_) => {
                 refused = None;
                 break;
@@ -88,8 +109,18 @@ pub fn take_mailbox(
     let mut messages: Vec<Message> = Vec::new();
     loop {
         let after = messages.last().map_or(0, |message| message.id);
-        match ask(&mut caller, Call::Sync { after, limit: Some(PAGE), linear: true })? {
-            Answer::Ok(Reply::Page { messages: page, more }) => {
+        match ask(
+            &mut caller,
+            Call::Sync {
+                after,
+                limit: Some(PAGE),
+                linear: true,
+            },
+        )? {
+            Answer::Ok(Reply::Page {
+                messages: page,
+                more,
+            }) => {
                 let came = !page.is_empty();
                 messages.extend(page);
                 if !more || !came {
@@ -107,21 +138,33 @@ pub fn take_mailbox(
 fn take_rows(cluster: &Cluster, recorder: &Recorder) {
     let applied = || -> Vec<String> {
         let query = "SELECT applied_index FROM node_state";
-        cluster.numbers().iter().map(|n| Rows::read(&cluster.database(*n), query).single().to_owned()).collect()
+        cluster
+            .numbers()
+            .iter()
+            .map(|n| Rows::read(&cluster.database(*n), query).single().to_owned())
+            .collect()
     };
-    let rows = wait_for("the same applied index on all nodes, and time to read their rows", LONG, || {
-        let before = applied();
-        if before.iter().any(|index| *index != before[0]) {
-            return None;
-        }
-        let mut rows = Vec::new();
-        for n in cluster.numbers() {
-            rows.extend(TABLES_THAT_MUST_AGREE.map(|table| (n, table, cluster.rows(n, table))));
-        }
-        (applied() == before).then_some(rows)
-    });
+    let rows = wait_for(
+        "the same applied index on all nodes, and time to read their rows",
+        LONG,
+        || {
+            let before = applied();
+            if before.iter().any(|index| *index != before[0]) {
+                return None;
+            }
+            let mut rows = Vec::new();
+            for n in cluster.numbers() {
+                rows.extend(TABLES_THAT_MUST_AGREE.map(|table| (n, table, cluster.rows(n, table))));
+            }
+            (applied() == before).then_some(rows)
+        },
+    );
     for (node, table, rows) in rows {
-        recorder.rows(node, table, rows.rows.iter().map(|row| row.join("|")).collect());
+        recorder.rows(
+            node,
+            table,
+            rows.rows.iter().map(|row| row.join("|")).collect(),
+        );
     }
 }
 
@@ -129,7 +172,10 @@ fn take_rows(cluster: &Cluster, recorder: &Recorder) {
 fn panics(cluster: &Cluster) -> Vec<String> {
     let of = |n: u16| {
         let log = cluster.node(n).log();
-        let found = log.lines().filter(|line| line.contains("panicked at")).map(|line| format!("node {n}: {line}"));
+        let found = log
+            .lines()
+            .filter(|line| line.contains("panicked at"))
+            .map(|line| format!("node {n}: {line}"));
         found.collect::<Vec<_>>()
     };
     cluster.numbers().into_iter().flat_map(of).collect()

@@ -79,7 +79,10 @@ impl World {
 
     /// Every account that may exist, with the passwords it may have.
     pub fn accounts(&self) -> Vec<(String, Vec<String>)> {
-        lock(&self.accounts).iter().map(|(user, passwords)| (user.clone(), passwords.clone())).collect()
+        lock(&self.accounts)
+            .iter()
+            .map(|(user, passwords)| (user.clone(), passwords.clone()))
+            .collect()
     }
 
     pub(super) fn passwords(&self, user: &str) -> Vec<String> {
@@ -101,5 +104,7 @@ impl World {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
