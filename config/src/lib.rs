@@ -4,6 +4,7 @@
 #![deny(missing_docs)]
 
 mod address;
+mod demo;
 mod error;
 mod example;
 mod file;
@@ -11,6 +12,7 @@ pub mod pki;
 mod validate;
 
 pub use address::Address;
+pub use demo::{demo_config, demo_record, state_dir};
 pub use error::ConfigError;
 pub use example::{ExampleNode, example_toml};
 
