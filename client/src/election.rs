@@ -141,6 +141,7 @@ fn decide_within(mut nodes: Vec<&Status>) -> Decision {
 #[cfg(test)]
 pub(crate) mod tests {
     use messagebase_protocol::json::{LogPosition, MemberInfo};
+    use messagebase_protocol::role::NodeRole;
 
     use super::*;
 
@@ -151,7 +152,7 @@ pub(crate) mod tests {
             cluster: "test".into(),
             cluster_id: Some("c1".into()),
             version: "0".into(),
-            role: "follower".into(),
+            role: NodeRole::Follower,
             term: 1,
             leader: None,
             last_log: Some(LogPosition {

@@ -13,6 +13,7 @@ use messagebase_protocol::json::{
     MessageRecord, Op, Ping, Records, Request, Resumed, Sent, Status, encode_event, encode_failure,
     encode_ok,
 };
+use messagebase_protocol::role::NodeRole;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -400,11 +401,10 @@ impl State {
             cluster_id: Some(self.cluster_id.clone()),
             version: "0".into(),
             role: if self.leader == Some(node) {
-                "leader"
+                NodeRole::Leader
             } else {
-                "follower"
-            }
-            .into(),
+                NodeRole::Follower
+            },
             term: self.term,
             leader: self.leader,
             last_log: Some(LogPosition {

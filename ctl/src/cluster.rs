@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::rustls::ClientConfig;
 
-use crate::door::{Door, DoorError};
 use crate::error::CtlError;
 use crate::judge::{self, Verdict};
 use crate::output::Output;
+use crate::peer_client::{PeerClient, PeerClientError};
 use crate::poll::{Look, Patience, until};
 
 /// A node that has not reported after this long counts as down.
@@ -37,7 +37,7 @@ pub struct Row {
     /// Where it was asked.
     pub peer: String,
     /// Its report, or why there is none.
-    pub answer: Result<NodeReport, DoorError>,
+    pub answer: Result<NodeReport, PeerClientError>,
 }
 
 /// What all nodes said, by number.
@@ -101,7 +101,7 @@ impl Survey {
 }
 
 /// An error and its causes on one line.
-pub fn explain(error: &DoorError) -> String {
+pub fn explain(error: &PeerClientError) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(e) = cause {
@@ -165,7 +165,7 @@ impl Cluster {
         for (node, peer) in places {
             let tls = Arc::clone(&self.tls);
             asking.spawn(async move {
-                let silent = DoorError::Silent {
+                let silent = PeerClientError::Silent {
                     node,
                     waited: REPORT_DEADLINE,
                 };
@@ -196,17 +196,19 @@ impl Cluster {
     ///
     /// # Errors
     /// The node is not known (exit 2) or can't be reached (exit 3).
-    pub async fn door(&self, node: u16) -> Result<Door, CtlError> {
+    pub async fn connect(&self, node: u16) -> Result<PeerClient, CtlError> {
         let peer = self.peer_of(node).await?;
-        self.open_door(node, &peer).await.map_err(door_error)
+        self.connect_to(node, &peer)
+            .await
+            .map_err(peer_client_error)
     }
 
     /// A connection to one node at an address.
     ///
     /// # Errors
-    /// As [`Door::open`].
-    pub async fn open_door(&self, node: u16, peer: &str) -> Result<Door, DoorError> {
-        Door::open(Arc::clone(&self.tls), node, peer).await
+    /// As [`PeerClient::open`].
+    pub async fn connect_to(&self, node: u16, peer: &str) -> Result<PeerClient, PeerClientError> {
+        PeerClient::open(Arc::clone(&self.tls), node, peer).await
     }
 
     /// Asks one node.
@@ -219,8 +221,11 @@ impl Cluster {
         request: AdminRequest,
         deadline: Duration,
     ) -> Result<AdminOk, CtlError> {
-        let mut door = self.door(node).await?;
-        Ok(door.call(request, deadline).await.map_err(door_error)??)
+        let mut client = self.connect(node).await?;
+        Ok(client
+            .call(request, deadline)
+            .await
+            .map_err(peer_client_error)??)
     }
 
     /// Asks whoever leads, going where a node points that is not it. A request whose connection broke is not repeated:
@@ -236,11 +241,11 @@ impl Cluster {
     ) -> Result<AdminOk, CtlError> {
         let mut at = self.leader(output).await?;
         for _ in 0..LEADER_HOPS_MAX {
-            let mut door = self.door(at).await?;
-            match door
+            let mut client = self.connect(at).await?;
+            match client
                 .call(request.clone(), deadline)
                 .await
-                .map_err(door_error)?
+                .map_err(peer_client_error)?
             {
                 Ok(ok) => return Ok(ok),
                 Err(e) if e.kind == AdminErrorKind::NotLeader => {
@@ -307,15 +312,19 @@ fn no_leader(verdict: &Verdict) -> String {
     }
 }
 
-async fn report(tls: Arc<ClientConfig>, node: u16, peer: &str) -> Result<NodeReport, DoorError> {
-    let mut door = Door::open(tls, node, peer).await?;
-    match door.call(AdminRequest::Report, REPORT_DEADLINE).await? {
+async fn report(
+    tls: Arc<ClientConfig>,
+    node: u16,
+    peer: &str,
+) -> Result<NodeReport, PeerClientError> {
+    let mut client = PeerClient::open(tls, node, peer).await?;
+    match client.call(AdminRequest::Report, REPORT_DEADLINE).await? {
         Ok(AdminOk::Report(report)) => Ok(*report),
-        Ok(_) => Err(DoorError::Garbled {
+        Ok(_) => Err(PeerClientError::Garbled {
             node,
             reason: "not a report".into(),
         }),
-        Err(e) => Err(DoorError::Refused {
+        Err(e) => Err(PeerClientError::Refused {
             node,
             reason: e.message,
         }),
@@ -323,31 +332,31 @@ async fn report(tls: Arc<ClientConfig>, node: u16, peer: &str) -> Result<NodeRep
 }
 
 /// The exit code and hint for a node that could not be asked.
-pub fn door_error(e: DoorError) -> CtlError {
+pub fn peer_client_error(e: PeerClientError) -> CtlError {
     match &e {
-        DoorError::Unreachable { node, .. } => {
+        PeerClientError::Unreachable { node, .. } => {
             let hint = format!("`mbctl up {node}` starts it if it belongs to this machine");
             CtlError::no_node(format!("node {node} does not answer"))
                 .because(e)
                 .hint(hint)
         }
-        DoorError::Untrusted { .. } => {
+        PeerClientError::Untrusted { .. } => {
             CtlError::no_node("the node was not trusted, or it did not trust us")
                 .because(e)
                 .hint(
                     "both ends need certificates of the same CA: compare pki/ca.pem here and there",
                 )
         }
-        DoorError::Silent { node, .. } => {
+        PeerClientError::Silent { node, .. } => {
             let hint = format!("if it hangs, `mbctl kill {node}` on its machine ends it");
             CtlError::no_node("a node is silent").because(e).hint(hint)
         }
-        DoorError::Lost { .. } => {
+        PeerClientError::Lost { .. } => {
             CtlError::no_node("the answer is missing, so the outcome is unknown")
                 .because(e)
                 .hint("look with `mbctl status`, then ask again")
         }
-        DoorError::Refused { .. } | DoorError::Garbled { .. } => {
+        PeerClientError::Refused { .. } | PeerClientError::Garbled { .. } => {
             CtlError::failed("refused", e.to_string())
         }
     }

@@ -113,13 +113,15 @@ impl From<AdminError> for CtlError {
         };
         CtlError {
             hint: e.hint,
-            ..Self::new(exit, &e.code, e.message)
+            ..Self::new(exit, e.code.as_str(), e.message)
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use messagebase_protocol::peer::AdminCode;
+
     use super::*;
 
     #[test]
@@ -139,7 +141,7 @@ mod tests {
     fn a_node_without_a_quorum_exits_3_and_a_refusal_1() {
         let admin = |kind| AdminError {
             kind,
-            code: "x".into(),
+            code: AdminCode::Refused,
             message: "y".into(),
             hint: None,
             leader: None,

@@ -2,6 +2,7 @@
 //! verdict out.
 
 use messagebase_protocol::peer::{MemberRow, NodeReport};
+use messagebase_protocol::role::NodeRole;
 
 /// What is known of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub struct Verdict {
 pub fn judge(reports: &[&NodeReport]) -> Verdict {
     let claims = reports
         .iter()
-        .filter(|report| report.role == "leader")
+        .filter(|report| report.role == NodeRole::Leader)
         .max_by_key(|report| report.term);
     let Some(leader) = claims else {
         let voters = newest_members(reports)
@@ -58,7 +59,7 @@ pub fn judge(reports: &[&NodeReport]) -> Verdict {
 
 /// A waiting node has no vote, whatever the membership says of its number.
 fn is_voter(members: &[MemberRow], report: &NodeReport) -> bool {
-    report.role != "waiting"
+    report.role != NodeRole::Waiting
         && members
             .iter()
             .any(|member| member.node == report.node && member.voter)
@@ -79,7 +80,7 @@ pub(crate) mod tests {
     /// Node `node` of a cluster whose voters are `voters`.
     pub(crate) fn report(
         node: u16,
-        role: &str,
+        role: NodeRole,
         term: u64,
         leader: Option<u16>,
         voters: &[u16],
@@ -95,8 +96,8 @@ pub(crate) mod tests {
             node,
             cluster_id: Some("c".into()),
             raft_id: 65_536 + u64::from(node),
-            role: role.into(),
-            waiting_for: (role == "waiting").then(|| "`mbctl member replace`".into()),
+            role,
+            waiting_for: (role == NodeRole::Waiting).then(|| "`mbctl member replace`".into()),
             term,
             leader,
             last_log: None,
@@ -123,8 +124,8 @@ pub(crate) mod tests {
     fn a_majority_that_agrees_is_a_quorum() {
         let all = [1, 2, 3];
         let two = [
-            report(1, "leader", 4, Some(1), &all),
-            report(2, "follower", 4, Some(1), &all),
+            report(1, NodeRole::Leader, 4, Some(1), &all),
+            report(2, NodeRole::Follower, 4, Some(1), &all),
         ];
         assert_eq!(verdict(&two), (Some(1), true));
         assert_eq!(verdict(&two[..1]), (None, false), "a leader alone of three");
@@ -140,15 +141,15 @@ pub(crate) mod tests {
     fn an_old_leader_that_was_cut_off_does_not_count() {
         let all = [1, 2, 3];
         let split = [
-            report(1, "leader", 4, Some(1), &all),
-            report(2, "leader", 5, Some(2), &all),
-            report(3, "follower", 5, Some(2), &all),
+            report(1, NodeRole::Leader, 4, Some(1), &all),
+            report(2, NodeRole::Leader, 5, Some(2), &all),
+            report(3, NodeRole::Follower, 5, Some(2), &all),
         ];
         assert_eq!(verdict(&split), (Some(2), true));
         let undecided = [
-            report(1, "leader", 4, Some(1), &all),
-            report(2, "candidate", 5, None, &all),
-            report(3, "candidate", 6, None, &all),
+            report(1, NodeRole::Leader, 4, Some(1), &all),
+            report(2, NodeRole::Candidate, 5, None, &all),
+            report(3, NodeRole::Candidate, 6, None, &all),
         ];
         assert_eq!(verdict(&undecided), (None, false));
     }
@@ -157,8 +158,8 @@ pub(crate) mod tests {
     fn members_as_reported_decide_and_learners_and_waiting_nodes_do_not_count() {
         let two_of_five = [1, 2, 3, 4, 5];
         let few = [
-            report(1, "leader", 4, Some(1), &two_of_five),
-            report(2, "follower", 4, Some(1), &two_of_five),
+            report(1, NodeRole::Leader, 4, Some(1), &two_of_five),
+            report(2, NodeRole::Follower, 4, Some(1), &two_of_five),
         ];
         assert_eq!(
             verdict(&few),
@@ -166,14 +167,14 @@ pub(crate) mod tests {
             "two of five, however many the file names"
         );
         let mut learner = [
-            report(1, "leader", 4, Some(1), &[1, 2]),
-            report(3, "learner", 4, Some(1), &[1, 2]),
+            report(1, NodeRole::Leader, 4, Some(1), &[1, 2]),
+            report(3, NodeRole::Learner, 4, Some(1), &[1, 2]),
         ];
         assert_eq!(verdict(&learner), (None, false));
-        learner[1] = report(2, "waiting", 4, Some(1), &[1, 2]);
+        learner[1] = report(2, NodeRole::Waiting, 4, Some(1), &[1, 2]);
         assert_eq!(verdict(&learner), (None, false));
         assert_eq!(
-            verdict(&[report(7, "leader", 1, Some(7), &[7])]),
+            verdict(&[report(7, NodeRole::Leader, 1, Some(7), &[7])]),
             (Some(7), true)
         );
     }

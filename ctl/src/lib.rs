@@ -3,7 +3,7 @@
 //!
 //! A map, from the rim inwards:
 //! - [`cli`] is the grammar; [`command`] has a file for each command.
-//! - [`cluster`] asks all nodes, one node or the leader, through [`door`] (one connection); [`judge`] decides in pure
+//! - [`cluster`] asks all nodes, one node or the leader, through [`peer_client`] (one connection); [`judge`] decides in pure
 //!   code what their answers mean together.
 //! - [`keys`] and [`publish`] make what is in `pki/`; [`machine`] and [`process`] know which nodes run here.
 //! - [`throwaway`] is a cluster for one command, gone with it.
@@ -14,7 +14,6 @@
 pub mod cli;
 pub mod cluster;
 pub mod command;
-pub mod door;
 pub mod error;
 pub mod exit;
 pub mod interruption;
@@ -23,6 +22,7 @@ pub mod keys;
 pub mod machine;
 pub mod output;
 pub mod password;
+pub mod peer_client;
 pub mod poll;
 pub mod process;
 pub mod publish;

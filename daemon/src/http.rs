@@ -10,19 +10,26 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use messagebase_protocol::role::NodeRole;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 
 use crate::door::Door;
-use crate::service::{ROLE_WAITING, Service};
+use crate::service::Service;
 use crate::state::read;
 use crate::store::Store;
 
 /// A linear read for `/readyz` takes at most this long.
 const READY_LIMIT: Duration = Duration::from_secs(1);
-/// Every role has a series of its own, so that a query can name it.
-const ROLES: [&str; 5] = ["leader", "follower", "candidate", "learner", ROLE_WAITING];
+/// Every role that a node can have has a series of its own, so that a query can name it.
+const ROLES: [NodeRole; 5] = [
+    NodeRole::Leader,
+    NodeRole::Follower,
+    NodeRole::Candidate,
+    NodeRole::Learner,
+    NodeRole::Waiting,
+];
 
 /// What the answers are made of.
 #[derive(Clone)]
@@ -124,7 +131,7 @@ fn json(status: StatusCode, body: String) -> Response {
 
 async fn readyz(State(parts): State<HttpParts>) -> Response {
     let status = parts.service.status();
-    let reason = if status.role == ROLE_WAITING {
+    let reason = if status.role == NodeRole::Waiting {
         Some("this node belongs to no cluster yet")
     } else if !status.ready {
         Some("no leader is known or heard of")
@@ -176,7 +183,11 @@ async fn gauges(parts: &HttpParts) {
     set("messagebase_ready", status.ready.into());
     set("messagebase_db_bytes", parts.store.db_bytes());
     for role in ROLES {
-        gauge!("messagebase_role", "role" => role).set(if status.role == role { 1.0 } else { 0.0 });
+        gauge!("messagebase_role", "role" => role.as_str()).set(if status.role == role {
+            1.0
+        } else {
+            0.0
+        });
     }
     match parts.store.readers().run(read::stats).await {
         Ok(stats) => {

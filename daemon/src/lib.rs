@@ -21,4 +21,5 @@ pub mod raft;
 pub mod service;
 pub mod state;
 pub mod store;
+mod throttle;
 pub mod watch;

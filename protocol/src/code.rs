@@ -2,46 +2,46 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Why a request was refused. The spelling on the wire is fixed (`docs/PROTOCOL.md`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Code {
-    /// The line or one of its fields is malformed.
-    BadRequest,
-    /// No operation of that name.
-    UnknownOp,
-    /// A line or body over its limit.
-    TooLarge,
-    /// The operation needs a session and the connection has none.
-    NotLoggedIn,
-    /// Unknown user or wrong password: deliberately the same answer. Also a dead token.
-    BadCredentials,
-    /// Not a valid user name.
-    BadName,
-    /// A password outside the length limits.
-    BadPassword,
-    /// The name belongs to somebody or is reserved.
-    NameTaken,
-    /// No account of that name.
-    NoSuchUser,
-    /// Right password, locked account.
-    Locked,
-    /// Too many failed logins or campaigns.
-    RateLimited,
-    /// A bounded queue is full; nothing was done.
-    Busy,
-    /// No majority answered in time. The outcome is unknown: ask again with the same key.
-    NoQuorum,
-    /// The leader itself answers this node, so no election is due.
-    LeaderAlive,
-    /// Forbidden by the operator, or somebody else's account.
-    NotPermitted,
-    /// This node's version does not know how.
-    Unsupported,
-    /// The node is shutting down or the connection is being closed.
-    Closing,
-    /// A defect in MessageBase; the node's log says more.
-    Internal,
+crate::words::words! {
+    /// Why a request was refused. The spelling on the wire is fixed (`docs/PROTOCOL.md`).
+    pub enum Code {
+        /// The line or one of its fields is malformed.
+        BadRequest = "bad_request",
+        /// No operation of that name.
+        UnknownOp = "unknown_op",
+        /// A line or body over its limit.
+        TooLarge = "too_large",
+        /// The operation needs a session and the connection has none.
+        NotLoggedIn = "not_logged_in",
+        /// Unknown user or wrong password: deliberately the same answer. Also a dead token.
+        BadCredentials = "bad_credentials",
+        /// Not a valid user name.
+        BadName = "bad_name",
+        /// A password outside the length limits.
+        BadPassword = "bad_password",
+        /// The name belongs to somebody or is reserved.
+        NameTaken = "name_taken",
+        /// No account of that name.
+        NoSuchUser = "no_such_user",
+        /// Right password, locked account.
+        Locked = "locked",
+        /// Too many failed logins or campaigns.
+        RateLimited = "rate_limited",
+        /// A bounded queue is full; nothing was done.
+        Busy = "busy",
+        /// No majority answered in time. The outcome is unknown: ask again with the same key.
+        NoQuorum = "no_quorum",
+        /// The leader itself answers this node, so no election is due.
+        LeaderAlive = "leader_alive",
+        /// Forbidden by the operator, or somebody else's account.
+        NotPermitted = "not_permitted",
+        /// This node's version does not know how.
+        Unsupported = "unsupported",
+        /// The node is shutting down or the connection is being closed.
+        Closing = "closing",
+        /// A defect in MessageBase; the node's log says more.
+        Internal = "internal",
+    }
 }
 
 /// Whether a refused request may have taken effect all the same.
@@ -52,60 +52,6 @@ pub enum Certainty {
     NotDone,
     /// It may have been done: repeat it under the same key to find out.
     Unknown,
-}
-
-impl Code {
-    /// Every code, in the order of the documentation.
-    pub const ALL: [Code; 18] = [
-        Code::BadRequest,
-        Code::UnknownOp,
-        Code::TooLarge,
-        Code::NotLoggedIn,
-        Code::BadCredentials,
-        Code::BadName,
-        Code::BadPassword,
-        Code::NameTaken,
-        Code::NoSuchUser,
-        Code::Locked,
-        Code::RateLimited,
-        Code::Busy,
-        Code::NoQuorum,
-        Code::LeaderAlive,
-        Code::NotPermitted,
-        Code::Unsupported,
-        Code::Closing,
-        Code::Internal,
-    ];
-
-    /// The spelling on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Code::BadRequest => "bad_request",
-            Code::UnknownOp => "unknown_op",
-            Code::TooLarge => "too_large",
-            Code::NotLoggedIn => "not_logged_in",
-            Code::BadCredentials => "bad_credentials",
-            Code::BadName => "bad_name",
-            Code::BadPassword => "bad_password",
-            Code::NameTaken => "name_taken",
-            Code::NoSuchUser => "no_such_user",
-            Code::Locked => "locked",
-            Code::RateLimited => "rate_limited",
-            Code::Busy => "busy",
-            Code::NoQuorum => "no_quorum",
-            Code::LeaderAlive => "leader_alive",
-            Code::NotPermitted => "not_permitted",
-            Code::Unsupported => "unsupported",
-            Code::Closing => "closing",
-            Code::Internal => "internal",
-        }
-    }
-}
-
-impl std::fmt::Display for Code {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 /// A refusal as it goes over the wire: code, a sentence for people, and what is known of the outcome.

@@ -13,4 +13,6 @@ pub mod line;
 pub mod name;
 pub mod peer;
 pub mod pipe;
+pub mod role;
 pub mod time;
+mod words;

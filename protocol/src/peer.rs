@@ -5,10 +5,11 @@
 //! Raft's own messages travel as opaque bytes: only the daemon's `raft/` knows their shape.
 
 mod admin;
+pub mod frame;
 
 pub use admin::{
-    AdminError, AdminErrorKind, AdminOk, AdminReply, AdminRequest, BackupPiece, ChangeRow,
-    MemberRow, NodeReport, SqlRows, UserRow,
+    AdminCode, AdminError, AdminErrorKind, AdminOk, AdminReply, AdminRequest, BackupPiece,
+    ChangeRow, MemberRow, NodeReport, SqlRows, UserRow,
 };
 use serde::{Deserialize, Serialize};
 
@@ -72,14 +73,14 @@ pub struct PeerHello {
     pub to_raft_id: u64,
     /// What for.
     pub purpose: Purpose,
-    /// Which life of its process the dialer is in; `None` from an admin.
-    pub boot: Option<Boot>,
+    /// The dialer's incarnation; `None` from an admin.
+    pub incarnation: Option<Incarnation>,
 }
 
-/// One life of a node's process. Peers remember the last one that they met, so that an older copy of a data
-/// directory, whose node may have voted or acknowledged since, is recognized and kept out.
+/// One run of a node's process. Peers remember the last incarnation that they met. So they recognize an older copy of a data
+/// directory, whose node may have voted or acknowledged since, and keep it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Boot {
+pub struct Incarnation {
     /// How often the data directory was opened, this time included.
     pub starts: u64,
     /// Random; two processes with equal `starts` are told apart by it.
@@ -99,8 +100,8 @@ pub enum HelloReply {
         cluster_id: Option<String>,
         /// Its Raft id, 0 when blank.
         raft_id: u64,
-        /// Which life of its process it is in.
-        boot: Boot,
+        /// Its incarnation.
+        incarnation: Incarnation,
     },
     /// The dialer runs on an older copy of its data directory; it must not take part any more.
     Stale {

@@ -10,6 +10,7 @@ use messagebase_protocol::json::{
     Sent, Status, Users, encode_event, encode_failure, encode_ok,
 };
 use messagebase_protocol::pipe;
+use messagebase_protocol::role::NodeRole;
 
 /// Every operation, fully given, and its line.
 fn operations() -> Vec<(Op, &'static str)> {
@@ -315,7 +316,7 @@ fn cluster_replies_are_spelt_as_documented() {
         cluster: s("c"),
         cluster_id: Some(s("abc")),
         version: s("0.1.0"),
-        role: s("follower"),
+        role: NodeRole::Follower,
         term: 2,
         leader: Some(3),
         last_log: Some(LogPosition {

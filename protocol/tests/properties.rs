@@ -9,8 +9,9 @@ use messagebase_protocol::json::{
 use messagebase_protocol::limits::{LINE_ABANDON_BYTES, LINE_MAX_BYTES, REQUEST_ID_END};
 use messagebase_protocol::line::{Line, LineBuffer};
 use messagebase_protocol::peer::{
-    AdminError, AdminErrorKind, AdminOk, AdminRequest, Answer, Boot, Call, ChangeRow, Dialer,
-    HelloReply, MemberRow, PeerHello, PeerReply, PeerRequest, ProbeReply, Purpose, SqlRows,
+    AdminCode, AdminError, AdminErrorKind, AdminOk, AdminRequest, Answer, Call, ChangeRow, Dialer,
+    HelloReply, Incarnation, MemberRow, PeerHello, PeerReply, PeerRequest, ProbeReply, Purpose,
+    SqlRows,
 };
 use messagebase_protocol::pipe;
 use proptest::collection::vec;
@@ -457,11 +458,13 @@ fn dialer() -> impl Strategy<Value = Dialer> {
     ]
 }
 
-fn boot() -> impl Strategy<Value = Boot> {
-    (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(starts, id, last_log_at_start)| Boot {
-        starts,
-        id,
-        last_log_at_start,
+fn incarnation() -> impl Strategy<Value = Incarnation> {
+    (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(starts, id, last_log_at_start)| {
+        Incarnation {
+            starts,
+            id,
+            last_log_at_start,
+        }
     })
 }
 
@@ -543,7 +546,7 @@ fn admin_reply() -> impl Strategy<Value = Result<AdminOk, AdminError>> {
         vec(change, 0..5).prop_map(|changes| Ok(AdminOk::Changes(changes))),
         rows.prop_map(|rows| Ok(AdminOk::Rows(rows))),
         (
-            any::<String>(),
+            prop::sample::select(AdminCode::ALL.to_vec()),
             any::<String>(),
             option::of(any::<String>()),
             option::of(any::<u16>())
@@ -604,12 +607,12 @@ proptest! {
     #[test]
     fn hellos_read_back(
         dialer in dialer(), purpose in purpose(), to_raft_id in any::<u64>(), node in any::<u16>(),
-        cluster_id in option::of(any::<String>()), reason in any::<String>(), boot in option::of(boot()),
+        cluster_id in option::of(any::<String>()), reason in any::<String>(), incarnation in option::of(incarnation()),
     ) {
-        let hello = PeerHello { protocol: 1, cluster_id: cluster_id.clone(), dialer, to_raft_id, purpose, boot };
+        let hello = PeerHello { protocol: 1, cluster_id: cluster_id.clone(), dialer, to_raft_id, purpose, incarnation };
         framed(&hello)?;
-        let boot = Boot { starts: to_raft_id, id: 7, last_log_at_start: 8 };
-        framed(&HelloReply::Welcome { node, cluster_id, raft_id: to_raft_id, boot })?;
+        let incarnation = Incarnation { starts: to_raft_id, id: 7, last_log_at_start: 8 };
+        framed(&HelloReply::Welcome { node, cluster_id, raft_id: to_raft_id, incarnation })?;
         framed(&HelloReply::Stale { reason: reason.clone() })?;
         framed(&HelloReply::Refused { reason })?;
     }

@@ -12,6 +12,7 @@ use messagebase_daemon::state::effect::Effect;
 use messagebase_daemon::store::{
     EffectSink, Identity, Job, Store, StoreError, StoreOptions, TableDigest, digest,
 };
+use messagebase_protocol::role::NodeRole;
 use openraft_rt::{AsyncRuntime, Instant};
 use openraft_rt_sim::{SimInstant, SimRuntime};
 use tempfile::TempDir;
@@ -324,7 +325,7 @@ impl Cluster {
         let agreed = views
             .iter()
             .all(|view| view.leader == Some(leader) && view.term == views[0].term);
-        (agreed && among.contains(&leader) && self.replica(leader).view().role == "leader")
+        (agreed && among.contains(&leader) && self.replica(leader).view().role == NodeRole::Leader)
             .then_some(leader)
     }
 

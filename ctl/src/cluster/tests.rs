@@ -6,19 +6,20 @@ use std::time::{Duration, Instant};
 
 use messagebase_config::{Address, Config, ExampleNode, example_toml, pki};
 use messagebase_protocol::peer::{
-    AdminError, AdminErrorKind, AdminOk, AdminReply, AdminRequest, Answer, Boot, Call, HelloReply,
-    PeerHello, PeerReply, PeerRequest, Purpose,
+    AdminCode, AdminError, AdminErrorKind, AdminOk, AdminReply, AdminRequest, Answer, Call,
+    HelloReply, Incarnation, PeerHello, PeerReply, PeerRequest, Purpose,
 };
+use messagebase_protocol::role::NodeRole;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::{CALL_DEADLINE, Cluster};
-use crate::door::DoorError;
 use crate::exit::Exit;
 use crate::judge::tests::report;
 use crate::output::Output;
+use crate::peer_client::PeerClientError;
 use crate::{command, keys};
 
 /// What a played node does with a request; `None`: it dies.
@@ -96,7 +97,7 @@ async fn serve(
 ) -> std::io::Result<()> {
     let hello: PeerHello = read(&mut stream).await?;
     assert_eq!((hello.purpose, hello.to_raft_id), (Purpose::Admin, 0));
-    let boot = Boot {
+    let incarnation = Incarnation {
         starts: 1,
         id: 1,
         last_log_at_start: 0,
@@ -107,7 +108,7 @@ async fn serve(
             node,
             cluster_id: Some("c".into()),
             raft_id: 1,
-            boot,
+            incarnation,
         },
     )
     .await?;
@@ -155,7 +156,11 @@ async fn write<T: serde::Serialize>(
 /// Node 1 leads; it transfers, dies when told to, and sends others away.
 #[allow(clippy::unnecessary_wraps, reason = "the shape of a script")]
 fn led_by_1(node: u16, request: &AdminRequest) -> Option<AdminReply> {
-    let role = if node == 1 { "leader" } else { "follower" };
+    let role = if node == 1 {
+        NodeRole::Leader
+    } else {
+        NodeRole::Follower
+    };
     Some(match request {
         AdminRequest::Report => Ok(AdminOk::Report(Box::new(report(
             node,
@@ -168,7 +173,7 @@ fn led_by_1(node: u16, request: &AdminRequest) -> Option<AdminReply> {
         AdminRequest::UserFree { .. } if node == 1 => Ok(AdminOk::Done),
         AdminRequest::UserFree { .. } => Err(AdminError {
             kind: AdminErrorKind::NotLeader,
-            code: "not_leader".into(),
+            code: AdminCode::NotLeader,
             message: "I do not lead".into(),
             hint: None,
             leader: Some(1),
@@ -197,11 +202,11 @@ async fn a_survey_has_dead_and_hung_nodes_too_and_takes_less_than_two_seconds() 
     assert!(survey.rows[0].answer.is_ok());
     assert!(matches!(
         survey.rows[1].answer,
-        Err(DoorError::Silent { node: 2, .. })
+        Err(PeerClientError::Silent { node: 2, .. })
     ));
     assert!(matches!(
         survey.rows[2].answer,
-        Err(DoorError::Unreachable { node: 3, .. })
+        Err(PeerClientError::Unreachable { node: 3, .. })
     ));
     assert!(!survey.verdict().quorum, "one of three");
 }
@@ -256,15 +261,19 @@ async fn a_node_of_another_ca_is_not_trusted_and_a_wrong_number_is_noticed() {
     };
     stage.play(1, led_by_1);
     let foreign = cluster(other.path(), &[node(1, 10)]);
-    let e = foreign.door(1).await.err().expect("another CA");
+    let e = foreign.connect(1).await.err().expect("another CA");
     assert_eq!(e.exit(), Exit::NoQuorum);
     assert!(
         e.to_string().contains("failed to authenticate node 1"),
         "{e}"
     );
-    let as_node_2 = stage.cluster.open_door(2, &address.to_string()).await.err();
+    let as_node_2 = stage
+        .cluster
+        .connect_to(2, &address.to_string())
+        .await
+        .err();
     assert!(
-        matches!(as_node_2, Some(DoorError::Untrusted { node: 2, .. })),
+        matches!(as_node_2, Some(PeerClientError::Untrusted { node: 2, .. })),
         "its certificate says node 1"
     );
 }

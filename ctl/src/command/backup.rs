@@ -5,15 +5,16 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use messagebase_protocol::peer::{AdminOk, AdminRequest, BackupPiece};
+use messagebase_protocol::role::NodeRole;
 use serde::Serialize;
 
 use crate::cli::BackupArgs;
-use crate::cluster::{CALL_DEADLINE, Cluster, Survey, door_error, unexpected};
-use crate::door::{Door, DoorError};
+use crate::cluster::{CALL_DEADLINE, Cluster, Survey, peer_client_error, unexpected};
 use crate::error::CtlError;
 use crate::exit::Exit;
 use crate::interruption::Interruption;
 use crate::output::Output;
+use crate::peer_client::{PeerClient, PeerClientError};
 use crate::publish::Unpublished;
 use crate::table;
 
@@ -68,9 +69,9 @@ pub async fn run(
     let at = leader.and_then(|leader| leader.committed);
     let mut interruption = Interruption::listen()?;
     let mut file = Unpublished::begin(path).map_err(|e| disk(path, e))?;
-    let mut door = cluster.door(node).await?;
+    let mut client = cluster.connect(node).await?;
     let (applied, bytes) = tokio::select! {
-        fetched = fetch(&mut door, at, &mut file, path, output) => fetched?,
+        fetched = fetch(&mut client, at, &mut file, path, output) => fetched?,
         // What was written goes with `file`.
         which = interruption.came() => {
             return Err(CtlError::failed("interrupted", format!("{which}; there is no backup")));
@@ -104,7 +105,7 @@ fn follower(survey: &Survey) -> Option<u16> {
     let reports = survey.reports();
     let followers = reports
         .iter()
-        .filter(|report| report.role == "follower" && report.ready);
+        .filter(|report| report.role == NodeRole::Follower && report.ready);
     followers
         .max_by_key(|report| report.applied)
         .map(|report| report.node)
@@ -113,16 +114,16 @@ fn follower(survey: &Survey) -> Option<u16> {
 
 /// Fetches all pieces; the last entry in it and the bytes.
 async fn fetch(
-    door: &mut Door,
+    client: &mut PeerClient,
     at: Option<u64>,
     file: &mut Unpublished,
     path: &Path,
     output: &Output,
 ) -> Result<(u64, u64), CtlError> {
-    let id = match door
+    let id = match client
         .call(AdminRequest::Backup { at }, BEGIN_DEADLINE)
         .await
-        .map_err(door_error)??
+        .map_err(peer_client_error)??
     {
         AdminOk::BackupBegun { id } => id,
         other => return Err(unexpected(&other)),
@@ -132,7 +133,7 @@ async fn fetch(
     let mut spoken = Instant::now();
     loop {
         let request = AdminRequest::BackupPiece { id, offset };
-        let piece = match door
+        let piece = match client
             .call(request, CALL_DEADLINE)
             .await
             .map_err(broken_off)??
@@ -176,7 +177,7 @@ async fn fetch(
 }
 
 /// Nothing is unknown then, other than of a change that was asked for.
-fn broken_off(e: DoorError) -> CtlError {
+fn broken_off(e: PeerClientError) -> CtlError {
     CtlError::no_node("the backup broke off, nothing is left of it")
         .because(e)
         .hint("`mbctl status` shows the nodes; take it again, from another one with `--node N`")
@@ -197,9 +198,9 @@ mod tests {
     fn a_follower_that_keeps_up_is_asked_before_the_leader() {
         let all = [1, 2, 3];
         let mut reports = vec![
-            report(1, "leader", 4, Some(1), &all),
-            report(2, "follower", 4, Some(1), &all),
-            report(3, "follower", 4, Some(1), &all),
+            report(1, NodeRole::Leader, 4, Some(1), &all),
+            report(2, NodeRole::Follower, 4, Some(1), &all),
+            report(3, NodeRole::Follower, 4, Some(1), &all),
         ];
         (reports[1].applied, reports[2].applied) = (Some(7), Some(9));
         let row = |report: NodeReport| Row {

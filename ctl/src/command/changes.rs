@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::cli::ChangesArgs;
-use crate::cluster::{Cluster, door_error, unexpected};
+use crate::cluster::{Cluster, peer_client_error, unexpected};
 use crate::error::CtlError;
 use crate::exit::Exit;
 use crate::output::Output;
@@ -27,7 +27,7 @@ pub async fn run(
     output: &Output,
 ) -> Result<Exit, CtlError> {
     let node = cluster.reader(arguments.node).await?;
-    let mut door = cluster.door(node).await?;
+    let mut client = cluster.connect(node).await?;
     let mut from = arguments.from;
     // Where it ends without --follow: what is appended meanwhile must not keep it going for ever.
     let end = if arguments.follow {
@@ -41,10 +41,10 @@ pub async fn run(
             limit: PAGE,
             wait: arguments.follow,
         };
-        let rows = match door
+        let rows = match client
             .call(request, PAGE_DEADLINE)
             .await
-            .map_err(door_error)??
+            .map_err(peer_client_error)??
         {
             AdminOk::Changes(rows) => rows,
             other => return Err(unexpected(&other)),

@@ -9,10 +9,10 @@ use tokio::task::JoinSet;
 
 use crate::cluster::{CALL_DEADLINE, Cluster, explain, unknown_node};
 use crate::command::{name_nodes, these_or_here};
-use crate::door::{Door, DoorError};
 use crate::error::CtlError;
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::peer_client::{PeerClient, PeerClientError};
 use crate::poll::{Look, Patience, until};
 use crate::process;
 
@@ -106,25 +106,25 @@ pub async fn take_down(
         let pid = process::running(&cluster.config, *node);
         match (ask(cluster, *node).await, pid) {
             (Ok(_), Some(pid)) => gone_by_process.push((*node, pid)),
-            (Ok(mut door), None) => {
+            (Ok(mut client), None) => {
                 let node = *node;
                 leaving.spawn(async move {
-                    door.closed().await;
+                    client.closed().await;
                     node
                 });
             }
             // It answered: whoever refuses us shall not be stopped behind its back.
-            (Err(e @ (DoorError::Untrusted { .. } | DoorError::Refused { .. })), _) => {
-                failed = failed.or(Some(crate::cluster::door_error(e)));
+            (Err(e @ (PeerClientError::Untrusted { .. } | PeerClientError::Refused { .. })), _) => {
+                failed = failed.or(Some(crate::cluster::peer_client_error(e)));
             }
             (Err(e), Some(pid)) => {
                 output.note(format!("{}; sending SIGTERM to process {pid}", explain(&e)));
                 process::signal(pid, Signal::SIGTERM)?;
                 gone_by_process.push((*node, pid));
             }
-            (Err(DoorError::Unreachable { .. }), None) => result.not_running.push(*node),
+            (Err(PeerClientError::Unreachable { .. }), None) => result.not_running.push(*node),
             // The others are still to stop: the operator named them all, or meant all of this machine.
-            (Err(e), None) => failed = failed.or(Some(crate::cluster::door_error(e))),
+            (Err(e), None) => failed = failed.or(Some(crate::cluster::peer_client_error(e))),
         }
     }
     let left = until(output, STOP_PATIENCE, || async {
@@ -162,7 +162,7 @@ pub async fn take_down(
 }
 
 /// The connection on which the node said that it stops; it closes when that is done.
-async fn ask(cluster: &Cluster, node: u16) -> Result<Door, DoorError> {
+async fn ask(cluster: &Cluster, node: u16) -> Result<PeerClient, PeerClientError> {
     let peer = match cluster.config.node(node) {
         Some(found) => found.peer.to_string(),
         None => cluster
@@ -173,10 +173,10 @@ async fn ask(cluster: &Cluster, node: u16) -> Result<Door, DoorError> {
             .find(|row| row.node == node)
             .map_or_else(String::new, |row| row.peer),
     };
-    let mut door = cluster.open_door(node, &peer).await?;
-    match door.call(AdminRequest::Stop, CALL_DEADLINE).await {
-        Ok(Ok(_)) | Err(DoorError::Lost { .. }) => Ok(door),
-        Ok(Err(e)) => Err(DoorError::Refused {
+    let mut client = cluster.connect_to(node, &peer).await?;
+    match client.call(AdminRequest::Stop, CALL_DEADLINE).await {
+        Ok(Ok(_)) | Err(PeerClientError::Lost { .. }) => Ok(client),
+        Ok(Err(e)) => Err(PeerClientError::Refused {
             node,
             reason: e.message,
         }),

@@ -7,12 +7,12 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde::Serialize;
 
-use crate::cluster::{Cluster, door_error, unknown_node};
+use crate::cluster::{Cluster, peer_client_error, unknown_node};
 use crate::command::name_nodes;
-use crate::door::DoorError;
 use crate::error::CtlError;
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::peer_client::PeerClientError;
 use crate::poll::{Look, Patience, until};
 use crate::process;
 
@@ -69,7 +69,7 @@ pub async fn kill(cluster: &Cluster, node: u16, output: &Output) -> Result<(), C
         // It answered: whoever refuses us shall not be killed behind its back.
         (Err(Stays::Refuses(e)), _) => Err(e),
         (Err(Stays::Hangs(_)), Some(pid)) => {
-            // It hangs, is stopped or has not opened its door: the system ends it all the same.
+            // It hangs, is stopped or does not listen yet: the system ends it all the same.
             process::signal(pid, Signal::SIGKILL)?;
             gone(cluster, node, pid, output).await
         }
@@ -85,31 +85,31 @@ enum Stays {
     Refuses(CtlError),
 }
 
-impl From<DoorError> for Stays {
-    fn from(e: DoorError) -> Self {
+impl From<PeerClientError> for Stays {
+    fn from(e: PeerClientError) -> Self {
         match e {
-            DoorError::Untrusted { .. } | DoorError::Refused { .. } => {
-                Stays::Refuses(door_error(e))
+            PeerClientError::Untrusted { .. } | PeerClientError::Refused { .. } => {
+                Stays::Refuses(peer_client_error(e))
             }
-            DoorError::Unreachable { .. }
-            | DoorError::Silent { .. }
-            | DoorError::Lost { .. }
-            | DoorError::Garbled { .. } => Stays::Hangs(door_error(e)),
+            PeerClientError::Unreachable { .. }
+            | PeerClientError::Silent { .. }
+            | PeerClientError::Lost { .. }
+            | PeerClientError::Garbled { .. } => Stays::Hangs(peer_client_error(e)),
         }
     }
 }
 
 /// Done when the connection breaks: nothing else is an answer to being killed.
 async fn by_door(cluster: &Cluster, node: u16) -> Result<(), Stays> {
-    let mut door = match cluster.config.node(node) {
-        Some(found) => cluster.open_door(node, &found.peer.to_string()).await?,
+    let mut client = match cluster.config.node(node) {
+        Some(found) => cluster.connect_to(node, &found.peer.to_string()).await?,
         None => cluster
-            .door(node)
+            .connect(node)
             .await
             .map_err(|_| Stays::Refuses(unknown_node(&cluster.config, node)))?,
     };
-    match door.call(AdminRequest::Kill, KILL_DEADLINE).await {
-        Err(DoorError::Lost { .. }) => Ok(()),
+    match client.call(AdminRequest::Kill, KILL_DEADLINE).await {
+        Err(PeerClientError::Lost { .. }) => Ok(()),
         Err(e) => Err(e.into()),
         Ok(Err(e)) => Err(Stays::Refuses(e.into())),
         Ok(Ok(_)) => {

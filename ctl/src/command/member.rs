@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use messagebase_protocol::peer::{AdminOk, AdminRequest, MemberRow};
+use messagebase_protocol::peer::{AdminCode, AdminOk, AdminRequest, MemberRow};
 use serde::Serialize;
 
 use crate::cli::MemberCommand;
@@ -79,12 +79,13 @@ async fn carry_out(
     let caught_up = until(output, CATCH_UP_PATIENCE, || async {
         match cluster.ask_leader(output, request, CHANGE_DEADLINE).await {
             Ok(_) => Ok(Look::Found(())),
-            Err(e) if e.code() == "behind" => Ok(Look::Missing(e.to_string())),
+            Err(e) if e.code() == AdminCode::Behind.as_str() => Ok(Look::Missing(e.to_string())),
             Err(e) => Err(e),
         }
     });
     caught_up.await?.map_err(|behind| {
-        CtlError::failed("behind", behind).hint("try again once `mbctl status` shows little lag")
+        CtlError::failed(AdminCode::Behind.as_str(), behind)
+            .hint("try again once `mbctl status` shows little lag")
     })
 }
 

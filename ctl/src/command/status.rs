@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use messagebase_protocol::json::LogPosition;
 use messagebase_protocol::peer::NodeReport;
+use messagebase_protocol::role::NodeRole;
 use serde::Serialize;
 use tokio::time::MissedTickBehavior;
 
@@ -65,7 +66,7 @@ struct Status {
 struct NodeStatus {
     node: u16,
     reachable: bool,
-    role: String,
+    role: NodeRole,
     term: Option<u64>,
     leader: Option<u16>,
     last_log: Option<LogPosition>,
@@ -97,7 +98,7 @@ impl NodeStatus {
         NodeStatus {
             node: row.node,
             reachable: report.is_some(),
-            role: report.map_or_else(|| "down".to_owned(), |report| report.role.clone()),
+            role: report.map_or(NodeRole::Down, |report| report.role),
             term: report.map(|report| report.term),
             leader: report.and_then(|report| report.leader),
             last_log: report.and_then(|report| report.last_log),
@@ -169,14 +170,14 @@ fn text(survey: &Survey) -> String {
 
 fn cells(row: &Row, committed: Option<u64>) -> Vec<String> {
     let Ok(report) = &row.answer else {
-        let mut cells = vec![row.node.to_string(), "down".into()];
+        let mut cells = vec![row.node.to_string(), NodeRole::Down.to_string()];
         cells.resize(COLUMNS.len(), NONE.into());
         return cells;
     };
     let lag = committed.map(|committed| committed.saturating_sub(report.applied.unwrap_or(0)));
     vec![
         row.node.to_string(),
-        report.role.clone(),
+        report.role.to_string(),
         report.term.to_string(),
         or_none(report.leader),
         or_none(report.last_log.map(|last| last.index)),
@@ -194,8 +195,8 @@ fn cells(row: &Row, committed: Option<u64>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::door::DoorError;
     use crate::judge::tests::report;
+    use crate::peer_client::PeerClientError;
 
     fn survey() -> Survey {
         let all = [1, 2, 3];
@@ -204,11 +205,11 @@ mod tests {
             peer: String::new(),
             answer: Ok(report),
         };
-        let silent = DoorError::Silent {
+        let silent = PeerClientError::Silent {
             node: 3,
             waited: Duration::from_millis(900),
         };
-        let mut leader = report(1, "leader", 4, Some(1), &all);
+        let mut leader = report(1, NodeRole::Leader, 4, Some(1), &all);
         leader.applied = Some(10);
         leader.last_log = Some(LogPosition {
             term: 4,
@@ -218,7 +219,7 @@ mod tests {
         Survey {
             rows: vec![
                 row(leader),
-                row(report(2, "follower", 4, Some(1), &all)),
+                row(report(2, NodeRole::Follower, 4, Some(1), &all)),
                 Row {
                     node: 3,
                     peer: String::new(),

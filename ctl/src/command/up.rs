@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use messagebase_protocol::role::NodeRole;
 use serde::Serialize;
 
 use crate::cluster::{Cluster, Row, Survey, explain};
@@ -157,10 +158,10 @@ fn served(survey: &Survey, nodes: &[u16]) -> Look<(u16, Vec<u16>)> {
     let mut waiting = Vec::new();
     for row in survey.rows.iter().filter(|row| nodes.contains(&row.node)) {
         match &row.answer {
-            Ok(report) if report.role == "waiting" && report.uptime_ms >= SETTLED_MS => {
+            Ok(report) if report.role == NodeRole::Waiting && report.uptime_ms >= SETTLED_MS => {
                 waiting.push(row.node)
             }
-            Ok(report) if report.role == "waiting" => {
+            Ok(report) if report.role == NodeRole::Waiting => {
                 let what = report
                     .waiting_for
                     .clone()
@@ -208,8 +209,8 @@ mod tests {
     fn a_cluster_serves_when_every_started_node_is_ready_or_waits_for_an_operator() {
         let all = [1, 2, 3];
         let two = vec![
-            report(1, "leader", 4, Some(1), &all),
-            report(2, "follower", 4, Some(1), &all),
+            report(1, NodeRole::Leader, 4, Some(1), &all),
+            report(2, NodeRole::Follower, 4, Some(1), &all),
         ];
         assert!(
             matches!(served(&survey(two.clone()), &[1, 2]), Look::Found((1, waiting)) if waiting.is_empty())
@@ -220,7 +221,7 @@ mod tests {
             matches!(served(&survey(slow), &[1, 2]), Look::Missing(what) if what.contains("node 2"))
         );
         let mut blank = two;
-        blank.push(report(3, "waiting", 0, None, &[]));
+        blank.push(report(3, NodeRole::Waiting, 0, None, &[]));
         let mut fresh = blank.clone();
         fresh[2].uptime_ms = 100;
         assert!(
@@ -229,7 +230,7 @@ mod tests {
         assert!(
             matches!(served(&survey(blank), &[1, 2, 3]), Look::Found((1, waiting)) if waiting == [3])
         );
-        let forming = survey(vec![report(1, "waiting", 0, None, &[])]);
+        let forming = survey(vec![report(1, NodeRole::Waiting, 0, None, &[])]);
         assert!(
             matches!(served(&forming, &[1]), Look::Missing(what) if what.contains("mbctl member replace"))
         );

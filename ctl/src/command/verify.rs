@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use messagebase_protocol::peer::{AdminOk, AdminRequest};
+use messagebase_protocol::role::NodeRole;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, Survey, explain, unexpected};
 use crate::command::name_nodes;
-use crate::door::Door;
 use crate::error::CtlError;
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::peer_client::PeerClient;
 use crate::table::{Column, render};
 
 /// How long a node may take to reach the index and to digest.
@@ -114,7 +115,7 @@ fn taking_part(survey: &Survey) -> Vec<(u16, String, u64)> {
             .answer
             .as_ref()
             .ok()
-            .filter(|report| report.role != "waiting")?;
+            .filter(|report| report.role != NodeRole::Waiting)?;
         Some((row.node, row.peer.clone(), report.applied?))
     };
     survey.rows.iter().filter_map(of).collect()
@@ -128,8 +129,8 @@ async fn digest_all(
     let mut asking = JoinSet::new();
     for (node, peer, _) in nodes {
         let failed = |e| CtlError::failed("refused", explain(&e));
-        let door = cluster.open_door(*node, peer).await.map_err(failed)?;
-        asking.spawn(digest(*node, door, at));
+        let client = cluster.connect_to(*node, peer).await.map_err(failed)?;
+        asking.spawn(digest(*node, client, at));
     }
     let mut digests = BTreeMap::new();
     for answer in asking.join_all().await {
@@ -139,9 +140,9 @@ async fn digest_all(
     Ok(digests)
 }
 
-async fn digest(node: u16, mut door: Door, at: u64) -> Result<(u16, Tables), CtlError> {
+async fn digest(node: u16, mut client: PeerClient, at: u64) -> Result<(u16, Tables), CtlError> {
     let failed = |e| CtlError::failed("refused", explain(&e));
-    match door
+    match client
         .call(AdminRequest::Digest { at: Some(at) }, DIGEST_DEADLINE)
         .await
         .map_err(failed)??

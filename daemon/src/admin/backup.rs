@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use messagebase_protocol::peer::{AdminError, AdminOk, AdminReply, BackupPiece, CHUNK_BYTES};
+use messagebase_protocol::peer::{
+    AdminCode, AdminError, AdminOk, AdminReply, BackupPiece, CHUNK_BYTES,
+};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -89,7 +91,7 @@ pub async fn begin(shared: &Arc<Shared>, at: Option<u64>) -> AdminReply {
         return Err(AdminError {
             hint: Some("name another node: mbctl backup FILE --node N".into()),
             ..refused(
-                "behind",
+                AdminCode::Behind,
                 format!("node {} has not applied entry {at} in time", shared.node),
             )
         });
@@ -102,7 +104,7 @@ pub async fn begin(shared: &Arc<Shared>, at: Option<u64>) -> AdminReply {
                 "wait for it, or {seconds} s after it was interrupted, or name another node"
             )),
             ..refused(
-                "backup_running",
+                AdminCode::BackupRunning,
                 format!("a backup of node {} is being taken already", shared.node),
             )
         });
@@ -156,7 +158,7 @@ pub async fn piece(shared: &Arc<Shared>, id: u64, offset: u64) -> AdminReply {
         .ok_or_else(|| AdminError {
             hint: Some("take it anew: mbctl backup FILE".into()),
             ..refused(
-                "no_such_backup",
+                AdminCode::NoSuchBackup,
                 format!("node {} has forgotten this backup", shared.node),
             )
         })?;
@@ -209,7 +211,7 @@ fn failed(shared: &Shared, id: u64, why: &str) -> AdminError {
             "if it is the node's disk, name another node: mbctl backup FILE --node N".into(),
         ),
         ..refused(
-            "backup_failed",
+            AdminCode::BackupFailed,
             format!("node {} made no backup: {why}", shared.node),
         )
     }

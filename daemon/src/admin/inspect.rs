@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use messagebase_protocol::peer::{AdminError, AdminOk, AdminReply};
+use messagebase_protocol::peer::{AdminCode, AdminError, AdminOk, AdminReply};
 use tokio::time::{Instant, timeout};
 
 use super::{internal, refused};
@@ -31,7 +31,7 @@ pub async fn sql(shared: &Arc<Shared>, text: String) -> AdminReply {
         .map_err(internal)?;
     ran.map(AdminOk::Rows).map_err(|e| AdminError {
         hint: Some("one SELECT; the tables are described in docs/OPERATING.md".into()),
-        ..refused("sql", e.to_string())
+        ..refused(AdminCode::Sql, e.to_string())
     })
 }
 
@@ -73,7 +73,7 @@ pub async fn digest(shared: &Arc<Shared>, at: Option<u64>) -> AdminReply {
         let reached = timeout(REACH_WAIT, reach(&mut applied, at)).await;
         if reached.is_err() {
             return Err(refused(
-                "behind",
+                AdminCode::Behind,
                 format!("node {} has not applied index {at} in time", shared.node),
             ));
         }
@@ -95,7 +95,7 @@ pub async fn digest(shared: &Arc<Shared>, at: Option<u64>) -> AdminReply {
         .map_err(internal)?;
     if let Some(at) = at.filter(|at| applied > *at) {
         return Err(refused(
-            "passed",
+            AdminCode::Passed,
             format!(
                 "node {} is at index {applied} already, past {at}",
                 shared.node

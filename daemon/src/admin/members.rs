@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use messagebase_protocol::peer::{
-    AdminError, AdminErrorKind, AdminOk, AdminReply, PeerReply, PeerRequest, ProbeReply, Purpose,
+    AdminCode, AdminError, AdminErrorKind, AdminOk, AdminReply, PeerReply, PeerRequest, ProbeReply,
+    Purpose,
 };
+use messagebase_protocol::role::NodeRole;
 use tracing::info;
 
 use super::{internal, no_quorum, refused, report, waiting};
@@ -36,7 +38,7 @@ pub async fn add(shared: &Arc<Shared>, node: u16, client: String, peer: String) 
         .any(|member| member.node.node == node)
     {
         return Err(refused(
-            "already_a_member",
+            AdminCode::AlreadyAMember,
             format!("node {node} is a member already"),
         ));
     }
@@ -46,7 +48,7 @@ pub async fn add(shared: &Arc<Shared>, node: u16, client: String, peer: String) 
         .filter(|id| Some(id) != shared.cluster_id().as_ref())
     {
         return Err(refused(
-            "other_cluster",
+            AdminCode::OtherCluster,
             format!("node {node} belongs to the cluster {id}"),
         ));
     }
@@ -79,7 +81,10 @@ pub async fn replace(shared: &Arc<Shared>, node: u16) -> AdminReply {
     else {
         return Err(AdminError {
             hint: Some("mbctl member list".into()),
-            ..refused("not_a_member", format!("node {node} is not a member"))
+            ..refused(
+                AdminCode::NotAMember,
+                format!("node {node} is not a member"),
+            )
         });
     };
     let peer = member.node.peer.clone();
@@ -90,7 +95,7 @@ pub async fn replace(shared: &Arc<Shared>, node: u16) -> AdminReply {
                 "if its data is unusable: mbctl stop {node}, remove its data directory, mbctl up {node}"
             )),
             ..refused(
-                "not_blank",
+                AdminCode::NotBlank,
                 format!("node {node} still holds its data; only a node that lost it is replaced"),
             )
         });
@@ -121,7 +126,10 @@ async fn ask_blank(shared: &Arc<Shared>, node: u16, peer: &str) -> Result<ProbeR
             hint: Some(format!(
                 "start it with an empty data directory first: mbctl up {node}"
             )),
-            ..refused("unreachable", format!("node {node} does not answer: {e}"))
+            ..refused(
+                AdminCode::Unreachable,
+                format!("node {node} does not answer: {e}"),
+            )
         }),
     }
 }
@@ -151,7 +159,7 @@ async fn adopt(shared: &Arc<Shared>, node: u16, peer: &str, raft_id: u64) -> Adm
                 "once it answers, run again: mbctl member replace {node}"
             )),
             ..refused(
-                "unreachable",
+                AdminCode::Unreachable,
                 format!("node {node} is a learner now, but did not take its identity: {e}"),
             )
         }),
@@ -161,7 +169,7 @@ async fn adopt(shared: &Arc<Shared>, node: u16, peer: &str, raft_id: u64) -> Adm
 fn leading(shared: &Arc<Shared>) -> Result<&Replica, AdminError> {
     let replica = shared.replica().ok_or_else(|| waiting(shared))?;
     let view = replica.view();
-    if view.role == "leader" {
+    if view.role == NodeRole::Leader {
         Ok(replica)
     } else {
         Err(not_leader(view.leader))
@@ -178,16 +186,16 @@ fn member_error(e: MemberError) -> AdminError {
         MemberError::NoQuorum => no_quorum(),
         MemberError::Behind(_) => AdminError {
             hint: Some("try again once `mbctl status` shows little lag".into()),
-            ..refused("behind", e.to_string())
+            ..refused(AdminCode::Behind, e.to_string())
         },
-        MemberError::Refused(why) => refused("refused", why),
+        MemberError::Refused(why) => refused(AdminCode::Refused, why),
     }
 }
 
 fn not_leader(leader: Option<u16>) -> AdminError {
     AdminError {
         kind: AdminErrorKind::NotLeader,
-        code: "not_leader".into(),
+        code: AdminCode::NotLeader,
         message: "this node does not lead".into(),
         hint: None,
         leader,

@@ -10,7 +10,9 @@ mod users;
 use std::sync::Arc;
 
 pub use backup::Backups;
-use messagebase_protocol::peer::{AdminError, AdminErrorKind, AdminOk, AdminReply, AdminRequest};
+use messagebase_protocol::peer::{
+    AdminCode, AdminError, AdminErrorKind, AdminOk, AdminReply, AdminRequest,
+};
 
 use crate::node::Shared;
 use crate::service::Service;
@@ -59,10 +61,10 @@ pub async fn answer(
 }
 
 /// A refusal that asking again does not change.
-fn refused(code: &str, message: impl Into<String>) -> AdminError {
+fn refused(code: AdminCode, message: impl Into<String>) -> AdminError {
     AdminError {
         kind: AdminErrorKind::Refused,
-        code: code.into(),
+        code,
         message: message.into(),
         hint: None,
         leader: None,
@@ -73,7 +75,7 @@ fn refused(code: &str, message: impl Into<String>) -> AdminError {
 fn no_quorum() -> AdminError {
     AdminError {
         kind: AdminErrorKind::NoQuorum,
-        code: "no_quorum".into(),
+        code: AdminCode::NoQuorum,
         message: "no majority of the nodes answered in time; it may still be done".into(),
         hint: Some("mbctl status".into()),
         leader: None,
@@ -84,7 +86,7 @@ fn no_quorum() -> AdminError {
 fn internal(e: impl std::fmt::Display) -> AdminError {
     AdminError {
         kind: AdminErrorKind::Internal,
-        code: "internal".into(),
+        code: AdminCode::Internal,
         message: format!("the node failed to answer: {e}"),
         hint: Some("mbctl logs N".into()),
         leader: None,
@@ -98,7 +100,7 @@ fn waiting(shared: &Shared) -> AdminError {
         .unwrap_or_else(|| "it has just been started".into());
     AdminError {
         kind: AdminErrorKind::NoQuorum,
-        code: "waiting".into(),
+        code: AdminCode::Waiting,
         message: format!("node {} belongs to no cluster yet: {why}", shared.node),
         hint: Some("mbctl status".into()),
         leader: None,

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use messagebase_protocol::peer::{MemberRow, NodeReport};
 
+use messagebase_protocol::role::NodeRole;
+
 use crate::node::Shared;
 use crate::raft::RAFT_ID_GENERATION;
 
@@ -24,7 +26,7 @@ pub async fn report(shared: &Arc<Shared>) -> NodeReport {
             .as_ref()
             .map(|identity| identity.cluster_id.clone()),
         raft_id: identity.map_or(0, |identity| identity.raft_id),
-        role: view.as_ref().map_or("waiting", |view| view.role).to_owned(),
+        role: view.as_ref().map_or(NodeRole::Waiting, |view| view.role),
         waiting_for: shared.waiting_for(),
         term: view.as_ref().map_or(0, |view| view.term),
         leader: view.as_ref().and_then(|view| view.leader),

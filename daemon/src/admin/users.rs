@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use messagebase_protocol::name::{check_name, check_password, fold_name};
-use messagebase_protocol::peer::{AdminError, AdminOk, AdminReply, UserRow};
+use messagebase_protocol::peer::{AdminCode, AdminError, AdminOk, AdminReply, UserRow};
 
 use super::{internal, no_quorum, refused, waiting};
 use crate::change::{Change, Outcome, Refusal, Secrets};
@@ -22,7 +22,7 @@ pub async fn list(shared: &Arc<Shared>, pattern: Option<String>) -> AdminReply {
 
 /// One account.
 pub async fn show(shared: &Arc<Shared>, name: String) -> AdminReply {
-    check_name(&name).map_err(|e| refused("bad_name", e.message))?;
+    check_name(&name).map_err(|e| refused(AdminCode::BadName, e.message))?;
     let found = rows(shared, Some(name.clone())).await?;
     if found.is_empty() {
         Err(no_such_user(&name))
@@ -57,10 +57,10 @@ pub async fn add(
     name: String,
     password: String,
 ) -> AdminReply {
-    check_name(&name).map_err(|e| refused("bad_name", e.message))?;
+    check_name(&name).map_err(|e| refused(AdminCode::BadName, e.message))?;
     let secrets = hashed(service, password).await?;
     // One for each request: under a key that was used before, a name that was freed would not be registered again.
-    let key = send_key().map_err(|e| refused(e.code.as_str(), e.message))?;
+    let key = send_key().map_err(|e| refused(AdminCode::Busy, e.message))?;
     propose(
         shared,
         &name.clone(),
@@ -134,12 +134,12 @@ pub async fn free(shared: &Arc<Shared>, name: String) -> AdminReply {
 }
 
 async fn hashed(service: &Arc<Service>, password: String) -> Result<Secrets, AdminError> {
-    check_password(&password).map_err(|e| refused("bad_password", e.message))?;
+    check_password(&password).map_err(|e| refused(AdminCode::BadPassword, e.message))?;
     let hash = service
         .hasher()
         .hash(password)
         .await
-        .map_err(|e| refused(e.code.as_str(), e.message))?;
+        .map_err(|e| refused(AdminCode::Busy, e.message))?;
     Ok(Secrets {
         password_hash: Some(hash),
         token_hash: None,
@@ -180,18 +180,21 @@ fn answer(name: &str, verdict: Verdict) -> AdminReply {
                 "if the account was deleted, release the name: mbctl user free {name}"
             )),
             ..refused(
-                "name_taken",
+                AdminCode::NameTaken,
                 format!("the name {name} belongs to somebody or is reserved"),
             )
         }),
         Outcome::Refused(Refusal::NameInUse) => Err(AdminError {
             hint: Some(format!("mbctl user delete {name}")),
             ..refused(
-                "name_in_use",
+                AdminCode::NameInUse,
                 format!("{name} has an account; only the name of a deleted one is reserved"),
             )
         }),
-        Outcome::Refused(why) => Err(refused("refused", format!("{name}: refused ({why:?})"))),
+        Outcome::Refused(why) => Err(refused(
+            AdminCode::Refused,
+            format!("{name}: refused ({why:?})"),
+        )),
         Outcome::Rejected => Err(internal(
             "the change was rejected by every node; see the log",
         )),
@@ -203,7 +206,7 @@ fn no_such_user(name: &str) -> AdminError {
     AdminError {
         hint: Some("mbctl user list".into()),
         ..refused(
-            "no_such_user",
+            AdminCode::NoSuchUser,
             format!("there is no user and no reserved name {name}"),
         )
     }

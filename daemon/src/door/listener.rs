@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Door, Slot, session};
-use crate::service::RateWindow;
+use crate::throttle::RateLimit;
 
 /// A TLS handshake takes at most this long.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -33,7 +33,7 @@ impl Door {
     ) {
         let tracker = TaskTracker::new();
         let cut = CancellationToken::new();
-        let refusals = RateWindow::new(1, REFUSAL_LOGGED_EVERY);
+        let refusals = RateLimit::new(1, REFUSAL_LOGGED_EVERY);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,

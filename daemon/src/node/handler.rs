@@ -6,7 +6,7 @@ use messagebase_protocol::peer::{Dialer, HelloReply, PeerHello, PeerReply, PeerR
 
 use super::Shared;
 use crate::admin;
-use crate::peer::ledger::Meeting;
+use crate::peer::incarnations::BootCheck;
 use crate::peer::server::PeerHandler;
 use crate::raft::node_of;
 use crate::service::Service;
@@ -26,10 +26,10 @@ impl PeerHandler for Handler {
             return HelloReply::Refused { reason };
         }
         // A restored cluster gives out Raft ids that the one before it gave out too.
-        if let (Dialer::Node { raft_id, .. }, Some(boot)) = (hello.dialer, hello.boot)
+        if let (Dialer::Node { raft_id, .. }, Some(met)) = (hello.dialer, hello.incarnation)
             && raft_id != 0
             && hello.cluster_id == shared.cluster_id()
-            && let Meeting::Stale(reason) = shared.ledger.meet(raft_id, boot)
+            && let BootCheck::Stale(reason) = shared.incarnations.meet(raft_id, met)
         {
             return HelloReply::Stale { reason };
         }
@@ -38,11 +38,11 @@ impl PeerHandler for Handler {
             node: shared.node,
             raft_id: identity.as_ref().map_or(0, |identity| identity.raft_id),
             cluster_id: identity.map(|identity| identity.cluster_id),
-            boot: shared.boot,
+            incarnation: shared.incarnation,
         }
     }
 
-    fn lost(&self, hello: &PeerHello) {
+    fn disconnected(&self, hello: &PeerHello) {
         if let (Dialer::Node { raft_id, .. }, Some(replica)) = (hello.dialer, self.shared.replica())
         {
             replica.peer_lost(raft_id);

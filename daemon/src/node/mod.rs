@@ -4,10 +4,11 @@
 //! formation) → replication. A node without an identity answers `status` and waits. Stop: leadership away → doors
 //! tell their clients → replication → file.
 
-mod boots;
-mod chronicle;
 mod formation;
+mod gossip;
 mod handler;
+mod incarnations;
+mod leadership_log;
 mod replication;
 mod restore;
 mod start;
@@ -18,7 +19,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use messagebase_config::{Config, NodeConfig};
-use messagebase_protocol::peer::{AdminReply, Boot, PeerReply, PeerRequest, ProbeReply, Purpose};
+use messagebase_protocol::peer::{
+    AdminReply, Incarnation, PeerReply, PeerRequest, ProbeReply, Purpose,
+};
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -29,7 +32,7 @@ pub use start::run;
 use crate::admin::Backups;
 use crate::change::Settings;
 use crate::fanout::Fanout;
-use crate::peer::ledger::Ledger;
+use crate::peer::incarnations::Incarnations;
 use crate::peer::wire::TlsWire;
 use crate::presence::Presence;
 use crate::raft::api::Target;
@@ -60,9 +63,9 @@ pub struct Shared {
     /// The backup that is being taken.
     pub backups: Backups,
     /// Which life of its process this node is in.
-    pub boot: Boot,
+    pub incarnation: Incarnation,
     /// Which life of each peer's process was met last.
-    pub ledger: Arc<Ledger>,
+    pub incarnations: Arc<Incarnations>,
     replica: OnceCell<Replica>,
     /// The threads of the clients' connections.
     clients: Handle,
@@ -285,9 +288,9 @@ impl Shared {
             .await?;
         let told = replica.clone();
         self.wire
-            .tell_lost(Box::new(move |raft_id| told.peer_lost(raft_id)));
+            .set_on_disconnect(Box::new(move |raft_id| told.peer_lost(raft_id)));
         let leader = replica.clone();
-        self.ledger.ask_acknowledged(Box::new(move |raft_id| {
+        self.incarnations.set_acknowledged(Box::new(move |raft_id| {
             // A deposed leader that does not know it yet remembers acknowledgements that another has truncated since.
             if !leader.leads_with_quorum() {
                 return None;

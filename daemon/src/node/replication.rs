@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use messagebase_protocol::role::NodeRole;
+
 use super::Shared;
 use crate::raft::api::{CampaignError, Draft, NoQuorum, Verdict, View};
-use crate::service::{Answering, ROLE_WAITING, Replication};
+use crate::service::{Answering, Replication};
 
 /// The node's replica, whenever it has one.
 pub struct Replicated(pub Arc<Shared>);
@@ -36,7 +38,7 @@ impl Replication for Replicated {
 
     fn view(&self) -> View {
         let waiting = || View {
-            role: ROLE_WAITING,
+            role: NodeRole::Waiting,
             term: 0,
             leader: None,
             last_log: None,

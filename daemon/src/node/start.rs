@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use messagebase_config::pki::NodeTls;
 use messagebase_config::{Address, Config, NodeConfig};
-use messagebase_protocol::peer::Boot;
+use messagebase_protocol::peer::Incarnation;
 use metrics_exporter_prometheus::PrometheusHandle;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
@@ -24,14 +24,14 @@ use tracing::{info, warn};
 
 use super::handler::Handler;
 use super::replication::Replicated;
-use super::{Shared, boots, chronicle, formation};
+use super::{Shared, formation, gossip, incarnations, leadership_log};
 use crate::admin::Backups;
 use crate::door::{Door, Patience};
 use crate::fanout::Fanout;
 use crate::http::{self, HttpParts};
-use crate::peer::ledger::Ledger;
+use crate::peer::incarnations::Incarnations;
+use crate::peer::server;
 use crate::peer::wire::TlsWire;
-use crate::peer::{gossip, server};
 use crate::presence::Presence;
 use crate::service::{Service, ServiceParts};
 use crate::store::{MERGE_AT, Store, StoreOptions, Writer, spawn_writer};
@@ -91,17 +91,17 @@ pub async fn run(
     let (store, writer) = opened.map_err(|e| e.to_string())?;
     let listeners = bind(&node).await?;
     let pid_file = write_pid(&config.node_dir(number))?;
-    let (ledger, meetings) = Ledger::new(boots::remembered(&store).await?);
-    let boot = boots::this_one(&store)?;
-    let ledger = Arc::new(ledger);
+    let (incarnations, meetings) = Incarnations::new(incarnations::remembered(&store).await?);
+    let incarnation = incarnations::this_one(&store)?;
+    let incarnations = Arc::new(incarnations);
     let connector = TlsConnector::from(tls.peer_dial.clone());
     let wire = TlsWire::new(
         connector,
         config.clone(),
         number,
         store.clone(),
-        boot,
-        ledger.clone(),
+        incarnation,
+        incarnations.clone(),
     );
     let shared = Arc::new(Shared {
         config,
@@ -113,8 +113,8 @@ pub async fn run(
         quit: CancellationToken::new(),
         stop: CancellationToken::new(),
         backups: Backups::default(),
-        boot,
-        ledger,
+        incarnation,
+        incarnations,
         replica: OnceCell::new(),
         clients,
         stale: AtomicBool::new(false),
@@ -123,7 +123,7 @@ pub async fn run(
         failure: Mutex::new(None),
         started: Instant::now(),
     });
-    if let Some(why) = boots::known_stale(&shared).await? {
+    if let Some(why) = incarnations::known_stale(&shared).await? {
         shared.mark_stale(why);
     }
     let ended = serve(
@@ -180,8 +180,8 @@ async fn serve(
     ));
     let acceptor = TlsAcceptor::from(tls.door.clone());
     let doors = open_doors(shared, service, listeners.clients, acceptor, metrics);
-    tasks.spawn(boots::remember(shared.clone(), meetings));
-    tasks.spawn(boots::heed(shared.clone()));
+    tasks.spawn(incarnations::remember(shared.clone(), meetings));
+    tasks.spawn(incarnations::heed(shared.clone()));
     tasks.spawn(gossip::run(shared.clone()));
     tasks.spawn(become_member(shared.clone()));
     info!(
@@ -275,7 +275,7 @@ async fn become_member(shared: Arc<Shared>) {
     if let Some(replica) = shared.replica() {
         let why = tokio::select! {
             why = replica.failed() => why,
-            () = chronicle::write(shared.clone()) => return,
+            () = leadership_log::write(shared.clone()) => return,
             () = shared.stop.cancelled() => return,
         };
         shared.fail(format!("replication failed: {why}"));
@@ -285,7 +285,7 @@ async fn become_member(shared: Arc<Shared>) {
 /// What `run` hands to `serve`.
 struct Start {
     metrics: PrometheusHandle,
-    meetings: mpsc::Receiver<(u64, Boot)>,
+    meetings: mpsc::Receiver<(u64, Incarnation)>,
     signals: Signals,
 }
 

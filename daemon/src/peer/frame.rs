@@ -1,67 +1,32 @@
-//! Frames: a big-endian `u32` length and that many bytes of postcard.
+//! Frames on a socket. Their bytes are defined in [`messagebase_protocol::peer::frame`]; this is the reading and writing.
 
 use std::io;
 
-use messagebase_protocol::peer::FRAME_MAX_BYTES;
+use messagebase_protocol::peer::frame::{LENGTH_BYTES, decode, encode, length};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// Bytes of the length in front of a frame.
-const LENGTH_BYTES: usize = 4;
-
-/// Appends one frame to `out`. A value over [`FRAME_MAX_BYTES`] is an error: the other end would hang up on it.
-pub fn encode_into<T: Serialize>(value: &T, out: &mut Vec<u8>) -> io::Result<()> {
-    let start = out.len();
-    out.extend_from_slice(&[0; LENGTH_BYTES]);
-    let taken = std::mem::take(out);
-    *out = postcard::to_extend(value, taken).map_err(io::Error::other)?;
-    let length = out.len() - start - LENGTH_BYTES;
-    if length > FRAME_MAX_BYTES {
-        out.truncate(start);
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("a frame of {length} bytes is over the limit"),
-        ));
-    }
-    // Proof for the cast: FRAME_MAX_BYTES is far below u32::MAX.
-    out[start..start + LENGTH_BYTES].copy_from_slice(&(length as u32).to_be_bytes());
-    Ok(())
+/// Writes one frame and flushes it.
+pub async fn write<T: Serialize>(to: &mut (impl AsyncWrite + Unpin), value: &T) -> io::Result<()> {
+    to.write_all(&encode(value)?).await?;
+    to.flush().await
 }
 
-/// Reads one frame of at most `limit` bytes; `None` when the other end closed in order between two frames.
+/// Reads one frame of at most `limit` bytes; `None` when the other end closed between two frames.
 pub async fn read<T: DeserializeOwned>(
     from: &mut (impl AsyncRead + Unpin),
     limit: usize,
 ) -> io::Result<Option<T>> {
-    let mut length = [0; LENGTH_BYTES];
-    let mut have = 0;
-    while have < LENGTH_BYTES {
-        let read = from.read(&mut length[have..]).await?;
-        if read == 0 {
-            return if have == 0 {
-                Ok(None)
-            } else {
-                Err(io::ErrorKind::UnexpectedEof.into())
-            };
-        }
-        have += read;
+    let mut prefix = [0; LENGTH_BYTES];
+    let have = from.read(&mut prefix).await?;
+    if have == 0 {
+        return Ok(None);
     }
-    let length = u32::from_be_bytes(length) as usize;
-    if length > limit {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("a frame of {length} bytes, {limit} allowed"),
-        ));
-    }
-    let mut bytes = vec![0; length];
+    from.read_exact(&mut prefix[have..]).await?;
+    let mut bytes = vec![0; length(prefix, limit)?];
     from.read_exact(&mut bytes).await?;
-    postcard::from_bytes(&bytes).map(Some).map_err(|e| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("a frame that does not parse: {e}"),
-        )
-    })
+    Ok(Some(decode(&bytes)?))
 }
 
 #[cfg(test)]
@@ -71,8 +36,8 @@ mod tests {
     #[tokio::test]
     async fn frames_come_back_whole_and_the_end_is_told_from_a_cut() {
         let mut bytes = Vec::new();
-        encode_into(&"one".to_owned(), &mut bytes).unwrap();
-        encode_into(&"two".to_owned(), &mut bytes).unwrap();
+        write(&mut bytes, &"one".to_owned()).await.unwrap();
+        write(&mut bytes, &"two".to_owned()).await.unwrap();
         let mut all = bytes.as_slice();
         assert_eq!(
             read::<String>(&mut all, 100).await.unwrap().as_deref(),
@@ -86,6 +51,8 @@ mod tests {
         let mut cut = &bytes[..bytes.len() - 1];
         read::<String>(&mut cut, 100).await.unwrap();
         assert!(read::<String>(&mut cut, 100).await.is_err());
+        let mut cut_length = &bytes[..LENGTH_BYTES - 1];
+        assert!(read::<String>(&mut cut_length, 100).await.is_err());
     }
 
     #[tokio::test]

@@ -1,13 +1,11 @@
-//! The peer door: mutual TLS between nodes and from `mbctl`. Carries `raft`'s frames as opaque bytes, presence,
-//! formation probes and operators' requests. Decides who may speak; what is said is decided elsewhere.
+//! The peer port: mutual TLS between nodes and from `mbctl`. Carries `raft`'s frames as opaque bytes, presence,
+//! formation probes and operators' requests. It decides who may speak; `node` decides what happens.
 //!
-//! Where to go next: [`wire`] dials, [`server`] listens, [`frame`] is the bytes on the socket, [`identify`] checks
-//! certificates, [`gossip`] spreads presence.
+//! Where to go next: [`wire`] dials, [`server`] listens, [`frame`] reads and writes frames, [`identify`] checks
+//! certificates, [`incarnations`] recognizes copied data directories.
 
-pub mod complaints;
 pub mod frame;
-pub mod gossip;
 pub mod identify;
-pub mod ledger;
+pub mod incarnations;
 pub mod server;
 pub mod wire;

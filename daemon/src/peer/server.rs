@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use messagebase_protocol::peer::frame::encode_into;
 use messagebase_protocol::peer::{
     Answer, Call, Dialer, FRAME_MAX_BYTES, HELLO_FRAME_MAX_BYTES, HelloReply, PEER_PROTOCOL,
     PeerHello, PeerReply, PeerRequest, Purpose,
@@ -20,27 +21,27 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::complaints::Complaints;
 use super::{frame, identify};
+use crate::throttle::LogThrottle;
 
 /// TLS handshake and hello together.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections from peers and admins at a time: a handful a node, and a few operators.
 const CONNECTIONS_MAX: usize = 512;
-/// Calls of one connection being handled at a time; reading pauses beyond it.
+/// Calls of one connection that are handled at a time; reading pauses beyond it.
 const CALLS_MAX: usize = 1_024;
-/// Answers waiting to be written; as many as calls, so that a handler never waits for room in practice.
+/// Answers waiting to be written: as many as calls, so that in practice no handler waits for a free place.
 const ANSWERS_MAX: usize = CALLS_MAX;
-/// Answers written with one system call, when several wait.
+/// Bytes of answers that are written with one system call, when several wait.
 const WRITE_COALESCE_MAX_BYTES: usize = 1024 * 1024;
 
-/// What the node does with what peers say.
+/// What the node does with the peers' hellos and calls.
 pub trait PeerHandler: Send + Sync + 'static {
-    /// Whether this dialer may speak for this purpose; the reply's `Refused` closes the connection. The claimed role
-    /// has been checked against the certificate.
+    /// Whether this dialer may speak for this purpose. `Refused` and `Stale` close the connection. The claimed role has been
+    /// checked against the certificate.
     fn greet(&self, hello: &PeerHello) -> HelloReply;
     /// The connection ended, in order or not.
-    fn lost(&self, hello: &PeerHello);
+    fn disconnected(&self, hello: &PeerHello);
     /// Answers one call.
     fn answer(
         &self,
@@ -49,7 +50,7 @@ pub trait PeerHandler: Send + Sync + 'static {
     ) -> impl Future<Output = PeerReply> + Send;
 }
 
-/// Serves until `stop`. Connections end with it.
+/// Serves until `stop`, which ends the connections too.
 pub async fn serve<H: PeerHandler>(
     listener: TcpListener,
     tls: TlsAcceptor,
@@ -57,7 +58,7 @@ pub async fn serve<H: PeerHandler>(
     stop: CancellationToken,
 ) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let complaints = Arc::new(Complaints::default());
+    let throttle = Arc::new(LogThrottle::default());
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -66,7 +67,7 @@ pub async fn serve<H: PeerHandler>(
         let tcp = match accepted {
             Ok((tcp, _)) => tcp,
             Err(e) => {
-                // Out of descriptors, mostly: accepting again at once would spin.
+                // Usually out of file descriptors: accepting again at once would spin.
                 warn!("failed to accept a peer: {e}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -76,17 +77,13 @@ pub async fn serve<H: PeerHandler>(
             warn!("refused a peer connection: {CONNECTIONS_MAX} are open");
             continue;
         };
-        let (tls, handler, stop, complaints) = (
-            tls.clone(),
-            handler.clone(),
-            stop.clone(),
-            complaints.clone(),
-        );
+        let (tls, handler, stop, throttle) =
+            (tls.clone(), handler.clone(), stop.clone(), throttle.clone());
         tokio::spawn(async move {
             let _place = place;
             tokio::select! {
                 () = stop.cancelled() => {}
-                ended = connection(tcp, tls, handler, &complaints) => if let Err(e) = ended {
+                ended = connection(tcp, tls, handler, &throttle) => if let Err(e) = ended {
                     debug!("a peer connection ended: {e}");
                 },
             }
@@ -98,11 +95,11 @@ async fn connection<H: PeerHandler>(
     tcp: TcpStream,
     tls: TlsAcceptor,
     handler: Arc<H>,
-    complaints: &Complaints,
+    throttle: &LogThrottle,
 ) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let late = || io::Error::new(io::ErrorKind::TimedOut, "no hello in time");
-    let (stream, hello) = timeout(HELLO_TIMEOUT, greet(tcp, tls, &*handler, complaints))
+    let (stream, hello) = timeout(HELLO_TIMEOUT, greet(tcp, tls, &*handler, throttle))
         .await
         .map_err(|_| late())??;
     let Some(hello) = hello else { return Ok(()) };
@@ -112,23 +109,25 @@ async fn connection<H: PeerHandler>(
     let reading = read_calls(reader, hello.clone(), handler.clone(), answers);
     let writing = write_answers(writer, queued);
     let ended = tokio::try_join!(reading, writing).map(|_| ());
-    handler.lost(&hello);
+    handler.disconnected(&hello);
     ended
 }
 
-/// `None`: refused, and told so.
+/// Reads the hello and answers it; `None` when the answer was a refusal.
 async fn greet<H: PeerHandler>(
     tcp: TcpStream,
     tls: TlsAcceptor,
     handler: &H,
-    complaints: &Complaints,
+    throttle: &LogThrottle,
 ) -> io::Result<(TlsStream<TcpStream>, Option<PeerHello>)> {
     let mut stream = tls.accept(tcp).await?;
     let hello: PeerHello = frame::read(&mut stream, HELLO_FRAME_MAX_BYTES)
         .await?
         .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
     let reply = match identify::may_claim(stream.get_ref().1.peer_certificates(), hello.dialer) {
-        Err(reason) => HelloReply::Refused { reason },
+        Err(e) => HelloReply::Refused {
+            reason: e.to_string(),
+        },
         Ok(()) if hello.protocol != PEER_PROTOCOL => HelloReply::Refused {
             reason: format!(
                 "peer protocol {} spoken, {PEER_PROTOCOL} understood",
@@ -142,14 +141,11 @@ async fn greet<H: PeerHandler>(
         }
         Ok(()) => handler.greet(&hello),
     };
-    let mut bytes = Vec::new();
-    frame::encode_into(&reply, &mut bytes)?;
-    stream.write_all(&bytes).await?;
-    stream.flush().await?;
+    frame::write(&mut stream, &reply).await?;
     if let HelloReply::Refused { reason } | HelloReply::Stale { reason } = reply {
-        let complaint = format!("refused {}: {reason}", name(hello.dialer));
-        if complaints.is_due(&complaint, Instant::now()) {
-            warn!("{complaint}");
+        let line = format!("refused {}: {reason}", name(hello.dialer));
+        if throttle.admit(&line, Instant::now()) {
+            warn!("{line}");
         }
         stream.shutdown().await?;
         return Ok((stream, None));
@@ -170,7 +166,7 @@ async fn read_calls<H: PeerHandler>(
     handler: Arc<H>,
     answers: mpsc::Sender<Answer>,
 ) -> io::Result<()> {
-    // A held write or a question about the leader must not delay what comes behind it.
+    // A write that is held, or a question about the leader, must not delay the calls behind it.
     let at_a_time = match hello.purpose {
         Purpose::Raft | Purpose::Forward | Purpose::Admin => CALLS_MAX,
         Purpose::Snapshot | Purpose::Presence | Purpose::Probe => 1,
@@ -183,7 +179,7 @@ async fn read_calls<H: PeerHandler>(
         let (hello, handler, answers) = (hello.clone(), handler.clone(), answers.clone());
         let work = async move {
             let body = handler.answer(&hello, call.body).await;
-            // The connection may be gone meanwhile; then nobody waits for the answer.
+            // An error means that the connection is gone, and with it the caller.
             let _ = answers
                 .send(Answer {
                     id: call.id,
@@ -197,8 +193,8 @@ async fn read_calls<H: PeerHandler>(
             work.await;
             continue;
         }
-        // As far as they go without waiting, calls are handled in the order of their frames: an append that overtook the
-        // one before it would have to be sent again. And what needs no waiting needs no task.
+        // Each call is polled once in the order of the frames: an append that overtook the one before it would have to be
+        // sent again. A call that is done after that needs no task.
         let mut work = Box::pin(work);
         if unconstrained(poll_fn(|cx| {
             Poll::Ready(work.as_mut().poll(cx).is_pending())
@@ -217,11 +213,11 @@ async fn write_answers(
 ) -> io::Result<()> {
     let mut bytes = Vec::new();
     while let Some(answer) = queued.recv().await {
-        frame::encode_into(&answer, &mut bytes)?;
+        encode_into(&answer, &mut bytes)?;
         while bytes.len() < WRITE_COALESCE_MAX_BYTES
             && let Ok(answer) = queued.try_recv()
         {
-            frame::encode_into(&answer, &mut bytes)?;
+            encode_into(&answer, &mut bytes)?;
         }
         writer.write_all(&bytes).await?;
         writer.flush().await?;

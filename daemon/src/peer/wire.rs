@@ -1,36 +1,38 @@
 //! Dials peers. Every [`TlsLink`] is a task that owns one connection: it dials when it is first used and again
-//! after the connection broke. Nothing is shared but a bounded queue, so a hung peer blocks its own link alone.
+//! after the connection broke. Links share nothing but bounded queues, so a hung peer blocks its own link alone.
 
 use std::collections::HashMap;
 use std::io;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use messagebase_config::Config;
+use messagebase_protocol::peer::frame::encode_into;
 use messagebase_protocol::peer::{
-    Answer, Boot, Call, Dialer, FRAME_MAX_BYTES, HELLO_FRAME_MAX_BYTES, HelloReply, PEER_PROTOCOL,
-    PeerHello, PeerReply, PeerRequest, Purpose, node_san,
+    Answer, Call, Dialer, FRAME_MAX_BYTES, HELLO_FRAME_MAX_BYTES, HelloReply, Incarnation,
+    PEER_PROTOCOL, PeerHello, PeerReply, PeerRequest, Purpose, node_san,
 };
+use parking_lot::Mutex;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::{TlsConnector, rustls};
 use tokio_util::sync::CancellationToken;
 
 use super::frame;
-use super::ledger::{Ledger, Meeting};
+use super::incarnations::{BootCheck, Incarnations};
 use crate::raft::api::{Link, Target, Wire, WireError};
 use crate::store::Store;
 
-/// Connect, TLS handshake and hello together. A dead host answers nothing; a dead process is refused at once.
+/// Connect, TLS handshake and hello together. A dead host does not answer; a dead process is refused at once.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(700);
-/// A link on which something was asked and nothing came back for this long is dead: the cable was cut, or the peer
-/// hangs. Without this TCP would go on retransmitting for minutes after the network healed.
+/// A link on which a call was sent and nothing came back for this long is dead: the cable was cut, or the peer hangs.
+/// Without this limit TCP would go on retransmitting for minutes after the network healed.
 fn stall_limit(purpose: Purpose) -> Duration {
     match purpose {
         Purpose::Raft | Purpose::Presence | Purpose::Probe => Duration::from_secs(1),
@@ -40,12 +42,39 @@ fn stall_limit(purpose: Purpose) -> Duration {
         Purpose::Snapshot => Duration::from_secs(120),
     }
 }
-/// Calls that wait for their turn on one link.
+/// Calls that wait to be sent on one link.
 const LINK_QUEUE_MAX: usize = 1_024;
-/// Frames written with one system call, when several wait.
+/// Bytes of frames that are written with one system call, when several wait.
 const WRITE_COALESCE_MAX_BYTES: usize = 1024 * 1024;
 
-/// What is needed to dial anybody.
+/// Why a peer did not answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PeerError {
+    /// Nobody listens there: the process is gone. The only failure that proves something.
+    #[error("cannot reach the node: {0}")]
+    Refused(String),
+    /// It is there, but one end does not accept the other's certificate or hello: trying again does not help.
+    #[error("cannot reach the node: {0}")]
+    Rejected(String),
+    /// Nothing was sent.
+    #[error("cannot reach the node: {0}")]
+    Unreachable(String),
+    /// The call may have arrived: connection lost or no answer in time.
+    #[error("the answer was lost: {0}")]
+    Lost(String),
+}
+
+impl From<PeerError> for WireError {
+    fn from(e: PeerError) -> Self {
+        match e {
+            PeerError::Refused(why) => WireError::Refused(why),
+            PeerError::Rejected(why) | PeerError::Unreachable(why) => WireError::Unreachable(why),
+            PeerError::Lost(why) => WireError::Lost(why),
+        }
+    }
+}
+
+/// Dials any node.
 #[derive(Clone)]
 pub struct TlsWire {
     parts: Arc<WireParts>,
@@ -56,15 +85,15 @@ struct WireParts {
     config: Arc<Config>,
     node: u16,
     store: Store,
-    boot: Boot,
-    ledger: Arc<Ledger>,
-    on_lost: OnceLock<OnLost>,
-    /// Where the links' tasks run, whoever asks for a link first.
+    incarnation: Incarnation,
+    incarnations: Arc<Incarnations>,
+    on_disconnect: OnceLock<OnDisconnect>,
+    /// Where the links' tasks run, whichever thread makes the link.
     runtime: Handle,
 }
 
-/// Told the Raft id of a peer to which a connection broke: most likely its process died just now.
-pub type OnLost = Box<dyn Fn(u64) + Send + Sync>;
+/// Called with the Raft id of a peer to which a connection broke: most likely its process died just now.
+pub type OnDisconnect = Box<dyn Fn(u64) + Send + Sync>;
 
 impl TlsWire {
     /// For the node whose certificate the connector shows. The tasks of its links run on this runtime.
@@ -73,8 +102,8 @@ impl TlsWire {
         config: Arc<Config>,
         node: u16,
         store: Store,
-        boot: Boot,
-        ledger: Arc<Ledger>,
+        incarnation: Incarnation,
+        incarnations: Arc<Incarnations>,
     ) -> Self {
         TlsWire {
             parts: Arc::new(WireParts {
@@ -82,20 +111,20 @@ impl TlsWire {
                 config,
                 node,
                 store,
-                boot,
-                ledger,
-                on_lost: OnceLock::new(),
+                incarnation,
+                incarnations,
+                on_disconnect: OnceLock::new(),
                 runtime: Handle::current(),
             }),
         }
     }
 
     /// Once replication has started. A second call changes nothing.
-    pub fn tell_lost(&self, on_lost: OnLost) {
-        let _ = self.parts.on_lost.set(on_lost);
+    pub fn set_on_disconnect(&self, on_disconnect: OnDisconnect) {
+        let _ = self.parts.on_disconnect.set(on_disconnect);
     }
 
-    /// A link that can carry any request, not Raft's alone.
+    /// A link that can carry any request, not only Raft's.
     pub fn peer_link(&self, to: Target, purpose: Purpose) -> TlsLink {
         let (queue, calls) = mpsc::channel(LINK_QUEUE_MAX);
         self.parts
@@ -104,14 +133,14 @@ impl TlsWire {
         TlsLink { queue }
     }
 
-    /// Asks a node something once, over a connection of its own.
+    /// Sends one request, over a connection of its own.
     pub async fn ask(
         &self,
         to: Target,
         purpose: Purpose,
         body: PeerRequest,
         within: Duration,
-    ) -> Result<PeerReply, WireError> {
+    ) -> Result<PeerReply, PeerError> {
         self.peer_link(to, purpose).request(body, within).await
     }
 }
@@ -126,13 +155,15 @@ impl Wire for TlsWire {
 
 /// A connection to one peer for one purpose. Dropping it closes the connection.
 pub struct TlsLink {
-    queue: mpsc::Sender<Queued>,
+    queue: mpsc::Sender<QueuedCall>,
 }
 
-struct Queued {
+struct QueuedCall {
     body: PeerRequest,
-    reply: oneshot::Sender<Result<PeerReply, WireError>>,
+    reply: ReplySender,
 }
+
+type ReplySender = oneshot::Sender<Result<PeerReply, PeerError>>;
 
 impl TlsLink {
     /// Sends a request and waits for its answer, at most `within`.
@@ -140,19 +171,19 @@ impl TlsLink {
         &self,
         body: PeerRequest,
         within: Duration,
-    ) -> Result<PeerReply, WireError> {
+    ) -> Result<PeerReply, PeerError> {
         let (reply, answer) = oneshot::channel();
-        let gone = || WireError::Lost("the link was closed".into());
+        let gone = || PeerError::Lost("the link was closed".into());
         let exchange = async {
             self.queue
-                .send(Queued { body, reply })
+                .send(QueuedCall { body, reply })
                 .await
                 .map_err(|_| gone())?;
             answer.await.map_err(|_| gone())?
         };
         timeout(within, exchange)
             .await
-            .unwrap_or_else(|_| Err(WireError::Lost(format!("no answer in {within:?}"))))
+            .unwrap_or_else(|_| Err(PeerError::Lost(format!("no answer in {within:?}"))))
     }
 }
 
@@ -168,38 +199,34 @@ impl Link for TlsLink {
     }
 }
 
-async fn run_link(wire: TlsWire, to: Target, purpose: Purpose, mut calls: mpsc::Receiver<Queued>) {
+async fn run_link(
+    wire: TlsWire,
+    to: Target,
+    purpose: Purpose,
+    mut calls: mpsc::Receiver<QueuedCall>,
+) {
     while let Some(first) = calls.recv().await {
-        // A caller that gave up while the link was down must not cause a dial, nor an old frame to be sent.
+        // A caller that gave up while the link was down must not cause a dial, and its old frame must not be sent.
         if first.reply.is_closed() {
             continue;
         }
         match timeout(DIAL_TIMEOUT, dial(&wire, &to, purpose)).await {
             Ok(Ok(stream)) => {
                 let broke = run_connection(stream, purpose, first, &mut calls).await;
-                if let (true, Some(on_lost)) = (broke, wire.parts.on_lost.get()) {
-                    on_lost(to.raft_id);
+                if let (true, Some(on_disconnect)) = (broke, wire.parts.on_disconnect.get()) {
+                    on_disconnect(to.raft_id);
                 }
             }
-            Ok(Err(e)) => refuse_waiting(first, &mut calls, &undialed(&to, &e)),
+            Ok(Err(e)) => fail_waiting(first, &mut calls, &e),
             Err(_) => {
                 let why = format!("node {}: no answer in {DIAL_TIMEOUT:?}", to.node);
-                refuse_waiting(first, &mut calls, &WireError::Unreachable(why));
+                fail_waiting(first, &mut calls, &PeerError::Unreachable(why));
             }
         }
     }
 }
 
-/// Only a refused connection tells that the process is gone; all else can happen to one that is well.
-fn undialed(to: &Target, error: &io::Error) -> WireError {
-    let why = format!("node {}: {error}", to.node);
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => WireError::Refused(why),
-        _ => WireError::Unreachable(why),
-    }
-}
-
-fn refuse_waiting(first: Queued, calls: &mut mpsc::Receiver<Queued>, why: &WireError) {
+fn fail_waiting(first: QueuedCall, calls: &mut mpsc::Receiver<QueuedCall>, why: &PeerError) {
     let mut next = Some(first);
     while let Some(call) = next {
         let _ = call.reply.send(Err(why.clone()));
@@ -207,8 +234,41 @@ fn refuse_waiting(first: Queued, calls: &mut mpsc::Receiver<Queued>, why: &WireE
     }
 }
 
-async fn dial(wire: &TlsWire, to: &Target, purpose: Purpose) -> io::Result<TlsStream<TcpStream>> {
+async fn dial(
+    wire: &TlsWire,
+    to: &Target,
+    purpose: Purpose,
+) -> Result<TlsStream<TcpStream>, PeerError> {
     let parts = &wire.parts;
+    let (stream, reply) = say_hello(parts, to, purpose)
+        .await
+        .map_err(|e| dial_error(to, &e))?;
+    let rejected = |why: String| PeerError::Rejected(format!("node {}: {why}", to.node));
+    match reply {
+        HelloReply::Welcome {
+            node,
+            raft_id,
+            incarnation,
+            ..
+        } => {
+            check_peer(parts, to, node, raft_id, incarnation).map_err(rejected)?;
+            Ok(stream)
+        }
+        HelloReply::Stale { reason } => {
+            parts
+                .incarnations
+                .set_told_stale(format!("node {}: {reason}", to.node));
+            Err(rejected(format!("refused: {reason}")))
+        }
+        HelloReply::Refused { reason } => Err(rejected(format!("refused: {reason}"))),
+    }
+}
+
+async fn say_hello(
+    parts: &WireParts,
+    to: &Target,
+    purpose: Purpose,
+) -> io::Result<(TlsStream<TcpStream>, HelloReply)> {
     let address = parts
         .config
         .node(to.node)
@@ -229,109 +289,114 @@ async fn dial(wire: &TlsWire, to: &Target, purpose: Purpose) -> io::Result<TlsSt
         },
         to_raft_id: to.raft_id,
         purpose,
-        boot: Some(parts.boot),
+        incarnation: Some(parts.incarnation),
     };
-    let mut bytes = Vec::new();
-    frame::encode_into(&hello, &mut bytes)?;
-    stream.write_all(&bytes).await?;
-    stream.flush().await?;
-    match frame::read::<HelloReply>(&mut stream, HELLO_FRAME_MAX_BYTES).await? {
-        Some(HelloReply::Welcome {
-            node,
-            raft_id,
-            boot,
-            ..
-        }) => {
-            welcomed(parts, to, node, raft_id, boot)?;
-            Ok(stream)
-        }
-        Some(HelloReply::Stale { reason }) => {
-            parts
-                .ledger
-                .was_told_stale(format!("node {}: {reason}", to.node));
-            Err(io::Error::other(format!("refused: {reason}")))
-        }
-        Some(HelloReply::Refused { reason }) => Err(io::Error::other(format!("refused: {reason}"))),
-        None => Err(io::ErrorKind::UnexpectedEof.into()),
+    frame::write(&mut stream, &hello).await?;
+    let reply = frame::read(&mut stream, HELLO_FRAME_MAX_BYTES).await?;
+    Ok((stream, reply.ok_or(io::ErrorKind::UnexpectedEof)?))
+}
+
+/// Only a refused connection proves that the process is gone; a healthy node can cause every other error.
+fn dial_error(to: &Target, error: &io::Error) -> PeerError {
+    let why = format!("node {}: {error}", to.node);
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        PeerError::Refused(why)
+    } else if is_rejection(error) {
+        PeerError::Rejected(why)
+    } else {
+        PeerError::Unreachable(why)
     }
 }
 
-/// A node that is not whom we meant, or runs on an older copy of its data, must not acknowledge anything to us.
-fn welcomed(parts: &WireParts, to: &Target, node: u16, raft_id: u64, boot: Boot) -> io::Result<()> {
+/// Whether this end does not accept the other's certificate, or the other end this one's.
+fn is_rejection(error: &io::Error) -> bool {
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(
+        tls,
+        Some(
+            rustls::Error::InvalidCertificate(_)
+                | rustls::Error::NoCertificatesPresented
+                | rustls::Error::AlertReceived(_)
+        )
+    )
+}
+
+/// Another node than the one we meant, or one on an older copy of its data, must not acknowledge anything to us.
+fn check_peer(
+    parts: &WireParts,
+    to: &Target,
+    node: u16,
+    raft_id: u64,
+    incarnation: Incarnation,
+) -> Result<(), String> {
     if node != to.node {
-        return Err(io::Error::other(format!("it says that it is node {node}")));
+        return Err(format!("it says that it is node {node}"));
     }
     if to.raft_id == 0 || raft_id == 0 {
         return Ok(());
     }
-    match parts.ledger.meet(raft_id, boot) {
-        Meeting::Known | Meeting::New => Ok(()),
-        Meeting::Stale(reason) => Err(io::Error::other(format!(
-            "it runs on an older copy of its data: {reason}"
-        ))),
+    match parts.incarnations.meet(raft_id, incarnation) {
+        BootCheck::Known | BootCheck::New => Ok(()),
+        BootCheck::Stale(reason) => Err(format!("it runs on an older copy of its data: {reason}")),
     }
 }
 
-/// Calls sent and not yet answered. Held only for an insert or a removal, never across an await.
+/// The calls on one connection that are not answered yet.
 #[derive(Default)]
-struct Pending(Mutex<Questions>);
+struct PendingCalls {
+    state: Mutex<PendingState>,
+}
 
 #[derive(Default)]
-struct Questions {
-    replies: HashMap<u64, Reply>,
-    /// Sent and not answered, those included whose callers gave up: what tells a dead link from an idle one.
+struct PendingState {
+    replies: HashMap<u64, ReplySender>,
+    /// Sent and not answered, including calls whose callers gave up: this tells a dead link from an idle one.
     unanswered: u64,
-    /// Since when something is owed: the last answer, or the question that followed a time without any.
-    owed_since: Option<Instant>,
+    /// Since when an answer is due: the last answer, or the first call after a time without any.
+    due_since: Option<Instant>,
 }
 
-type Reply = oneshot::Sender<Result<PeerReply, WireError>>;
-
-impl Pending {
-    fn lock(&self) -> MutexGuard<'_, Questions> {
-        // A panic while holding it can only be an allocation failure; the map is whole at every instant.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl PendingCalls {
+    fn sent(&self, id: u64, reply: ReplySender) {
+        let mut state = self.state.lock();
+        // Calls whose callers gave up would otherwise accumulate while a peer hangs.
+        state.replies.retain(|_, reply| !reply.is_closed());
+        state.replies.insert(id, reply);
+        state.unanswered += 1;
+        state.due_since.get_or_insert_with(Instant::now);
     }
 
-    fn asked(&self, id: u64, reply: Reply) {
-        let mut questions = self.lock();
-        // Calls whose callers gave up would otherwise pile up while a peer hangs.
-        questions.replies.retain(|_, reply| !reply.is_closed());
-        questions.replies.insert(id, reply);
-        questions.unanswered += 1;
-        questions.owed_since.get_or_insert_with(Instant::now);
+    fn answered(&self, id: u64) -> Option<ReplySender> {
+        let mut state = self.state.lock();
+        state.unanswered = state.unanswered.saturating_sub(1);
+        state.due_since = (state.unanswered > 0).then(Instant::now);
+        state.replies.remove(&id)
     }
 
-    fn answered(&self, id: u64) -> Option<Reply> {
-        let mut questions = self.lock();
-        questions.unanswered = questions.unanswered.saturating_sub(1);
-        questions.owed_since = (questions.unanswered > 0).then(Instant::now);
-        questions.replies.remove(&id)
-    }
-
-    fn waits_longer_than(&self, stall: Duration) -> bool {
-        self.lock()
-            .owed_since
-            .is_some_and(|since| since.elapsed() >= stall)
+    fn due_longer_than(&self, stall: Duration) -> bool {
+        let due_since = self.state.lock().due_since;
+        due_since.is_some_and(|since| since.elapsed() >= stall)
     }
 
     fn fail_all(&self, why: &str) {
-        let waiting: Vec<_> = self.lock().replies.drain().collect();
-        for (_, reply) in waiting {
-            let _ = reply.send(Err(WireError::Lost(why.to_owned())));
+        let replies = std::mem::take(&mut self.state.lock().replies);
+        for (_, reply) in replies {
+            let _ = reply.send(Err(PeerError::Lost(why.to_owned())));
         }
     }
 }
 
-/// Whether the connection broke; otherwise nobody needs it any more.
+/// Serves one connection; whether it broke. It did not if the link was dropped.
 async fn run_connection(
     stream: TlsStream<TcpStream>,
     purpose: Purpose,
-    first: Queued,
-    calls: &mut mpsc::Receiver<Queued>,
+    first: QueuedCall,
+    calls: &mut mpsc::Receiver<QueuedCall>,
 ) -> bool {
     let (reader, writer) = tokio::io::split(stream);
-    let pending = Arc::new(Pending::default());
+    let pending = Arc::new(PendingCalls::default());
     let broken = CancellationToken::new();
     let reading = tokio::spawn(read_answers(
         reader,
@@ -350,9 +415,9 @@ async fn run_connection(
 
 async fn write_calls(
     mut writer: WriteHalf<TlsStream<TcpStream>>,
-    first: Queued,
-    calls: &mut mpsc::Receiver<Queued>,
-    pending: &Pending,
+    first: QueuedCall,
+    calls: &mut mpsc::Receiver<QueuedCall>,
+    pending: &PendingCalls,
     broken: &CancellationToken,
 ) -> io::Result<()> {
     let mut id = 0;
@@ -362,14 +427,14 @@ async fn write_calls(
         while let Some(call) = next {
             if !call.reply.is_closed() {
                 id += 1;
-                frame::encode_into(
+                encode_into(
                     &Call {
                         id,
                         body: call.body,
                     },
                     &mut bytes,
                 )?;
-                pending.asked(id, call.reply);
+                pending.sent(id, call.reply);
             }
             next = if bytes.len() < WRITE_COALESCE_MAX_BYTES {
                 calls.try_recv().ok()
@@ -396,18 +461,18 @@ async fn write_calls(
 async fn read_answers(
     mut reader: ReadHalf<TlsStream<TcpStream>>,
     stall: Duration,
-    pending: Arc<Pending>,
+    pending: Arc<PendingCalls>,
     broken: CancellationToken,
 ) {
-    let _tell = broken.drop_guard();
+    let _guard = broken.drop_guard();
     loop {
         let mut next = pin!(frame::read::<Answer>(&mut reader, FRAME_MAX_BYTES));
         let answer = loop {
             match timeout(stall, &mut next).await {
                 Ok(Ok(Some(answer))) => break answer,
                 Ok(Ok(None) | Err(_)) => return,
-                // The clock runs from the question: one asked a moment ago must not pay for the silence before it.
-                Err(_) if pending.waits_longer_than(stall) => return,
+                // The time runs from the call: one that was sent a moment ago must not count the silence before it.
+                Err(_) if pending.due_longer_than(stall) => return,
                 Err(_) => {}
             }
         };

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use messagebase_protocol::json::{LogPosition, MemberInfo};
 use messagebase_protocol::peer::Purpose;
+use messagebase_protocol::role::NodeRole;
 use serde::{Deserialize, Serialize};
 
 use crate::change::{Change, Outcome, Refusal, Secrets};
@@ -57,8 +58,8 @@ pub enum CampaignError {
 /// What a node knows of itself, cheaply and at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
-    /// `leader`, `follower`, `candidate`, `learner`.
-    pub role: &'static str,
+    /// What this node is in its cluster.
+    pub role: NodeRole,
     /// Current term.
     pub term: u64,
     /// Leader's number.

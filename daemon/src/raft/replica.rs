@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use messagebase_protocol::json::{LogPosition, MemberInfo};
+use messagebase_protocol::role::NodeRole;
 use openraft::async_runtime::{Instant, Select2, WatchReceiver};
 use openraft::{AsyncRuntime, Config, Raft, ServerState, SnapshotPolicy};
 use tokio::sync::{mpsc, oneshot};
@@ -279,10 +280,10 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         let members = self.members_in(metrics.membership_config.membership());
         View {
             role: match metrics.state {
-                ServerState::Leader => "leader",
-                ServerState::Candidate => "candidate",
-                ServerState::Learner => "learner",
-                ServerState::Follower | ServerState::Shutdown => "follower",
+                ServerState::Leader => NodeRole::Leader,
+                ServerState::Candidate => NodeRole::Candidate,
+                ServerState::Learner => NodeRole::Learner,
+                ServerState::Follower | ServerState::Shutdown => NodeRole::Follower,
             },
             term: metrics.current_term,
             leader: leader.map(node_of),
@@ -543,7 +544,7 @@ fn info(member: Membership) -> MemberInfo {
 
 fn blank_view() -> View {
     View {
-        role: "follower",
+        role: NodeRole::Follower,
         term: 0,
         leader: None,
         last_log: None,

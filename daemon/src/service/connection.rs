@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use messagebase_protocol::code::{Code, Failure};
 use messagebase_protocol::json::ClosingReason;
 
-use super::rate_window::RateWindow;
 use super::{status, verdict};
 use crate::fanout::{Attachment, Dialect, Outbox};
+use crate::throttle::RateLimit;
 
 /// A session on a connection; clones share it.
 #[derive(Debug, Clone)]
@@ -70,13 +70,13 @@ pub struct Connection {
     /// Its lines.
     pub outbox: Arc<Outbox>,
     state: Mutex<State>,
-    pub(super) campaigns: RateWindow,
+    pub(super) campaigns: RateLimit,
 }
 
 impl Connection {
     /// A connection without a session.
     pub fn new(address: Option<IpAddr>, dialect: Dialect, outbox: Arc<Outbox>) -> Self {
-        let campaigns = RateWindow::new(status::CAMPAIGNS_PER_CONNECTION, status::CAMPAIGN_WINDOW);
+        let campaigns = RateLimit::new(status::CAMPAIGNS_PER_CONNECTION, status::CAMPAIGN_WINDOW);
         Connection {
             address,
             dialect,

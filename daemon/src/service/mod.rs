@@ -12,7 +12,6 @@ mod hasher;
 mod login_limits;
 mod messages;
 mod meter;
-mod rate_window;
 mod reads;
 mod replication;
 mod status;
@@ -35,8 +34,7 @@ pub use connection::{Connection, Session};
 pub use hasher::{HASH_QUEUE_MAX, Hasher};
 pub use messages::{Post, Posted, send_key};
 pub use meter::describe as describe_metrics;
-pub(crate) use rate_window::RateWindow;
-pub use replication::{Answering, ROLE_WAITING, Replication};
+pub use replication::{Answering, Replication};
 pub use verdict::no_quorum;
 
 use crate::fanout::Fanout;

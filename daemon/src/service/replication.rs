@@ -10,11 +10,8 @@ use crate::raft::api::{CampaignError, Draft, NoQuorum, Verdict, View};
 /// A boxed answer: the trait must be usable as `dyn`.
 pub type Answering<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// `View::role` of a node that belongs to no cluster (yet). It proposes nothing: `propose` answers `NoQuorum` for
-/// every draft and `linear` fails, both at once.
-pub const ROLE_WAITING: &str = "waiting";
-
-/// Replication as the service sees it.
+/// Replication as the service sees it. A node that belongs to no cluster (yet) has the role `Waiting` and proposes nothing:
+/// `propose` answers `NoQuorum` for every draft and `linear` fails, both at once.
 pub trait Replication: Send + Sync + 'static {
     /// Proposes drafts as one ordered batch; one verdict a draft, in the same order, each `Applied` on this node.
     /// Holds and retries while there is no leader; answers `NoQuorum` within `within`. Must be awaited to its end: a

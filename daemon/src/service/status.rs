@@ -8,9 +8,9 @@ use messagebase_protocol::json::{Campaign, Hello, Ping, Status};
 use messagebase_protocol::limits::{CAMPAIGN_DEADLINE, PROTOCOL_VERSION};
 use tokio::sync::watch;
 
-use super::rate_window::RateWindow;
 use super::{Connection, Replication, Service, verdict};
 use crate::raft::api::CampaignError;
+use crate::throttle::RateLimit;
 
 /// Campaigns a connection may ask for in [`CAMPAIGN_WINDOW`].
 pub(super) const CAMPAIGNS_PER_CONNECTION: usize = 10;
@@ -26,14 +26,14 @@ type CampaignResult = Result<u16, CampaignError>;
 #[derive(Debug)]
 pub(super) struct Campaigns {
     running: Mutex<Option<watch::Receiver<Option<CampaignResult>>>>,
-    begun: RateWindow,
+    begun: RateLimit,
 }
 
 impl Default for Campaigns {
     fn default() -> Self {
         Campaigns {
             running: Mutex::default(),
-            begun: RateWindow::new(CAMPAIGNS_PER_NODE, CAMPAIGN_WINDOW),
+            begun: RateLimit::new(CAMPAIGNS_PER_NODE, CAMPAIGN_WINDOW),
         }
     }
 }
@@ -85,7 +85,7 @@ impl Service {
             cluster: self.cluster.clone(),
             cluster_id: self.replication.cluster_id(),
             version: env!("CARGO_PKG_VERSION").into(),
-            role: view.role.into(),
+            role: view.role,
             term: view.term,
             leader: view.leader,
             last_log: view.last_log,

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use messagebase_config::{Limits, PasswordCost};
 use messagebase_protocol::json::MemberInfo;
+use messagebase_protocol::role::NodeRole;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot};
 
-use super::replication::{Answering, ROLE_WAITING, Replication};
+use super::replication::{Answering, Replication};
 use super::{Service, ServiceParts};
 use crate::change::{Change, Envelope, LOG_VERSION, Outcome};
 use crate::fanout::Fanout;
@@ -147,7 +148,11 @@ impl Replication for FakeCluster {
             voter: true,
         };
         View {
-            role: if member { "leader" } else { ROLE_WAITING },
+            role: if member {
+                NodeRole::Leader
+            } else {
+                NodeRole::Waiting
+            },
             term: 1,
             leader: member.then_some(1),
             last_log: None,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::code::Failure;
+use crate::role::NodeRole;
 
 /// The `ok` of an operation that has nothing to say (`logout`, `password`, `delete`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,8 +171,8 @@ pub struct Status {
     pub cluster_id: Option<String>,
     /// Program version.
     pub version: String,
-    /// `leader`, `follower`, `candidate`, `learner` or `waiting`.
-    pub role: String,
+    /// What it is in its cluster.
+    pub role: NodeRole,
     /// Current Raft term.
     pub term: u64,
     /// Number of the leader this node follows; null if it knows none.
@@ -206,38 +207,23 @@ pub struct Ping {
     pub applied: Option<u64>,
 }
 
-/// Why a node closes a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ClosingReason {
-    /// Nothing was heard for too long.
-    Idle,
-    /// The client did not read fast enough; what it missed is in `inbox` and `sync`.
-    Slow,
-    /// The node took its state from a snapshot and can't tell what was missed: `sync`.
-    Resync,
-    /// The node is stopping.
-    Shutdown,
-    /// The session was ended.
-    Logout,
-    /// The operator locked the account.
-    Locked,
-    /// The account was deleted.
-    Deleted,
-}
-
-impl ClosingReason {
-    /// The spelling on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ClosingReason::Idle => "idle",
-            ClosingReason::Slow => "slow",
-            ClosingReason::Resync => "resync",
-            ClosingReason::Shutdown => "shutdown",
-            ClosingReason::Logout => "logout",
-            ClosingReason::Locked => "locked",
-            ClosingReason::Deleted => "deleted",
-        }
+crate::words::words! {
+    /// Why a node closes a connection.
+    pub enum ClosingReason {
+        /// Nothing was heard for too long.
+        Idle = "idle",
+        /// The client did not read fast enough; what it missed is in `inbox` and `sync`.
+        Slow = "slow",
+        /// The node took its state from a snapshot and can't tell what was missed: `sync`.
+        Resync = "resync",
+        /// The node is stopping.
+        Shutdown = "shutdown",
+        /// The session was ended.
+        Logout = "logout",
+        /// The operator locked the account.
+        Locked = "locked",
+        /// The account was deleted.
+        Deleted = "deleted",
     }
 }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::json::LogPosition;
+use crate::role::NodeRole;
 
 /// A request of an operator.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,14 +170,64 @@ pub enum AdminErrorKind {
     Internal,
 }
 
+crate::words::words! {
+    /// Why an operator's request was refused. `mbctl --json` shows it as `code`.
+    pub enum AdminCode {
+        /// Another node leads, or none.
+        NotLeader = "not_leader",
+        /// No majority answered in time; it may still be done.
+        NoQuorum = "no_quorum",
+        /// This node belongs to no cluster.
+        Waiting = "waiting",
+        /// The node, or the learner, has not applied enough yet.
+        Behind = "behind",
+        /// The node has applied more than what was to be digested.
+        Passed = "passed",
+        /// That node is a member.
+        AlreadyAMember = "already_a_member",
+        /// That node is no member.
+        NotAMember = "not_a_member",
+        /// That node holds an identity of another cluster.
+        OtherCluster = "other_cluster",
+        /// That node has not lost its data.
+        NotBlank = "not_blank",
+        /// That node does not answer.
+        Unreachable = "unreachable",
+        /// No account and no reserved name.
+        NoSuchUser = "no_such_user",
+        /// The name belongs to somebody or is reserved.
+        NameTaken = "name_taken",
+        /// The name belongs to an account, so it is not reserved.
+        NameInUse = "name_in_use",
+        /// Not a valid user name.
+        BadName = "bad_name",
+        /// A password outside the length limits.
+        BadPassword = "bad_password",
+        /// A bounded queue is full; nothing was done.
+        Busy = "busy",
+        /// The SQL failed, or is no SELECT.
+        Sql = "sql",
+        /// Another backup of this node is in progress.
+        BackupRunning = "backup_running",
+        /// The node has forgotten this backup.
+        NoSuchBackup = "no_such_backup",
+        /// The node could not make the backup.
+        BackupFailed = "backup_failed",
+        /// Refused for a reason that the message alone tells.
+        Refused = "refused",
+        /// A defect or a broken disk; the node's log says more.
+        Internal = "internal",
+    }
+}
+
 /// Why a request was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct AdminError {
     /// What to do next.
     pub kind: AdminErrorKind,
-    /// Machine-readable, e.g. `no_such_user`, `not_a_member`, `not_leader`, `no_quorum`.
-    pub code: String,
+    /// Why, for programs.
+    pub code: AdminCode,
     /// For people: what failed and why.
     pub message: String,
     /// The next command, if there is one.
@@ -247,8 +298,8 @@ pub struct NodeReport {
     pub cluster_id: Option<String>,
     /// Its Raft id, 0 when blank.
     pub raft_id: u64,
-    /// `leader`, `follower`, `candidate`, `learner` or `waiting`.
-    pub role: String,
+    /// What it is in its cluster.
+    pub role: NodeRole,
     /// For a waiting node: what for.
     pub waiting_for: Option<String>,
     /// Current term.

@@ -406,6 +406,7 @@ mod tests {
     use crate::judge::tests::report;
     use messagebase_protocol::json::LogPosition;
     use messagebase_protocol::peer::NodeReport;
+    use messagebase_protocol::role::NodeRole;
 
     fn survey(reports: Vec<NodeReport>) -> Survey {
         let row = |report: NodeReport| Row {
@@ -422,9 +423,9 @@ mod tests {
     fn a_cluster_is_at_rest_when_every_voter_follows_and_has_what_the_leader_had() {
         let all = [1, 2, 3];
         let mut reports = vec![
-            report(2, "leader", 4, Some(2), &all),
-            report(1, "follower", 4, Some(2), &all),
-            report(3, "follower", 3, None, &all),
+            report(2, NodeRole::Leader, 4, Some(2), &all),
+            report(1, NodeRole::Follower, 4, Some(2), &all),
+            report(3, NodeRole::Follower, 3, None, &all),
         ];
         reports
             .iter_mut()
@@ -437,7 +438,7 @@ mod tests {
         let look =
             |reports: &[NodeReport], goal| at_rest(&survey(reports.to_vec()), &Cell::new(goal));
         assert!(matches!(look(&reports, None), Look::Missing(what) if what.contains("2 of 3")));
-        reports[2] = report(3, "follower", 4, Some(2), &all);
+        reports[2] = report(3, NodeRole::Follower, 4, Some(2), &all);
         assert!(
             matches!(look(&reports, None), Look::Missing(what) if what.starts_with("node 3")),
             "it applied 8"

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use messagebase_protocol::peer::Boot;
+use messagebase_protocol::peer::Incarnation;
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -11,10 +11,10 @@ use super::Shared;
 use crate::store::{Job, Store};
 
 /// The life that began with the opening of this store.
-pub fn this_one(store: &Store) -> Result<Boot, String> {
+pub fn this_one(store: &Store) -> Result<Incarnation, String> {
     let mut id = [0; 8];
     getrandom::fill(&mut id).map_err(|e| format!("no randomness: {e}"))?;
-    Ok(Boot {
+    Ok(Incarnation {
         starts: store.starts(),
         id: u64::from_ne_bytes(id),
         last_log_at_start: store.last_log_index().unwrap_or(0),
@@ -22,12 +22,12 @@ pub fn this_one(store: &Store) -> Result<Boot, String> {
 }
 
 /// What the file remembers of the peers.
-pub async fn remembered(store: &Store) -> Result<HashMap<u64, Boot>, String> {
+pub async fn remembered(store: &Store) -> Result<HashMap<u64, Incarnation>, String> {
     let read = store.readers().run(|conn| {
         let mut rows =
             conn.prepare("SELECT raft_id, starts, boot_id, last_log_at_start FROM peer_boots")?;
         let boots = rows.query_map([], |row| {
-            let boot = Boot {
+            let boot = Incarnation {
                 starts: row.get::<_, i64>(1)?.cast_unsigned(),
                 id: row.get::<_, i64>(2)?.cast_unsigned(),
                 last_log_at_start: row.get::<_, i64>(3)?.cast_unsigned(),
@@ -41,7 +41,7 @@ pub async fn remembered(store: &Store) -> Result<HashMap<u64, Boot>, String> {
 }
 
 /// Writes new meetings to the file.
-pub async fn remember(shared: Arc<Shared>, mut meetings: mpsc::Receiver<(u64, Boot)>) {
+pub async fn remember(shared: Arc<Shared>, mut meetings: mpsc::Receiver<(u64, Incarnation)>) {
     loop {
         let (raft_id, boot) = tokio::select! {
             () = shared.stop.cancelled() => return,
@@ -67,7 +67,7 @@ pub async fn remember(shared: Arc<Shared>, mut meetings: mpsc::Receiver<(u64, Bo
 
 /// When a peer says that this node runs on an older copy of its data: takes no part any more, and says so.
 pub async fn heed(shared: Arc<Shared>) {
-    let mut told = shared.ledger.told_stale();
+    let mut told = shared.incarnations.told_stale();
     let reason = tokio::select! {
         () = shared.stop.cancelled() => return,
         Ok(told) = told.wait_for(Option::is_some) => told.clone().unwrap_or_default(),

@@ -9,8 +9,8 @@ use messagebase_protocol::peer::{PeerReply, PeerRequest, Purpose};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::wire::TlsLink;
-use crate::node::Shared;
+use super::Shared;
+use crate::peer::wire::TlsLink;
 use crate::raft::api::Target;
 
 /// How often it is said that nothing changed. Three missed in a row and a node's users count as gone.

@@ -1,9 +1,10 @@
-//! One connection to the peer door of a node, as an admin: mutual TLS, hello, then calls and answers one at a time.
-//! Knows frames and deadlines, not what the requests mean.
+//! One connection to the peer port of a node, as an admin: mutual TLS, hello, then calls and answers one at a time.
+//! Knows deadlines, not what the requests mean.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use messagebase_protocol::peer::frame::{self, FrameError};
 use messagebase_protocol::peer::{
     AdminReply, AdminRequest, Answer, Call, Dialer, FRAME_MAX_BYTES, HELLO_FRAME_MAX_BYTES,
     HelloReply, PEER_PROTOCOL, PeerHello, PeerReply, PeerRequest, Purpose, node_san,
@@ -11,7 +12,7 @@ use messagebase_protocol::peer::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -24,8 +25,8 @@ pub const OPEN_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Why a node could not be asked. What the caller does next decides the kind.
 #[derive(Debug, Error)]
-pub enum DoorError {
-    /// Nobody listens there, or the way there is cut.
+pub enum PeerClientError {
+    /// Nobody listens there, or the network between is cut.
     #[error("failed to reach node {node} at {address}")]
     Unreachable {
         /// Its number.
@@ -35,7 +36,7 @@ pub enum DoorError {
         /// Why.
         source: std::io::Error,
     },
-    /// Somebody listens who is not that node of this cluster, or who does not accept the admin certificate.
+    /// What listens there is not that node of this cluster, or it does not accept the admin certificate.
     #[error("failed to authenticate node {node} at {address}")]
     Untrusted {
         /// Its number.
@@ -69,7 +70,7 @@ pub enum DoorError {
         /// What it said.
         reason: String,
     },
-    /// Bytes that make no sense: another version, most likely.
+    /// Bytes that do not parse: another version, most likely.
     #[error("node {node} answered something that this version does not understand: {reason}")]
     Garbled {
         /// Its number.
@@ -80,19 +81,23 @@ pub enum DoorError {
 }
 
 /// An open connection to node `node`.
-pub struct Door {
+pub struct PeerClient {
     node: u16,
     stream: TlsStream<TcpStream>,
     next_id: u64,
 }
 
-impl Door {
+impl PeerClient {
     /// Connects and says hello, within [`OPEN_DEADLINE`].
     ///
     /// # Errors
-    /// Everything of [`DoorError`] but a lost call.
-    pub async fn open(tls: Arc<ClientConfig>, node: u16, address: &str) -> Result<Door, DoorError> {
-        let silent = DoorError::Silent {
+    /// Everything of [`PeerClientError`] but a lost call.
+    pub async fn open(
+        tls: Arc<ClientConfig>,
+        node: u16,
+        address: &str,
+    ) -> Result<PeerClient, PeerClientError> {
+        let silent = PeerClientError::Silent {
             node,
             waited: OPEN_DEADLINE,
         };
@@ -101,13 +106,17 @@ impl Door {
             .unwrap_or(Err(silent))
     }
 
-    async fn connect(tls: Arc<ClientConfig>, node: u16, address: &str) -> Result<Door, DoorError> {
-        let unreachable = |source| DoorError::Unreachable {
+    async fn connect(
+        tls: Arc<ClientConfig>,
+        node: u16,
+        address: &str,
+    ) -> Result<PeerClient, PeerClientError> {
+        let unreachable = |source| PeerClientError::Unreachable {
             node,
             address: address.to_owned(),
             source,
         };
-        let untrusted = |source| DoorError::Untrusted {
+        let untrusted = |source| PeerClientError::Untrusted {
             node,
             address: address.to_owned(),
             source,
@@ -120,13 +129,13 @@ impl Door {
             .connect(name, tcp)
             .await
             .map_err(|e| match e.kind() {
-                // A process that dies while it accepts: dead, not a stranger.
+                // A process that dies while it accepts is dead, not untrusted.
                 std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::UnexpectedEof => {
                     unreachable(e)
                 }
                 _ => untrusted(e),
             })?;
-        let mut door = Door {
+        let mut client = PeerClient {
             node,
             stream,
             next_id: 1,
@@ -137,20 +146,20 @@ impl Door {
             dialer: Dialer::Admin,
             to_raft_id: 0,
             purpose: Purpose::Admin,
-            boot: None,
+            incarnation: None,
         };
-        door.write(&hello).await?;
+        client.write(&hello).await?;
         // With TLS 1.3 a refused client certificate shows only here: the handshake was over for this side already.
-        match door.read::<HelloReply>(HELLO_FRAME_MAX_BYTES).await {
-            Ok(HelloReply::Welcome { node: there, .. }) if there == node => Ok(door),
-            Ok(HelloReply::Welcome { node: there, .. }) => Err(DoorError::Refused {
+        match client.read::<HelloReply>(HELLO_FRAME_MAX_BYTES).await {
+            Ok(HelloReply::Welcome { node: there, .. }) if there == node => Ok(client),
+            Ok(HelloReply::Welcome { node: there, .. }) => Err(PeerClientError::Refused {
                 node,
                 reason: format!("{address} is the address of node {there}"),
             }),
             Ok(HelloReply::Refused { reason } | HelloReply::Stale { reason }) => {
-                Err(DoorError::Refused { node, reason })
+                Err(PeerClientError::Refused { node, reason })
             }
-            Err(DoorError::Lost { source, .. })
+            Err(PeerClientError::Lost { source, .. })
                 if source.kind() == std::io::ErrorKind::InvalidData =>
             {
                 Err(untrusted(source))
@@ -162,13 +171,13 @@ impl Door {
     /// Asks one thing and waits for the answer.
     ///
     /// # Errors
-    /// [`DoorError::Silent`] after `deadline`, [`DoorError::Lost`] when the connection ends, and what can be garbled.
+    /// [`PeerClientError::Silent`] after `deadline`, [`PeerClientError::Lost`] when the connection ends, and what can be garbled.
     pub async fn call(
         &mut self,
         request: AdminRequest,
         deadline: Duration,
-    ) -> Result<AdminReply, DoorError> {
-        let silent = DoorError::Silent {
+    ) -> Result<AdminReply, PeerClientError> {
+        let silent = PeerClientError::Silent {
             node: self.node,
             waited: deadline,
         };
@@ -177,7 +186,7 @@ impl Door {
             .unwrap_or(Err(silent))
     }
 
-    async fn exchange(&mut self, request: AdminRequest) -> Result<AdminReply, DoorError> {
+    async fn exchange(&mut self, request: AdminRequest) -> Result<AdminReply, PeerClientError> {
         let id = self.next_id;
         self.next_id += 1;
         self.write(&Call {
@@ -193,13 +202,13 @@ impl Door {
             }
             return match answer.body {
                 PeerReply::Admin(reply) => Ok(reply),
-                PeerReply::Failed(reason) => Err(DoorError::Refused {
+                PeerReply::Failed(reason) => Err(PeerClientError::Refused {
                     node: self.node,
                     reason,
                 }),
                 other => {
                     let reason = format!("an unexpected kind of answer ({})", kind(&other));
-                    Err(DoorError::Garbled {
+                    Err(PeerClientError::Garbled {
                         node: self.node,
                         reason,
                     })
@@ -214,24 +223,34 @@ impl Door {
         while matches!(self.stream.read(&mut ignored).await, Ok(read) if read > 0) {}
     }
 
-    async fn write<T: Serialize>(&mut self, value: &T) -> Result<(), DoorError> {
+    async fn write<T: Serialize>(&mut self, value: &T) -> Result<(), PeerClientError> {
         let node = self.node;
-        let frame = encode(value).map_err(|reason| DoorError::Garbled { node, reason })?;
-        write_frame(&mut self.stream, &frame)
+        let frame = frame::encode(value).map_err(|e| self.garbled(&e))?;
+        let written = async {
+            self.stream.write_all(&frame).await?;
+            self.stream.flush().await
+        };
+        written
             .await
-            .map_err(|source| DoorError::Lost { node, source })
+            .map_err(|source| PeerClientError::Lost { node, source })
     }
 
-    async fn read<T: DeserializeOwned>(&mut self, limit: usize) -> Result<T, DoorError> {
+    async fn read<T: DeserializeOwned>(&mut self, limit: usize) -> Result<T, PeerClientError> {
         let node = self.node;
-        let frame = read_frame(&mut self.stream, limit)
-            .await
-            .map_err(|source| DoorError::Lost { node, source })?;
-        let frame = frame.map_err(|reason| DoorError::Garbled { node, reason })?;
-        postcard::from_bytes(&frame).map_err(|e| DoorError::Garbled {
-            node,
+        let lost = |source| PeerClientError::Lost { node, source };
+        let mut prefix = [0; frame::LENGTH_BYTES];
+        self.stream.read_exact(&mut prefix).await.map_err(lost)?;
+        let length = frame::length(prefix, limit).map_err(|e| self.garbled(&e))?;
+        let mut bytes = vec![0; length];
+        self.stream.read_exact(&mut bytes).await.map_err(lost)?;
+        frame::decode(&bytes).map_err(|e| self.garbled(&e))
+    }
+
+    fn garbled(&self, e: &FrameError) -> PeerClientError {
+        PeerClientError::Garbled {
+            node: self.node,
             reason: e.to_string(),
-        })
+        }
     }
 }
 
@@ -242,73 +261,5 @@ fn kind(reply: &PeerReply) -> &'static str {
         PeerReply::Probe(_) => "probe",
         PeerReply::Admin(_) => "admin",
         PeerReply::Failed(_) => "failed",
-    }
-}
-
-/// A value as a frame: its length and its bytes in one buffer, so that they leave in one write.
-fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
-    let body = postcard::to_stdvec(value).map_err(|e| e.to_string())?;
-    let length = u32::try_from(body.len())
-        .ok()
-        .filter(|_| body.len() <= FRAME_MAX_BYTES);
-    let length = length.ok_or_else(|| "the request is larger than a frame may be".to_owned())?;
-    let mut frame = Vec::with_capacity(4 + body.len());
-    frame.extend_from_slice(&length.to_be_bytes());
-    frame.extend_from_slice(&body);
-    Ok(frame)
-}
-
-async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), frame: &[u8]) -> std::io::Result<()> {
-    stream.write_all(frame).await?;
-    stream.flush().await
-}
-
-/// The bytes of the next frame; the inner error says that its length is out of bounds.
-async fn read_frame(
-    stream: &mut (impl AsyncRead + Unpin),
-    limit: usize,
-) -> std::io::Result<Result<Vec<u8>, String>> {
-    let length = stream.read_u32().await?;
-    let length = usize::try_from(length).unwrap_or(usize::MAX);
-    if length > limit {
-        return Ok(Err(format!(
-            "a frame of {length} bytes, more than the {limit} allowed"
-        )));
-    }
-    let mut frame = vec![0; length];
-    stream.read_exact(&mut frame).await?;
-    Ok(Ok(frame))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_frame_comes_back_and_an_oversized_one_is_refused_before_it_is_read() {
-        let frame = encode(&HelloReply::Refused {
-            reason: "no".into(),
-        })
-        .expect("small");
-        let read = read_frame(&mut frame.as_slice(), HELLO_FRAME_MAX_BYTES)
-            .await
-            .expect("whole")
-            .expect("in bounds");
-        let back: HelloReply = postcard::from_bytes(&read).expect("postcard");
-        assert_eq!(
-            back,
-            HelloReply::Refused {
-                reason: "no".into()
-            }
-        );
-        let mut huge: &[u8] = &[0xff, 0xff, 0xff, 0xff];
-        assert!(
-            read_frame(&mut huge, HELLO_FRAME_MAX_BYTES)
-                .await
-                .expect("a length")
-                .is_err()
-        );
-        let mut cut: &[u8] = &frame[..frame.len() - 1];
-        assert!(read_frame(&mut cut, HELLO_FRAME_MAX_BYTES).await.is_err());
     }
 }

@@ -1,0 +1,19 @@
+//! The role of a node, as `status`, the metrics and `mbctl status` spell it.
+
+crate::words::words! {
+    /// What a node is in its cluster. As in Raft, but for the last two.
+    pub enum NodeRole {
+        /// Orders the changes.
+        Leader = "leader",
+        /// A voter that follows a leader, or looks for one.
+        Follower = "follower",
+        /// A voter that asks for votes.
+        Candidate = "candidate",
+        /// A member that gets the log and does not vote.
+        Learner = "learner",
+        /// It belongs to no cluster (yet).
+        Waiting = "waiting",
+        /// It does not answer. No node says this of itself.
+        Down = "down",
+    }
+}
