@@ -18,3 +18,6 @@ pub mod run;
 pub mod trace;
 pub mod workload;
 pub mod world;
+
+#[cfg(test)]
+mod tests;

@@ -75,7 +75,7 @@ impl fmt::Display for Failure {
         write!(
             f,
             "Hint: MESSAGEBASE_SIM_SEEDS={seed}..={seed} MESSAGEBASE_SIM_TRACE=1 \
-             cargo test -p messagebase-sim --test seeds -- --nocapture seeds_keep_every_promise"
+             cargo test -p messagebase-sim seeds_keep_every_promise -- --nocapture"
         )
     }
 }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use messagebase_daemon::change::{Change, Outcome, Refusal, Secrets};
 use messagebase_daemon::raft::api::{Draft, NoQuorum, Verdict};
-use messagebase_sim::cluster::Cluster;
-use messagebase_sim::net::SimReplica;
 use openraft_rt::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 
-const ALL: [u16; 3] = [1, 2, 3];
+use super::{ALL, PASSWORD_HASH};
+use crate::cluster::Cluster;
+use crate::net::SimReplica;
 
 fn register(name: &str) -> Draft {
     let body = Change::Register {
@@ -18,7 +18,7 @@ fn register(name: &str) -> Draft {
         by_operator: false,
     };
     let secrets = Secrets {
-        password_hash: Some("$argon2id$v=19$m=8,t=1,p=1$c2FsdA$aGFzaA".into()),
+        password_hash: Some(PASSWORD_HASH.into()),
         token_hash: None,
     };
     Draft {

@@ -1,7 +1,7 @@
 //! Clients whose history the checker judges, through faults: a few seeds, every promise.
 
-use messagebase_sim::run::run;
-use messagebase_sim::workload::Clients;
+use crate::run::run;
+use crate::workload::Clients;
 
 const SEEDS: u64 = 12;
 

@@ -14,15 +14,16 @@ use messagebase_daemon::change::{Change, Secrets};
 use messagebase_daemon::planted::{Defect, plant};
 use messagebase_daemon::raft::api::{Draft, Verdict};
 use messagebase_daemon::state::read;
-use messagebase_sim::cluster::Cluster;
-use messagebase_sim::run::run;
-use messagebase_sim::workload::Clients;
 use openraft_rt::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 
+use super::ALL;
+use crate::cluster::Cluster;
+use crate::run::run;
+use crate::workload::Clients;
+
 /// Seeds that are tried for each defect; the first one that finds it is printed.
 const SEEDS: u64 = 40;
-const ALL: [u16; 3] = [1, 2, 3];
 /// A disk that ends no transaction before everything is over.
 const STALL: Duration = Duration::from_secs(60);
 /// Two of three elect in less, in virtual time.

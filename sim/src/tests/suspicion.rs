@@ -2,44 +2,19 @@
 
 use std::time::Duration;
 
-use messagebase_daemon::change::{Change, Secrets};
-use messagebase_daemon::raft::api::{CampaignError, Draft, Verdict};
-use messagebase_sim::cluster::Cluster;
+use messagebase_daemon::raft::api::CampaignError;
 use openraft_rt::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 
-const ALL: [u16; 3] = [1, 2, 3];
+use super::{ALL, register_all};
+use crate::cluster::Cluster;
+
 /// Seeds of each story: other delays, other interleavings.
 const SEEDS: std::ops::Range<u64> = 100..106;
 /// Silence, a look, the question to the other one, an election; Raft's own timers need 900 ms and more.
 const HUNG_AT_MOST: Duration = Duration::from_millis(600);
 /// Long enough for every timer to go off several times.
 const WHILE: Duration = Duration::from_secs(5);
-
-fn register(n: usize) -> Draft {
-    let body = Change::Register {
-        name: format!("user{n}"),
-        key: format!("key-{n}"),
-        by_operator: true,
-    };
-    let secrets = Secrets {
-        password_hash: Some("$argon2id$v=19$m=8,t=1,p=1$c2FsdA$aGFzaA".into()),
-        token_hash: None,
-    };
-    Draft {
-        actor: None,
-        body,
-        secrets: Some(secrets),
-    }
-}
-
-async fn writes(cluster: &Cluster, node: u16, n: usize) {
-    let verdicts = cluster.replica(node).propose(vec![register(n)]).await;
-    assert!(
-        matches!(verdicts.as_slice(), [Verdict::Applied { .. }]),
-        "node {node}: {verdicts:?}"
-    );
-}
 
 fn for_each_seed<F: Future<Output = ()>>(story: impl Fn(u64) -> F) {
     for seed in SEEDS {
@@ -54,7 +29,7 @@ async fn begin(seed: u64) -> (Cluster, u16, [u16; 2]) {
         .wait("a leader of all", |c| c.leader_among(&ALL))
         .await;
     let rest: Vec<u16> = ALL.into_iter().filter(|n| *n != leader).collect();
-    writes(&cluster, rest[0], 0).await;
+    register_all(&cluster, rest[0], 0..1).await;
     (cluster, leader, [rest[0], rest[1]])
 }
 
@@ -65,7 +40,7 @@ fn a_hung_leader_is_replaced_without_waiting_for_its_lease() {
         // Nobody is told: frames to it and from it are lost.
         cluster.isolate(leader);
         let hung = cluster.elapsed();
-        writes(&cluster, rest[0], 1).await;
+        register_all(&cluster, rest[0], 1..2).await;
         let took = cluster.elapsed() - hung;
         assert!(took < HUNG_AT_MOST, "seed {seed}: took {took:?}");
         // It comes back, hears of the new term, and leads nobody.
@@ -75,7 +50,7 @@ fn a_hung_leader_is_replaced_without_waiting_for_its_lease() {
                 c.leader_among(&ALL).filter(|n| *n != leader)
             })
             .await;
-        writes(&cluster, leader, 2).await;
+        register_all(&cluster, leader, 2..3).await;
         cluster.shutdown().await;
     });
 }
@@ -87,7 +62,7 @@ fn a_follower_cut_from_the_leader_alone_accuses_it_in_vain() {
         let term = cluster.replica(leader).view().term;
         cluster.net.cut(leader, [rest[0]]);
         SimRuntime::sleep(WHILE).await;
-        writes(&cluster, leader, 1).await;
+        register_all(&cluster, leader, 1..2).await;
         cluster.net.heal();
         cluster
             .wait("all to follow the leader", |c| {
@@ -126,7 +101,7 @@ fn campaigns_and_lost_connections_spare_a_leader_from_its_first_moment() {
                 .peer_lost(messagebase_daemon::raft::raft_id(1, winner));
             SimRuntime::sleep(Duration::from_millis(5)).await;
         }
-        writes(&cluster, other, 1).await;
+        register_all(&cluster, other, 1..2).await;
         assert_eq!(
             cluster.replica(other).campaign().await,
             Err(CampaignError::LeaderAlive(winner)),
@@ -153,7 +128,7 @@ fn a_transfer_to_a_node_that_does_not_answer_is_refused_and_costs_nothing() {
             refused.to_string().contains("does not answer"),
             "seed {seed}: {refused}"
         );
-        writes(&cluster, leader, 1).await;
+        register_all(&cluster, leader, 1..2).await;
         assert_eq!(cluster.replica(leader).view().term, term, "seed {seed}");
         cluster.shutdown().await;
     });
@@ -175,7 +150,7 @@ fn when_the_heir_is_cut_off_another_one_takes_over() {
             "seed {seed}: {refused}"
         );
         // A leader that has begun a transfer writes nothing any more.
-        writes(&cluster, leader, 1).await;
+        register_all(&cluster, leader, 1..2).await;
         assert_eq!(
             cluster.leader_among(&[leader, rest[0]]),
             Some(rest[0]),

@@ -8,19 +8,18 @@
 )]
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use messagebase_sim::run::{Failure, Report, run};
-use messagebase_sim::workload::Clients;
+use crate::run::{Failure, Report, run};
+use crate::workload::Clients;
 
 /// The seeds that are run when nobody says otherwise.
 const SEEDS: Range<u64> = 0..500;
 /// Says otherwise.
 const SEEDS_ENV: &str = "MESSAGEBASE_SIM_SEEDS";
-/// Simulations at once: each has a thread.
-const THREADS: usize = 2;
 /// Every so many seeds one is run a second time.
 const TWICE_EVERY: u64 = 25;
 
@@ -76,8 +75,9 @@ fn all(seeds: &Range<u64>) -> (Vec<Report>, Vec<Failure>) {
             }
         }
     };
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     std::thread::scope(|scope| {
-        for _ in 0..THREADS {
+        for _ in 0..threads {
             scope.spawn(work);
         }
     });

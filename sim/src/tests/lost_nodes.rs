@@ -3,45 +3,12 @@
 
 use std::time::Duration;
 
-use messagebase_daemon::change::{Change, Secrets};
-use messagebase_daemon::raft::api::{CampaignError, Draft, Verdict};
-use messagebase_sim::cluster::Cluster;
+use messagebase_daemon::raft::api::CampaignError;
 use openraft_rt::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 
-const ALL: [u16; 3] = [1, 2, 3];
-
-fn register(n: usize) -> Draft {
-    let body = Change::Register {
-        name: format!("user{n}"),
-        key: format!("key-{n}"),
-        by_operator: true,
-    };
-    let secrets = Secrets {
-        password_hash: Some("$argon2id$v=19$m=8,t=1,p=1$c2FsdA$aGFzaA".into()),
-        token_hash: None,
-    };
-    Draft {
-        actor: None,
-        body,
-        secrets: Some(secrets),
-    }
-}
-
-async fn register_all(cluster: &Cluster, node: u16, numbers: std::ops::Range<usize>) {
-    for chunk in numbers.collect::<Vec<_>>().chunks(50) {
-        let verdicts = cluster
-            .replica(node)
-            .propose(chunk.iter().map(|n| register(*n)).collect())
-            .await;
-        assert!(
-            verdicts
-                .iter()
-                .all(|v| matches!(v, Verdict::Applied { .. })),
-            "{verdicts:?}"
-        );
-    }
-}
+use super::{ALL, register_all};
+use crate::cluster::Cluster;
 
 async fn converge(cluster: &Cluster) {
     cluster
