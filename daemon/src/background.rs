@@ -1,10 +1,10 @@
-//! Threads of the daemon that give way to all others: hashing and copying for operators have time.
+//! Threads at a lower priority than all others, for work that can wait: hashing passwords, copying for operators.
 
-/// The threads' nice value. When the processors are busy they get a twentieth of what others get, but they get it.
+/// The threads' nice value. When the processors are busy they get a twentieth of the time that others get, never none.
 const NICE: i32 = 14;
 
-/// From now on the calling thread gives way. Without that it still works, so a refusal is only said.
-pub fn give_way() {
+/// Lowers the priority of the calling thread. The thread works without that too, so a refusal is only logged.
+pub fn lower_priority() {
     if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
         tracing::warn!(%error, "a background thread runs at the same priority as everything else");
     }

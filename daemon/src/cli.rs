@@ -75,7 +75,7 @@ pub fn main() -> ExitCode {
     own.shutdown_background();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => leave(EXIT_FAILED, &e),
+        Err(e) => leave(EXIT_FAILED, &format!("{e:#}")),
     }
 }
 

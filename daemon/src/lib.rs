@@ -9,6 +9,7 @@ pub mod admin;
 pub mod background;
 pub mod change;
 pub mod cli;
+pub mod context;
 pub mod door;
 pub mod fanout;
 pub mod http;

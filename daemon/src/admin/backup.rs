@@ -1,220 +1,202 @@
 //! A backup for an operator: made on a thread of its own, kept while its pieces are asked for, fetched in order. One at a
-//! time; one that nobody asks for any more goes by itself.
+//! time; it is dropped when nobody asks for its pieces any more.
 
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use messagebase_protocol::peer::{
     AdminCode, AdminError, AdminOk, AdminReply, BackupPiece, CHUNK_BYTES,
 };
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::inspect::{REACH_WAIT, reach};
-use super::{internal, refused, waiting};
+use super::refusal::{internal, refused, replica};
 use crate::background;
-use crate::node::{Shared, unix_ms};
+use crate::context::{NodeContext, unix_ms};
 use crate::store::{Backup, Store, StoreError, check_room};
 
-/// A backup that nobody has asked for in this time is forgotten: its file takes as much room as the database.
-const FORGET_AFTER: Duration = Duration::from_secs(30);
-/// How long a question for a piece waits while the file is being made, before it is told to ask again.
+/// A backup whose pieces nobody asks for in this time is dropped: its file is as large as the database.
+const DROP_AFTER: Duration = Duration::from_secs(30);
+/// How long a request for a piece waits while the file is being made, before it is told to ask again.
 const PIECE_WAIT: Duration = Duration::from_secs(2);
 
-/// What the thread that makes it came to; `None` while it works.
+/// The result of the thread that makes it; `None` while it works.
 type Made = Option<Result<Arc<Backup>, StoreError>>;
 
-/// A backup that somebody fetches.
-struct InHand {
+/// The backup that is being made or fetched.
+struct CurrentBackup {
     id: u64,
     made: watch::Receiver<Made>,
-    /// Held to read or set it.
-    asked: Mutex<Instant>,
+    last_asked: Mutex<Instant>,
 }
 
-impl InHand {
-    fn asked(&self) -> MutexGuard<'_, Instant> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn forget_at(&self) -> Instant {
-        *self.asked() + FORGET_AFTER
+impl CurrentBackup {
+    fn drop_at(&self) -> Instant {
+        *self.last_asked.lock() + DROP_AFTER
     }
 }
 
-/// The backup of this node that is being made or fetched, if there is one.
+/// At most one backup of this node.
 #[derive(Default)]
 pub struct Backups {
-    /// Whoever else holds it only weakly stops when it is gone from here. Held for a copy only.
-    current: Mutex<Option<Arc<InHand>>>,
+    /// The only strong reference that lasts: the other tasks hold a weak one, and stop when this is gone.
+    current: Mutex<Option<Arc<CurrentBackup>>>,
     begun: AtomicU64,
 }
 
 impl Backups {
-    fn current(&self) -> MutexGuard<'_, Option<Arc<InHand>>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    fn discard(&self, id: u64) {
+        let discarded = self.current.lock().take_if(|current| current.id == id);
+        // Deleting gigabytes takes the file system its time.
+        tokio::task::spawn_blocking(move || drop(discarded));
     }
 
-    fn forget(&self, id: u64) {
-        let forgotten = self.current().take_if(|current| current.id == id);
-        // Giving the room of gigabytes back takes the file system its time.
-        tokio::task::spawn_blocking(move || drop(forgotten));
-    }
-
-    /// Takes the place, unless it is taken.
-    fn take_place(&self, made: watch::Receiver<Made>) -> Option<Arc<InHand>> {
+    /// Makes this the current backup, unless there is one.
+    fn reserve(&self, made: watch::Receiver<Made>) -> Option<Arc<CurrentBackup>> {
         let id = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut current = self.current();
+        let mut current = self.current.lock();
         if current.is_some() {
             return None;
         }
-        let in_hand = Arc::new(InHand {
+        let reserved = Arc::new(CurrentBackup {
             id,
             made,
-            asked: Mutex::new(Instant::now()),
+            last_asked: Mutex::new(Instant::now()),
         });
-        *current = Some(in_hand.clone());
-        Some(in_hand)
+        *current = Some(reserved.clone());
+        Some(reserved)
     }
-}
 
-/// Begins a backup of what is applied, once entry `at` is.
-pub async fn begin(shared: &Arc<Shared>, at: Option<u64>) -> AdminReply {
-    shared.replica().ok_or_else(|| waiting(shared))?;
-    if let Some(at) = at
-        && timeout(REACH_WAIT, reach(&mut shared.store.applied(), at))
-            .await
-            .is_err()
-    {
-        return Err(AdminError {
-            hint: Some("name another node: mbctl backup FILE --node N".into()),
-            ..refused(
-                AdminCode::Behind,
-                format!("node {} has not applied entry {at} in time", shared.node),
-            )
-        });
-    }
-    let (tell, made) = watch::channel(None);
-    let Some(in_hand) = shared.backups.take_place(made) else {
-        let seconds = FORGET_AFTER.as_secs();
-        return Err(AdminError {
-            hint: Some(format!(
-                "wait for it, or {seconds} s after it was interrupted, or name another node"
-            )),
-            ..refused(
-                AdminCode::BackupRunning,
-                format!("a backup of node {} is being taken already", shared.node),
-            )
-        });
-    };
-    let (store, wanted) = (shared.store.clone(), Arc::downgrade(&in_hand));
-    let thread = std::thread::Builder::new().name("backup".into());
-    if let Err(e) = thread.spawn(move || make(&store, &wanted, &tell)) {
-        shared.backups.forget(in_hand.id);
-        return Err(internal(e));
-    }
-    tracing::info!("an operator takes a backup");
-    tokio::spawn(forget_when_unwanted(
-        shared.clone(),
-        Arc::downgrade(&in_hand),
-    ));
-    Ok(AdminOk::BackupBegun { id: in_hand.id })
-}
-
-fn make(store: &Store, wanted: &Weak<InHand>, tell: &watch::Sender<Made>) {
-    background::give_way();
-    let still = wanted.clone();
-    let made = store.build_backup(move || still.strong_count() == 0, unix_ms());
-    // An error means that nobody waits any more; the file is gone with the value.
-    let _ = tell.send(Some(made.map(Arc::new)));
-}
-
-async fn forget_when_unwanted(shared: Arc<Shared>, wanted: Weak<InHand>) {
-    while let Some((id, forget_at)) = wanted
-        .upgrade()
-        .map(|in_hand| (in_hand.id, in_hand.forget_at()))
-    {
-        if Instant::now() >= forget_at {
-            tracing::info!("a backup was not fetched to its end, and is forgotten");
-            shared.backups.forget(id);
-            return;
+    /// Begins a backup of what is applied, once entry `at` is.
+    pub async fn begin(
+        self: &Arc<Self>,
+        context: &Arc<NodeContext>,
+        at: Option<u64>,
+    ) -> AdminReply {
+        replica(context)?;
+        let node = context.node;
+        if let Some(at) = at
+            && timeout(REACH_WAIT, reach(&mut context.store.applied(), at))
+                .await
+                .is_err()
+        {
+            let message = format!("node {node} has not applied entry {at} in time");
+            return Err(refused(AdminCode::Behind, message)
+                .with_hint("name another node: mbctl backup FILE --node N"));
         }
-        tokio::select! {
-            () = sleep_until(forget_at) => {}
-            () = shared.stop.cancelled() => return shared.backups.forget(id),
+        let (report, made) = watch::channel(None);
+        let Some(current) = self.reserve(made) else {
+            let seconds = DROP_AFTER.as_secs();
+            let message = format!("a backup of node {node} is being taken already");
+            return Err(
+                refused(AdminCode::BackupRunning, message).with_hint(format!(
+                    "wait for it, or {seconds} s after it was interrupted, or name another node"
+                )),
+            );
+        };
+        let (store, wanted) = (context.store.clone(), Arc::downgrade(&current));
+        let thread = std::thread::Builder::new().name("backup".into());
+        if let Err(e) = thread.spawn(move || make(&store, &wanted, &report)) {
+            self.discard(current.id);
+            return Err(internal(e));
+        }
+        tracing::info!("an operator takes a backup");
+        tokio::spawn(
+            self.clone()
+                .discard_when_unwanted(context.clone(), Arc::downgrade(&current)),
+        );
+        Ok(AdminOk::BackupBegun { id: current.id })
+    }
+
+    async fn discard_when_unwanted(
+        self: Arc<Self>,
+        context: Arc<NodeContext>,
+        wanted: Weak<CurrentBackup>,
+    ) {
+        while let Some((id, drop_at)) = wanted
+            .upgrade()
+            .map(|current| (current.id, current.drop_at()))
+        {
+            if Instant::now() >= drop_at {
+                tracing::info!("a backup was not fetched to its end, and is forgotten");
+                self.discard(id);
+                return;
+            }
+            tokio::select! {
+                () = sleep_until(drop_at) => {}
+                () = context.lifecycle.stop.cancelled() => return self.discard(id),
+            }
         }
     }
-}
 
-/// The piece of backup `id` that begins at `offset`; the last one ends it.
-pub async fn piece(shared: &Arc<Shared>, id: u64, offset: u64) -> AdminReply {
-    let in_hand = shared
-        .backups
-        .current()
-        .clone()
-        .filter(|current| current.id == id)
-        .ok_or_else(|| AdminError {
-            hint: Some("take it anew: mbctl backup FILE".into()),
-            ..refused(
-                AdminCode::NoSuchBackup,
-                format!("node {} has forgotten this backup", shared.node),
-            )
-        })?;
-    *in_hand.asked() = Instant::now();
-    let backup = match finished(in_hand).await {
-        None => {
-            return Ok(AdminOk::BackupPiece(BackupPiece {
-                total: None,
-                applied: 0,
-                bytes: Vec::new(),
-            }));
+    /// The piece of backup `id` that begins at `offset`; the last one ends it.
+    pub async fn piece(&self, context: &NodeContext, id: u64, offset: u64) -> AdminReply {
+        let current = self.current.lock().clone();
+        let Some(current) = current.filter(|current| current.id == id) else {
+            let message = format!("node {} has forgotten this backup", context.node);
+            return Err(refused(AdminCode::NoSuchBackup, message)
+                .with_hint("take it anew: mbctl backup FILE"));
+        };
+        *current.last_asked.lock() = Instant::now();
+        let backup = match finished(current).await {
+            None => {
+                return Ok(AdminOk::BackupPiece(BackupPiece {
+                    total: None,
+                    applied: 0,
+                    bytes: Vec::new(),
+                }));
+            }
+            Some(made) => made.map_err(|why| self.failed(context, id, &why))?,
+        };
+        let (total, applied) = (backup.bytes, backup.last.index);
+        let snapshots = context.store.snapshot_dir().to_owned();
+        // The operator's file may be on the same disk as the node.
+        let read = move || check_room(&snapshots, 0).and_then(|()| read(&backup, offset));
+        let read = tokio::task::spawn_blocking(read).await.map_err(internal)?;
+        let bytes = read.map_err(|e| self.failed(context, id, &e.to_string()))?;
+        if offset + bytes.len() as u64 >= total {
+            self.discard(id);
         }
-        Some(made) => made.map_err(|why| failed(shared, id, &why))?,
-    };
-    let (total, applied) = (backup.bytes, backup.last.index);
-    let snapshots = shared.store.snapshot_dir().to_owned();
-    // Its place may be on the disk of the node, too.
-    let read = move || check_room(&snapshots, 0).and_then(|()| read(&backup, offset));
-    let read = tokio::task::spawn_blocking(read).await.map_err(internal)?;
-    let bytes = read.map_err(|e| failed(shared, id, &e.to_string()))?;
-    if offset + bytes.len() as u64 >= total {
-        shared.backups.forget(id);
+        Ok(AdminOk::BackupPiece(BackupPiece {
+            total: Some(total),
+            applied,
+            bytes,
+        }))
     }
-    Ok(AdminOk::BackupPiece(BackupPiece {
-        total: Some(total),
-        applied,
-        bytes,
-    }))
+
+    fn failed(&self, context: &NodeContext, id: u64, why: &str) -> AdminError {
+        self.discard(id);
+        tracing::warn!("failed to make a backup: {why}");
+        let message = format!("node {} made no backup: {why}", context.node);
+        refused(AdminCode::BackupFailed, message)
+            .with_hint("if it is the node's disk, name another node: mbctl backup FILE --node N")
+    }
 }
 
-/// What the thread came to, if it ends in time. Keeps nothing of `in_hand`: the file is given back by whoever forgets it.
-async fn finished(in_hand: Arc<InHand>) -> Option<Result<Arc<Backup>, String>> {
-    let mut made = in_hand.made.clone();
-    drop(in_hand);
+fn make(store: &Store, wanted: &Weak<CurrentBackup>, report: &watch::Sender<Made>) {
+    background::lower_priority();
+    let wanted = wanted.clone();
+    let made = store.build_backup(move || wanted.strong_count() == 0, unix_ms());
+    // An error means that nobody waits any more; the file is deleted with the value.
+    let _ = report.send(Some(made.map(Arc::new)));
+}
+
+/// The result of the thread, if it ends in time. Drops `current` before it waits, so that discarding the backup deletes the
+/// file.
+async fn finished(current: Arc<CurrentBackup>) -> Option<Result<Arc<Backup>, String>> {
+    let mut made = current.made.clone();
+    drop(current);
     let made = timeout(PIECE_WAIT, made.wait_for(Option::is_some))
         .await
         .ok()?;
-    let gone = || Err("the thread that copied it ended".to_owned());
     Some(match made.as_deref() {
         Ok(Some(made)) => made.clone().map_err(|e| e.to_string()),
-        Ok(None) | Err(_) => gone(),
+        Ok(None) | Err(_) => Err("the thread that copied it ended".to_owned()),
     })
-}
-
-fn failed(shared: &Shared, id: u64, why: &str) -> AdminError {
-    shared.backups.forget(id);
-    tracing::warn!("failed to make a backup: {why}");
-    AdminError {
-        hint: Some(
-            "if it is the node's disk, name another node: mbctl backup FILE --node N".into(),
-        ),
-        ..refused(
-            AdminCode::BackupFailed,
-            format!("node {} made no backup: {why}", shared.node),
-        )
-    }
 }
 
 fn read(backup: &Backup, offset: u64) -> std::io::Result<Vec<u8>> {
@@ -232,24 +214,24 @@ mod tests {
     #[tokio::test]
     async fn one_backup_at_a_time_and_a_forgotten_one_stops() {
         let backups = Backups::default();
-        let (_tell, made) = watch::channel(None);
-        let first = backups.take_place(made.clone()).expect("the place is free");
+        let (_report, made) = watch::channel(None);
+        let first = backups.reserve(made.clone()).expect("the place is free");
         let wanted = Arc::downgrade(&first);
         let id = first.id;
         drop(first);
-        assert!(backups.take_place(made.clone()).is_none(), "it is taken");
-        backups.forget(id + 1);
+        assert!(backups.reserve(made.clone()).is_none(), "it is taken");
+        backups.discard(id + 1);
         assert_eq!(
             wanted.strong_count(),
             1,
             "another one's end changes nothing"
         );
-        let current = backups.current().clone().expect("there");
-        assert!(current.forget_at() <= Instant::now() + FORGET_AFTER);
+        let current = backups.current.lock().clone().expect("there");
+        assert!(current.drop_at() <= Instant::now() + DROP_AFTER);
         drop(current);
-        backups.forget(id);
-        assert!(backups.current().is_none());
-        let second = backups.take_place(made).expect("the place is free again");
+        backups.discard(id);
+        assert!(backups.current.lock().is_none());
+        let second = backups.reserve(made).expect("the place is free again");
         assert_ne!(second.id, id);
     }
 }

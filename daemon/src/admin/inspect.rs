@@ -1,13 +1,12 @@
-//! Looking inside: SQL, the change log, digests. All on read-only connections with a limit on time and rows.
+//! Looks inside the node: SQL, the change log, digests. Always on read-only connections, limited in time and rows.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use messagebase_protocol::peer::{AdminCode, AdminError, AdminOk, AdminReply};
+use messagebase_protocol::peer::{AdminCode, AdminOk, AdminReply};
 use tokio::time::{Instant, timeout};
 
-use super::{internal, refused};
-use crate::node::Shared;
+use super::refusal::{internal, refused};
+use crate::context::NodeContext;
 use crate::state::read::change_rows;
 use crate::store::LogId;
 use crate::watch;
@@ -18,31 +17,31 @@ const SQL_ROWS_MAX: u32 = 10_000;
 const CHANGES_MAX: u32 = 1_000;
 /// How long `changes --follow` waits for a change before it is told to ask again.
 const CHANGES_WAIT: Duration = Duration::from_secs(10);
-/// How long a digest may read; it reads everything.
+/// How long a digest may take: it reads every row.
 const DIGEST_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long a digest or a backup waits for its index to be applied.
 pub(super) const REACH_WAIT: Duration = Duration::from_secs(10);
 
 /// One SELECT on this node's file.
-pub async fn sql(shared: &Arc<Shared>, text: String) -> AdminReply {
-    let readers = shared.store.readers().clone();
+pub async fn sql(context: &NodeContext, text: String) -> AdminReply {
+    let readers = context.store.readers().clone();
     let ran = tokio::task::spawn_blocking(move || readers.sql(&text, SQL_ROWS_MAX))
         .await
         .map_err(internal)?;
-    ran.map(AdminOk::Rows).map_err(|e| AdminError {
-        hint: Some("one SELECT; the tables are described in docs/OPERATING.md".into()),
-        ..refused(AdminCode::Sql, e.to_string())
+    ran.map(AdminOk::Rows).map_err(|e| {
+        refused(AdminCode::Sql, e.to_string())
+            .with_hint("one SELECT; the tables are described in docs/OPERATING.md")
     })
 }
 
 /// A page of the change log, waiting for a first row if asked to.
-pub async fn changes(shared: &Arc<Shared>, from: u64, limit: u32, wait: bool) -> AdminReply {
+pub async fn changes(context: &NodeContext, from: u64, limit: u32, wait: bool) -> AdminReply {
     let limit = limit.clamp(1, CHANGES_MAX);
     let end = Instant::now() + CHANGES_WAIT;
-    let mut applied = shared.store.applied();
+    let mut applied = context.store.applied();
     loop {
         applied.mark_unchanged();
-        let page = shared
+        let page = context
             .store
             .readers()
             .run(move |conn| change_rows(conn, from, limit))
@@ -58,8 +57,9 @@ pub async fn changes(shared: &Arc<Shared>, from: u64, limit: u32, wait: bool) ->
     }
 }
 
+/// Waits until `index` is applied.
 pub(super) async fn reach(applied: &mut watch::Receiver<Option<LogId>>, index: u64) {
-    // An error means that the store is closing; the digest that follows says so.
+    // An error means that the store is closing; the read that follows reports it.
     let _ = applied
         .wait_for(|id: &Option<LogId>| id.is_some_and(|id| id.index >= index))
         .await
@@ -67,19 +67,19 @@ pub(super) async fn reach(applied: &mut watch::Receiver<Option<LogId>>, index: u
 }
 
 /// Digests of the replicated tables once `at` is applied; refused when the node is past it already.
-pub async fn digest(shared: &Arc<Shared>, at: Option<u64>) -> AdminReply {
+pub async fn digest(context: &NodeContext, at: Option<u64>) -> AdminReply {
     if let Some(at) = at {
-        let mut applied = shared.store.applied();
+        let mut applied = context.store.applied();
         let reached = timeout(REACH_WAIT, reach(&mut applied, at)).await;
         if reached.is_err() {
             return Err(refused(
                 AdminCode::Behind,
-                format!("node {} has not applied index {at} in time", shared.node),
+                format!("node {} has not applied index {at} in time", context.node),
             ));
         }
     }
-    let readers = shared.store.readers().clone();
-    let look = move || {
+    let readers = context.store.readers().clone();
+    let read = move || {
         readers.with_time(DIGEST_TIME_MAX, |conn| {
             let applied: Option<i64> =
                 conn.query_row("SELECT applied_index FROM node_state", [], |row| row.get(0))?;
@@ -89,7 +89,7 @@ pub async fn digest(shared: &Arc<Shared>, at: Option<u64>) -> AdminReply {
             ))
         })
     };
-    let (applied, tables) = tokio::task::spawn_blocking(look)
+    let (applied, tables) = tokio::task::spawn_blocking(read)
         .await
         .map_err(internal)?
         .map_err(internal)?;
@@ -98,7 +98,7 @@ pub async fn digest(shared: &Arc<Shared>, at: Option<u64>) -> AdminReply {
             AdminCode::Passed,
             format!(
                 "node {} is at index {applied} already, past {at}",
-                shared.node
+                context.node
             ),
         ));
     }

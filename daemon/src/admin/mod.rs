@@ -1,108 +1,112 @@
-//! What `mbctl` asks: looks at the node, changes accounts and membership. One file a subject; the words are in
-//! `messagebase_protocol::peer`. Authenticated by the peer door; every request here is an operator's.
+//! What `mbctl` asks: looks at the node, changes accounts and membership. One file a subject; the requests are in
+//! `messagebase_protocol::peer`. The peer port has authenticated them: each is an operator's.
+//!
+//! Accounts are use cases of `service`, as for clients; here their results get words for operators (`refusal`).
 
 mod backup;
 mod inspect;
 mod members;
+mod refusal;
 mod report;
-mod users;
 
+use std::future::Future;
 use std::sync::Arc;
 
-pub use backup::Backups;
-use messagebase_protocol::peer::{
-    AdminCode, AdminError, AdminErrorKind, AdminOk, AdminReply, AdminRequest,
-};
+use messagebase_protocol::peer::{AdminOk, AdminReply, AdminRequest, UserRow};
 
-use crate::node::Shared;
-use crate::service::Service;
+use crate::context::NodeContext;
+use crate::service::{OperatorError, Service};
+use backup::Backups;
 
-/// Answers one request.
-pub async fn answer(
-    shared: &Arc<Shared>,
-    service: &Arc<Service>,
-    request: AdminRequest,
-) -> AdminReply {
-    match request {
-        AdminRequest::Report => Ok(AdminOk::Report(Box::new(report::report(shared).await))),
-        AdminRequest::Kill => shared.die(),
-        AdminRequest::Stop => {
-            shared.quit.cancel();
-            Ok(AdminOk::Done)
+/// Answers operators.
+pub struct AdminHandler {
+    context: Arc<NodeContext>,
+    service: Arc<Service>,
+    backups: Arc<Backups>,
+}
+
+impl AdminHandler {
+    /// For one node.
+    pub fn new(context: Arc<NodeContext>, service: Arc<Service>) -> Self {
+        AdminHandler {
+            context,
+            service,
+            backups: Arc::default(),
         }
-        AdminRequest::Transfer { to } => members::transfer(shared, to).await,
-        AdminRequest::MemberList => members::list(shared),
-        AdminRequest::MemberAdd { node, client, peer } => {
-            members::add(shared, node, client, peer).await
+    }
+
+    /// Answers one request.
+    pub async fn answer(&self, request: AdminRequest) -> AdminReply {
+        let context = &self.context;
+        let service = &self.service;
+        match request {
+            AdminRequest::Report => Ok(AdminOk::Report(Box::new(report::report(context).await))),
+            AdminRequest::Kill => abort(),
+            AdminRequest::Stop => {
+                context.lifecycle.stop_requested.cancel();
+                Ok(AdminOk::Done)
+            }
+            AdminRequest::Transfer { to } => members::transfer(context, to).await,
+            AdminRequest::MemberList => members::list(context),
+            AdminRequest::MemberAdd { node, client, peer } => {
+                members::add(context, node, client, peer).await
+            }
+            AdminRequest::MemberPromote { node } => members::promote(context, node).await,
+            AdminRequest::MemberRemove { node } => members::remove(context, node).await,
+            AdminRequest::MemberReplace { node } => members::replace(context, node).await,
+            AdminRequest::UserList { pattern } => self.users("", service.list_users(pattern)).await,
+            AdminRequest::UserShow { name } => self.users(&name, service.show_user(&name)).await,
+            AdminRequest::UserAdd { name, password } => {
+                self.change(&name, service.add_user(&name, password)).await
+            }
+            AdminRequest::UserLock { name } => self.change(&name, service.lock_user(&name)).await,
+            AdminRequest::UserUnlock { name } => {
+                self.change(&name, service.unlock_user(&name)).await
+            }
+            AdminRequest::UserResetPassword { name, password } => {
+                let reset = service.reset_password(&name, password);
+                self.change(&name, reset).await
+            }
+            AdminRequest::UserDelete { name } => {
+                self.change(&name, service.delete_user(&name)).await
+            }
+            AdminRequest::UserFree { name } => self.change(&name, service.free_name(&name)).await,
+            AdminRequest::Sql { text } => inspect::sql(context, text).await,
+            AdminRequest::Changes { from, limit, wait } => {
+                inspect::changes(context, from, limit, wait).await
+            }
+            AdminRequest::Digest { at } => inspect::digest(context, at).await,
+            AdminRequest::Backup { at } => self.backups.begin(context, at).await,
+            AdminRequest::BackupPiece { id, offset } => {
+                self.backups.piece(context, id, offset).await
+            }
         }
-        AdminRequest::MemberPromote { node } => members::promote(shared, node).await,
-        AdminRequest::MemberRemove { node } => members::remove(shared, node).await,
-        AdminRequest::MemberReplace { node } => members::replace(shared, node).await,
-        AdminRequest::UserList { pattern } => users::list(shared, pattern).await,
-        AdminRequest::UserShow { name } => users::show(shared, name).await,
-        AdminRequest::UserAdd { name, password } => {
-            users::add(shared, service, name, password).await
-        }
-        AdminRequest::UserLock { name } => users::lock(shared, name).await,
-        AdminRequest::UserUnlock { name } => users::unlock(shared, name).await,
-        AdminRequest::UserResetPassword { name, password } => {
-            users::reset_password(shared, service, name, password).await
-        }
-        AdminRequest::UserDelete { name } => users::delete(shared, name).await,
-        AdminRequest::UserFree { name } => users::free(shared, name).await,
-        AdminRequest::Sql { text } => inspect::sql(shared, text).await,
-        AdminRequest::Changes { from, limit, wait } => {
-            inspect::changes(shared, from, limit, wait).await
-        }
-        AdminRequest::Digest { at } => inspect::digest(shared, at).await,
-        AdminRequest::Backup { at } => backup::begin(shared, at).await,
-        AdminRequest::BackupPiece { id, offset } => backup::piece(shared, id, offset).await,
+    }
+
+    async fn users(
+        &self,
+        name: &str,
+        read: impl Future<Output = Result<Vec<UserRow>, OperatorError>>,
+    ) -> AdminReply {
+        refusal::replica(&self.context)?;
+        let rows = read.await.map_err(|e| refusal::of_operation(name, e))?;
+        Ok(AdminOk::Users(rows))
+    }
+
+    async fn change(
+        &self,
+        name: &str,
+        change: impl Future<Output = Result<(), OperatorError>>,
+    ) -> AdminReply {
+        refusal::replica(&self.context)?;
+        change.await.map_err(|e| refusal::of_operation(name, e))?;
+        Ok(AdminOk::Done)
     }
 }
 
-/// A refusal that asking again does not change.
-fn refused(code: AdminCode, message: impl Into<String>) -> AdminError {
-    AdminError {
-        kind: AdminErrorKind::Refused,
-        code,
-        message: message.into(),
-        hint: None,
-        leader: None,
-    }
-}
-
-/// No majority answered.
-fn no_quorum() -> AdminError {
-    AdminError {
-        kind: AdminErrorKind::NoQuorum,
-        code: AdminCode::NoQuorum,
-        message: "no majority of the nodes answered in time; it may still be done".into(),
-        hint: Some("mbctl status".into()),
-        leader: None,
-    }
-}
-
-/// A defect or a broken disk; the node's log says more.
-fn internal(e: impl std::fmt::Display) -> AdminError {
-    AdminError {
-        kind: AdminErrorKind::Internal,
-        code: AdminCode::Internal,
-        message: format!("the node failed to answer: {e}"),
-        hint: Some("mbctl logs N".into()),
-        leader: None,
-    }
-}
-
-/// This node belongs to no cluster.
-fn waiting(shared: &Shared) -> AdminError {
-    let why = shared
-        .waiting_for()
-        .unwrap_or_else(|| "it has just been started".into());
-    AdminError {
-        kind: AdminErrorKind::NoQuorum,
-        code: AdminCode::Waiting,
-        message: format!("node {} belongs to no cluster yet: {why}", shared.node),
-        hint: Some("mbctl status".into()),
-        leader: None,
-    }
+/// Ends the process as by SIGKILL: nothing is flushed, no client or peer is told. The operator asked for that.
+fn abort() -> ! {
+    tracing::warn!("killed by an operator");
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
+    std::process::abort()
 }

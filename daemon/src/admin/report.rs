@@ -1,33 +1,31 @@
-//! One row of `mbctl status`, from local state alone: it must answer when nothing else does.
-
-use std::sync::Arc;
+//! One row of `mbctl status`, from local state only: it must be there when the cluster is not.
 
 use messagebase_protocol::peer::{MemberRow, NodeReport};
 
 use messagebase_protocol::role::NodeRole;
 
-use crate::node::Shared;
+use crate::context::{NodeContext, Replica};
 use crate::raft::RAFT_ID_GENERATION;
 
 /// Never waits for the cluster; the counts come from this node's file and are 0 when it can't be read in time.
-pub async fn report(shared: &Arc<Shared>) -> NodeReport {
-    let identity = shared.store.identity();
-    let counts = match shared.store.readers().run(crate::state::read::stats).await {
+pub async fn report(context: &NodeContext) -> NodeReport {
+    let identity = context.store.identity();
+    let counts = match context.store.readers().run(crate::state::read::stats).await {
         Ok(counts) => Some(counts),
         Err(e) => {
             tracing::warn!("failed to count users and messages for a report: {e}");
             None
         }
     };
-    let view = shared.replica().map(crate::node::Replica::view);
+    let view = context.replica().map(Replica::view);
     NodeReport {
-        node: shared.node,
+        node: context.node,
         cluster_id: identity
             .as_ref()
             .map(|identity| identity.cluster_id.clone()),
         raft_id: identity.map_or(0, |identity| identity.raft_id),
         role: view.as_ref().map_or(NodeRole::Waiting, |view| view.role),
-        waiting_for: shared.waiting_for(),
+        waiting_for: context.participation.waiting_for(),
         term: view.as_ref().map_or(0, |view| view.term),
         leader: view.as_ref().and_then(|view| view.leader),
         last_log: view.as_ref().and_then(|view| view.last_log),
@@ -35,19 +33,19 @@ pub async fn report(shared: &Arc<Shared>) -> NodeReport {
         applied: view.as_ref().and_then(|view| view.applied),
         users: counts.as_ref().map_or(0, |counts| counts.users),
         queued: counts.as_ref().map_or(0, |counts| counts.queued),
-        sessions: shared.fanout.sessions() as u64,
-        db_bytes: shared.store.db_bytes(),
-        uptime_ms: shared.uptime_ms(),
+        sessions: context.fanout.sessions() as u64,
+        db_bytes: context.store.db_bytes(),
+        uptime_ms: context.lifecycle.uptime_ms(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ready: view.as_ref().is_some_and(|view| view.ready),
         pid: std::process::id(),
-        members: member_rows(shared),
+        members: member_rows(context),
     }
 }
 
 /// The replicated membership as this node knows it, by node number.
-pub fn member_rows(shared: &Shared) -> Vec<MemberRow> {
-    let mut rows: Vec<MemberRow> = shared
+pub fn member_rows(context: &NodeContext) -> Vec<MemberRow> {
+    let mut rows: Vec<MemberRow> = context
         .replica()
         .map(|replica| replica.members())
         .unwrap_or_default()

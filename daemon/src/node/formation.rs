@@ -2,7 +2,7 @@
 //! second cluster after a lost disk. A cluster forms only when EVERY configured node answers and all are blank;
 //! from then on a blank node waits for `mbctl member replace`.
 //!
-//! The node with the lowest number drives. It makes the cluster's id and stores it before anybody else hears of it;
+//! The node with the lowest number drives. It makes the cluster's id and stores it before any other node learns it;
 //! each other founder stores it (with generation 1) before it answers; then the driver initializes Raft. A crash in
 //! between leaves nodes that hold an id and an empty log: the driver takes up that id again, so that a second one
 //! can't arise. A founder never votes before its id is on its disk.
@@ -13,27 +13,25 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use messagebase_protocol::peer::{PeerReply, PeerRequest, ProbeReply, Purpose};
+use anyhow::{Context, bail};
+use data_encoding::HEXLOWER;
+use messagebase_protocol::peer::{PeerReply, PeerRequest, ProbeReply};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use super::Shared;
-use crate::raft::api::Target;
-use crate::raft::raft_id;
-use crate::store::Identity;
+use super::identity::NodeIdentity;
+use crate::peer::wire::PeerError;
 
 /// How often the others are asked while waiting.
 const ASK_EVERY: Duration = Duration::from_millis(250);
-/// How long one question may take.
+/// How long one request may take.
 const ASK_TIMEOUT: Duration = Duration::from_millis(900);
-/// How often a waiting node says for whom it waits.
-const SAY_EVERY: Duration = Duration::from_secs(5);
-/// A node's first generation; grows when it is replaced after losing its disk.
-pub const FIRST_GENERATION: u64 = 1;
+/// How often a waiting node logs what it waits for.
+const LOG_EVERY: Duration = Duration::from_secs(5);
 
-/// What this node is as formation sees it.
+/// This node as formation sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Me {
+pub struct LocalNode {
     /// Its number.
     pub node: u16,
     /// The nodes of its configuration file, sorted.
@@ -46,9 +44,30 @@ pub struct Me {
     pub has_log: bool,
 }
 
+impl LocalNode {
+    fn of(identity: &NodeIdentity) -> Self {
+        let context = identity.context();
+        let stored = context.store.identity();
+        LocalNode {
+            node: context.node,
+            configured: identity.configured(),
+            founder: stored
+                .as_ref()
+                .is_some_and(|stored| !stored.founders.is_empty()),
+            cluster_id: stored.map(|stored| stored.cluster_id),
+            has_log: identity.has_log(),
+        }
+    }
+
+    fn others(&self) -> impl Iterator<Item = u16> {
+        let configured = self.configured.iter().copied();
+        configured.filter(|node| *node != self.node)
+    }
+}
+
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum FormationStep {
     /// Ask again later; why, for the log and `mbctl status`.
     Wait(String),
     /// As the driver: store this identity (`None`: make a new one), have the others take it, initialize Raft.
@@ -58,9 +77,9 @@ pub enum Step {
 }
 
 /// Decides from what the others answered; `None` stands for no answer.
-pub fn decide(me: &Me, others: &BTreeMap<u16, Option<ProbeReply>>) -> Step {
+pub fn decide(me: &LocalNode, others: &BTreeMap<u16, Option<ProbeReply>>) -> FormationStep {
     if me.has_log || (me.cluster_id.is_some() && !me.founder) {
-        return Step::Member;
+        return FormationStep::Member;
     }
     let formed: Vec<u16> = others
         .iter()
@@ -70,10 +89,10 @@ pub fn decide(me: &Me, others: &BTreeMap<u16, Option<ProbeReply>>) -> Step {
     let drives = me.configured.first() == Some(&me.node);
     if me.cluster_id.is_some() && !drives {
         // The driver made us a founder; its log is on the way.
-        return Step::Member;
+        return FormationStep::Member;
     }
     if let Some(found) = formed.first() {
-        return Step::Wait(format!(
+        return FormationStep::Wait(format!(
             "node {found} belongs to a cluster and this node has no data of it; \
              if its disk was lost, run: mbctl member replace {}, and if it is no member: mbctl member add {}",
             me.node, me.node
@@ -85,7 +104,7 @@ pub fn decide(me: &Me, others: &BTreeMap<u16, Option<ProbeReply>>) -> Step {
         .map(|(n, _)| *n)
         .collect();
     if !silent.is_empty() {
-        return Step::Wait(format!(
+        return FormationStep::Wait(format!(
             "waiting for {} to answer: a new cluster forms once every configured node does (if this node lost its \
              disk, run: mbctl member replace {})",
             name_nodes(&silent),
@@ -94,7 +113,7 @@ pub fn decide(me: &Me, others: &BTreeMap<u16, Option<ProbeReply>>) -> Step {
     }
     let answers = || others.values().flatten();
     if let Some(other) = answers().find(|r| r.configured != me.configured) {
-        return Step::Wait(format!(
+        return FormationStep::Wait(format!(
             "node {} is configured with {}, this node with {}: make the files alike",
             other.node,
             name_nodes(&other.configured),
@@ -108,18 +127,18 @@ pub fn decide(me: &Me, others: &BTreeMap<u16, Option<ProbeReply>>) -> Step {
     ids.sort_unstable();
     ids.dedup();
     if ids.len() > 1 {
-        return Step::Wait(
+        return FormationStep::Wait(
             "the nodes hold identities of different clusters: empty the data directories of all"
                 .into(),
         );
     }
     if !drives {
-        return Step::Wait(format!(
+        return FormationStep::Wait(format!(
             "waiting for node {} to form the cluster",
             me.configured.first().copied().unwrap_or(0)
         ));
     }
-    Step::Form(ids.first().map(|id| (*id).clone()))
+    FormationStep::Form(ids.first().map(|id| (*id).clone()))
 }
 
 fn name_nodes(nodes: &[u16]) -> String {
@@ -132,120 +151,109 @@ fn name_nodes(nodes: &[u16]) -> String {
 }
 
 /// Asks, decides and acts until this node is a member or the process stops.
-pub async fn drive(shared: Arc<Shared>) {
+pub async fn drive(identity: Arc<NodeIdentity>) {
+    let context = identity.context();
+    let participation = &context.participation;
     let mut ask = interval(ASK_EVERY);
     ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut said: Option<(String, Instant)> = None;
+    let mut logged: Option<(String, Instant)> = None;
     loop {
         tokio::select! {
-            () = shared.stop.cancelled() => return,
+            () = context.lifecycle.stop.cancelled() => return,
             _ = ask.tick() => {}
         }
-        let me = shared.me();
-        let (others, strangers) = ask_all(&shared, &me).await;
+        let me = LocalNode::of(&identity);
+        let (others, rejections) = probe_all(&identity, &me).await;
         match decide(&me, &others) {
-            Step::Member => {
+            FormationStep::Member => {
                 // Founders start Raft when they take their identity; a driver that crashed after that starts it here.
-                if let Err(e) = shared.start_replica().await
-                    && !shared.is_stale()
+                if let Err(e) = identity.start_replica().await
+                    && !participation.is_stale()
                 {
-                    shared.fail(format!("failed to start replication: {e}"));
+                    let why = format!("failed to start replication: {e}");
+                    context.lifecycle.fail(why);
                 }
                 return;
             }
-            Step::Wait(why) => {
-                let why = [why]
-                    .into_iter()
-                    .chain(strangers)
-                    .collect::<Vec<_>>()
-                    .join("; ");
-                shared.set_waiting(why.clone());
-                let due = said
+            FormationStep::Wait(why) => {
+                let reasons: Vec<String> = [why].into_iter().chain(rejections).collect();
+                let why = reasons.join("; ");
+                participation.wait_for(why.clone());
+                let due = logged
                     .as_ref()
-                    .is_none_or(|(last, at)| *last != why || at.elapsed() >= SAY_EVERY);
+                    .is_none_or(|(last, at)| *last != why || at.elapsed() >= LOG_EVERY);
                 if due {
                     info!("{why}");
-                    said = Some((why, Instant::now()));
+                    logged = Some((why, Instant::now()));
                 }
             }
-            Step::Form(id) => match form(&shared, &me, id).await {
+            FormationStep::Form(id) => match form(&identity, &me, id).await {
                 Ok(()) => return,
-                Err(why) => {
-                    warn!("failed to form the cluster, trying again: {why}");
-                    shared.set_waiting(why);
+                Err(e) => {
+                    warn!("failed to form the cluster, trying again: {e:#}");
+                    participation.wait_for(format!("{e:#}"));
                 }
             },
         }
     }
 }
 
-/// The answers, and what is to be said of nodes that are there but not trusted: waiting does not mend that.
-async fn ask_all(
-    shared: &Arc<Shared>,
-    me: &Me,
+/// Probes all peers. Also returns why peers rejected this node's certificate or hello, or this node theirs; waiting does not
+/// fix these.
+async fn probe_all(
+    identity: &Arc<NodeIdentity>,
+    me: &LocalNode,
 ) -> (BTreeMap<u16, Option<ProbeReply>>, Vec<String>) {
-    let mut asking = tokio::task::JoinSet::new();
-    for node in me
-        .configured
-        .iter()
-        .copied()
-        .filter(|node| *node != me.node)
-    {
-        let shared = shared.clone();
-        asking.spawn(async move { (node, shared.probe(node, ASK_TIMEOUT).await) });
+    let mut probes = tokio::task::JoinSet::new();
+    for node in me.others() {
+        let identity = identity.clone();
+        probes.spawn(async move {
+            let reply = identity.ask(node, PeerRequest::Probe, ASK_TIMEOUT).await;
+            (node, reply)
+        });
     }
-    let (mut answers, mut strangers) = (BTreeMap::new(), BTreeMap::new());
-    while let Some(done) = asking.join_next().await {
-        if let Ok((node, answer)) = done {
-            if let Err(why) = &answer
-                && why.contains("certificate")
-            {
-                strangers.insert(node, why.clone());
-            }
-            answers.insert(node, answer.ok());
+    let (mut answers, mut rejections) = (BTreeMap::new(), BTreeMap::new());
+    while let Some(done) = probes.join_next().await {
+        let Ok((node, reply)) = done else { continue };
+        if let Err(e @ PeerError::Rejected(_)) = &reply {
+            rejections.insert(node, e.to_string());
         }
+        let answer = match reply {
+            Ok(PeerReply::Probe(answer)) => Some(answer),
+            Ok(_) | Err(_) => None,
+        };
+        answers.insert(node, answer);
     }
-    (answers, strangers.into_values().collect())
+    (answers, rejections.into_values().collect())
 }
 
-async fn form(shared: &Arc<Shared>, me: &Me, adopted: Option<String>) -> Result<(), String> {
+async fn form(
+    identity: &NodeIdentity,
+    me: &LocalNode,
+    adopted: Option<String>,
+) -> anyhow::Result<()> {
     let cluster_id = match adopted {
         Some(id) => id,
-        None => new_cluster_id()?,
+        None => new_cluster_id().context("no randomness")?,
     };
     if me.cluster_id.is_none() {
-        let identity = Identity {
-            cluster_id: cluster_id.clone(),
-            raft_id: raft_id(FIRST_GENERATION, me.node),
-            founders: me.configured.clone(),
-        };
-        shared.save_identity(identity).await?;
+        let founder = identity.founder(cluster_id.clone(), me.configured.clone());
+        identity.save(founder).await?;
     }
-    for node in me
-        .configured
-        .iter()
-        .copied()
-        .filter(|node| *node != me.node)
-    {
+    for node in me.others() {
         let body = PeerRequest::Form {
             cluster_id: cluster_id.clone(),
             founders: me.configured.clone(),
         };
-        match shared
-            .wire
-            .ask(shared.probe_target(node), Purpose::Probe, body, ASK_TIMEOUT)
-            .await
-        {
+        match identity.ask(node, body, ASK_TIMEOUT).await {
             Ok(PeerReply::Done) => {}
-            Ok(PeerReply::Failed(why)) => {
-                return Err(format!("node {node} does not take part: {why}"));
-            }
-            Ok(other) => return Err(format!("node {node} answered {other:?}")),
-            Err(e) => return Err(format!("node {node}: {e}")),
+            Ok(PeerReply::Failed(why)) => bail!("node {node} does not take part: {why}"),
+            Ok(other) => bail!("node {node} answered {other:?}"),
+            Err(e) => bail!("node {node}: {e}"),
         }
     }
-    shared.start_replica().await?;
-    shared.initialize().await?;
+    identity.start_replica().await?;
+    identity.initialize().await?;
     info!(
         "formed the cluster {cluster_id} of {}",
         name_nodes(&me.configured)
@@ -254,27 +262,19 @@ async fn form(shared: &Arc<Shared>, me: &Me, adopted: Option<String>) -> Result<
 }
 
 /// 128 random bits in hex.
-pub(super) fn new_cluster_id() -> Result<String, String> {
+pub fn new_cluster_id() -> Result<String, getrandom::Error> {
     let mut bytes = [0_u8; 16];
-    getrandom::fill(&mut bytes).map_err(|e| format!("no randomness: {e}"))?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
-}
-
-/// Where to send a question to a node of the configuration file, whatever its identity.
-pub fn any_identity(node: u16, peer: String) -> Target {
-    Target {
-        raft_id: 0,
-        node,
-        peer,
-    }
+    getrandom::fill(&mut bytes)?;
+    Ok(HEXLOWER.encode(&bytes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::raft_id;
 
-    fn me(node: u16, cluster_id: Option<&str>, has_log: bool) -> Me {
-        Me {
+    fn me(node: u16, cluster_id: Option<&str>, has_log: bool) -> LocalNode {
+        LocalNode {
             node,
             configured: vec![1, 2, 3],
             cluster_id: cluster_id.map(str::to_owned),
@@ -311,13 +311,13 @@ mod tests {
     fn forms_only_when_everybody_answers_and_is_blank() {
         assert_eq!(
             decide(&me(1, None, false), &[blank(2), blank(3)].into()),
-            Step::Form(None)
+            FormationStep::Form(None)
         );
         assert!(
-            matches!(decide(&me(1, None, false), &[blank(2), (3, None)].into()), Step::Wait(why) if why.contains("node 3"))
+            matches!(decide(&me(1, None, false), &[blank(2), (3, None)].into()), FormationStep::Wait(why) if why.contains("node 3"))
         );
         assert!(
-            matches!(decide(&me(2, None, false), &[blank(1), blank(3)].into()), Step::Wait(why) if why.contains("node 1"))
+            matches!(decide(&me(2, None, false), &[blank(1), blank(3)].into()), FormationStep::Wait(why) if why.contains("node 1"))
         );
     }
 
@@ -326,11 +326,11 @@ mod tests {
         for wiped in [1, 2] {
             let others = [holds(3 - wiped, "x", true), holds(3, "x", true)].into();
             assert!(
-                matches!(decide(&me(wiped, None, false), &others), Step::Wait(why) if why.contains("member replace"))
+                matches!(decide(&me(wiped, None, false), &others), FormationStep::Wait(why) if why.contains("member replace"))
             );
             let one_seen = [holds(3 - wiped, "x", true), (3, None)].into();
             assert!(
-                matches!(decide(&me(wiped, None, false), &one_seen), Step::Wait(why) if why.contains("member replace"))
+                matches!(decide(&me(wiped, None, false), &one_seen), FormationStep::Wait(why) if why.contains("member replace"))
             );
         }
     }
@@ -342,21 +342,21 @@ mod tests {
                 &me(1, Some("x"), false),
                 &[holds(2, "x", false), blank(3)].into()
             ),
-            Step::Form(Some("x".into()))
+            FormationStep::Form(Some("x".into()))
         );
         assert_eq!(
             decide(
                 &me(1, None, false),
                 &[holds(2, "x", false), blank(3)].into()
             ),
-            Step::Form(Some("x".into()))
+            FormationStep::Form(Some("x".into()))
         );
         assert!(matches!(
             decide(
                 &me(1, Some("y"), false),
                 &[holds(2, "x", false), blank(3)].into()
             ),
-            Step::Wait(_)
+            FormationStep::Wait(_)
         ));
     }
 
@@ -364,7 +364,7 @@ mod tests {
     fn a_driver_with_an_identity_and_no_log_never_founds_a_second_cluster() {
         let others = [holds(2, "x", true), holds(3, "x", true)].into();
         assert!(
-            matches!(decide(&me(1, Some("x"), false), &others), Step::Wait(why) if why.contains("member replace"))
+            matches!(decide(&me(1, Some("x"), false), &others), FormationStep::Wait(why) if why.contains("member replace"))
         );
     }
 
@@ -372,23 +372,23 @@ mod tests {
     fn founders_with_an_identity_wait_for_the_log() {
         assert_eq!(
             decide(&me(2, Some("x"), false), &[(1, None), (3, None)].into()),
-            Step::Member
+            FormationStep::Member
         );
         assert_eq!(
             decide(&me(1, Some("x"), true), &[(2, None), (3, None)].into()),
-            Step::Member
+            FormationStep::Member
         );
     }
 
     #[test]
     fn a_replaced_node_waits_for_the_log_even_if_it_would_drive_a_formation() {
-        let adopted = Me {
+        let adopted = LocalNode {
             founder: false,
             ..me(1, Some("x"), false)
         };
         assert_eq!(
             decide(&adopted, &[holds(2, "x", true), holds(3, "x", true)].into()),
-            Step::Member
+            FormationStep::Member
         );
     }
 
@@ -399,7 +399,7 @@ mod tests {
             reply.configured = vec![1, 2];
         }
         assert!(
-            matches!(decide(&me(1, None, false), &[other, blank(3)].into()), Step::Wait(why) if why.contains("alike"))
+            matches!(decide(&me(1, None, false), &[other, blank(3)].into()), FormationStep::Wait(why) if why.contains("alike"))
         );
     }
 }

@@ -1,5 +1,5 @@
-//! Tells the other members which users are online here: at once when that changes, and every second that it still
-//! holds, so that a node that goes silent is forgotten.
+//! Gossips presence: tells the other members which users are online here. At once when that changes, and every second that
+//! it still holds, so that the users of a node that goes silent are forgotten.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use messagebase_protocol::peer::{PeerReply, PeerRequest, Purpose};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::Shared;
+use crate::context::NodeContext;
 use crate::peer::wire::TlsLink;
 use crate::raft::api::Target;
 
-/// How often it is said that nothing changed. Three missed in a row and a node's users count as gone.
+/// How often a node repeats that nothing changed. Its users count as gone when three of these are missed in a row.
 const REPEAT_EVERY: Duration = Duration::from_secs(1);
-/// Changes within this time travel together, so that a storm of logins is not a storm of frames.
+/// Changes within this time are sent together, so that many logins are few frames.
 const GATHER: Duration = Duration::from_millis(50);
 /// How long one message may take.
 const SEND_TIMEOUT: Duration = Duration::from_millis(900);
@@ -24,21 +24,22 @@ struct PeerState {
     link: Arc<TlsLink>,
     /// The version that this peer is known to hold.
     holds: Option<u64>,
+    /// A message is on its way.
     busy: bool,
 }
 
 /// Runs until the node stops.
-pub async fn run(shared: Arc<Shared>) {
+pub async fn run(context: Arc<NodeContext>) {
     let mut peers: HashMap<u64, PeerState> = HashMap::new();
     let mut sending: JoinSet<(u64, Option<u64>)> = JoinSet::new();
-    let mut changed = shared.presence.changed();
+    let mut changed = context.presence.changed();
     let mut repeat = interval(REPEAT_EVERY);
     repeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut gather = interval(GATHER);
     gather.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            () = shared.stop.cancelled() => return,
+            () = context.lifecycle.stop.cancelled() => return,
             Some(done) = sending.join_next() => {
                 if let Ok((raft_id, held)) = done
                     && let Some(peer) = peers.get_mut(&raft_id)
@@ -51,14 +52,14 @@ pub async fn run(shared: Arc<Shared>) {
             _ = repeat.tick() => {}
             Ok(()) = changed.changed() => { gather.reset(); gather.tick().await; }
         }
-        refresh(&shared, &mut peers);
-        let (version, online) = shared.presence.snapshot();
+        refresh(&context, &mut peers);
+        let (version, online) = context.presence.snapshot();
         for (raft_id, peer) in peers.iter_mut().filter(|(_, peer)| !peer.busy) {
             peer.busy = true;
             let whole = (peer.holds != Some(version)).then(|| online.clone());
             let (link, raft_id) = (peer.link.clone(), *raft_id);
             sending.spawn(async move {
-                let said = link
+                let reply = link
                     .request(
                         PeerRequest::Presence {
                             version,
@@ -69,22 +70,22 @@ pub async fn run(shared: Arc<Shared>) {
                     .await;
                 (
                     raft_id,
-                    matches!(said, Ok(PeerReply::Done)).then_some(version),
+                    matches!(reply, Ok(PeerReply::Done)).then_some(version),
                 )
             });
         }
     }
 }
 
-/// Links to exactly the members of now.
-fn refresh(shared: &Arc<Shared>, peers: &mut HashMap<u64, PeerState>) {
-    let Some(replica) = shared.replica() else {
+/// Keeps one link to each present member.
+fn refresh(context: &NodeContext, peers: &mut HashMap<u64, PeerState>) {
+    let Some(replica) = context.replica() else {
         return;
     };
     let members: Vec<_> = replica
         .members()
         .into_iter()
-        .filter(|member| member.node.node != shared.node)
+        .filter(|member| member.node.node != context.node)
         .collect();
     peers.retain(|raft_id, _| members.iter().any(|member| member.raft_id == *raft_id));
     for member in members {
@@ -95,7 +96,7 @@ fn refresh(shared: &Arc<Shared>, peers: &mut HashMap<u64, PeerState>) {
                 peer: member.node.peer.clone(),
             };
             PeerState {
-                link: Arc::new(shared.wire.peer_link(to, Purpose::Presence)),
+                link: Arc::new(context.wire.peer_link(to, Purpose::Presence)),
                 holds: None,
                 busy: false,
             }

@@ -1,62 +1,71 @@
-//! What this node does with what peers and operators say through the peer door.
+//! What this node does with the hellos and calls of peers and operators.
 
 use std::sync::Arc;
 
-use messagebase_protocol::peer::{Dialer, HelloReply, PeerHello, PeerReply, PeerRequest, Purpose};
+use messagebase_protocol::peer::{
+    Dialer, HelloReply, Incarnation, PeerHello, PeerReply, PeerRequest, Purpose,
+};
 
-use super::Shared;
-use crate::admin;
-use crate::peer::incarnations::BootCheck;
+use super::identity::{IdentityError, NodeIdentity};
+use crate::admin::AdminHandler;
+use crate::context::NodeContext;
+use crate::peer::incarnations::{BootCheck, Incarnations};
 use crate::peer::server::PeerHandler;
 use crate::raft::node_of;
-use crate::service::Service;
 
-/// The handler shared by all connections of the peer door.
+/// The handler shared by all connections of the peer port.
 pub struct Handler {
     /// The node.
-    pub shared: Arc<Shared>,
-    /// For operators' passwords, which are hashed like anybody's.
-    pub service: Arc<Service>,
+    pub context: Arc<NodeContext>,
+    /// Answers formation.
+    pub identity: Arc<NodeIdentity>,
+    /// This process's.
+    pub incarnation: Incarnation,
+    /// The peers'.
+    pub incarnations: Arc<Incarnations>,
+    /// Answers operators.
+    pub admin: AdminHandler,
 }
 
 impl PeerHandler for Handler {
     fn greet(&self, hello: &PeerHello) -> HelloReply {
-        let shared = &self.shared;
+        let context = &self.context;
         if let Some(reason) = self.refusal(hello) {
             return HelloReply::Refused { reason };
         }
-        // A restored cluster gives out Raft ids that the one before it gave out too.
+        // Only within this cluster: a restored one uses Raft ids that the cluster before it used too.
         if let (Dialer::Node { raft_id, .. }, Some(met)) = (hello.dialer, hello.incarnation)
             && raft_id != 0
-            && hello.cluster_id == shared.cluster_id()
-            && let BootCheck::Stale(reason) = shared.incarnations.meet(raft_id, met)
+            && hello.cluster_id == context.cluster_id()
+            && let BootCheck::Stale(reason) = self.incarnations.meet(raft_id, met)
         {
             return HelloReply::Stale { reason };
         }
-        let identity = shared.store.identity();
+        let identity = context.store.identity();
         HelloReply::Welcome {
-            node: shared.node,
+            node: context.node,
             raft_id: identity.as_ref().map_or(0, |identity| identity.raft_id),
             cluster_id: identity.map(|identity| identity.cluster_id),
-            incarnation: shared.incarnation,
+            incarnation: self.incarnation,
         }
     }
 
     fn disconnected(&self, hello: &PeerHello) {
-        if let (Dialer::Node { raft_id, .. }, Some(replica)) = (hello.dialer, self.shared.replica())
+        if let (Dialer::Node { raft_id, .. }, Some(replica)) =
+            (hello.dialer, self.context.replica())
         {
             replica.peer_lost(raft_id);
         }
     }
 
     async fn answer(&self, hello: &PeerHello, request: PeerRequest) -> PeerReply {
-        let shared = &self.shared;
+        let context = &self.context;
         match (hello.purpose, hello.dialer, request) {
             (
                 Purpose::Raft | Purpose::Snapshot | Purpose::Forward,
                 Dialer::Node { raft_id, .. },
                 PeerRequest::Raft(frame),
-            ) => match shared.replica() {
+            ) => match context.replica() {
                 Some(replica) => PeerReply::Raft(replica.serve(raft_id, frame).await),
                 None => PeerReply::Failed("this node's replication has not started".into()),
             },
@@ -65,14 +74,14 @@ impl PeerHandler for Handler {
                 Dialer::Node { node, .. },
                 PeerRequest::Presence { version, online },
             ) => {
-                if shared.presence.remote(node, version, online) {
+                if context.presence.remote(node, version, online) {
                     PeerReply::Done
                 } else {
                     PeerReply::Failed("the whole set is needed".into())
                 }
             }
             (Purpose::Probe, Dialer::Node { .. }, PeerRequest::Probe) => {
-                PeerReply::Probe(shared.probe_reply())
+                PeerReply::Probe(self.identity.probe_reply())
             }
             (
                 Purpose::Probe,
@@ -81,7 +90,7 @@ impl PeerHandler for Handler {
                     cluster_id,
                     founders,
                 },
-            ) => done(shared.take_founder_identity(cluster_id, founders).await),
+            ) => done(self.identity.take_as_founder(cluster_id, founders).await),
             (
                 Purpose::Probe,
                 Dialer::Node { .. },
@@ -89,10 +98,10 @@ impl PeerHandler for Handler {
                     cluster_id,
                     raft_id,
                 },
-            ) => done(shared.adopt_identity(cluster_id, raft_id).await),
+            ) => done(self.identity.adopt(cluster_id, raft_id).await),
             (Purpose::Admin, Dialer::Admin, PeerRequest::Admin(request)) => {
                 tracing::debug!("an operator asks: {request:?}");
-                PeerReply::Admin(admin::answer(shared, &self.service, request).await)
+                PeerReply::Admin(self.admin.answer(request).await)
             }
             (purpose, ..) => PeerReply::Failed(format!(
                 "not a request for a connection of purpose {purpose:?}"
@@ -104,17 +113,17 @@ impl PeerHandler for Handler {
 impl Handler {
     /// Why this dialer may not speak, if so.
     fn refusal(&self, hello: &PeerHello) -> Option<String> {
-        let shared = &self.shared;
+        let context = &self.context;
         let Dialer::Node { node, raft_id } = hello.dialer else {
             return None;
         };
-        if shared.is_stale() && hello.purpose != Purpose::Probe {
+        if context.participation.is_stale() && hello.purpose != Purpose::Probe {
             return Some("this node runs on an older copy of its data".into());
         }
         if hello.purpose == Purpose::Probe {
             return None;
         }
-        let Some(identity) = shared.store.identity() else {
+        let Some(identity) = context.store.identity() else {
             return Some("this node belongs to no cluster yet".into());
         };
         if hello.cluster_id.as_ref() != Some(&identity.cluster_id) {
@@ -132,7 +141,7 @@ impl Handler {
         if node_of(raft_id) != node {
             return Some(format!("Raft id {raft_id} is not one of node {node}"));
         }
-        let newest = shared
+        let newest = context
             .replica()?
             .members()
             .iter()
@@ -145,9 +154,9 @@ impl Handler {
     }
 }
 
-fn done(result: Result<(), String>) -> PeerReply {
+fn done(result: Result<(), IdentityError>) -> PeerReply {
     match result {
         Ok(()) => PeerReply::Done,
-        Err(why) => PeerReply::Failed(why),
+        Err(e) => PeerReply::Failed(e.to_string()),
     }
 }

@@ -1,19 +1,22 @@
-//! Which life of its process each node is in: counted in the file, told in every hello, remembered of the peers.
+//! The incarnation of each node on disk: counted in the file, sent in every hello, stored of the peers. What a node does when
+//! it turns out to run on an older copy of its data.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use anyhow::Context;
 use messagebase_protocol::peer::Incarnation;
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::Shared;
+use crate::context::NodeContext;
+use crate::peer::incarnations::Incarnations;
 use crate::store::{Job, Store};
 
-/// The life that began with the opening of this store.
-pub fn this_one(store: &Store) -> Result<Incarnation, String> {
+/// The incarnation that began with the opening of this store.
+pub fn new(store: &Store) -> anyhow::Result<Incarnation> {
     let mut id = [0; 8];
-    getrandom::fill(&mut id).map_err(|e| format!("no randomness: {e}"))?;
+    getrandom::fill(&mut id).context("no randomness")?;
     Ok(Incarnation {
         starts: store.starts(),
         id: u64::from_ne_bytes(id),
@@ -21,88 +24,84 @@ pub fn this_one(store: &Store) -> Result<Incarnation, String> {
     })
 }
 
-/// What the file remembers of the peers.
-pub async fn remembered(store: &Store) -> Result<HashMap<u64, Incarnation>, String> {
+/// The peers' incarnations in the file.
+pub async fn stored(store: &Store) -> anyhow::Result<HashMap<u64, Incarnation>> {
     let read = store.readers().run(|conn| {
         let mut rows =
             conn.prepare("SELECT raft_id, starts, boot_id, last_log_at_start FROM peer_boots")?;
-        let boots = rows.query_map([], |row| {
-            let boot = Incarnation {
+        let incarnations = rows.query_map([], |row| {
+            let incarnation = Incarnation {
                 starts: row.get::<_, i64>(1)?.cast_unsigned(),
                 id: row.get::<_, i64>(2)?.cast_unsigned(),
                 last_log_at_start: row.get::<_, i64>(3)?.cast_unsigned(),
             };
-            Ok((row.get::<_, i64>(0)?.cast_unsigned(), boot))
+            Ok((row.get::<_, i64>(0)?.cast_unsigned(), incarnation))
         })?;
-        boots.collect()
+        incarnations.collect()
     });
     read.await
-        .map_err(|e| format!("failed to read what is known of the peers: {e}"))
+        .context("failed to read what is known of the peers")
 }
 
-/// Writes new meetings to the file.
-pub async fn remember(shared: Arc<Shared>, mut meetings: mpsc::Receiver<(u64, Incarnation)>) {
+/// Stores the peers' new incarnations, until the node stops.
+pub async fn store_new(context: Arc<NodeContext>, mut new: mpsc::Receiver<(u64, Incarnation)>) {
     loop {
-        let (raft_id, boot) = tokio::select! {
-            () = shared.stop.cancelled() => return,
-            Some(met) = meetings.recv() => met,
+        let (raft_id, met) = tokio::select! {
+            () = context.lifecycle.stop.cancelled() => return,
+            Some(new) = new.recv() => new,
         };
-        let write = Box::new(move |conn: &rusqlite::Connection| {
+        write(&context.store, move |conn| {
             conn.execute(
                 "INSERT OR REPLACE INTO peer_boots (raft_id, starts, boot_id, last_log_at_start) VALUES (?1, ?2, ?3, ?4)",
-                [raft_id, boot.starts, boot.id, boot.last_log_at_start].map(u64::cast_signed),
+                [raft_id, met.starts, met.id, met.last_log_at_start].map(u64::cast_signed),
             )
-            .map(drop)
-        });
-        // A failure ends the writer and with it the node; there is nothing to add here.
-        let _ = shared
-            .store
-            .submit(Job::Local {
-                write,
-                done: Box::new(|_| ()),
-            })
-            .await;
+        })
+        .await;
     }
 }
 
-/// When a peer says that this node runs on an older copy of its data: takes no part any more, and says so.
-pub async fn heed(shared: Arc<Shared>) {
-    let mut told = shared.incarnations.told_stale();
+/// Waits until a peer says that this node runs on an older copy of its data; then it takes no part any more.
+pub async fn watch_for_copies(context: Arc<NodeContext>, incarnations: Arc<Incarnations>) {
+    let mut told = incarnations.told_stale();
     let reason = tokio::select! {
-        () = shared.stop.cancelled() => return,
+        () = context.lifecycle.stop.cancelled() => return,
         Ok(told) = told.wait_for(Option::is_some) => told.clone().unwrap_or_default(),
     };
-    let replica = shared.replica().cloned();
+    let replica = context.replica().cloned();
+    let node = context.node;
     let why = format!(
         "this data directory is an older copy ({reason}) and counts as lost: stop this node, empty \
-         {}, start it, then run: mbctl member replace {}",
-        shared.config.node_dir(shared.node).display(),
-        shared.node
+         {}, start it, then run: mbctl member replace {node}",
+        context.config.node_dir(node).display(),
     );
-    shared.mark_stale(why.clone());
+    context.participation.mark_stale(why.clone());
     // On disk, because the next start would look like a new one to peers that met this one.
-    let write = Box::new(move |conn: &rusqlite::Connection| {
-        conn.execute("UPDATE node SET stale = ?1", [why]).map(drop)
-    });
-    let _ = shared
-        .store
-        .submit(Job::Local {
-            write,
-            done: Box::new(|_| ()),
-        })
-        .await;
+    write(&context.store, move |conn| {
+        conn.execute("UPDATE node SET stale = ?1", [why])
+    })
+    .await;
     if let Some(replica) = replica {
         replica.shutdown().await;
         warn!("replication was stopped");
     }
 }
 
-/// Why this directory was recognized as an older copy in an earlier life, if it was.
-pub async fn known_stale(shared: &Shared) -> Result<Option<String>, String> {
-    let read = shared
-        .store
+/// Why an earlier incarnation recognized this directory as an older copy, if it did.
+pub async fn stored_staleness(store: &Store) -> anyhow::Result<Option<String>> {
+    let read = store
         .readers()
         .run(|conn| conn.query_row("SELECT stale FROM node", [], |row| row.get(0)));
-    read.await
-        .map_err(|e| format!("failed to read this node's own row: {e}"))
+    read.await.context("failed to read this node's own row")
+}
+
+/// A failure ends the writer and with it the node, so the caller has nothing to do about one.
+async fn write(
+    store: &Store,
+    statement: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<usize> + Send + 'static,
+) {
+    let job = Job::Local {
+        write: Box::new(move |conn| statement(conn).map(drop)),
+        done: Box::new(|_| ()),
+    };
+    let _ = store.submit(job).await;
 }

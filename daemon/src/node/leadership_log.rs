@@ -1,25 +1,30 @@
-//! What an operator wants to find in the log in the morning: who led when, and who the members were.
+//! The history of leaders and members in the log, for an operator who looks at it later.
 
 use std::sync::Arc;
 
 use messagebase_protocol::json::MemberInfo;
 use tracing::info;
 
-use super::Shared;
+use crate::context::NodeContext;
 
-/// Says each change of leader and membership, once, until the node stops.
-pub async fn write(shared: Arc<Shared>) {
-    let Some(replica) = shared.replica() else {
+/// Logs each change of leader and membership, once, until the node stops.
+pub async fn write(context: Arc<NodeContext>) {
+    let Some(replica) = context.replica() else {
         return;
     };
     let mut views = replica.watch_view();
-    let (mut leader, mut members) = (None, Vec::new());
+    let (mut leadership, mut members) = ((0, None), Vec::new());
+    // Until then there is nothing to tell: a cluster that has just formed, or a node that has just started, elects.
+    let mut had_leader = false;
     loop {
         let view = views.borrow_and_update().clone();
-        if (view.term, view.leader) != leader.unwrap_or_default() {
-            leader = Some((view.term, view.leader));
+        had_leader |= view.leader.is_some();
+        if had_leader && (view.term, view.leader) != leadership {
+            leadership = (view.term, view.leader);
             match view.leader {
-                Some(node) if node == shared.node => info!("this node leads in term {}", view.term),
+                Some(node) if node == context.node => {
+                    info!("this node leads in term {}", view.term);
+                }
                 Some(node) => info!("node {node} leads in term {}", view.term),
                 None => info!("no leader is known in term {}", view.term),
             }
@@ -29,9 +34,9 @@ pub async fn write(shared: Arc<Shared>) {
             members = view.members;
         }
         tokio::select! {
-            () = shared.stop.cancelled() => return,
+            () = context.lifecycle.stop.cancelled() => return,
             changed = views.changed() => if changed.is_err() {
-                // Replication has ended; why is for whoever watches that to say.
+                // Replication has ended; the task that watches it logs why.
                 return std::future::pending().await;
             },
         }

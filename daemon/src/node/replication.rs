@@ -1,18 +1,18 @@
-//! The rooms above see replication through this: a node without an identity answers at once that nobody leads.
+//! Replication as `service` sees it. A node without an identity answers at once that no majority answers.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use messagebase_protocol::role::NodeRole;
 
-use super::Shared;
+use crate::context::{NodeContext, Replica};
 use crate::raft::api::{CampaignError, Draft, NoQuorum, Verdict, View};
 use crate::service::{Answering, Replication};
 
-/// The node's replica, whenever it has one.
-pub struct Replicated(pub Arc<Shared>);
+/// The node's replica, while it has one.
+pub struct NodeReplication(pub Arc<NodeContext>);
 
-impl Replication for Replicated {
+impl Replication for NodeReplication {
     fn propose(&self, drafts: Vec<Draft>, within: Duration) -> Answering<'_, Vec<Verdict>> {
         Box::pin(async move {
             match self.0.replica() {
@@ -47,12 +47,9 @@ impl Replication for Replicated {
             members: Vec::new(),
             ready: false,
         };
-        let mut view = self
-            .0
-            .replica()
-            .map_or_else(waiting, crate::node::Replica::view);
+        let mut view = self.0.replica().map_or_else(waiting, Replica::view);
         // A node that is going away sends its clients elsewhere.
-        view.ready &= !self.0.is_closing();
+        view.ready &= !self.0.lifecycle.is_closing();
         view
     }
 

@@ -1,13 +1,14 @@
-//! How a node comes by its identity when everything else is lost: `mbd --restore FILE`, which `mbctl restore` runs. It
-//! becomes the only member of a new cluster with what is in the backup; the others join it blank.
+//! `mbd --restore FILE`, which `mbctl restore` runs: how a node takes an identity when everything else is lost. It becomes
+//! the only member of a new cluster with what is in the backup; the others join it blank.
 
 use std::path::Path;
 
 use messagebase_config::{Config, NodeConfig};
 use serde::Serialize;
 
-use super::formation::{FIRST_GENERATION, new_cluster_id};
-use super::{member_of, unix_ms};
+use super::formation::new_cluster_id;
+use super::identity::{FIRST_GENERATION, member_of};
+use crate::context::unix_ms;
 use crate::raft::{alone, raft_id};
 use crate::store::{self, NewLife, RestoreError};
 
@@ -16,11 +17,11 @@ use crate::store::{self, NewLife, RestoreError};
 pub struct Restored {
     /// The new cluster.
     pub cluster_id: String,
-    /// The one that the backup is of.
+    /// The cluster that the backup is of.
     pub former_cluster_id: String,
     /// The node that it was taken from.
     pub taken_from: u16,
-    /// When, in Unix ms.
+    /// When the backup was made, in Unix ms.
     pub taken_at: u64,
     /// Accounts in it.
     pub users: u64,
@@ -32,7 +33,8 @@ pub struct Restored {
 /// As [`store::restore`].
 pub fn restore(config: &Config, node: &NodeConfig, from: &Path) -> Result<Restored, RestoreError> {
     let number = node.id;
-    let cluster_id = new_cluster_id().map_err(|e| RestoreError::Failed("make a cluster id", e))?;
+    let cluster_id = new_cluster_id()
+        .map_err(|e| RestoreError::Failed("make a cluster id", format!("no randomness: {e}")))?;
     let raft_id = raft_id(FIRST_GENERATION, number);
     let life = |last: store::LogId| {
         let (vote, membership) = alone(raft_id, member_of(node), last.term);

@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::Context;
 use messagebase_config::pki::NodeTls;
 use messagebase_config::{Address, Config, NodeConfig};
 use messagebase_protocol::peer::Incarnation;
@@ -15,7 +15,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
@@ -23,9 +23,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::handler::Handler;
-use super::replication::Replicated;
-use super::{Shared, formation, gossip, incarnations, leadership_log};
-use crate::admin::Backups;
+use super::identity::NodeIdentity;
+use super::replication::NodeReplication;
+use super::{formation, gossip, incarnations, leadership_log};
+use crate::admin::AdminHandler;
+use crate::context::{Lifecycle, NodeContext, Participation};
 use crate::door::{Door, Patience};
 use crate::fanout::Fanout;
 use crate::http::{self, HttpParts};
@@ -34,16 +36,16 @@ use crate::peer::server;
 use crate::peer::wire::TlsWire;
 use crate::presence::Presence;
 use crate::service::{Service, ServiceParts};
-use crate::store::{MERGE_AT, Store, StoreOptions, Writer, spawn_writer};
+use crate::store::{MERGE_AT, Store, StoreError, StoreOptions, Writer, spawn_writer};
 
-/// Read-only connections: reads are short, and two cores can't run more at a time anyway.
+/// Read-only connections: reads are short, and two cores can't run more at a time.
 const READERS: u32 = 4;
-/// The graceful stop as a whole; beyond it the process ends all the same (nothing acknowledged is at stake).
+/// The graceful stop as a whole; then the process ends all the same. Nothing acknowledged is lost.
 const STOP_WITHIN: Duration = Duration::from_millis(4_500);
-/// What clients get to read their last answers.
-const DOORS_CLOSE_WITHIN: Duration = Duration::from_millis(1_500);
+/// The time that clients have to read their last answers.
+const CLIENTS_CLOSE_WITHIN: Duration = Duration::from_millis(1_500);
 /// How long a foreign reader or lock may keep the WAL from being moved into the file at the end.
-const FOLD_WITHIN: Duration = Duration::from_millis(300);
+const CHECKPOINT_WITHIN: Duration = Duration::from_millis(300);
 /// The file with the process id, beside the database.
 const PID_FILE: &str = "mbd.pid";
 
@@ -58,235 +60,235 @@ struct ClientListeners {
     http: Option<TcpListener>,
 }
 
-/// Runs node `number` until SIGTERM, SIGINT, `mbctl stop` (`Ok`) or a failure (`Err` with the reason). All that serves
-/// clients and gathers writes runs on the threads of `clients`, all else on the caller's.
+/// Runs node `number` until SIGTERM, SIGINT, `mbctl stop` (`Ok`) or a failure (`Err` with the reason). What serves clients and
+/// gathers their writes runs on the threads of `clients`, everything else on the caller's.
 pub async fn run(
     config: Arc<Config>,
     number: u16,
     tls: NodeTls,
     clients: Handle,
-) -> Result<(), String> {
+) -> anyhow::Result<()> {
+    let node = config.node(number).cloned();
     // Proof for the default: the command line checked that the node is configured.
-    let node = config
-        .node(number)
-        .cloned()
-        .ok_or_else(|| format!("there is no node {number}"))?;
-    // First of all, so that a stop during the start is heard too.
+    let node = node.with_context(|| format!("there is no node {number}"))?;
+    // Before anything else, so that a stop during the start is not missed.
     let signals = Signals::listen()?;
     raise_file_limit(config.limits.connections);
-    let metrics = http::install_metrics().map_err(|e| format!("failed to prepare metrics: {e}"))?;
+    let metrics = http::install_metrics().context("failed to prepare metrics")?;
     let presence = Arc::new(Presence::new());
     let fanout = Fanout::new(presence.clone());
-    let options = StoreOptions {
-        dir: config.node_dir(number),
-        node: number,
-        readers: READERS,
-        merge_at: MERGE_AT,
-        change_log_bytes: config.limits.change_log_bytes,
-        effects: fanout.clone(),
-    };
-    let opened = tokio::task::spawn_blocking(move || Store::open(options))
-        .await
-        .map_err(|e| e.to_string())?;
-    let (store, writer) = opened.map_err(|e| e.to_string())?;
+    let (store, writer) = open_store(&config, number, fanout.clone()).await?;
     let listeners = bind(&node).await?;
     let pid_file = write_pid(&config.node_dir(number))?;
-    let (incarnations, meetings) = Incarnations::new(incarnations::remembered(&store).await?);
-    let incarnation = incarnations::this_one(&store)?;
+    let (incarnations, new_incarnations) = Incarnations::new(incarnations::stored(&store).await?);
     let incarnations = Arc::new(incarnations);
-    let connector = TlsConnector::from(tls.peer_dial.clone());
+    let incarnation = incarnations::new(&store)?;
     let wire = TlsWire::new(
-        connector,
+        TlsConnector::from(tls.peer_dial.clone()),
         config.clone(),
         number,
         store.clone(),
         incarnation,
         incarnations.clone(),
     );
-    let shared = Arc::new(Shared {
+    let context = Arc::new(NodeContext {
         config,
         node: number,
         store,
         wire,
         fanout,
         presence,
-        quit: CancellationToken::new(),
-        stop: CancellationToken::new(),
-        backups: Backups::default(),
+        participation: Participation::default(),
+        lifecycle: Lifecycle::default(),
+    });
+    if let Some(why) = incarnations::stored_staleness(&context.store).await? {
+        context.participation.mark_stale(why);
+    }
+    let node = Node {
+        context,
         incarnation,
         incarnations,
-        replica: OnceCell::new(),
         clients,
-        stale: AtomicBool::new(false),
-        closing: AtomicBool::new(false),
-        waiting: Mutex::new(Some("it has just been started".into())),
-        failure: Mutex::new(None),
-        started: Instant::now(),
-    });
-    if let Some(why) = incarnations::known_stale(&shared).await? {
-        shared.mark_stale(why);
-    }
-    let ended = serve(
-        &shared,
-        writer,
-        listeners,
-        &tls,
-        Start {
-            metrics,
-            meetings,
-            signals,
-        },
-    )
-    .await;
+        metrics,
+    };
+    let ended = node
+        .serve(writer, listeners, &tls, new_incarnations, signals)
+        .await;
     if let Err(e) = std::fs::remove_file(&pid_file) {
         warn!("failed to remove {}: {e}", pid_file.display());
     }
     ended
 }
 
-async fn serve(
-    shared: &Arc<Shared>,
-    writer: Writer,
-    listeners: Listeners,
-    tls: &NodeTls,
-    start: Start,
-) -> Result<(), String> {
-    let Start {
-        metrics,
-        meetings,
-        signals,
-    } = start;
-    let on_fatal = {
-        let shared = shared.clone();
-        move |e: crate::store::StoreError| {
-            shared.fail(format!("the log can't be made durable: {e}"))
-        }
+async fn open_store(
+    config: &Config,
+    number: u16,
+    effects: Arc<Fanout>,
+) -> anyhow::Result<(Store, Writer)> {
+    let options = StoreOptions {
+        dir: config.node_dir(number),
+        node: number,
+        readers: READERS,
+        merge_at: MERGE_AT,
+        change_log_bytes: config.limits.change_log_bytes,
+        effects,
     };
-    let writer = spawn_writer(writer, on_fatal);
-    let tasks = TaskTracker::new();
-    let service = serve_clients(shared).await?;
-    // Peers are served longer than clients: without the leader's entries a write that was accepted can't be answered.
-    let peers = CancellationToken::new();
-    let acceptor = TlsAcceptor::from(tls.peer_listen.clone());
-    let handler = Arc::new(Handler {
-        shared: shared.clone(),
-        service: service.clone(),
-    });
-    tasks.spawn(server::serve(
-        listeners.peer,
-        acceptor,
-        handler,
-        peers.clone(),
-    ));
-    let acceptor = TlsAcceptor::from(tls.door.clone());
-    let doors = open_doors(shared, service, listeners.clients, acceptor, metrics);
-    tasks.spawn(incarnations::remember(shared.clone(), meetings));
-    tasks.spawn(incarnations::heed(shared.clone()));
-    tasks.spawn(gossip::run(shared.clone()));
-    tasks.spawn(become_member(shared.clone()));
-    info!(
-        "node {} of {} serves; version {}",
-        shared.node,
-        shared.config.cluster,
-        env!("CARGO_PKG_VERSION")
-    );
-    wait_for_the_end(shared, signals).await;
-    if timeout(STOP_WITHIN, stop(shared, doors, &peers))
-        .await
-        .is_err()
-    {
-        warn!("the graceful stop took longer than {STOP_WITHIN:?}; ending all the same");
-    }
-    // The writer's thread ends with the process: handles on the store are everywhere. Nothing waits in it any more.
-    drop(writer);
-    match shared.failure() {
-        Some(why) => Err(why),
-        None => Ok(()),
-    }
+    tokio::task::spawn_blocking(move || Store::open(options))
+        .await?
+        .map_err(anyhow::Error::msg)
 }
 
-async fn serve_clients(shared: &Arc<Shared>) -> Result<Arc<Service>, String> {
-    let parts = ServiceParts {
-        node: shared.node,
-        cluster: shared.config.cluster.clone(),
-        readers: shared.store.readers().clone(),
-        replication: Arc::new(Replicated(shared.clone())),
-        fanout: shared.fanout.clone(),
-        presence: shared.presence.clone(),
-        password: shared.config.password,
-        limits: shared.config.limits,
-    };
-    // It hashes a password to begin with.
-    let built = tokio::task::spawn_blocking(move || Service::new(parts))
-        .await
-        .map_err(|e| e.to_string())?;
-    built.map_err(|e| format!("failed to prepare password hashing: {e}"))
-}
-
-/// Starts the tasks of the listeners for clients. The returned tracker is empty once every client connection has ended.
-fn open_doors(
-    shared: &Arc<Shared>,
-    service: Arc<Service>,
-    listeners: ClientListeners,
-    acceptor: TlsAcceptor,
+/// What its tasks are started from.
+struct Node {
+    context: Arc<NodeContext>,
+    incarnation: Incarnation,
+    incarnations: Arc<Incarnations>,
+    /// The threads of the clients' connections.
+    clients: Handle,
     metrics: PrometheusHandle,
-) -> TaskTracker {
-    let clients = &shared.clients;
-    let door = Door::new(
-        service.clone(),
-        shared.config.limits.connections,
-        Patience::default(),
-    );
-    let doors = TaskTracker::new();
-    doors.spawn_on(
-        door.clone()
-            .serve(listeners.tls, Some(acceptor), shared.stop.clone()),
-        clients,
-    );
-    if let Some(plain) = listeners.plain {
-        doors.spawn_on(
-            door.clone().serve(plain, None, shared.stop.clone()),
-            clients,
-        );
-    }
-    if let Some(listener) = listeners.http {
-        let parts = HttpParts {
-            service,
-            door,
-            store: shared.store.clone(),
-            metrics,
-        };
-        let stop = shared.stop.clone();
-        clients.spawn(async move {
-            if let Err(e) = http::serve(listener, parts, stop.cancelled_owned()).await {
-                warn!("the http listener ended: {e}");
+}
+
+impl Node {
+    async fn serve(
+        &self,
+        writer: Writer,
+        listeners: Listeners,
+        tls: &NodeTls,
+        new_incarnations: mpsc::Receiver<(u64, Incarnation)>,
+        signals: Signals,
+    ) -> anyhow::Result<()> {
+        let context = &self.context;
+        let on_fatal = {
+            let context = context.clone();
+            move |e: StoreError| {
+                let why = format!("the log can't be made durable: {e}");
+                context.lifecycle.fail(why);
             }
+        };
+        let writer = spawn_writer(writer, on_fatal);
+        let service = build_service(context).await?;
+        // Peers are served longer than clients: without the leader's entries a write that was accepted can't be answered.
+        let peers = CancellationToken::new();
+        let identity = Arc::new(NodeIdentity::new(
+            context.clone(),
+            self.incarnations.clone(),
+            self.clients.clone(),
+        ));
+        let handler = Arc::new(Handler {
+            context: context.clone(),
+            identity: identity.clone(),
+            incarnation: self.incarnation,
+            incarnations: self.incarnations.clone(),
+            admin: AdminHandler::new(context.clone(), service.clone()),
         });
+        let acceptor = TlsAcceptor::from(tls.peer_listen.clone());
+        let tasks = TaskTracker::new();
+        tasks.spawn(server::serve(
+            listeners.peer,
+            acceptor,
+            handler,
+            peers.clone(),
+        ));
+        let acceptor = TlsAcceptor::from(tls.door.clone());
+        let client_tasks = self.serve_clients(service, listeners.clients, acceptor);
+        tasks.spawn(incarnations::store_new(context.clone(), new_incarnations));
+        tasks.spawn(incarnations::watch_for_copies(
+            context.clone(),
+            self.incarnations.clone(),
+        ));
+        tasks.spawn(gossip::run(context.clone()));
+        tasks.spawn(become_member(identity));
+        info!(
+            "node {} of {} listens; version {}",
+            context.node,
+            context.config.cluster,
+            env!("CARGO_PKG_VERSION")
+        );
+        wait_for_stop(context, signals).await;
+        if timeout(STOP_WITHIN, stop(context, client_tasks, &peers))
+            .await
+            .is_err()
+        {
+            warn!("the graceful stop took longer than {STOP_WITHIN:?}; ending all the same");
+        }
+        // The writer's thread ends with the process, because many tasks hold the store. Nothing waits in it any more.
+        drop(writer);
+        context
+            .lifecycle
+            .failure()
+            .map_or(Ok(()), |why| Err(anyhow::Error::msg(why)))
     }
-    doors.close();
-    doors
+
+    /// Starts the tasks of the listeners for clients. The returned tracker is empty once every client connection has ended.
+    fn serve_clients(
+        &self,
+        service: Arc<Service>,
+        listeners: ClientListeners,
+        acceptor: TlsAcceptor,
+    ) -> TaskTracker {
+        let context = &self.context;
+        let stop = &context.lifecycle.stop;
+        let connections = context.config.limits.connections;
+        let door = Door::new(service.clone(), connections, Patience::default());
+        let tasks = TaskTracker::new();
+        let tls = door
+            .clone()
+            .serve(listeners.tls, Some(acceptor), stop.clone());
+        tasks.spawn_on(tls, &self.clients);
+        if let Some(plain) = listeners.plain {
+            let plain = door.clone().serve(plain, None, stop.clone());
+            tasks.spawn_on(plain, &self.clients);
+        }
+        if let Some(listener) = listeners.http {
+            let parts = HttpParts {
+                service,
+                door,
+                store: context.store.clone(),
+                metrics: self.metrics.clone(),
+            };
+            let stop = stop.clone();
+            self.clients.spawn(async move {
+                if let Err(e) = http::serve(listener, parts, stop.cancelled_owned()).await {
+                    warn!("the http listener ended: {e}");
+                }
+            });
+        }
+        tasks.close();
+        tasks
+    }
+}
+
+async fn build_service(context: &Arc<NodeContext>) -> anyhow::Result<Arc<Service>> {
+    let parts = ServiceParts {
+        node: context.node,
+        cluster: context.config.cluster.clone(),
+        readers: context.store.readers().clone(),
+        replication: Arc::new(NodeReplication(context.clone())),
+        fanout: context.fanout.clone(),
+        presence: context.presence.clone(),
+        password: context.config.password,
+        limits: context.config.limits,
+    };
+    // It hashes a password first, which takes its time.
+    tokio::task::spawn_blocking(move || Service::new(parts))
+        .await?
+        .context("failed to prepare password hashing")
 }
 
 /// Replication under the stored identity, or formation until there is one; then watches for its failure.
-async fn become_member(shared: Arc<Shared>) {
-    if !shared.is_stale() {
-        formation::drive(shared.clone()).await;
+async fn become_member(identity: Arc<NodeIdentity>) {
+    let context = identity.context().clone();
+    if !context.participation.is_stale() {
+        formation::drive(identity).await;
     }
-    if let Some(replica) = shared.replica() {
+    if let Some(replica) = context.replica() {
         let why = tokio::select! {
             why = replica.failed() => why,
-            () = leadership_log::write(shared.clone()) => return,
-            () = shared.stop.cancelled() => return,
+            () = leadership_log::write(context.clone()) => return,
+            () = context.lifecycle.stop.cancelled() => return,
         };
-        shared.fail(format!("replication failed: {why}"));
+        context.lifecycle.fail(format!("replication failed: {why}"));
     }
-}
-
-/// What `run` hands to `serve`.
-struct Start {
-    metrics: PrometheusHandle,
-    meetings: mpsc::Receiver<(u64, Incarnation)>,
-    signals: Signals,
 }
 
 /// SIGTERM and SIGINT.
@@ -296,8 +298,8 @@ struct Signals {
 }
 
 impl Signals {
-    fn listen() -> Result<Signals, String> {
-        let listen = |kind| signal(kind).map_err(|e| format!("failed to listen for signals: {e}"));
+    fn listen() -> anyhow::Result<Signals> {
+        let listen = |kind| signal(kind).context("failed to listen for signals");
         Ok(Signals {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
@@ -322,55 +324,59 @@ fn raise_file_limit(connections: u32) {
     }
 }
 
-async fn wait_for_the_end(shared: &Arc<Shared>, mut signals: Signals) {
+async fn wait_for_stop(context: &NodeContext, mut signals: Signals) {
     tokio::select! {
         _ = signals.terminate.recv() => info!("stopping on SIGTERM"),
         _ = signals.interrupt.recv() => info!("stopping on SIGINT"),
-        () = shared.quit.cancelled() => info!("stopping for an operator"),
-        () = shared.stop.cancelled() => {}
+        () = context.lifecycle.stop_requested.cancelled() => info!("stopping for an operator"),
+        () = context.lifecycle.stop.cancelled() => {}
     }
 }
 
-async fn stop(shared: &Arc<Shared>, doors: TaskTracker, peers: &CancellationToken) {
-    shared.closing.store(true, Ordering::Relaxed);
-    if shared.failure().is_some() {
-        // It leads no more, whatever it says: the others see that at once when its connections break.
+async fn stop(context: &NodeContext, client_tasks: TaskTracker, peers: &CancellationToken) {
+    let lifecycle = &context.lifecycle;
+    lifecycle.set_closing();
+    if lifecycle.failure().is_some() {
+        // Whatever its replica says, it leads no more: the others notice at once when its connections break.
         peers.cancel();
     }
-    if shared.failure().is_none()
-        && let Some(replica) = shared.replica()
+    if lifecycle.failure().is_none()
+        && let Some(replica) = context.replica()
     {
         replica.step_down_for_stop().await;
     }
-    shared.fanout.shutdown();
-    shared.stop.cancel();
-    if timeout(DOORS_CLOSE_WITHIN, doors.wait()).await.is_err() {
-        warn!("some clients did not read their last answers in {DOORS_CLOSE_WITHIN:?}");
+    context.fanout.shutdown();
+    lifecycle.stop.cancel();
+    if timeout(CLIENTS_CLOSE_WITHIN, client_tasks.wait())
+        .await
+        .is_err()
+    {
+        warn!("some clients did not read their last answers in {CLIENTS_CLOSE_WITHIN:?}");
     }
     peers.cancel();
-    if let Some(replica) = shared.replica() {
+    if let Some(replica) = context.replica() {
         replica.shutdown().await;
     }
-    // After a failure the WAL is what the next start goes by: what was copied from it may not be on the disk.
-    if shared.failure().is_none() {
-        let file = shared.store.file().to_owned();
-        let folded = tokio::task::spawn_blocking(move || fold_wal(&file)).await;
-        if let Ok(Err(e)) = folded {
+    // After a failure the next start needs the WAL: what was copied from it may not be on the disk.
+    if lifecycle.failure().is_none() {
+        let file = context.store.file().to_owned();
+        let checkpointed = tokio::task::spawn_blocking(move || checkpoint_wal(&file)).await;
+        if let Ok(Err(e)) = checkpointed {
             warn!("the write-ahead log stays beside the file, for the next start: {e}");
         }
     }
     info!("stopped");
 }
 
-/// Moves what is in the WAL into the file, so that a copy of the file alone is whole. A foreign reader may prevent it;
-/// nothing is lost then.
-fn fold_wal(file: &Path) -> rusqlite::Result<()> {
+/// Checkpoints the WAL into the file, so that a copy of the file alone is whole. A foreign reader may prevent it; nothing is
+/// lost then.
+fn checkpoint_wal(file: &Path) -> rusqlite::Result<()> {
     let connection = rusqlite::Connection::open(file)?;
-    connection.busy_timeout(FOLD_WITHIN)?;
+    connection.busy_timeout(CHECKPOINT_WITHIN)?;
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
-async fn bind(node: &NodeConfig) -> Result<Listeners, String> {
+async fn bind(node: &NodeConfig) -> anyhow::Result<Listeners> {
     let http = node.http_bind.as_ref().or(node.http.as_ref());
     let tls = listen("client", node.client_bind.as_ref().unwrap_or(&node.client)).await?;
     let peer = listen("peer", node.peer_bind.as_ref().unwrap_or(&node.peer)).await?;
@@ -388,14 +394,14 @@ async fn bind(node: &NodeConfig) -> Result<Listeners, String> {
     })
 }
 
-async fn listen(what: &str, address: &Address) -> Result<TcpListener, String> {
+async fn listen(what: &str, address: &Address) -> anyhow::Result<TcpListener> {
     TcpListener::bind((address.host.as_str(), address.port))
         .await
-        .map_err(|e| format!("failed to listen on {what} address {address}: {e}"))
+        .with_context(|| format!("failed to listen on {what} address {address}"))
 }
 
-/// Published by rename, so that nobody reads half a number.
-fn write_pid(dir: &Path) -> Result<PathBuf, String> {
+/// Renamed into place, so that nobody reads half a number.
+fn write_pid(dir: &Path) -> anyhow::Result<PathBuf> {
     let path = dir.join(PID_FILE);
     let temporary = dir.join("mbd.pid.new");
     let write = || {
@@ -408,6 +414,7 @@ fn write_pid(dir: &Path) -> Result<PathBuf, String> {
         writeln!(file, "{}", std::process::id())?;
         std::fs::rename(&temporary, &path)
     };
-    write().map_err(|e: std::io::Error| format!("failed to write {}: {e}", path.display()))?;
+    let written: std::io::Result<()> = write();
+    written.with_context(|| format!("failed to write {}", path.display()))?;
     Ok(path)
 }

@@ -481,3 +481,32 @@ async fn read_answers(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::{AlertDescription, CertificateError};
+
+    use super::*;
+
+    #[test]
+    fn a_dead_process_and_a_refused_certificate_are_told_from_everything_else() {
+        let to = Target {
+            raft_id: 0,
+            node: 2,
+            peer: String::new(),
+        };
+        let tls = |e: rustls::Error| io::Error::new(io::ErrorKind::InvalidData, e);
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert!(matches!(dial_error(&to, &refused), PeerError::Refused(_)));
+        let ours = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let theirs = rustls::Error::AlertReceived(AlertDescription::UnknownCA);
+        for e in [ours, theirs] {
+            assert!(matches!(dial_error(&to, &tls(e)), PeerError::Rejected(_)));
+        }
+        let garbage = tls(rustls::Error::DecryptError);
+        let cut = io::Error::from(io::ErrorKind::UnexpectedEof);
+        for e in [garbage, cut] {
+            assert!(matches!(dial_error(&to, &e), PeerError::Unreachable(_)));
+        }
+    }
+}

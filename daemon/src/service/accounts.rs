@@ -13,7 +13,7 @@ use messagebase_protocol::name::{check_key, check_name, check_password, fold_nam
 use super::{Budget, Connection, Service, Session, reads, token, verdict};
 use crate::change::{Change, Outcome, Secrets};
 use crate::planted::{Defect, planted};
-use crate::raft::api::Draft;
+use crate::raft::api::{Draft, Verdict};
 use crate::state::read::{self, Account, AccountKey, SessionRow};
 
 /// A `delete`, of either dialect.
@@ -371,22 +371,24 @@ impl Service {
         secrets: Option<Secrets>,
         budget: &Budget,
     ) -> Result<Outcome, Failure> {
+        let draft = Draft {
+            actor,
+            body,
+            secrets,
+        };
+        verdict::outcome(self.propose_draft(draft, budget).await?)
+    }
+
+    pub(super) async fn propose_draft(
+        &self,
+        draft: Draft,
+        budget: &Budget,
+    ) -> Result<Verdict, Failure> {
         let within = budget.for_proposal()?;
-        let verdicts = self
-            .replication
-            .propose(
-                vec![Draft {
-                    actor,
-                    body,
-                    secrets,
-                }],
-                within,
-            )
-            .await;
-        match verdicts.into_iter().next() {
-            Some(verdict) => verdict::outcome(verdict),
-            None => Err(verdict::internal_unknown("replication gave no verdict")),
-        }
+        let mut verdicts = self.replication.propose(vec![draft], within).await;
+        verdicts
+            .pop()
+            .ok_or_else(|| verdict::internal_unknown("replication gave no verdict"))
     }
 
     async fn account(&self, folded: String) -> Result<Option<Account>, Failure> {

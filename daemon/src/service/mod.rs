@@ -1,7 +1,8 @@
 //! The use cases, one file a theme: validate, propose, read, answer. What is decided here is a courtesy; `state/`
 //! decides on every node alike. Speaks no dialect and holds no socket: `door/` does.
 //!
-//! `accounts` register to delete, `messages` send to history, `directory` users, `status` hello to ping;
+//! `accounts` register to delete, `messages` send to history, `directory` users, `status` hello to ping, `operators` what
+//! `mbctl user` asks;
 //! `verdict` is the one place where outcomes become answers and refusals.
 
 mod accounts;
@@ -12,6 +13,7 @@ mod hasher;
 mod login_limits;
 mod messages;
 mod meter;
+mod operators;
 mod reads;
 mod replication;
 mod status;
@@ -34,6 +36,7 @@ pub use connection::{Connection, Session};
 pub use hasher::{HASH_QUEUE_MAX, Hasher};
 pub use messages::{Post, Posted, send_key};
 pub use meter::describe as describe_metrics;
+pub use operators::OperatorError;
 pub use replication::{Answering, Replication};
 pub use verdict::no_quorum;
 
@@ -95,11 +98,6 @@ impl Service {
             campaigns: Arc::default(),
             started: Instant::now(),
         }))
-    }
-
-    /// Hashes passwords; for operators' `user add` and `reset-password` too.
-    pub fn hasher(&self) -> &Hasher {
-        &self.hasher
     }
 
     /// Where this node's replication stands.

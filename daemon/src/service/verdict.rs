@@ -5,27 +5,51 @@ use messagebase_protocol::code::{Code, Failure};
 use crate::change::{Outcome, Refusal};
 use crate::raft::api::Verdict;
 
+/// Why a change has no outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Unapplied {
+    /// Apply refused it: nothing was changed.
+    Refused(Refusal),
+    /// Everything else.
+    Failed(Failure),
+}
+
+impl From<Unapplied> for Failure {
+    fn from(why: Unapplied) -> Self {
+        match why {
+            Unapplied::Refused(refusal) => refused(refusal),
+            Unapplied::Failed(failure) => failure,
+        }
+    }
+}
+
 /// The outcome of an applied change; refusals and lost verdicts as failures.
 pub(super) fn outcome(verdict: Verdict) -> Result<Outcome, Failure> {
-    match verdict {
+    Ok(applied(verdict)?)
+}
+
+/// As [`outcome`], for a caller that tells the refusals apart.
+pub(super) fn applied(verdict: Verdict) -> Result<Outcome, Unapplied> {
+    let failure = match verdict {
         Verdict::Applied {
             outcome: Outcome::Refused(refusal),
             ..
-        } => Err(refused(refusal)),
+        } => return Err(Unapplied::Refused(refusal)),
         Verdict::Applied {
             outcome: Outcome::Rejected,
             index,
-        } => Err(internal_unknown(&format!(
+        } => internal_unknown(&format!(
             "the change at index {index} could not be applied; see the node's log"
-        ))),
-        Verdict::Applied { outcome, .. } => Ok(outcome),
-        Verdict::InDoubt(_) => Err(in_doubt()),
-        Verdict::NoQuorum => Err(no_quorum()),
-        Verdict::Closing => Err(Failure::unknown(
+        )),
+        Verdict::Applied { outcome, .. } => return Ok(outcome),
+        Verdict::InDoubt(_) => in_doubt(),
+        Verdict::NoQuorum => no_quorum(),
+        Verdict::Closing => Failure::unknown(
             Code::Closing,
             "the node is stopping; repeat on another node under the same key",
-        )),
-    }
+        ),
+    };
+    Err(Unapplied::Failed(failure))
 }
 
 /// Whether this verdict proves that the acting session was alive when the change was applied. Only a new message does:

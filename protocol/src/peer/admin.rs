@@ -236,6 +236,15 @@ pub struct AdminError {
     pub leader: Option<u16>,
 }
 
+impl AdminError {
+    /// Adds the next command.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
 /// Successes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum AdminOk {

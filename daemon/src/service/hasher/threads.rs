@@ -87,7 +87,7 @@ impl Queue {
 }
 
 fn run(queue: &Queue, mut mill: Mill) {
-    background::give_way();
+    background::lower_priority();
     while let Some(job) = queue.next(|| mill.rest()) {
         // A panic answers its own request, by dropping what that waits for, and leaves the thread to the others.
         if catch_unwind(AssertUnwindSafe(|| job(&mut mill))).is_err() {
