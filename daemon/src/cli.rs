@@ -9,7 +9,9 @@ use clap::{Parser, ValueEnum};
 use messagebase_config::{Config, ConfigError, pki};
 use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::prelude::*;
 
 use crate::{memory, node};
 
@@ -17,10 +19,6 @@ use crate::{memory, node};
 const EXIT_CONFIG: u8 = 2;
 /// Exit code for everything else.
 const EXIT_FAILED: u8 = 1;
-/// Levels when RUST_LOG says nothing: openraft repeats at `warn`, every heartbeat, that a dead peer is dead;
-/// what an operator must know of it is said by `raft`.
-const DEFAULT_LEVELS: &str = "info,openraft=error";
-
 /// One node of a MessageBase cluster. Runs in the foreground and logs to standard error.
 #[derive(Parser)]
 #[command(name = "mbd", version)]
@@ -46,9 +44,9 @@ enum LogFormat {
     Json,
 }
 
-/// Parses, runs one node until it is told to stop, and says with what success.
+/// Parses the arguments and runs one node until it is told to stop; the exit code of the process.
 pub fn main() -> ExitCode {
-    memory::bound();
+    memory::return_freed_at_once();
     let arguments = Arguments::parse();
     log_to_standard_error(arguments.log_format);
     let (config, tls) = match load(&arguments) {
@@ -59,7 +57,7 @@ pub fn main() -> ExitCode {
         return restore(&config, arguments.node, file);
     }
     let started = async_threads("replication", 1)
-        .and_then(|own| Ok((own, async_threads("clients", for_clients())?)));
+        .and_then(|own| Ok((own, async_threads("clients", client_threads())?)));
     let (own, clients) = match started {
         Ok(started) => started,
         Err(e) => return leave(EXIT_FAILED, &format!("failed to start the runtime: {e}")),
@@ -79,7 +77,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// What came of it goes to standard output for `mbctl`, one line of JSON; what failed is said to people as ever.
+/// Prints the result to standard output as one line of JSON for `mbctl`; errors also go to standard error as usual.
 fn restore(config: &Config, node: u16, file: &Path) -> ExitCode {
     let restored = match config.node(node) {
         Some(node) => node::restore(config, node, file),
@@ -96,7 +94,7 @@ fn restore(config: &Config, node: u16, file: &Path) -> ExitCode {
             )
         }
     };
-    // What was done is done, whether somebody reads it or not.
+    // The restore is done even when nobody reads the line.
     let _ = writeln!(std::io::stdout(), "{line}");
     ended
 }
@@ -109,9 +107,9 @@ fn async_threads(name: &str, threads: usize) -> std::io::Result<Runtime> {
         .build()
 }
 
-/// All processors but one, at least one. Replication has a thread to itself: when thousands of clients come back at once,
-/// their handshakes queue for these, and a heartbeat behind them would be so late that the leader is taken for dead.
-fn for_clients() -> usize {
+/// All processors but one, at least one. Replication has a thread of its own: when thousands of clients come back at once,
+/// their handshakes fill these threads, and a heartbeat behind them would come so late that the leader is suspected.
+fn client_threads() -> usize {
     std::thread::available_parallelism()
         .map_or(1, |processors| processors.get().saturating_sub(1).max(1))
 }
@@ -144,16 +142,35 @@ fn load(arguments: &Arguments) -> Result<(Config, pki::NodeTls), ConfigError> {
 }
 
 fn log_to_standard_error(format: LogFormat) {
-    let levels =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LEVELS));
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(levels)
-        .with_writer(std::io::stderr);
-    // Standard error may be a pipe that nobody reads any more; complaining about that there would panic.
-    let lines = lines.log_internal_errors(false);
+    let (levels, unusable) = levels(std::env::var("RUST_LOG").ok().as_deref());
+    // Standard error may be a pipe that nobody reads any more; reporting that there would panic.
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
+    let registry = tracing_subscriber::registry().with(levels);
     match format {
-        LogFormat::Text => lines.with_ansi(false).with_target(false).init(),
-        LogFormat::Json => lines.json().init(),
+        LogFormat::Text => registry
+            .with(lines.with_ansi(false).with_target(false))
+            .init(),
+        LogFormat::Json => registry.with(lines.json()).init(),
+    }
+    if let Some(e) = unusable {
+        tracing::warn!("RUST_LOG is ignored: {e}; it is a level, or a list of target=level");
+    }
+}
+
+/// The levels to log at, by `RUST_LOG`; the default, and why, when that is not usable.
+fn levels(wanted: Option<&str>) -> (Targets, Option<ParseError>) {
+    // At `warn` openraft repeats with every heartbeat that a dead peer is dead; `raft` logs what an operator must know.
+    let default = Targets::new()
+        .with_default(Level::INFO)
+        .with_target("openraft", Level::ERROR);
+    match wanted.filter(|wanted| !wanted.trim().is_empty()) {
+        None => (default, None),
+        Some(wanted) => match wanted.parse() {
+            Ok(levels) => (levels, None),
+            Err(e) => (default, Some(e)),
+        },
     }
 }
 
@@ -162,4 +179,46 @@ fn leave(code: u8, why: &str) -> ExitCode {
     // Nobody is left to tell when standard error is closed.
     let _ = writeln!(std::io::stderr(), "error: {why}");
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rust_log_is_a_level_or_a_list_and_nonsense_is_the_default() {
+        let enabled = |wanted, target: &str, level: Level| {
+            let (levels, unusable) = levels(wanted);
+            (levels.would_enable(target, &level), unusable.is_some())
+        };
+        for unset in [None, Some(" ")] {
+            assert_eq!(
+                enabled(unset, "messagebase_daemon::node", Level::INFO),
+                (true, false)
+            );
+            assert_eq!(
+                enabled(unset, "openraft::core", Level::WARN),
+                (false, false)
+            );
+        }
+        assert_eq!(
+            enabled(Some("debug"), "openraft::core", Level::DEBUG),
+            (true, false)
+        );
+        let list = Some("info,openraft=warn");
+        assert_eq!(enabled(list, "openraft::core", Level::WARN), (true, false));
+        assert_eq!(enabled(list, "openraft::core", Level::INFO), (false, false));
+        assert_eq!(
+            enabled(list, "messagebase_daemon", Level::INFO),
+            (true, false)
+        );
+        assert_eq!(
+            enabled(
+                Some("info,openraft=loud"),
+                "messagebase_daemon",
+                Level::INFO
+            ),
+            (true, true)
+        );
+    }
 }

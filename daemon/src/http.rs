@@ -1,5 +1,5 @@
-//! `/healthz`, `/readyz`, `/metrics` for probes and Prometheus. Plain HTTP/1.1, no credentials: it tells counts and
-//! states, never names or messages.
+//! `/healthz`, `/readyz`, `/metrics` for probes and Prometheus. Plain HTTP/1.1 without credentials: the answers hold counts
+//! and states, never names or messages.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ const ROLES: [NodeRole; 5] = [
     NodeRole::Waiting,
 ];
 
-/// What the answers are made of.
+/// What the answers are built from.
 #[derive(Clone)]
 pub struct HttpParts {
     /// Readiness and the view of the log.
@@ -44,7 +44,7 @@ pub struct HttpParts {
     pub metrics: PrometheusHandle,
 }
 
-/// Makes the process-wide recorder. Once a process, before anything counts.
+/// Makes the process-wide recorder. To be called once, before anything is counted.
 pub fn install_metrics() -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new().install_recorder()?;
     describe();
@@ -163,11 +163,11 @@ async fn metrics_text(State(parts): State<HttpParts>) -> Response {
     (content_type, parts.metrics.render()).into_response()
 }
 
-/// Reads off what is not counted as it happens.
+/// Sets the metrics that are not counted as things happen.
 async fn gauges(parts: &HttpParts) {
     let status = parts.service.status();
     let set = |name: &'static str, value: u64| {
-        #[allow(clippy::cast_precision_loss, reason = "Prometheus knows floats alone")]
+        #[allow(clippy::cast_precision_loss, reason = "Prometheus has only floats")]
         gauge!(name).set(value as f64);
     };
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
@@ -196,7 +196,7 @@ async fn gauges(parts: &HttpParts) {
             set("messagebase_messages_queued", stats.queued);
             set("messagebase_sessions_stored", stats.sessions);
         }
-        // The rest is worth its while, and Prometheus shows the gap.
+        // The other metrics are still useful, and Prometheus shows the gap.
         Err(error) => tracing::warn!(%error, "failed to count the state for /metrics"),
     }
 }
@@ -225,7 +225,7 @@ mod tests {
     #[tokio::test]
     async fn probes_and_metrics_say_how_the_node_is() {
         let recorder = PrometheusBuilder::new().build_recorder();
-        // This test's thread alone: the handlers run on it.
+        // For this test's thread only: the handlers run on it.
         let _recorder = metrics::set_default_local_recorder(&recorder);
         describe();
         let node = TestNode::start();

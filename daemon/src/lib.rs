@@ -1,9 +1,11 @@
-//! The daemon `mbd`: a map of its rooms. Data flows down once (line → request → change → log → row) and up once
-//! (outcome → reply, events); nothing reaches around a layer.
+//! The daemon `mbd`: a map of its modules. A request goes down once (line → request → change → log → row) and its result up
+//! once (outcome → reply, events).
 //!
-//! `door` → `service` → `raft` → `store`; `state` sees a transaction and `change` alone; `peer` carries `raft`'s
-//! bytes and operators' requests; `node` builds one node of all of them. `watch` is a channel, `memory` the allocator,
-//! `background` a thread that gives way.
+//! - `door` → `service` → `raft` → `store`; `state` applies changes inside a transaction of the store; `fanout` and `presence`
+//!   are the live sessions.
+//! - `peer` carries `raft`'s bytes and operators' requests; `admin` answers operators.
+//! - `node` builds one node of all of them and starts and stops it; `context` is what `node` and `admin` share.
+//! - `watch` is a channel, `memory` the allocator, `background` the priority of threads, `throttle` bounds on repetition.
 
 pub mod admin;
 pub mod background;

@@ -1,20 +1,20 @@
-//! Who is online anywhere: the users with a session on this node, and what the peers say of theirs. Soft state: never
-//! in the log, lost with the process, right within 3 s. Knows no sockets: `peer/` carries the sets between nodes.
+//! Who is online anywhere: the users with a session on this node, and those that the peers report. Soft state: never in
+//! the log, lost with the process, right within 3 s. Knows no sockets: `node/gossip` carries the sets between nodes.
 //!
 //! Every node sends its whole set when it changes and repeats the version about every second; a peer that falls
 //! silent is forgotten after [`REMOTE_EXPIRY`].
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
-/// A peer's set counts for so long after it was last heard. Under the 3 s that the protocol promises, so that the
-/// way of the last repetition fits in too.
+/// How long a peer's set counts after the peer was last heard of. Below the 3 s that the protocol promises, so that the
+/// network delay of the last repetition fits in.
 pub const REMOTE_EXPIRY: Duration = Duration::from_millis(2_700);
 
-/// What one peer said.
+/// What one peer reported.
 #[derive(Debug)]
 struct Remote {
     version: u64,
@@ -32,7 +32,6 @@ struct State {
 /// Online users of the whole cluster, as far as this node knows.
 #[derive(Debug)]
 pub struct Presence {
-    /// Held for map operations alone, never across an await.
     state: Mutex<State>,
     /// The version of the local set; grows when a user comes or goes, not with every connection.
     version: watch::Sender<u64>,
@@ -45,7 +44,7 @@ impl Default for Presence {
 }
 
 impl Presence {
-    /// Nobody is online.
+    /// Without anybody online.
     pub fn new() -> Self {
         Presence {
             state: Mutex::default(),
@@ -55,7 +54,7 @@ impl Presence {
 
     /// A connection of this user was logged in here.
     pub fn arrived(&self, user: u64) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let connections = state.local.entry(user).or_insert(0);
         *connections += 1;
         if *connections == 1 {
@@ -65,7 +64,7 @@ impl Presence {
 
     /// A connection of this user ended here.
     pub fn left(&self, user: u64) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let Some(connections) = state.local.get_mut(&user) else {
             return;
         };
@@ -76,21 +75,21 @@ impl Presence {
         }
     }
 
-    /// This node's set and its version, to be sent to the peers.
+    /// This node's set and its version, for the peers.
     pub fn snapshot(&self) -> (u64, Vec<u64>) {
-        let state = self.lock();
+        let state = self.state.lock();
         let mut users: Vec<u64> = state.local.keys().copied().collect();
         users.sort_unstable();
         (*self.version.borrow(), users)
     }
 
-    /// Changes whenever [`Presence::snapshot`] would.
+    /// Changes when [`Presence::snapshot`] does.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
 
-    /// A peer spoke: its whole set, or (`None`) that `version` still holds. False: this node does not hold that
-    /// version, so the peer must send the set.
+    /// A peer reported its whole set, or (`None`) that `version` still holds. False: this node does not hold that version,
+    /// so the peer must send the set.
     #[must_use = "on false the peer must send its whole set"]
     pub fn remote(&self, node: u16, version: u64, online: Option<Vec<u64>>) -> bool {
         self.remote_at(node, version, online, Instant::now())
@@ -104,7 +103,7 @@ impl Presence {
         online: Option<Vec<u64>>,
         now: Instant,
     ) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         match online {
             Some(online) => {
                 let remote = Remote {
@@ -125,9 +124,9 @@ impl Presence {
         }
     }
 
-    /// A peer is known to be dead: its users are gone at once.
+    /// A peer is known to be dead: forgets its users at once.
     pub fn node_lost(&self, node: u16) {
-        self.lock().remote.remove(&node);
+        self.state.lock().remote.remove(&node);
     }
 
     /// Whether a session of this user is connected to any node.
@@ -137,7 +136,7 @@ impl Presence {
 
     /// [`Presence::is_online`] at a given time.
     pub fn is_online_at(&self, user: u64, now: Instant) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         let fresh = |remote: &&Remote| now.saturating_duration_since(remote.heard) < REMOTE_EXPIRY;
         state.local.contains_key(&user)
             || state
@@ -149,12 +148,7 @@ impl Presence {
 
     /// Users with a session on this node.
     pub fn local_users(&self) -> usize {
-        self.lock().local.len()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere leaves these maps whole: each operation changes one entry.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().local.len()
     }
 }
 

@@ -1,4 +1,4 @@
-//! The error codes of the line protocol and what each says about the outcome.
+//! The error codes of the line protocol, and whether a refused request may have taken effect.
 
 use serde::{Deserialize, Serialize};
 
@@ -44,17 +44,17 @@ crate::words::words! {
     }
 }
 
-/// Whether a refused request may have taken effect all the same.
+/// Whether a refused request may have taken effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Certainty {
-    /// Nothing was and nothing will be written.
+    /// Nothing was written, and nothing will be.
     NotDone,
     /// It may have been done: repeat it under the same key to find out.
     Unknown,
 }
 
-/// A refusal as it goes over the wire: code, a sentence for people, and what is known of the outcome.
+/// A refusal on the wire: code, a sentence for people, and what is known of the outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct Failure {
@@ -71,7 +71,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A refusal after which nothing was and nothing will be written.
+    /// A refusal after which nothing was written, and nothing will be.
     pub fn not_done(code: Code, message: impl Into<String>) -> Self {
         Failure {
             code,

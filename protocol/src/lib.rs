@@ -1,8 +1,8 @@
-//! Everything that crosses a socket: the line protocol that clients speak and the peer door that nodes and
-//! admins speak, with their limits and error codes. No I/O and no async runtime here: bytes in, values out.
+//! Everything that crosses a socket: the line protocol of clients and the peer protocol of nodes and operators, with their
+//! limits and error codes. No I/O and no async runtime here: bytes in, values out.
 //!
 //! Where to go next: [`json`] and [`pipe`] are the two dialects of the line protocol, [`mod@line`] cuts the byte
-//! stream into lines, [`peer`] is what nodes and `mbctl` say to a node, [`limits`] and [`code`] are shared.
+//! stream into lines, [`peer`] is what nodes and `mbctl` send to a node, [`limits`], [`code`] and [`role`] are shared.
 
 #![deny(missing_docs)]
 

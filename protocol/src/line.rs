@@ -1,4 +1,4 @@
-//! Cuts a byte stream into lines within the protocol's bounds. Pure: the caller reads the socket.
+//! Cuts a byte stream into lines, within the protocol's limits. Pure: the caller reads the socket.
 
 use crate::limits::{LINE_ABANDON_BYTES, LINE_MAX_BYTES};
 
@@ -7,21 +7,21 @@ use crate::limits::{LINE_ABANDON_BYTES, LINE_MAX_BYTES};
 pub enum Line {
     /// A whole line without its `\n` or `\r\n`. Not yet checked to be UTF-8.
     Whole(Vec<u8>),
-    /// A line over [`LINE_MAX_BYTES`]; it is skipped to its newline. Reported once a line.
+    /// A line over [`LINE_MAX_BYTES`]. Reported once; its bytes up to the newline are skipped.
     TooLong,
-    /// An unfinished line over [`LINE_ABANDON_BYTES`]: close the connection.
+    /// An unfinished line over [`LINE_ABANDON_BYTES`]: the caller closes the connection.
     Abandon,
 }
 
-/// Bytes received and not yet consumed. Holds at most [`LINE_MAX_BYTES`] plus one read.
+/// Bytes that were received and not consumed: at most [`LINE_MAX_BYTES`] plus one read.
 #[derive(Debug, Default)]
 pub struct LineBuffer {
     bytes: Vec<u8>,
-    /// Where the lines that were handed out end; compacted on the next `extend`.
+    /// End of the lines that were returned; their bytes are removed by the next `extend`.
     consumed: usize,
-    /// How far the search for a newline has come, so that a slow sender costs linear work.
+    /// End of the bytes that were searched for a newline: each byte of a slow sender is searched once.
     searched: usize,
-    /// Length of the over-long line being skipped, if one is.
+    /// Length so far of a line that is too long and being skipped.
     skipping: Option<usize>,
 }
 
@@ -31,7 +31,7 @@ impl LineBuffer {
         Self::default()
     }
 
-    /// Adds what was read.
+    /// Adds received bytes.
     pub fn extend(&mut self, read: &[u8]) {
         if self.consumed > 0 {
             self.bytes.drain(..self.consumed);
@@ -41,7 +41,7 @@ impl LineBuffer {
         self.bytes.extend_from_slice(read);
     }
 
-    /// The next line, if a whole one (or a verdict on one) is there.
+    /// The next line that is complete or too long.
     #[allow(
         clippy::should_implement_trait,
         reason = "a buffer that refills is not an iterator that ends"
@@ -94,7 +94,7 @@ impl LineBuffer {
         }
     }
 
-    /// What has arrived of the line that is not finished yet; empty while an over-long one is skipped.
+    /// The received part of the line that is not complete; empty while a line that is too long is skipped.
     pub fn unfinished(&self) -> &[u8] {
         &self.bytes[self.consumed..]
     }

@@ -1,4 +1,4 @@
-//! User names, passwords, keys and bodies: the checks that both ends make before anything is sent or hashed.
+//! User names, passwords, keys and bodies: the checks of both ends before anything is sent or hashed.
 
 use std::borrow::Cow;
 
@@ -23,12 +23,12 @@ pub fn check_name(name: &str) -> Result<(), Failure> {
     ))
 }
 
-/// The form of a name that decides whether two names are the same: ASCII lower case.
+/// The form in which names are compared: ASCII lower case.
 pub fn fold_name(name: &str) -> String {
     name.to_ascii_lowercase()
 }
 
-/// As [`fold_name`], without a copy of a name that has this form already.
+/// As [`fold_name`], without copying a name that has this form already.
 pub fn folded(name: &str) -> Cow<'_, str> {
     if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
         fold_name(name).into()

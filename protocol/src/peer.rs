@@ -1,8 +1,8 @@
-//! The peer door: what nodes say to each other and `mbctl` to a node, over mutual TLS. Frames are a big-endian
-//! `u32` length and that many bytes of postcard. A connection begins with a [`PeerHello`] answered by a
-//! [`HelloReply`]; then the dialer sends [`Call`]s and reads [`Answer`]s with the same ids.
+//! The peer protocol: what nodes send to each other and `mbctl` to a node, over mutual TLS, in [`frame`]s. A connection
+//! begins with a [`PeerHello`], answered by a [`HelloReply`]; then the dialer sends [`Call`]s and reads [`Answer`]s with the
+//! same ids.
 //!
-//! Raft's own messages travel as opaque bytes: only the daemon's `raft/` knows their shape.
+//! Raft's own messages are opaque bytes here: only the daemon's `raft/` knows their shape.
 
 mod admin;
 pub mod frame;
@@ -13,9 +13,9 @@ pub use admin::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Version of the peer door; both ends must agree.
+/// Version of the peer protocol; both ends must agree.
 pub const PEER_PROTOCOL: u32 = 1;
-/// Longest frame. An append of `raft` stays far below it; a snapshot travels in chunks.
+/// Longest frame. An append of `raft` stays far below it; a snapshot is sent in chunks.
 pub const FRAME_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Longest frame before the hello is accepted.
 pub const HELLO_FRAME_MAX_BYTES: usize = 4 * 1024;
@@ -28,7 +28,7 @@ pub fn node_san(node: u16) -> String {
 /// The name in the SAN of the admin's certificate.
 pub const ADMIN_SAN: &str = "admin.messagebase.internal";
 
-/// Who dials.
+/// Which party opens a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Dialer {
     /// A node, by its number; checked against its certificate.
@@ -66,22 +66,22 @@ pub struct PeerHello {
     pub protocol: u32,
     /// The dialer's cluster; `None` on a blank node and for an admin.
     pub cluster_id: Option<String>,
-    /// Who dials.
+    /// Who opens the connection.
     pub dialer: Dialer,
-    /// Raft id that the dialer means to reach; 0 when it does not matter. A node refuses frames for an id that its
-    /// file does not hold: they were meant for the disk that was lost.
+    /// Raft id that the dialer wants to reach; 0 for any. A node refuses frames for an id that is not in its file: they were
+    /// meant for a disk that was lost.
     pub to_raft_id: u64,
-    /// What for.
+    /// What the connection is for.
     pub purpose: Purpose,
     /// The dialer's incarnation; `None` from an admin.
     pub incarnation: Option<Incarnation>,
 }
 
-/// One run of a node's process. Peers remember the last incarnation that they met. So they recognize an older copy of a data
-/// directory, whose node may have voted or acknowledged since, and keep it out.
+/// One run of a node's process. Peers remember the last one that they met. They keep out an older copy of a data directory:
+/// its node may have voted or acknowledged entries since the copy was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incarnation {
-    /// How often the data directory was opened, this time included.
+    /// How often the data directory was opened, including this time.
     pub starts: u64,
     /// Random; two processes with equal `starts` are told apart by it.
     pub id: u64,
@@ -92,7 +92,7 @@ pub struct Incarnation {
 /// Answer to the hello.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HelloReply {
-    /// Go on.
+    /// The dialer may send calls.
     Welcome {
         /// The answering node's number.
         node: u16,
@@ -103,7 +103,7 @@ pub enum HelloReply {
         /// Its incarnation.
         incarnation: Incarnation,
     },
-    /// The dialer runs on an older copy of its data directory; it must not take part any more.
+    /// The dialer runs on an older copy of its data directory and must not take part any more.
     Stale {
         /// How that is known.
         reason: String,
@@ -124,7 +124,7 @@ pub struct Call {
     pub body: PeerRequest,
 }
 
-/// The answer to the [`Call`] of the same id. For a streaming admin request several come, the last with `last`.
+/// The answer to the [`Call`] of the same id. A streamed answer comes in several of these; the final one has `last`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
     /// The call's id.
@@ -135,7 +135,7 @@ pub struct Answer {
     pub body: PeerReply,
 }
 
-/// What may be asked.
+/// The body of a [`Call`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum PeerRequest {
     /// Opaque to everything but the daemon's `raft/`.
@@ -147,16 +147,16 @@ pub enum PeerRequest {
         /// The whole set; `None` repeats that `version` still holds.
         online: Option<Vec<u64>>,
     },
-    /// Formation: who are you?
+    /// Formation: asks what the node is, for a [`ProbeReply`].
     Probe,
-    /// Formation: take this identity. Only a blank node, or one that already took the same, accepts.
+    /// Formation: gives an identity. Only a blank node takes it, or one that took the same before.
     Form {
         /// The new cluster's id.
         cluster_id: String,
         /// The founding nodes.
         founders: Vec<u16>,
     },
-    /// `member replace` and `member add`: a blank node takes this identity and waits for the leader's log.
+    /// `member replace` and `member add`: gives a blank node an identity; it waits for the leader's log then.
     Adopt {
         /// The cluster.
         cluster_id: String,
@@ -167,7 +167,7 @@ pub enum PeerRequest {
     Admin(AdminRequest),
 }
 
-/// The answers.
+/// The body of an [`Answer`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum PeerReply {
     /// To [`PeerRequest::Raft`].
@@ -182,7 +182,7 @@ pub enum PeerReply {
     Failed(String),
 }
 
-/// How far a node is in the life of its cluster.
+/// How far a node is in the formation of its cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeReply {
     /// Its number.
@@ -193,6 +193,6 @@ pub struct ProbeReply {
     pub raft_id: u64,
     /// Whether its log holds anything (then the cluster has formed).
     pub has_log: bool,
-    /// The founders it would form with: the nodes of its configuration file.
+    /// The nodes of its configuration file, with which it would form a cluster.
     pub configured: Vec<u16>,
 }

@@ -1,5 +1,5 @@
-//! The pipe dialect: what the first clients of the class project spoke, for netcat and for the `mbclient` prompt.
-//! The last field of a command is the rest of its line, so a message may contain `|`.
+//! The pipe dialect, which the first clients of the class project spoke: for netcat and the `mbclient` prompt. The last field
+//! of a command is the rest of its line, so a message may contain `|`.
 
 use crate::code::Failure;
 use crate::json::Message;
@@ -57,7 +57,7 @@ pub enum Command {
 }
 
 impl std::fmt::Debug for Command {
-    /// The kind alone: fields hold passwords and bodies.
+    /// Only the kind: fields hold passwords and bodies.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Command::Register { .. } => "1",
@@ -77,7 +77,7 @@ pub fn is_pipe_shaped(line: &str) -> bool {
     matches!(line, "4" | "h") || matches!(line.as_bytes(), [b'1'..=b'5' | b'd', b'|', ..])
 }
 
-/// Reads one line (without its newline). `None`: not a command of this dialect, or a field is missing.
+/// Parses one line, without its newline. `None`: not a command of this dialect, or a field is missing.
 pub fn parse(line: &str) -> Option<Command> {
     let line = line.strip_suffix('\r').unwrap_or(line);
     match line.trim_end() {
@@ -113,12 +113,12 @@ pub fn search_glob(pattern: &str) -> String {
     }
 }
 
-/// `ERR code message`, its `\n` included.
+/// `ERR code message`, including its `\n`.
 pub fn encode_failure(failure: &Failure) -> String {
     format!("ERR {} {}\n", failure.code, one_line(&failure.message))
 }
 
-/// `MSG FROM TIME BODY`, its `\n` included.
+/// `MSG FROM TIME BODY`, including its `\n`.
 pub fn encode_message(message: &Message) -> String {
     format!(
         "MSG {} {} {}\n",
@@ -128,7 +128,7 @@ pub fn encode_message(message: &Message) -> String {
     )
 }
 
-/// `NAME online` or `NAME offline`, its `\n` included.
+/// `NAME online` or `NAME offline`, including its `\n`.
 pub fn encode_user(name: &str, online: bool) -> String {
     format!("{name} {}\n", if online { "online" } else { "offline" })
 }

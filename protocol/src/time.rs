@@ -1,8 +1,8 @@
-//! Times as people and SQL views read them.
+//! Times in the form that people and SQL views show.
 
 use std::time::{Duration, UNIX_EPOCH};
 
-/// Latest time that ISO 8601 can show with four digits of year (9999-12-31T23:59:59.999Z), in Unix ms.
+/// Latest time that ISO 8601 writes with four digits of year (9999-12-31T23:59:59.999Z), in Unix ms.
 const LATEST_UNIX_MS: u64 = 253_402_300_799_999;
 
 /// Unix milliseconds as `2026-11-22T14:12:03.120Z`; later than the year 9999 is shown as its last instant.

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use crate::code::Failure;
 use crate::role::NodeRole;
 
-/// The `ok` of an operation that has nothing to say (`logout`, `password`, `delete`).
+/// The `ok` of an operation without a result (`logout`, `password`, `delete`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Empty {}
 
@@ -37,7 +37,7 @@ pub struct Registered {
 pub struct LoggedIn {
     /// The name as registered.
     pub user: String,
-    /// Resumes the session on any node; to be kept secret.
+    /// Resumes the session on any node. Secret.
     pub token: String,
     /// Messages waiting in the inbox.
     pub queued: u64,
@@ -50,7 +50,7 @@ pub struct Resumed {
     pub user: String,
     /// Messages waiting in the inbox.
     pub queued: u64,
-    /// False while the session was only checked against this node's own state.
+    /// False when the session was only checked against this node's own state.
     pub linear: bool,
 }
 
@@ -79,7 +79,7 @@ pub struct Sent {
     pub id: u64,
     /// Replicated time of the send, Unix ms.
     pub sent_at: u64,
-    /// Whether the key had been used before: this is the first answer again.
+    /// Whether the key was used before: this repeats the first answer.
     pub duplicate: bool,
     /// Whether the recipient is connected somewhere.
     pub online: bool,
@@ -210,11 +210,11 @@ pub struct Ping {
 crate::words::words! {
     /// Why a node closes a connection.
     pub enum ClosingReason {
-        /// Nothing was heard for too long.
+        /// The client sent nothing for too long.
         Idle = "idle",
-        /// The client did not read fast enough; what it missed is in `inbox` and `sync`.
+        /// The client did not read fast enough; `inbox` and `sync` have what it missed.
         Slow = "slow",
-        /// The node took its state from a snapshot and can't tell what was missed: `sync`.
+        /// The node installed a snapshot and can't tell what the session missed: `sync` has it.
         Resync = "resync",
         /// The node is stopping.
         Shutdown = "shutdown",
@@ -227,7 +227,7 @@ crate::words::words! {
     }
 }
 
-/// What a node says unasked.
+/// What a node sends without a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
@@ -250,7 +250,7 @@ pub enum Event {
     },
 }
 
-/// A reply line as a client reads it; `ok` is parsed once the client knows which request it answers.
+/// A reply line as a client reads it; the client parses `ok` once it knows which request it answers.
 #[derive(Debug, Deserialize)]
 pub struct ReplyLine {
     /// Null when the node could not read the request's id.
@@ -276,17 +276,16 @@ pub struct Reply<'a, T: Serialize> {
     pub error: Option<&'a Failure>,
 }
 
-/// What a client may read.
+/// A line as a client reads it.
 #[derive(Debug)]
 pub enum Incoming {
     /// The answer to a request.
     Reply(ReplyLine),
-    /// Something unasked.
+    /// See [`Event`].
     Event(Event),
 }
 
-/// Reads one line (without its newline) from a node. An event of a kind that this version does not know is an error
-/// that the caller may skip.
+/// Parses one line of a node, without its newline. An event of an unknown kind is an error that the caller may skip.
 pub fn parse_incoming(line: &str) -> Result<Incoming, serde_json::Error> {
     #[derive(Deserialize)]
     struct Probe<'a> {
@@ -301,7 +300,7 @@ pub fn parse_incoming(line: &str) -> Result<Incoming, serde_json::Error> {
     }
 }
 
-/// The line for a success, its `\n` included.
+/// The line of a success, including its `\n`.
 pub fn encode_ok<T: Serialize>(id: u64, ok: &T) -> String {
     encode(&Reply {
         id: Some(id),
@@ -310,7 +309,7 @@ pub fn encode_ok<T: Serialize>(id: u64, ok: &T) -> String {
     })
 }
 
-/// The line for a refusal, its `\n` included.
+/// The line of a refusal, including its `\n`.
 pub fn encode_failure(id: Option<u64>, failure: &Failure) -> String {
     encode(&Reply::<Empty> {
         id,
@@ -319,13 +318,13 @@ pub fn encode_failure(id: Option<u64>, failure: &Failure) -> String {
     })
 }
 
-/// The line for an event, its `\n` included.
+/// The line of an event, including its `\n`.
 pub fn encode_event(event: &Event) -> String {
     encode(event)
 }
 
 fn encode<T: Serialize>(value: &T) -> String {
-    // Proof for the expect: every type above is strings, integers, booleans and lists of them.
+    // Proof for the expect: every type above consists of strings, integers, booleans and lists of these.
     let mut line = serde_json::to_string(value).expect("a reply is plain JSON");
     line.push('\n');
     line

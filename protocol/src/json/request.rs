@@ -1,4 +1,4 @@
-//! Requests: parsed in two steps, so that a refusal can name the request's id whenever that much was readable.
+//! Requests. Parsed in two steps, so that a refusal can name the id of a request whose other fields are malformed.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,15 +9,15 @@ use crate::limits::REQUEST_ID_END;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Consistency {
-    /// Sees every write acknowledged before the read began; needs a quorum.
+    /// Sees every write that was acknowledged before the read began; needs a quorum.
     #[default]
     Linear,
-    /// What this node has applied; answers without a quorum.
+    /// Sees what this node has applied; needs no quorum.
     Local,
 }
 
 impl<'de> Deserialize<'de> for Consistency {
-    /// Like every optional field it may be `null`, which is the default.
+    /// `null` is the default, as for every optional field.
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(rename_all = "snake_case")]
@@ -38,11 +38,11 @@ impl<'de> Deserialize<'de> for Consistency {
 pub struct Request {
     /// Chosen by the client; its reply carries it.
     pub id: u64,
-    /// What is asked.
+    /// The operation.
     pub op: Op,
 }
 
-/// A line that is no request: the id if it could be read, and why it was refused.
+/// A line that is not a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Malformed {
     /// `None` becomes `"id":null` in the reply.
@@ -86,13 +86,13 @@ macro_rules! operations {
 }
 
 operations! {
-    /// Who is there: node, cluster, protocol version.
+    /// Tells node, cluster and protocol version.
     "hello" Hello {}
     /// Makes an account; does not log in.
     "register" Register { user: String, password: String, key: String }
     /// Begins a session.
     "login" Login { user: String, password: String }
-    /// Takes a session up again on this connection, without hashing a password.
+    /// Resumes a session on this connection, without hashing a password.
     "resume" Resume { token: String, #[serde(default)] consistency: Consistency }
     /// Ends the session on every node.
     "logout" Logout {}
@@ -132,14 +132,14 @@ operations! {
     }
     /// What this node knows of itself and the cluster.
     "status" Status {}
-    /// Asks this node to make sure that there is a leader, electing one if need be.
+    /// Asks this node to make sure that there is a leader, by an election if necessary.
     "campaign" Campaign {}
     /// Keeps a session alive.
     "ping" Ping {}
 }
 
 impl std::fmt::Debug for Op {
-    /// The name alone: fields hold passwords, tokens and bodies, and a debug line may reach a log.
+    /// Only the name: fields hold passwords, tokens and bodies, and a debug line may be logged.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
     }
@@ -154,13 +154,13 @@ struct Head<'a> {
 }
 
 impl Request {
-    /// Reads one line (without its newline).
+    /// Parses one line, without its newline.
     pub fn parse(line: &str) -> Result<Request, Malformed> {
         let refuse = |id, code, message: String| Malformed {
             id,
             failure: Failure::not_done(code, message),
         };
-        // serde reads a struct from an array as well; a request is an object.
+        // serde also reads a struct from an array; a request is an object.
         if !line.trim_start().starts_with('{') {
             return Err(refuse(
                 None,
@@ -205,7 +205,7 @@ impl Request {
         }
     }
 
-    /// The line for this request, its `\n` included.
+    /// The line of this request, including its `\n`.
     pub fn encode(&self) -> String {
         #[derive(Serialize)]
         struct Whole<'a> {
@@ -226,8 +226,8 @@ impl Request {
     }
 }
 
-/// serde_json's message without "at line 1 column 7", which says nothing about a one-line request. Values are not
-/// echoed: the message could otherwise carry a password into a log.
+/// serde_json's message without "at line 1 column 7", which helps nobody in a one-line request. Values are not repeated: the
+/// message could carry a password into a log.
 fn without_position(e: &serde_json::Error) -> String {
     let text = e.to_string();
     let text = text.split(" at line ").next().unwrap_or_default();

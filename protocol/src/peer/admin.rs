@@ -1,4 +1,4 @@
-//! What `mbctl` asks of a node and what it gets back.
+//! What `mbctl` asks of a node, and the answers.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,18 +10,18 @@ use crate::role::NodeRole;
 pub enum AdminRequest {
     /// One row of `mbctl status`. Answered from local state, at once.
     Report,
-    /// Die at once as by SIGKILL. Not answered: the connection breaks.
+    /// Ends the process at once, as by SIGKILL. Not answered: the connection breaks.
     Kill,
     /// Graceful stop. Answered when it begins; the connection breaks when it is done.
     Stop,
-    /// Hand leadership to this node; answered by the leader alone, others say who leads.
+    /// Transfers leadership to this node. Only the leader does; other nodes name the leader.
     Transfer {
         /// Number of the new leader.
         to: u16,
     },
     /// The replicated membership.
     MemberList,
-    /// Takes a new node in as a learner.
+    /// Makes a new node a learner.
     MemberAdd {
         /// Its number.
         node: u16,
@@ -40,14 +40,14 @@ pub enum AdminRequest {
         /// Its number.
         node: u16,
     },
-    /// Takes a node that lost its disk in again under the next generation, and makes it a voter once it caught up.
+    /// Gives a node that lost its disk its next generation, and makes it a voter once it caught up.
     MemberReplace {
         /// Its number.
         node: u16,
     },
-    /// Accounts, by name; glob.
+    /// Accounts by name.
     UserList {
-        /// `*` and `?`; none: all.
+        /// A glob with `*` and `?`; `None`: all.
         pattern: Option<String>,
     },
     /// One account.
@@ -100,13 +100,12 @@ pub enum AdminRequest {
         from: u64,
         /// Greatest number of rows.
         limit: u32,
-        /// Wait for a row at or after `from` (at most 10 s) when there is none yet.
+        /// Whether to wait (at most 10 s) for a row at or after `from` when there is none yet.
         wait: bool,
     },
-    /// A digest of each replicated table once `applied` is reached exactly (the node holds there for the time of the
-    /// digest), or at whatever is applied with `None`.
+    /// A digest of each replicated table, of one state.
     Digest {
-        /// The index to digest at.
+        /// Exactly when this index is applied; `None`: at once.
         at: Option<u64>,
     },
     /// Begins a backup of this node; one at a time.
@@ -114,7 +113,7 @@ pub enum AdminRequest {
         /// Not before this index is applied.
         at: Option<u64>,
     },
-    /// A piece of the backup; it is forgotten when none is asked for in 30 s, or with its last piece.
+    /// A piece of the backup. The node drops the backup with its last piece, or when none is asked for in 30 s.
     BackupPiece {
         /// From the answer to `Backup`.
         id: u64,
@@ -156,7 +155,7 @@ impl std::fmt::Debug for AdminRequest {
 /// The answer to an [`AdminRequest`].
 pub type AdminReply = Result<AdminOk, AdminError>;
 
-/// What the caller does next decides the kind.
+/// What the caller can do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AdminErrorKind {
@@ -224,7 +223,7 @@ crate::words::words! {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct AdminError {
-    /// What to do next.
+    /// What the caller can do next.
     pub kind: AdminErrorKind,
     /// Why, for programs.
     pub code: AdminCode,
@@ -248,7 +247,7 @@ impl AdminError {
 /// Successes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum AdminOk {
-    /// Done, nothing more to say.
+    /// To every request without a result.
     Done,
     /// To `Report`.
     Report(Box<NodeReport>),
@@ -260,16 +259,16 @@ pub enum AdminOk {
     Rows(SqlRows),
     /// To `Changes`.
     Changes(Vec<ChangeRow>),
-    /// To `Digest`: the applied index and (table, hex digest).
+    /// To `Digest`.
     Digest {
-        /// Where it was taken.
+        /// The applied index.
         applied: u64,
         /// (table, SHA-256 in hex, rows).
         tables: Vec<(String, String, u64)>,
     },
-    /// To `Backup`: its pieces can be asked for.
+    /// To `Backup`: the pieces can be asked for.
     BackupBegun {
-        /// Which one.
+        /// Its number, for the pieces.
         id: u64,
     },
     /// To `BackupPiece`.
@@ -279,9 +278,9 @@ pub enum AdminOk {
 /// A piece of a backup.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupPiece {
-    /// The file's bytes; `None` while it is being made: ask again.
+    /// The size of the whole file; `None` while it is being made: ask again.
     pub total: Option<u64>,
-    /// The last entry that is in it, once it is made.
+    /// The last entry that is in the backup, once it is made.
     pub applied: u64,
     /// At most [`CHUNK_BYTES`](super::CHUNK_BYTES); fewer only at the end.
     #[serde(with = "serde_bytes")]
@@ -309,7 +308,7 @@ pub struct NodeReport {
     pub raft_id: u64,
     /// What it is in its cluster.
     pub role: NodeRole,
-    /// For a waiting node: what for.
+    /// What a waiting node waits for.
     pub waiting_for: Option<String>,
     /// Current term.
     pub term: u64,
@@ -346,7 +345,7 @@ pub struct NodeReport {
 pub struct MemberRow {
     /// Its number.
     pub node: u16,
-    /// How often it lost its disk and was replaced, plus one.
+    /// See the glossary: 1 for a founder, greater after each replacement.
     pub generation: u64,
     /// Where clients dial it.
     pub client: String,
@@ -377,14 +376,14 @@ pub struct UserRow {
     pub sessions: u64,
 }
 
-/// A result of SQL; values as text, `None` for NULL.
+/// A result of SQL: values as text, `None` for NULL.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SqlRows {
     /// Column names.
     pub columns: Vec<String>,
     /// Rows.
     pub rows: Vec<Vec<Option<String>>>,
-    /// Whether the row limit cut it.
+    /// Whether more rows were cut off.
     pub more: bool,
 }
 
