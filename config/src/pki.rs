@@ -68,7 +68,7 @@ pub fn admin_tls(pki: &Path) -> Result<Arc<ClientConfig>, ConfigError> {
 pub struct NodeTls {
     /// For the `client` listener: no client certificate asked.
     pub door: Arc<ServerConfig>,
-    /// For the `peer` listener: a certificate of the CA required; the role in its SAN is checked by the peer door.
+    /// For the `peer` listener: a certificate of the CA required; the role in its SAN is checked by the peer port.
     pub peer_listen: Arc<ServerConfig>,
     /// For dialing peers.
     pub peer_dial: Arc<ClientConfig>,

@@ -178,7 +178,7 @@ impl Cluster {
         asking.join_all().await
     }
 
-    /// Where a node's peer door is: by the configuration, else by the membership.
+    /// Where a node's peer port is: by the configuration, else by the membership.
     async fn peer_of(&self, node: u16) -> Result<String, CtlError> {
         if let Some(found) = self.config.node(node) {
             return Ok(found.peer.to_string());

@@ -1,5 +1,5 @@
 //! `mbctl`, the operator's program: makes keys, starts and stops nodes of this machine, and asks any node of the
-//! cluster over the peer door with the admin certificate. It knows nothing of Raft and opens no data file itself.
+//! cluster over the peer port with the admin certificate. It knows nothing of Raft and opens no data file itself.
 //!
 //! A map, from the rim inwards:
 //! - [`cli`] is the grammar; [`command`] has a file for each command.

@@ -67,7 +67,7 @@ pub enum PeerClientError {
     Refused {
         /// Its number.
         node: u16,
-        /// What it said.
+        /// Its reason.
         reason: String,
     },
     /// Bytes that do not parse: another version, most likely.

@@ -44,7 +44,7 @@ enum LogFormat {
     Json,
 }
 
-/// Parses the arguments and runs one node until it is told to stop; the exit code of the process.
+/// Parses the arguments and runs one node until it is to stop. Returns the exit code of the process.
 pub fn main() -> ExitCode {
     memory::return_freed_at_once();
     let arguments = Arguments::parse();

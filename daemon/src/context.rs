@@ -20,7 +20,7 @@ use crate::store::Store;
 /// Replication over TLS on tokio.
 pub type Replica = TokioReplica<TlsWire>;
 
-/// What is told of a node that has not asked its peers yet.
+/// Why a node waits before it has asked its peers.
 pub const JUST_STARTED: &str = "it has just been started";
 
 /// One node.
@@ -125,7 +125,7 @@ pub struct Lifecycle {
     pub stop_requested: CancellationToken,
     /// Cancelled when everything is to end.
     pub stop: CancellationToken,
-    /// Whether clients and peers are told that this node is going away.
+    /// Whether the graceful stop has begun: clients are sent to other nodes.
     closing: AtomicBool,
     /// The first failure that ends the node.
     failure: Mutex<Option<String>>,

@@ -1,7 +1,8 @@
 //! The role of a node, as `status`, the metrics and `mbctl status` spell it.
 
 crate::words::words! {
-    /// What a node is in its cluster. As in Raft, but for the last two.
+    /// What a node is in its cluster. As in Raft, except for the last two.
+    #[derive(Default)]
     pub enum NodeRole {
         /// Orders the changes.
         Leader = "leader",
@@ -12,6 +13,7 @@ crate::words::words! {
         /// A member that gets the log and does not vote.
         Learner = "learner",
         /// It belongs to no cluster (yet).
+        #[default]
         Waiting = "waiting",
         /// It does not answer. No node says this of itself.
         Down = "down",

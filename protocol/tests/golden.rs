@@ -9,6 +9,7 @@ use messagebase_protocol::json::{
     LoggedIn, MemberInfo, Message, MessageRecord, Op, Ping, Records, Registered, Request, Resumed,
     Sent, Status, Users, encode_event, encode_failure, encode_ok,
 };
+use messagebase_protocol::peer::AdminCode;
 use messagebase_protocol::pipe;
 use messagebase_protocol::role::NodeRole;
 
@@ -468,4 +469,32 @@ fn the_protocol_document_names_every_operation_code_event_and_reason() {
         missing.is_empty(),
         "docs/PROTOCOL.md does not name {missing:?}"
     );
+}
+
+/// As they were while they were strings: an enum of postcard would be a number.
+#[test]
+fn roles_and_the_codes_of_operators_are_words_in_json_and_in_postcard() {
+    let roles = "leader follower candidate learner waiting down";
+    let codes = "not_leader no_quorum waiting behind passed already_a_member not_a_member other_cluster not_blank \
+                 unreachable no_such_user name_taken name_in_use bad_name bad_password busy sql backup_running \
+                 no_such_backup backup_failed refused internal";
+    assert_eq!(NodeRole::ALL.map(NodeRole::as_str).join(" "), roles);
+    assert_eq!(AdminCode::ALL.map(AdminCode::as_str).join(" "), codes);
+    for role in NodeRole::ALL {
+        let json = serde_json::to_string(&role).expect("a word");
+        assert_eq!(json, format!("\"{role}\""));
+        assert_eq!(
+            serde_json::from_str::<NodeRole>(&json).expect("known"),
+            role
+        );
+    }
+    for code in AdminCode::ALL {
+        let bytes = postcard::to_stdvec(&code).expect("a word");
+        assert_eq!(bytes, postcard::to_stdvec(code.as_str()).expect("text"));
+        assert_eq!(
+            postcard::from_bytes::<AdminCode>(&bytes).expect("known"),
+            code
+        );
+    }
+    assert!(serde_json::from_str::<NodeRole>("\"master\"").is_err());
 }

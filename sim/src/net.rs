@@ -3,7 +3,7 @@
 //! arrives twice is handled twice.
 //!
 //! Who dials a dead process is refused; who waits for its answer is told that the connection broke, and all others
-//! notice the loss of their connections as the peer door would. Of a dead host, or over a cut, nobody hears anything.
+//! notice the loss of their connections as the peer port would. Of a dead host, or over a cut, nobody hears anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;

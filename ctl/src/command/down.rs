@@ -1,4 +1,4 @@
-//! `mbctl down` and `mbctl stop`: a graceful stop through the peer door, or by SIGTERM where the door does not answer.
+//! `mbctl down` and `mbctl stop`: a graceful stop through the peer port, or by SIGTERM where it does not answer.
 
 use std::time::Duration;
 

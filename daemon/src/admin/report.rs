@@ -2,8 +2,6 @@
 
 use messagebase_protocol::peer::{MemberRow, NodeReport};
 
-use messagebase_protocol::role::NodeRole;
-
 use crate::context::{NodeContext, Replica};
 use crate::raft::RAFT_ID_GENERATION;
 
@@ -17,27 +15,27 @@ pub async fn report(context: &NodeContext) -> NodeReport {
             None
         }
     };
-    let view = context.replica().map(Replica::view);
+    let view = context.replica().map(Replica::view).unwrap_or_default();
     NodeReport {
         node: context.node,
         cluster_id: identity
             .as_ref()
             .map(|identity| identity.cluster_id.clone()),
         raft_id: identity.map_or(0, |identity| identity.raft_id),
-        role: view.as_ref().map_or(NodeRole::Waiting, |view| view.role),
+        role: view.role,
         waiting_for: context.participation.waiting_for(),
-        term: view.as_ref().map_or(0, |view| view.term),
-        leader: view.as_ref().and_then(|view| view.leader),
-        last_log: view.as_ref().and_then(|view| view.last_log),
-        committed: view.as_ref().and_then(|view| view.committed),
-        applied: view.as_ref().and_then(|view| view.applied),
+        term: view.term,
+        leader: view.leader,
+        last_log: view.last_log,
+        committed: view.committed,
+        applied: view.applied,
         users: counts.as_ref().map_or(0, |counts| counts.users),
         queued: counts.as_ref().map_or(0, |counts| counts.queued),
         sessions: context.fanout.sessions() as u64,
         db_bytes: context.store.db_bytes(),
         uptime_ms: context.lifecycle.uptime_ms(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        ready: view.as_ref().is_some_and(|view| view.ready),
+        ready: view.ready,
         pid: std::process::id(),
         members: member_rows(context),
     }

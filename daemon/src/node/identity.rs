@@ -1,5 +1,5 @@
-//! This node's identity, from the first probe to replication under it: what peers are told of it, who may give it one, and
-//! the start of the replica. When to form a cluster is `formation`'s decision.
+//! This node's identity, from the first probe to replication under it: what peers learn of it, who may give it one, and the
+//! start of the replica. When to form a cluster is `formation`'s decision.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -184,10 +184,10 @@ impl NodeIdentity {
         let replica = participation
             .replica_or_build(|| self.build_replica())
             .await?;
-        let told = replica.clone();
+        let on_lost = replica.clone();
         self.context
             .wire
-            .set_on_disconnect(Box::new(move |raft_id| told.peer_lost(raft_id)));
+            .set_on_disconnect(Box::new(move |raft_id| on_lost.peer_lost(raft_id)));
         let leader = replica.clone();
         self.incarnations
             .set_acknowledged(Box::new(move |raft_id| acknowledged(&leader, raft_id)));

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use messagebase_protocol::role::NodeRole;
-
 use crate::context::{NodeContext, Replica};
 use crate::raft::api::{CampaignError, Draft, NoQuorum, Verdict, View};
 use crate::service::{Answering, Replication};
@@ -37,17 +35,7 @@ impl Replication for NodeReplication {
     }
 
     fn view(&self) -> View {
-        let waiting = || View {
-            role: NodeRole::Waiting,
-            term: 0,
-            leader: None,
-            last_log: None,
-            committed: None,
-            applied: None,
-            members: Vec::new(),
-            ready: false,
-        };
-        let mut view = self.0.replica().map_or_else(waiting, Replica::view);
+        let mut view = self.0.replica().map(Replica::view).unwrap_or_default();
         // A node that is going away sends its clients elsewhere.
         view.ready &= !self.0.lifecycle.is_closing();
         view

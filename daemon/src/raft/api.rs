@@ -55,8 +55,8 @@ pub enum CampaignError {
     NoQuorum,
 }
 
-/// What a node knows of itself, cheaply and at once.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a node knows of itself, cheaply and at once. The default is a node that belongs to no cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
     /// What this node is in its cluster.
     pub role: NodeRole,

@@ -545,12 +545,6 @@ fn info(member: Membership) -> MemberInfo {
 fn blank_view() -> View {
     View {
         role: NodeRole::Follower,
-        term: 0,
-        leader: None,
-        last_log: None,
-        committed: None,
-        applied: None,
-        members: Vec::new(),
-        ready: false,
+        ..View::default()
     }
 }

@@ -1,5 +1,5 @@
 //! What operators and the leader decide: settings, locks, foreign passwords, removal, freed names. None of these
-//! names an acting session: who may ask is checked at the peer door.
+//! names an acting session: who may ask is checked at the peer port.
 
 use messagebase_protocol::json::ClosingReason;
 use messagebase_protocol::name::fold_name;
