@@ -110,7 +110,7 @@ impl Directory {
     /// Adds what a node says of the membership. The file's addresses stay: they may be the only ones that this machine
     /// can reach.
     pub fn learn(&mut self, status: &Status) {
-        for member in &status.members {
+        for member in &status.replica.members {
             let Ok(address) = member.client.parse::<Address>() else {
                 continue;
             };
@@ -300,14 +300,12 @@ mod tests {
             client: client.into(),
             voter: true,
         };
-        let status = Status {
-            members: vec![
-                member(1, "127.0.0.1:7101"),
-                member(2, "[::1]:7102"),
-                member(3, "nonsense"),
-            ],
-            ..crate::election::tests::status(1)
-        };
+        let mut status = crate::election::tests::status(1);
+        status.replica.members = vec![
+            member(1, "127.0.0.1:7101"),
+            member(2, "[::1]:7102"),
+            member(3, "nonsense"),
+        ];
         directory.learn(&status);
         directory.learn(&status);
         let there = Endpoint {

@@ -78,7 +78,7 @@ pub fn is_better_elsewhere(node: u16, answers: &[Option<Status>]) -> bool {
     let own = answers.iter().flatten().find(|status| status.node == node);
     match decide(answers) {
         // A node that follows the leader of the majority does its work; one that leads or follows another does not.
-        Decision::Take(leader) => own.is_none_or(|own| own.leader != Some(leader)),
+        Decision::Take(leader) => own.is_none_or(|own| own.replica.leader != Some(leader)),
         // There is a majority to make a leader. A node that is part of it keeps the request until there is one.
         Decision::Campaign(_) => own.is_none(),
         Decision::NoQuorum { .. } | Decision::NotFormed { .. } | Decision::NoNode => false,
@@ -86,14 +86,15 @@ pub fn is_better_elsewhere(node: u16, answers: &[Option<Status>]) -> bool {
 }
 
 fn decide_within(mut nodes: Vec<&Status>) -> Decision {
-    nodes.sort_by_key(|status| (status.node, status.last_log));
+    nodes.sort_by_key(|status| (status.node, status.replica.last_log));
     nodes.dedup_by_key(|status| status.node);
     // The node that applied most knows the membership best.
     let voters: BTreeSet<u16> = nodes
         .iter()
-        .max_by_key(|status| (status.applied, status.last_log))
+        .max_by_key(|status| (status.replica.applied, status.replica.last_log))
         .map(|status| {
             status
+                .replica
                 .members
                 .iter()
                 .filter(|m| m.voter)
@@ -120,18 +121,18 @@ fn decide_within(mut nodes: Vec<&Status>) -> Decision {
     let named = |leader: u16| {
         alive
             .iter()
-            .filter(|status| status.leader == Some(leader))
+            .filter(|status| status.replica.leader == Some(leader))
             .count()
     };
     let live_leader = alive
         .iter()
-        .find(|s| s.leader == Some(s.node) && named(s.node) >= needed);
+        .find(|s| s.replica.leader == Some(s.node) && named(s.node) >= needed);
     if let Some(leader) = live_leader {
         return Decision::Take(leader.node);
     }
     match alive
         .iter()
-        .max_by_key(|status| (status.last_log, status.node))
+        .max_by_key(|status| (status.replica.last_log, status.node))
     {
         Some(best) => Decision::Campaign(best.node),
         None => Decision::NoQuorum { alive: 0, needed },
@@ -140,7 +141,7 @@ fn decide_within(mut nodes: Vec<&Status>) -> Decision {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use messagebase_protocol::json::{LogPosition, MemberInfo};
+    use messagebase_protocol::json::{LogPosition, MemberInfo, ReplicaView};
     use messagebase_protocol::role::NodeRole;
 
     use super::*;
@@ -152,18 +153,20 @@ pub(crate) mod tests {
             cluster: "test".into(),
             cluster_id: Some("c1".into()),
             version: "0".into(),
-            role: NodeRole::Follower,
-            term: 1,
-            leader: None,
-            last_log: Some(LogPosition {
+            replica: ReplicaView {
+                role: NodeRole::Follower,
                 term: 1,
-                leader: 1,
-                index: 10,
-            }),
-            committed: Some(10),
-            applied: Some(10),
-            members: members(3),
-            ready: true,
+                leader: None,
+                last_log: Some(LogPosition {
+                    term: 1,
+                    leader: 1,
+                    index: 10,
+                }),
+                committed: Some(10),
+                applied: Some(10),
+                members: members(3),
+                ready: true,
+            },
             uptime_ms: 1,
         }
     }
@@ -178,22 +181,24 @@ pub(crate) mod tests {
             .collect()
     }
 
+    /// [`status`] with changes.
+    fn with(node: u16, change: impl FnOnce(&mut ReplicaView)) -> Option<Status> {
+        let mut status = status(node);
+        change(&mut status.replica);
+        Some(status)
+    }
+
     fn follows(node: u16, leader: u16) -> Option<Status> {
-        Some(Status {
-            leader: Some(leader),
-            ..status(node)
-        })
+        with(node, |replica| replica.leader = Some(leader))
     }
 
     fn at(node: u16, term: u64, leader: u16, index: u64) -> Option<Status> {
-        Some(Status {
-            last_log: Some(LogPosition {
-                term,
-                leader,
-                index,
-            }),
-            ..status(node)
-        })
+        let last_log = LogPosition {
+            term,
+            leader,
+            index,
+        };
+        with(node, |replica| replica.last_log = Some(last_log))
     }
 
     #[test]
@@ -247,10 +252,7 @@ pub(crate) mod tests {
 
     #[test]
     fn an_empty_log_loses_against_any() {
-        let empty = Some(Status {
-            last_log: None,
-            ..status(3)
-        });
+        let empty = with(3, |replica| replica.last_log = None);
         assert_eq!(
             decide(&[None, at(2, 1, 1, 1), empty]),
             Decision::Campaign(2)
@@ -266,12 +268,7 @@ pub(crate) mod tests {
                 needed: 2
             }
         );
-        let five = |node| {
-            Some(Status {
-                members: members(5),
-                ..status(node)
-            })
-        };
+        let five = |node| with(node, |replica| replica.members = members(5));
         assert_eq!(
             decide(&[five(1), five(2), None]),
             Decision::NoQuorum {
@@ -292,9 +289,9 @@ pub(crate) mod tests {
             }
         );
         // The file lists three, the cluster has one.
-        let alone = Some(Status {
-            members: members(1),
-            ..follows(1, 1).unwrap()
+        let alone = with(1, |replica| {
+            replica.leader = Some(1);
+            replica.members = members(1);
         });
         assert_eq!(decide(&[alone, None, None]), Decision::Take(1));
     }
@@ -310,10 +307,9 @@ pub(crate) mod tests {
                 leader: 1,
                 index,
             });
-            Some(Status {
-                members,
-                last_log,
-                ..status(node)
+            with(node, |replica| {
+                replica.members = members;
+                replica.last_log = last_log;
             })
         };
         assert_eq!(
@@ -331,15 +327,11 @@ pub(crate) mod tests {
 
     #[test]
     fn the_freshest_membership_counts() {
-        let old = Some(Status {
-            members: members(1),
-            applied: Some(1),
-            ..status(1)
+        let old = with(1, |replica| {
+            replica.members = members(1);
+            replica.applied = Some(1);
         });
-        let new = Some(Status {
-            applied: Some(10),
-            ..status(2)
-        });
+        let new = with(2, |replica| replica.applied = Some(10));
         assert_eq!(decide(&[old, new]), Decision::Campaign(2));
     }
 
@@ -348,8 +340,11 @@ pub(crate) mod tests {
         let blank = |node| {
             Some(Status {
                 cluster_id: None,
-                members: vec![],
-                last_log: None,
+                replica: ReplicaView {
+                    members: vec![],
+                    last_log: None,
+                    ..status(node).replica
+                },
                 ..status(node)
             })
         };
@@ -379,10 +374,8 @@ pub(crate) mod tests {
                 needed: 2
             }
         );
-        let restored = other(follows(1, 1)).map(|s| Status {
-            members: members(1),
-            ..s
-        });
+        let mut restored = other(follows(1, 1));
+        restored.as_mut().unwrap().replica.members = members(1);
         assert_eq!(decide(&[restored, follows(2, 1), None]), Decision::Take(1));
     }
 

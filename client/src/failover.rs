@@ -262,7 +262,8 @@ fn statuses(slots: &[Slot]) -> Vec<Option<Status>> {
 }
 
 fn is_ready(slot: &Slot) -> bool {
-    slot.reached().is_some_and(|reached| reached.status.ready)
+    slot.reached()
+        .is_some_and(|reached| reached.status.replica.ready)
 }
 
 /// The first ready node, if everyone before it has answered or failed.

@@ -10,8 +10,8 @@ use messagebase_config::Address;
 use messagebase_protocol::code::{Code, Failure};
 use messagebase_protocol::json::{
     Campaign, ClosingReason, Empty, Event, Inbox, LogPosition, LoggedIn, MemberInfo, Message,
-    MessageRecord, Op, Ping, Records, Request, Resumed, Sent, Status, encode_event, encode_failure,
-    encode_ok,
+    MessageRecord, Op, Ping, Records, ReplicaView, Request, Resumed, Sent, Status, encode_event,
+    encode_failure, encode_ok,
 };
 use messagebase_protocol::role::NodeRole;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -400,22 +400,24 @@ impl State {
             cluster: "test".into(),
             cluster_id: Some(self.cluster_id.clone()),
             version: "0".into(),
-            role: if self.leader == Some(node) {
-                NodeRole::Leader
-            } else {
-                NodeRole::Follower
-            },
-            term: self.term,
-            leader: self.leader,
-            last_log: Some(LogPosition {
+            replica: ReplicaView {
+                role: if self.leader == Some(node) {
+                    NodeRole::Leader
+                } else {
+                    NodeRole::Follower
+                },
                 term: self.term,
-                leader: 1,
-                index: self.index,
-            }),
-            committed: Some(self.index),
-            applied: Some(self.index),
-            members,
-            ready: led,
+                leader: self.leader,
+                last_log: Some(LogPosition {
+                    term: self.term,
+                    leader: 1,
+                    index: self.index,
+                }),
+                committed: Some(self.index),
+                applied: Some(self.index),
+                members,
+                ready: led,
+            },
             uptime_ms: 1,
         }
     }

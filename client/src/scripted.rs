@@ -631,13 +631,14 @@ pub(crate) fn status_line(node: u16, status: Option<&Status>) -> String {
     let Some(status) = status else {
         return format!("n{node} down\n");
     };
-    let applied = status
+    let view = &status.replica;
+    let applied = view
         .applied
         .map_or_else(|| "-".to_owned(), |applied| applied.to_string());
-    let ready = if status.ready { "ready" } else { "not ready" };
+    let ready = if view.ready { "ready" } else { "not ready" };
     format!(
         "n{node} {} term {} applied {applied} {ready}\n",
-        status.role, status.term
+        view.role, view.term
     )
 }
 

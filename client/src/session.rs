@@ -458,7 +458,7 @@ impl Driver {
             state: Ok(up),
         });
         // After the link, so that whoever shows the news finds the node that they name.
-        self.tell_where(status.node, status.leader, status.term);
+        self.tell_where(status.node, status.replica.leader, status.replica.term);
         Serving::new(connection, reached.events)
     }
 

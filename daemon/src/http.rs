@@ -131,9 +131,9 @@ fn json(status: StatusCode, body: String) -> Response {
 
 async fn readyz(State(parts): State<HttpParts>) -> Response {
     let status = parts.service.status();
-    let reason = if status.role == NodeRole::Waiting {
+    let reason = if status.replica.role == NodeRole::Waiting {
         Some("this node belongs to no cluster yet")
-    } else if !status.ready {
+    } else if !status.replica.ready {
         Some("no leader is known or heard of")
     } else {
         match tokio::time::timeout(READY_LIMIT, parts.service.replication().linear()).await {
@@ -148,7 +148,7 @@ async fn readyz(State(parts): State<HttpParts>) -> Response {
             format!("{}\n", serde_json::json!({"ready": true, "node": node})),
         ),
         Some(reason) => {
-            let body = serde_json::json!({"ready": false, "node": node, "role": status.role, "reason": reason});
+            let body = serde_json::json!({"ready": false, "node": node, "role": status.replica.role, "reason": reason});
             json(StatusCode::SERVICE_UNAVAILABLE, format!("{body}\n"))
         }
     }
@@ -176,14 +176,23 @@ async fn gauges(parts: &HttpParts) {
         "messagebase_sessions",
         count(parts.service.fanout().sessions()),
     );
-    set("messagebase_term", status.term);
-    set("messagebase_leader", status.leader.unwrap_or(0).into());
-    set("messagebase_committed_index", status.committed.unwrap_or(0));
-    set("messagebase_applied_index", status.applied.unwrap_or(0));
-    set("messagebase_ready", status.ready.into());
+    set("messagebase_term", status.replica.term);
+    set(
+        "messagebase_leader",
+        status.replica.leader.unwrap_or(0).into(),
+    );
+    set(
+        "messagebase_committed_index",
+        status.replica.committed.unwrap_or(0),
+    );
+    set(
+        "messagebase_applied_index",
+        status.replica.applied.unwrap_or(0),
+    );
+    set("messagebase_ready", status.replica.ready.into());
     set("messagebase_db_bytes", parts.store.db_bytes());
     for role in ROLES {
-        gauge!("messagebase_role", "role" => role.as_str()).set(if status.role == role {
+        gauge!("messagebase_role", "role" => role.as_str()).set(if status.replica.role == role {
             1.0
         } else {
             0.0

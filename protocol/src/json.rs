@@ -6,8 +6,8 @@ mod request;
 
 pub use reply::{
     Ack, Campaign, ClosingReason, DirectoryEntry, Empty, Event, Hello, Inbox, Incoming,
-    LogPosition, LoggedIn, MemberInfo, Message, MessageRecord, Ping, Records, Registered, Reply,
-    ReplyLine, Resumed, Sent, Status, Users, encode_event, encode_failure, encode_ok,
-    parse_incoming,
+    LogPosition, LoggedIn, MemberInfo, Message, MessageRecord, Ping, Records, Registered,
+    ReplicaView, Reply, ReplyLine, Resumed, Sent, Status, Users, encode_event, encode_failure,
+    encode_ok, parse_incoming,
 };
 pub use request::{Consistency, Malformed, Op, Request};

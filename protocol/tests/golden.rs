@@ -6,8 +6,8 @@ use std::path::Path;
 use messagebase_protocol::code::{Code, Failure};
 use messagebase_protocol::json::{
     Campaign, ClosingReason, Consistency, DirectoryEntry, Empty, Event, Hello, Inbox, LogPosition,
-    LoggedIn, MemberInfo, Message, MessageRecord, Op, Ping, Records, Registered, Request, Resumed,
-    Sent, Status, Users, encode_event, encode_failure, encode_ok,
+    LoggedIn, MemberInfo, Message, MessageRecord, Op, Ping, Records, Registered, ReplicaView,
+    Request, Resumed, Sent, Status, Users, encode_event, encode_failure, encode_ok,
 };
 use messagebase_protocol::peer::AdminCode;
 use messagebase_protocol::pipe;
@@ -317,22 +317,24 @@ fn cluster_replies_are_spelt_as_documented() {
         cluster: s("c"),
         cluster_id: Some(s("abc")),
         version: s("0.1.0"),
-        role: NodeRole::Follower,
-        term: 2,
-        leader: Some(3),
-        last_log: Some(LogPosition {
+        replica: ReplicaView {
+            role: NodeRole::Follower,
             term: 2,
-            leader: 3,
-            index: 40,
-        }),
-        committed: Some(40),
-        applied: None,
-        members: vec![MemberInfo {
-            node: 1,
-            client: s("127.0.0.1:7101"),
-            voter: true,
-        }],
-        ready: true,
+            leader: Some(3),
+            last_log: Some(LogPosition {
+                term: 2,
+                leader: 3,
+                index: 40,
+            }),
+            committed: Some(40),
+            applied: None,
+            members: vec![MemberInfo {
+                node: 1,
+                client: s("127.0.0.1:7101"),
+                voter: true,
+            }],
+            ready: true,
+        },
         uptime_ms: 5,
     };
     ok(

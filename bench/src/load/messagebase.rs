@@ -87,7 +87,7 @@ pub async fn leader_at(road: &Road) -> Result<usize, LoadError> {
             continue;
         };
         let status: Status = ask(&connection, Op::Status {}).await?;
-        if let Some(leader) = status.leader
+        if let Some(leader) = status.replica.leader
             && let Some(place) = road
                 .endpoints
                 .iter()

@@ -3,9 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
-use messagebase_protocol::json::{LogPosition, MemberInfo};
+pub use messagebase_protocol::json::ReplicaView as View;
 use messagebase_protocol::peer::Purpose;
-use messagebase_protocol::role::NodeRole;
 use serde::{Deserialize, Serialize};
 
 use crate::change::{Change, Outcome, Refusal, Secrets};
@@ -53,27 +52,6 @@ pub enum CampaignError {
     /// Nobody could be elected in time.
     #[error("no majority of the nodes answered in time")]
     NoQuorum,
-}
-
-/// What a node knows of itself, cheaply and at once. The default is a node that belongs to no cluster.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct View {
-    /// What this node is in its cluster.
-    pub role: NodeRole,
-    /// Current term.
-    pub term: u64,
-    /// Leader's number.
-    pub leader: Option<u16>,
-    /// Last log entry.
-    pub last_log: Option<LogPosition>,
-    /// Committed index.
-    pub committed: Option<u64>,
-    /// Applied index.
-    pub applied: Option<u64>,
-    /// The replicated membership.
-    pub members: Vec<MemberInfo>,
-    /// Whether a linear read can be served: a leader is known and has been heard of lately.
-    pub ready: bool,
 }
 
 /// A peer to dial.

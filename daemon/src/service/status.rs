@@ -79,20 +79,12 @@ impl Service {
 
     /// What this node knows of itself and the cluster. Never waits.
     pub fn status(&self) -> Status {
-        let view = self.replication.view();
         Status {
             node: self.node,
             cluster: self.cluster.clone(),
             cluster_id: self.replication.cluster_id(),
             version: env!("CARGO_PKG_VERSION").into(),
-            role: view.role,
-            term: view.term,
-            leader: view.leader,
-            last_log: view.last_log,
-            committed: view.committed,
-            applied: view.applied,
-            members: view.members,
-            ready: view.ready,
+            replica: self.replication.view(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         }
     }

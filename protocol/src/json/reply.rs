@@ -160,18 +160,10 @@ pub struct MemberInfo {
     pub voter: bool,
 }
 
-/// The `ok` of `status`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
-    /// This node's number.
-    pub node: u16,
-    /// The cluster's name for people.
-    pub cluster: String,
-    /// The cluster's identity; null on a node that belongs to none yet.
-    pub cluster_id: Option<String>,
-    /// Program version.
-    pub version: String,
-    /// What it is in its cluster.
+/// Where the replication of a node stands, as it knows at once. The default is a node that belongs to no cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaView {
+    /// What the node is in its cluster.
     pub role: NodeRole,
     /// Current Raft term.
     pub term: u64,
@@ -185,8 +177,24 @@ pub struct Status {
     pub applied: Option<u64>,
     /// The replicated membership as this node knows it.
     pub members: Vec<MemberInfo>,
-    /// Whether it can serve a linear read now.
+    /// Whether it can serve a linear read now: it knows a leader and has heard of it lately.
     pub ready: bool,
+}
+
+/// The `ok` of `status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// This node's number.
+    pub node: u16,
+    /// The cluster's name for people.
+    pub cluster: String,
+    /// The cluster's identity; null on a node that belongs to none yet.
+    pub cluster_id: Option<String>,
+    /// Program version.
+    pub version: String,
+    /// Its fields are fields of the status.
+    #[serde(flatten)]
+    pub replica: ReplicaView,
     /// Since the process started.
     pub uptime_ms: u64,
 }
