@@ -197,17 +197,17 @@ mod tests {
                 (true, false)
             );
             assert_eq!(
-                enabled(unset, "openraft::core", Level::WARN),
+                enabled(unset, "openraft", Level::WARN),
                 (false, false)
             );
         }
         assert_eq!(
-            enabled(Some("debug"), "openraft::core", Level::DEBUG),
+            enabled(Some("debug"), "openraft", Level::DEBUG),
             (true, false)
         );
         let list = Some("info,openraft=warn");
-        assert_eq!(enabled(list, "openraft::core", Level::WARN), (true, false));
-        assert_eq!(enabled(list, "openraft::core", Level::INFO), (false, false));
+        assert_eq!(enabled(list, "openraft", Level::WARN), (true, false));
+        assert_eq!(enabled(list, "openraft", Level::INFO), (false, false));
         assert_eq!(
             enabled(list, "messagebase_daemon", Level::INFO),
             (true, false)
