@@ -196,10 +196,7 @@ mod tests {
                 enabled(unset, "messagebase_daemon::node", Level::INFO),
                 (true, false)
             );
-            assert_eq!(
-                enabled(unset, "openraft", Level::WARN),
-                (false, false)
-            );
+            assert_eq!(enabled(unset, "openraft", Level::WARN), (false, false));
         }
         assert_eq!(
             enabled(Some("debug"), "openraft", Level::DEBUG),

@@ -219,7 +219,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::door::Patience;
+    use crate::door::Timeouts;
     use crate::service::testing::TestNode;
 
     async fn get(address: std::net::SocketAddr, path: &str) -> String {
@@ -242,7 +242,7 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let parts = HttpParts {
             service: node.service.clone(),
-            door: Door::new(node.service.clone(), 10, Patience::default()),
+            door: Door::new(node.service.clone(), 10, Timeouts::default()),
             store: node.store.clone(),
             metrics: recorder.handle(),
         };

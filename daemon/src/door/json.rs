@@ -1,89 +1,92 @@
-//! The JSON dialect: which requests take the lane, which are answered at once or by a task of their own.
+//! The JSON dialect: which requests go through the write queue, and which are answered at once or by their own task.
 
 use messagebase_protocol::code::Failure;
-use messagebase_protocol::json::{Empty, Op, Request, encode_failure, encode_ok};
+use messagebase_protocol::json::{self, Empty, Op, encode_failure, encode_ok};
 use serde::Serialize;
 
-use super::answer::Answer;
-use super::lane::Work;
-use super::session::Shared;
+use super::conn::ConnShared;
+use super::work::{Request, Success, Work};
 use crate::service::{DeleteRequest, Post};
 
-/// What is to be done with a line.
+/// How a line is handled.
 pub(super) enum Step {
-    /// Answered already.
-    Say(String),
+    /// Answered already, with this line.
+    Reply(String),
     /// A write, or a change of the connection's session: in order.
-    Lane(u64, Work),
-    /// A read: answered by a task, replies may overtake each other.
+    Queue(u64, Work),
+    /// A read: answered by its own task, so replies may overtake each other.
     Read(u64, Op),
 }
 
-/// Reads a line. `true` with it: the client may stay without logging in (`status`, `ping`, `campaign`).
-pub(super) fn step(shared: &Shared, line: &str) -> (Step, bool) {
-    let Request { id, op } = match Request::parse(line) {
+/// Parses a line. `true` with it: the client may stay without logging in (`status`, `ping`, `campaign`).
+pub(super) fn step(shared: &ConnShared, line: &str) -> (Step, bool) {
+    let json::Request { id, op } = match json::Request::parse(line) {
         Ok(request) => request,
         Err(malformed) => {
             return (
-                Step::Say(encode_failure(malformed.id, &malformed.failure)),
+                Step::Reply(encode_failure(malformed.id, &malformed.failure)),
                 false,
             );
         }
     };
     let may_stay = matches!(op, Op::Status {} | Op::Ping {} | Op::Campaign {});
-    let step = match op {
-        Op::Hello {} => Step::Say(encode_ok(id, &shared.service.hello())),
-        Op::Status {} => Step::Say(encode_ok(id, &shared.service.status())),
-        Op::Ping {} => Step::Say(encode_ok(id, &shared.service.ping())),
+    let work = match op {
+        Op::Hello {} => {
+            return (
+                Step::Reply(encode_ok(id, &shared.service.hello())),
+                may_stay,
+            );
+        }
+        Op::Status {} => {
+            return (
+                Step::Reply(encode_ok(id, &shared.service.status())),
+                may_stay,
+            );
+        }
+        Op::Ping {} => return (Step::Reply(encode_ok(id, &shared.service.ping())), may_stay),
+        Op::Users { .. }
+        | Op::Inbox { .. }
+        | Op::Sync { .. }
+        | Op::History { .. }
+        | Op::Campaign {} => return (Step::Read(id, op), may_stay),
+        Op::Logout {} => Work::Post(Post::Logout),
+        Op::Send { to, body, key } => Work::Post(Post::Send { to, body, key }),
+        Op::Ack { through } => Work::Post(Post::Ack { through }),
         Op::Register {
             user,
             password,
             key,
-        } => Step::Lane(
-            id,
-            Work::Register {
-                user,
-                password,
-                key,
-            },
-        ),
-        Op::Login { user, password } => Step::Lane(id, Work::Login { user, password }),
-        Op::Resume { token, consistency } => Step::Lane(id, Work::Resume { token, consistency }),
-        Op::Password { old, new, key } => Step::Lane(id, Work::Password { old, new, key }),
+        } => Work::Request(Request::Register {
+            user,
+            password,
+            key,
+        }),
+        Op::Login { user, password } => Work::Request(Request::Login { user, password }),
+        Op::Resume { token, consistency } => Work::Request(Request::Resume { token, consistency }),
+        Op::Password { old, new, key } => Work::Request(Request::Password { old, new, key }),
         Op::Delete {
             password,
             key,
             user,
-        } => Step::Lane(
-            id,
-            Work::Delete(DeleteRequest {
-                password: Some(password),
-                key,
-                user,
-            }),
-        ),
-        Op::Logout {} => Step::Lane(id, Work::Post(Post::Logout)),
-        Op::Send { to, body, key } => Step::Lane(id, Work::Post(Post::Send { to, body, key })),
-        Op::Ack { through } => Step::Lane(id, Work::Post(Post::Ack { through })),
-        op @ (Op::Users { .. }
-        | Op::Inbox { .. }
-        | Op::Sync { .. }
-        | Op::History { .. }
-        | Op::Campaign {}) => Step::Read(id, op),
+        } => Work::Request(Request::Delete(DeleteRequest {
+            password: Some(password),
+            key,
+            user,
+        })),
     };
-    (step, may_stay)
+    (Step::Queue(id, work), may_stay)
 }
 
-/// Answers a read. `moves`: how many changes of the session were asked for before it; it waits for them.
-pub(super) async fn read(shared: &Shared, id: u64, op: Op, moves: u64) {
+/// Answers a read, after the `session_changes` requests before it that begin or end a session.
+pub(super) async fn read(shared: &ConnShared, id: u64, op: Op, session_changes: u64) {
     let (service, conn) = (&shared.service, &shared.conn);
-    // A campaign is answered within 2 s: neither a login nor reads without a quorum may hold it up.
-    let _turn = if matches!(op, Op::Campaign {}) {
+    // A campaign is answered within 2 s: neither a login nor reads without a quorum may delay it.
+    let _permit = if matches!(op, Op::Campaign {}) {
         None
     } else {
-        shared.wait_for_session(moves).await;
+        shared.wait_for_session(session_changes).await;
         // An error is impossible: this semaphore is never closed.
-        shared.reading.acquire().await.ok()
+        shared.read_permits.acquire().await.ok()
     };
     let line = match op {
         Op::Users {
@@ -123,14 +126,14 @@ pub(super) async fn read(shared: &Shared, id: u64, op: Op, moves: u64) {
     conn.outbox.reply(line).await;
 }
 
-/// The lane's answers.
-pub(super) fn encode(id: u64, answer: &Result<Answer, Failure>) -> String {
+/// An answer of the write queue.
+pub(super) fn encode(id: u64, answer: &Result<Success, Failure>) -> String {
     match answer {
-        Ok(Answer::Registered(ok)) => encode_ok(id, ok),
-        Ok(Answer::LoggedIn(ok)) => encode_ok(id, ok),
-        Ok(Answer::Resumed(ok)) => encode_ok(id, ok),
-        Ok(Answer::Sent(ok)) => encode_ok(id, ok),
-        Ok(Answer::Deleted | Answer::Done) => encode_ok(id, &Empty {}),
+        Ok(Success::Registered(ok)) => encode_ok(id, ok),
+        Ok(Success::LoggedIn(ok)) => encode_ok(id, ok),
+        Ok(Success::Resumed(ok)) => encode_ok(id, ok),
+        Ok(Success::Sent(ok)) => encode_ok(id, ok),
+        Ok(Success::Deleted | Success::Done) => encode_ok(id, &Empty {}),
         Err(failure) => encode_failure(Some(id), failure),
     }
 }

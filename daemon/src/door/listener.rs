@@ -10,16 +10,16 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Door, Slot, session};
+use super::{Door, Slot, connection};
 use crate::throttle::RateLimit;
 
 /// A TLS handshake takes at most this long.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-/// After a failed accept (out of file descriptors, mostly): so long until the next attempt.
+/// Pause after a failed accept, mostly for want of file descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
-/// After the shutdown connections are given this long; then they are cut. The whole node is to stop within 5 s.
+/// Time for connections to end after the shutdown; then they are cut. The whole node has 5 s to stop.
 const SHUTDOWN_LIMIT: Duration = Duration::from_millis(3_500);
-/// A refusal of a client is logged so often: a flood of them must not become a flood of lines.
+/// At most one refusal of a client is logged in this time: a flood of them must not become a flood of lines.
 const REFUSAL_LOGGED_EVERY: Duration = Duration::from_secs(10);
 
 impl Door {
@@ -42,7 +42,7 @@ impl Door {
             match accepted {
                 Ok((stream, address)) => match self.take_slot() {
                     Some(slot) => {
-                        tracker.spawn(cut.clone().run_until_cancelled_owned(connection(
+                        tracker.spawn(cut.clone().run_until_cancelled_owned(serve_stream(
                             slot,
                             stream,
                             address,
@@ -57,7 +57,7 @@ impl Door {
                         }
                     }
                 },
-                Err(error) if is_the_clients(&error) => {}
+                Err(error) if is_clients_fault(&error) => {}
                 Err(error) => {
                     tracing::error!(%error, "failed to accept a client");
                     tokio::select! {
@@ -75,7 +75,7 @@ impl Door {
         {
             tracing::warn!(
                 connections = tracker.len(),
-                "cut clients that did not let themselves be closed in time"
+                "cut client connections that did not close in time"
             );
             cut.cancel();
             tracker.wait().await;
@@ -84,7 +84,7 @@ impl Door {
 }
 
 /// Errors of a connection that broke before it was accepted.
-fn is_the_clients(error: &io::Error) -> bool {
+fn is_clients_fault(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(
         error.kind(),
@@ -92,7 +92,7 @@ fn is_the_clients(error: &io::Error) -> bool {
     )
 }
 
-async fn connection(
+async fn serve_stream(
     slot: Slot,
     stream: TcpStream,
     address: SocketAddr,
@@ -105,14 +105,13 @@ async fn connection(
     }
     let door = slot.door.clone();
     let address = address.ip();
-    // Both are boxed: what the handshake needed is given back after it, and a connection that is being made, or one
-    // without TLS, does not have the size of the largest of them.
+    // Both futures are boxed: the handshake's memory is freed after it, and no connection has the size of the larger one.
     let Some(tls) = tls else {
-        return Box::pin(session::run(
+        return Box::pin(connection::run(
             &door.service,
             stream,
             Some(address),
-            door.patience,
+            door.timeouts,
             shutdown,
         ))
         .await;
@@ -124,11 +123,11 @@ async fn connection(
     };
     match handshake {
         Ok(Ok(stream)) => {
-            Box::pin(session::run(
+            Box::pin(connection::run(
                 &door.service,
                 stream,
                 Some(address),
-                door.patience,
+                door.timeouts,
                 shutdown,
             ))
             .await;

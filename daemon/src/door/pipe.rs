@@ -1,98 +1,91 @@
-//! The pipe dialect: commands without ids, so all of them take the lane, and deliveries without acknowledgement, so
-//! the node acknowledges what it has written once anything more arrives on the connection (`session` does).
+//! The pipe dialect. Its commands have no ids, so all of them go through the write queue. Its clients do not acknowledge,
+//! so the node acknowledges what it has written once more bytes arrive on the connection (see `connection`).
 
 use messagebase_protocol::code::{Code, Failure};
 use messagebase_protocol::json::Consistency;
 use messagebase_protocol::limits::PAGE_MAX;
 use messagebase_protocol::pipe::{self, Command, HELP};
 
-use super::answer::Answer;
-use super::lane::Work;
-use super::session::Shared;
+use super::conn::ConnShared;
+use super::work::{PipeRead, Request, Success, Work};
 use crate::service::{DeleteRequest, Post, send_key};
-
-/// A command that only reads.
-pub(super) enum Show {
-    /// Users that match a glob; all without one.
-    Users(Option<String>),
-    /// The help.
-    Help,
-}
 
 /// The end of a list.
 const END: &str = "END\n";
 
-/// What a line asks for.
+/// The work that a line asks for.
 pub(super) fn work(line: &str) -> Work {
-    let Some(command) = pipe::parse(line) else {
-        return Work::Refuse(Failure::not_done(
+    let request = match pipe::parse(line) {
+        Some(command) => request(command),
+        None => Err(Failure::not_done(
             Code::BadRequest,
             "not a command; h shows them all",
-        ));
+        )),
     };
-    // A fresh key each time: it makes retries inside the cluster harmless, nobody else knows it.
-    let key = match send_key() {
-        Ok(key) => key,
-        Err(failure) => return Work::Refuse(failure),
-    };
-    match command {
-        Command::Register { user, password } => Work::Register {
+    request.unwrap_or_else(|failure| Work::Request(Request::Refuse(failure)))
+}
+
+fn request(command: Command) -> Result<Work, Failure> {
+    // A fresh key each time: it makes retries inside the cluster harmless, and no client knows it.
+    let key = send_key()?;
+    Ok(Work::Request(match command {
+        Command::Send { to, body } => return Ok(Work::Post(Post::Send { to, body, key })),
+        Command::Register { user, password } => Request::Register {
             user,
             password,
             key,
         },
-        Command::Login { user, password } => Work::Login { user, password },
-        Command::Delete { user } => Work::Delete(DeleteRequest {
+        Command::Login { user, password } => Request::Login { user, password },
+        Command::Delete { user } => Request::Delete(DeleteRequest {
             password: None,
             key,
             user: Some(user.trim_end().to_owned()),
         }),
-        Command::Send { to, body } => Work::Post(Post::Send { to, body, key }),
-        Command::List => Work::Show(Show::Users(None)),
+        Command::List => Request::PipeRead(PipeRead::Users(None)),
         Command::Search { pattern } => {
-            Work::Show(Show::Users(Some(pipe::search_glob(pattern.trim_end()))))
+            Request::PipeRead(PipeRead::Users(Some(pipe::search_glob(pattern.trim_end()))))
         }
-        Command::Help => Work::Show(Show::Help),
-    }
+        Command::Help => Request::PipeRead(PipeRead::Help),
+    }))
 }
 
-/// The lane's answers.
-pub(super) fn encode(shared: &Shared, answer: &Result<Answer, Failure>) -> String {
+/// An answer of the write queue.
+pub(super) fn encode(shared: &ConnShared, answer: &Result<Success, Failure>) -> String {
     match answer {
-        Ok(Answer::Registered(ok)) => format!("OK registered {}\n", ok.user),
-        Ok(Answer::LoggedIn(ok)) => format!("OK logged in {}\n", ok.user),
-        Ok(Answer::Resumed(ok)) => format!("OK logged in {}\n", ok.user),
-        Ok(Answer::Sent(sent)) => format!(
+        Ok(Success::Registered(ok)) => format!("OK registered {}\n", ok.user),
+        Ok(Success::LoggedIn(ok)) => format!("OK logged in {}\n", ok.user),
+        Ok(Success::Resumed(ok)) => format!("OK logged in {}\n", ok.user),
+        Ok(Success::Sent(sent)) => format!(
             "OK {} {}\n",
             if sent.online { "sent" } else { "queued" },
             sent.id
         ),
-        Ok(Answer::Deleted) => {
+        Ok(Success::Deleted) => {
             let name = shared.conn.past_name();
             format!("OK deleted {}\n", name.as_deref().unwrap_or_default())
         }
-        Ok(Answer::Done) => "OK\n".into(),
+        Ok(Success::Done) => "OK\n".into(),
         Err(failure) => pipe::encode_failure(failure),
     }
 }
 
 /// Answers a command that only reads. Messages that arrive meanwhile come after its `END`.
-pub(super) async fn show(shared: &Shared, show: Show) {
+pub(super) async fn read(shared: &ConnShared, read: PipeRead) {
     let outbox = &shared.conn.outbox;
-    match show {
-        Show::Help => {
+    match read {
+        PipeRead::Help => {
             let lines: String = HELP.iter().map(|line| format!("{line}\n")).collect();
             outbox.reply(format!("OK help\n{lines}{END}")).await;
         }
-        Show::Users(pattern) => {
+        PipeRead::Users(pattern) => {
             outbox.shut_gate();
-            show_users(shared, pattern).await;
+            write_users(shared, pattern).await;
             outbox.open_gate(0);
         }
     }
 }
 
-async fn show_users(shared: &Shared, pattern: Option<String>) {
+async fn write_users(shared: &ConnShared, pattern: Option<String>) {
     let mut consistency = Consistency::Linear;
     let mut text = String::from("OK users\n");
     let mut after = None;
@@ -134,8 +127,8 @@ async fn show_users(shared: &Shared, pattern: Option<String>) {
     shared.conn.outbox.reply(text).await;
 }
 
-/// Writes the whole inbox after a login; the greatest id written (events up to it would be doubles).
-pub(super) async fn show_inbox(shared: &Shared) -> u64 {
+/// Writes the whole inbox after a login. Returns the greatest id written: events up to it would be duplicates.
+pub(super) async fn write_inbox(shared: &ConnShared) -> u64 {
     let mut through = 0;
     loop {
         // Local: the login was applied here a moment ago.

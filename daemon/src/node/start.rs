@@ -28,7 +28,7 @@ use super::replication::NodeReplication;
 use super::{formation, gossip, incarnations, leadership_log};
 use crate::admin::AdminHandler;
 use crate::context::{Lifecycle, NodeContext, Participation};
-use crate::door::{Door, Patience};
+use crate::door::{Door, Timeouts};
 use crate::fanout::Fanout;
 use crate::http::{self, HttpParts};
 use crate::peer::incarnations::Incarnations;
@@ -229,7 +229,7 @@ impl Node {
         let context = &self.context;
         let stop = &context.lifecycle.stop;
         let connections = context.config.limits.connections;
-        let door = Door::new(service.clone(), connections, Patience::default());
+        let door = Door::new(service.clone(), connections, Timeouts::default());
         let tasks = TaskTracker::new();
         let tls = door
             .clone()

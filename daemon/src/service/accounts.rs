@@ -10,7 +10,7 @@ use messagebase_protocol::json::{ClosingReason, Consistency, LoggedIn, Registere
 use messagebase_protocol::limits::TOKEN_MAX_BYTES;
 use messagebase_protocol::name::{check_key, check_name, check_password, fold_name};
 
-use super::{Budget, Connection, Service, Session, reads, token, verdict};
+use super::{Connection, Deadline, Service, Session, reads, token, verdict};
 use crate::change::{Change, Outcome, Secrets};
 use crate::planted::{Defect, planted};
 use crate::raft::api::{Draft, Verdict};
@@ -34,7 +34,7 @@ impl Service {
         user: String,
         password: String,
         key: String,
-        mut budget: Budget,
+        mut deadline: Deadline,
     ) -> Result<Registered, Failure> {
         check_name(&user)?;
         check_password(&password)?;
@@ -46,14 +46,14 @@ impl Service {
         {
             return Ok(Registered { user: first.name });
         }
-        let hash = budget.uncounted(self.hasher.hash(password)).await?;
+        let hash = deadline.extended_by(self.hasher.hash(password)).await?;
         let body = Change::Register {
             name: user,
             key,
             by_operator: false,
         };
         match self
-            .propose_one(None, body, Some(secrets_of_hash(hash)), &budget)
+            .propose_one(None, body, Some(secrets_of_hash(hash)), &deadline)
             .await?
         {
             Outcome::Registered { name, .. } => Ok(Registered { user: name }),
@@ -67,7 +67,7 @@ impl Service {
         conn: &Connection,
         user: String,
         password: String,
-        mut budget: Budget,
+        mut deadline: Deadline,
     ) -> Result<LoggedIn, Failure> {
         conn.check_free()?;
         check_name(&user)?;
@@ -76,10 +76,10 @@ impl Service {
         self.login_limits
             .check(&folded, conn.address, Instant::now())?;
         // So that an account made on another node a moment ago is seen, and nobody is sent away on old knowledge.
-        self.linear(&budget).await?;
+        self.linear(&deadline).await?;
         let account = self.account(folded.clone()).await?;
-        let account = budget
-            .uncounted(self.verify(conn, &folded, account, password))
+        let account = deadline
+            .extended_by(self.verify(conn, &folded, account, password))
             .await?;
         let token = token::new()?;
         let token_hash = token::hash(&token);
@@ -91,7 +91,10 @@ impl Service {
             token_hash: Some(token_hash),
             ..Secrets::default()
         };
-        match self.propose_one(None, body, Some(secrets), &budget).await? {
+        match self
+            .propose_one(None, body, Some(secrets), &deadline)
+            .await?
+        {
             Outcome::LoggedIn {
                 session,
                 user,
@@ -125,7 +128,7 @@ impl Service {
         conn: &Connection,
         token: String,
         consistency: Consistency,
-        budget: Budget,
+        deadline: Deadline,
     ) -> Result<Resumed, Failure> {
         conn.check_free()?;
         if token.len() > TOKEN_MAX_BYTES {
@@ -142,7 +145,7 @@ impl Service {
             Some(row) => row,
             None => {
                 // A dead token is only said to be dead with a majority's knowledge.
-                self.linear(&budget).await?;
+                self.linear(&deadline).await?;
                 self.live_session(hash)
                     .await?
                     .ok_or_else(verdict::bad_credentials)?
@@ -185,7 +188,7 @@ impl Service {
         old: String,
         new: String,
         key: String,
-        mut budget: Budget,
+        mut deadline: Deadline,
     ) -> Result<(), Failure> {
         let session = conn.session()?;
         check_password(&old)?;
@@ -204,7 +207,7 @@ impl Service {
         self.login_limits
             .check(&folded, conn.address, Instant::now())?;
         let session = self
-            .reader_within(conn, Consistency::Linear, &budget)
+            .reader_within(conn, Consistency::Linear, &deadline)
             .await?;
         if self
             .account_key("password", scope, key.clone())
@@ -214,17 +217,22 @@ impl Service {
             return Ok(());
         }
         let account = self.own_account(&session, folded.clone()).await?;
-        let account = budget
-            .uncounted(self.verify(conn, &folded, Some(account), old))
+        let account = deadline
+            .extended_by(self.verify(conn, &folded, Some(account), old))
             .await?;
-        let hash = budget.uncounted(self.hasher.hash(new)).await?;
+        let hash = deadline.extended_by(self.hasher.hash(new)).await?;
         let body = Change::Password {
             user: session.user,
             credential_version: account.credential_version,
             key,
         };
         match self
-            .propose_one(Some(session.id), body, Some(secrets_of_hash(hash)), &budget)
+            .propose_one(
+                Some(session.id),
+                body,
+                Some(secrets_of_hash(hash)),
+                &deadline,
+            )
             .await?
         {
             Outcome::Done => Ok(()),
@@ -237,7 +245,7 @@ impl Service {
         &self,
         conn: &Connection,
         request: DeleteRequest,
-        mut budget: Budget,
+        mut deadline: Deadline,
     ) -> Result<(), Failure> {
         check_key(&request.key)?;
         if let Some(user) = &request.user {
@@ -247,7 +255,7 @@ impl Service {
             Ok(session) => session,
             // The pipe dialect's keys are made by the node: none of them can have been used before.
             Err(failure) if request.password.is_none() => return Err(failure),
-            Err(_) => return self.delete_again(conn, request, &budget).await,
+            Err(_) => return self.delete_again(conn, request, &deadline).await,
         };
         let folded = fold_name(&session.name);
         if request
@@ -266,15 +274,18 @@ impl Service {
                 check_password(&password)?;
                 self.login_limits
                     .check(&folded, conn.address, Instant::now())?;
-                let session = match self.reader_within(conn, Consistency::Linear, &budget).await {
+                let session = match self
+                    .reader_within(conn, Consistency::Linear, &deadline)
+                    .await
+                {
                     Err(failure) if failure.code == Code::NotLoggedIn => {
                         return self.deleted_before(folded, request.key).await;
                     }
                     other => other?,
                 };
                 let account = self.own_account(&session, folded.clone()).await?;
-                let verified = budget
-                    .uncounted(self.verify(conn, &folded, Some(account), password))
+                let verified = deadline
+                    .extended_by(self.verify(conn, &folded, Some(account), password))
                     .await?;
                 Some(verified.credential_version)
             }
@@ -285,7 +296,7 @@ impl Service {
             key: request.key.clone(),
         };
         match self
-            .propose_one(Some(session.id), body, None, &budget)
+            .propose_one(Some(session.id), body, None, &deadline)
             .await
         {
             Ok(Outcome::Done) => {
@@ -306,7 +317,7 @@ impl Service {
         &self,
         conn: &Connection,
         request: DeleteRequest,
-        budget: &Budget,
+        deadline: &Deadline,
     ) -> Result<(), Failure> {
         let name = request
             .user
@@ -318,7 +329,7 @@ impl Service {
         {
             return Ok(());
         }
-        self.linear(budget).await?;
+        self.linear(deadline).await?;
         self.deleted_before(folded, request.key).await
     }
 
@@ -369,22 +380,22 @@ impl Service {
         actor: Option<u64>,
         body: Change,
         secrets: Option<Secrets>,
-        budget: &Budget,
+        deadline: &Deadline,
     ) -> Result<Outcome, Failure> {
         let draft = Draft {
             actor,
             body,
             secrets,
         };
-        verdict::outcome(self.propose_draft(draft, budget).await?)
+        verdict::outcome(self.propose_draft(draft, deadline).await?)
     }
 
     pub(super) async fn propose_draft(
         &self,
         draft: Draft,
-        budget: &Budget,
+        deadline: &Deadline,
     ) -> Result<Verdict, Failure> {
-        let within = budget.for_proposal()?;
+        let within = deadline.proposal_timeout()?;
         let mut verdicts = self.replication.propose(vec![draft], within).await;
         verdicts
             .pop()

@@ -1,9 +1,9 @@
-//! argon2id off the async threads: so many hashes at a time, so many waiting, `busy` beyond. An unknown user costs
-//! the same hash as a wrong password, so that the time of an answer does not say whether an account exists.
+//! argon2id off the async threads, with a bounded number running and queued; beyond that, `busy`. An unknown user costs
+//! the same hash as a wrong password, so the time of an answer does not say whether an account exists.
 //!
-//! `mill` hashes, `threads` are where.
+//! `argon2_worker` hashes; `threads` run the workers.
 
-mod mill;
+mod argon2_worker;
 mod threads;
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use messagebase_protocol::code::{Code, Failure};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::verdict;
-use mill::Mill;
+use argon2_worker::Argon2Worker;
 use threads::Threads;
 
 /// Hashes that may wait for their turn.
@@ -25,7 +25,7 @@ const BUSY_RETRY: std::time::Duration = std::time::Duration::from_millis(500);
 /// The pool. Clones share it.
 #[derive(Clone)]
 pub struct Hasher {
-    /// Waiting and running hashes.
+    /// One permit for each waiting or running hash.
     places: Arc<Semaphore>,
     /// One core stays free for everything else.
     threads: Arc<Threads>,
@@ -39,7 +39,7 @@ impl Hasher {
         let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, None)
             .map_err(|e| anyhow::anyhow!("argon2 refuses the configured cost: {e}"))?;
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        let dummy = Mill::new(argon2.clone())
+        let dummy = Argon2Worker::new(argon2.clone())
             .hash("no account has this password")?
             .into();
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -55,7 +55,7 @@ impl Hasher {
 
     /// A PHC string for a new password. `busy` when the queue is full.
     pub async fn hash(&self, password: String) -> Result<String, Failure> {
-        self.run(move |mill| mill.hash(&password)).await
+        self.run(move |worker| worker.hash(&password)).await
     }
 
     /// Whether the password belongs to the stored hash; `None` (no such user) costs as much and is false.
@@ -63,7 +63,7 @@ impl Hasher {
         let exists = stored.is_some();
         let stored = stored.unwrap_or_else(|| self.dummy.to_string());
         Ok(self
-            .run(move |mill| mill.verify(&password, &stored))
+            .run(move |worker| worker.verify(&password, &stored))
             .await?
             && exists)
     }
@@ -71,7 +71,7 @@ impl Hasher {
     async fn run<T, F>(&self, work: F) -> Result<T, Failure>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Mill) -> anyhow::Result<T> + Send + 'static,
+        F: FnOnce(&mut Argon2Worker) -> anyhow::Result<T> + Send + 'static,
     {
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             let failure = Failure::not_done(
@@ -81,10 +81,10 @@ impl Hasher {
             return Err(failure.retry_after(BUSY_RETRY));
         };
         let (answer, answered) = oneshot::channel();
-        self.threads.give(Box::new(move |mill| {
-            // Whoever has hung up meanwhile costs nothing more.
-            let result = (!answer.is_closed()).then(|| work(mill));
-            // Before the answer: whoever has it finds the place free again.
+        self.threads.give(Box::new(move |worker| {
+            // A caller that has hung up costs no hash.
+            let result = (!answer.is_closed()).then(|| work(worker));
+            // Before the answer: a caller that has it finds the place free again.
             drop(place);
             if let Some(result) = result {
                 let _ = answer.send(result);

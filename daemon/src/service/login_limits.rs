@@ -109,7 +109,7 @@ impl LoginLimits {
 
     /// Counts a failure.
     pub(super) fn failed(&self, folded: &str, address: Option<IpAddr>, now: Instant) {
-        super::meter::login_failed();
+        super::metrics::login_failed();
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.0.failed(folded.to_owned(), now);
         if let Some(address) = address {

@@ -9,7 +9,7 @@ use messagebase_protocol::limits::LINE_MAX_BYTES;
 use messagebase_protocol::name::{check_body, check_key, check_name, fold_name};
 
 use super::directory::page_limit;
-use super::{Budget, Connection, Service, Session, meter, token, verdict};
+use super::{Connection, Deadline, Service, Session, metrics, token, verdict};
 use crate::change::{Change, Outcome};
 use crate::planted::{Defect, planted};
 use crate::raft::api::{Draft, Verdict};
@@ -105,7 +105,7 @@ impl Service {
         &self,
         conn: &Connection,
         posts: Vec<Post>,
-        budget: Budget,
+        deadline: Deadline,
     ) -> Vec<Result<Posted, Failure>> {
         let session = match conn.session() {
             Ok(session) => session,
@@ -143,7 +143,7 @@ impl Service {
             drafts.reverse();
             proposed.reverse();
         }
-        let Ok(within) = budget.for_proposal() else {
+        let Ok(within) = deadline.proposal_timeout() else {
             return answers;
         };
         let verdicts = self.replication.propose(drafts, within).await;
@@ -154,7 +154,7 @@ impl Service {
             answers[place] = answer;
         }
         if sent > 0 {
-            meter::messages_sent(sent);
+            metrics::messages_sent(sent);
         }
         answers
     }

@@ -6,13 +6,13 @@
 //! `verdict` is the one place where outcomes become answers and refusals.
 
 mod accounts;
-mod budget;
 mod connection;
+mod deadline;
 mod directory;
 mod hasher;
 mod login_limits;
 mod messages;
-mod meter;
+mod metrics;
 mod operators;
 mod reads;
 mod replication;
@@ -30,12 +30,12 @@ use messagebase_protocol::code::Failure;
 use messagebase_protocol::json::{ClosingReason, Consistency};
 use tokio::sync::Semaphore;
 
+pub use self::metrics::describe as describe_metrics;
 pub use accounts::DeleteRequest;
-pub use budget::Budget;
 pub use connection::{Connection, Session};
+pub use deadline::Deadline;
 pub use hasher::{HASH_QUEUE_MAX, Hasher};
 pub use messages::{Post, Posted, send_key};
-pub use meter::describe as describe_metrics;
 pub use operators::OperatorError;
 pub use replication::{Answering, Replication};
 pub use verdict::no_quorum;
@@ -111,8 +111,8 @@ impl Service {
     }
 
     /// Waits until this node has applied all that was acknowledged before the call.
-    async fn linear(&self, budget: &Budget) -> Result<(), Failure> {
-        budget.barrier(self.replication.linear()).await
+    async fn linear(&self, deadline: &Deadline) -> Result<(), Failure> {
+        deadline.barrier(self.replication.linear()).await
     }
 
     /// The connection's session, fit for a read of that consistency. A session that was resumed on local knowledge is
@@ -125,7 +125,7 @@ impl Service {
         self.reader_within(
             conn,
             consistency,
-            &Budget::since(tokio::time::Instant::now()),
+            &Deadline::from_arrival(tokio::time::Instant::now()),
         )
         .await
     }
@@ -134,13 +134,13 @@ impl Service {
         &self,
         conn: &Connection,
         consistency: Consistency,
-        budget: &Budget,
+        deadline: &Deadline,
     ) -> Result<Session, Failure> {
         let session = conn.session()?;
         if consistency == Consistency::Local {
             return Ok(session);
         }
-        self.linear(budget).await?;
+        self.linear(deadline).await?;
         if !session.is_checked() {
             let id = session.id;
             let row = self

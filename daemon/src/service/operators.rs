@@ -7,7 +7,7 @@ use messagebase_protocol::peer::UserRow;
 use tokio::time::Instant;
 
 use super::verdict::{self, Unapplied};
-use super::{Budget, Service, send_key};
+use super::{Deadline, Service, send_key};
 use crate::change::{Change, Outcome, Refusal, Secrets};
 use crate::raft::api::{Draft, Verdict};
 use crate::state::read::{self, Account};
@@ -49,8 +49,8 @@ impl From<Unapplied> for OperatorError {
 impl Service {
     /// Accounts whose names match a glob.
     pub async fn list_users(&self, pattern: Option<String>) -> Result<Vec<UserRow>, OperatorError> {
-        let budget = Budget::since(Instant::now());
-        self.linear(&budget).await?;
+        let deadline = Deadline::from_arrival(Instant::now());
+        self.linear(&deadline).await?;
         let pattern = pattern.as_deref().map(fold_name);
         let rows: Vec<(Option<Account>, UserRow)> = self
             .read(move |db| {
@@ -113,8 +113,8 @@ impl Service {
     /// Deletes an account; its name stays reserved. The change has no key, so when replication repeats it, the repetition finds
     /// no account. If there was one before, it is deleted then: by this change or another.
     pub async fn delete_user(&self, name: &str) -> Result<(), OperatorError> {
-        let budget = Budget::since(Instant::now());
-        self.linear(&budget).await?;
+        let deadline = Deadline::from_arrival(Instant::now());
+        self.linear(&deadline).await?;
         let folded = fold_name(name);
         let found = self.read(move |db| read::user_by_name(db, &folded)).await?;
         if found.is_none() {
@@ -122,7 +122,7 @@ impl Service {
         }
         let name = name.to_owned();
         match self
-            .propose_operation(Change::Remove { name }, None, &budget)
+            .propose_operation(Change::Remove { name }, None, &deadline)
             .await?
         {
             Verdict::InDoubt(Refusal::NoSuchUser)
@@ -149,8 +149,8 @@ impl Service {
     }
 
     async fn operate(&self, body: Change, secrets: Option<Secrets>) -> Result<(), OperatorError> {
-        let budget = Budget::since(Instant::now());
-        let verdict = self.propose_operation(body, secrets, &budget).await?;
+        let deadline = Deadline::from_arrival(Instant::now());
+        let verdict = self.propose_operation(body, secrets, &deadline).await?;
         Ok(verdict::applied(verdict).map(drop)?)
     }
 
@@ -158,14 +158,14 @@ impl Service {
         &self,
         body: Change,
         secrets: Option<Secrets>,
-        budget: &Budget,
+        deadline: &Deadline,
     ) -> Result<Verdict, Failure> {
         let draft = Draft {
             actor: None,
             body,
             secrets,
         };
-        self.propose_draft(draft, budget).await
+        self.propose_draft(draft, deadline).await
     }
 }
 

@@ -83,11 +83,11 @@ async fn invalid_utf8_is_a_malformed_line() {
 async fn a_slow_reader_is_dropped_and_loses_nothing() {
     let node = node_with(&["ann", "bob"]).await;
     // However short: the last line waits for a reader that resumes, as long as any write does.
-    let patience = Patience {
+    let timeouts = Timeouts {
         grace: Duration::ZERO,
-        ..Patience::default()
+        ..Timeouts::default()
     };
-    let mut bob = Client::connect_with(&node.service, patience, 1_024);
+    let mut bob = Client::connect_with(&node.service, timeouts, 1_024);
     bob.ok("login", json!({"user": "bob", "password": PASSWORD}))
         .await;
     // Events alone fill the outbox; the store is not needed for that.
@@ -136,11 +136,11 @@ async fn a_slow_reader_is_dropped_and_loses_nothing() {
 #[tokio::test]
 async fn a_reader_that_stops_in_the_middle_of_a_line_is_cut() {
     let node = node_with(&["ann"]).await;
-    let patience = Patience {
-        stall: Duration::from_millis(50),
-        ..Patience::default()
+    let timeouts = Timeouts {
+        write: Duration::from_millis(50),
+        ..Timeouts::default()
     };
-    let mut ann = Client::connect_with(&node.service, patience, 512);
+    let mut ann = Client::connect_with(&node.service, timeouts, 512);
     ann.ok("login", json!({"user": "ann", "password": PASSWORD}))
         .await;
     assert_eq!(node.fanout.sessions(), 1);
@@ -163,30 +163,30 @@ async fn a_reader_that_stops_in_the_middle_of_a_line_is_cut() {
 #[tokio::test]
 async fn silence_closes_and_a_status_reader_may_stay() {
     let node = node_with(&["ann"]).await;
-    let impatient = Patience {
+    let short = Timeouts {
         idle: Duration::from_millis(400),
-        login_wait: Duration::from_millis(50),
-        ..Patience::default()
+        login: Duration::from_millis(50),
+        ..Timeouts::default()
     };
     let started = std::time::Instant::now();
-    let mut stranger = Client::connect_with(&node.service, impatient, STREAM_BYTES);
+    let mut stranger = Client::connect_with(&node.service, short, STREAM_BYTES);
     stranger.ok("hello", json!({})).await;
     assert_eq!(
         stranger.value().await,
         json!({"event": "closing", "reason": "idle"})
     );
     stranger.expect_end().await;
-    let mut silent = Client::connect_with(&node.service, impatient, STREAM_BYTES);
+    let mut silent = Client::connect_with(&node.service, short, STREAM_BYTES);
     silent.expect_end().await;
     let started_staying = std::time::Instant::now();
-    let mut stays = Client::connect_with(&node.service, impatient, STREAM_BYTES);
+    let mut stays = Client::connect_with(&node.service, short, STREAM_BYTES);
     stays.ok("status", json!({})).await;
     assert_eq!(stays.event("closing").await["reason"], "idle");
     assert!(
-        started_staying.elapsed() >= impatient.idle,
+        started_staying.elapsed() >= short.idle,
         "not after the login wait"
     );
-    assert!(started.elapsed() >= impatient.login_wait);
+    assert!(started.elapsed() >= short.login);
 }
 
 #[tokio::test]
@@ -194,7 +194,7 @@ async fn the_door_serves_tcp_within_its_limit_until_the_shutdown() {
     let node = node_with(&["ann"]).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
-    let door = Door::new(node.service.clone(), 1, Patience::default());
+    let door = Door::new(node.service.clone(), 1, Timeouts::default());
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn(door.clone().serve(listener, None, shutdown.clone()));
 
@@ -296,7 +296,7 @@ async fn tls_is_spoken_and_plaintext_on_its_port_is_not() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let (acceptor, connector) = tls();
-    let door = Door::new(node.service.clone(), 10, Patience::default());
+    let door = Door::new(node.service.clone(), 10, Timeouts::default());
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn(door.serve(listener, Some(acceptor), shutdown.clone()));
 

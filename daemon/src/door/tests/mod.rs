@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf};
 use tokio_util::sync::CancellationToken;
 
-use super::{Patience, session};
+use super::{Timeouts, connection};
 use crate::service::Service;
 use crate::service::testing::TestNode;
 
@@ -53,14 +53,14 @@ struct Client {
 
 impl Client {
     fn connect(service: &Arc<Service>) -> Self {
-        Self::connect_with(service, Patience::default(), STREAM_BYTES)
+        Self::connect_with(service, Timeouts::default(), STREAM_BYTES)
     }
 
-    fn connect_with(service: &Arc<Service>, patience: Patience, stream_bytes: usize) -> Self {
+    fn connect_with(service: &Arc<Service>, timeouts: Timeouts, stream_bytes: usize) -> Self {
         let (ours, theirs) = tokio::io::duplex(stream_bytes);
         let service = service.clone();
         tokio::spawn(async move {
-            session::run(&service, theirs, None, patience, CancellationToken::new()).await
+            connection::run(&service, theirs, None, timeouts, CancellationToken::new()).await
         });
         let (reader, writer) = tokio::io::split(ours);
         Client {

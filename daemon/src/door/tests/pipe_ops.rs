@@ -4,13 +4,13 @@ use serde_json::json;
 
 use super::*;
 
-const TEST_PATIENCE: Patience = Patience {
+const TEST_TIMEOUTS: Timeouts = Timeouts {
     idle: Duration::from_secs(60),
-    login_wait: Duration::from_secs(30),
-    unfinished: Duration::from_millis(20),
+    login: Duration::from_secs(30),
+    unfinished_line: Duration::from_millis(20),
     drain: Duration::from_secs(10),
     shutdown_drain: Duration::from_secs(2),
-    stall: Duration::from_secs(10),
+    write: Duration::from_secs(10),
     grace: Duration::from_secs(1),
 };
 
@@ -123,7 +123,7 @@ async fn an_orderly_end_delivers_and_a_broken_one_does_not() {
 #[tokio::test]
 async fn the_first_clients_send_no_newline() {
     let node = TestNode::start();
-    let mut client = Client::connect_with(&node.service, TEST_PATIENCE, STREAM_BYTES);
+    let mut client = Client::connect_with(&node.service, TEST_TIMEOUTS, STREAM_BYTES);
     client.write(format!("1|ann|{PASSWORD}")).await;
     assert_eq!(client.line().await, "OK registered ann");
     client.write(format!("2|ann|{PASSWORD}")).await;

@@ -1,5 +1,5 @@
-//! The threads that hash, and the queue that feeds them. They are threads of their own, not tokio's blocking pool:
-//! few, at a low priority, each with memory that it keeps while there is work and gives back soon after.
+//! The threads that hash, and their queue. Not tokio's blocking pool: these are few, run at a low priority, keep their
+//! memory while there is work and return it soon after.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use argon2::Argon2;
 
-use super::mill::Mill;
+use super::argon2_worker::Argon2Worker;
 use crate::background;
 
 /// A thread without work keeps its memory for this long: logins come in bursts.
 const MEMORY_KEPT: Duration = Duration::from_secs(1);
 
 /// One hash. Called once, with a thread's memory.
-pub(super) type Job = Box<dyn FnOnce(&mut Mill) + Send>;
+pub(super) type Job = Box<dyn FnOnce(&mut Argon2Worker) + Send>;
 
 #[derive(Default)]
 struct Waiting {
@@ -39,10 +39,10 @@ impl Threads {
     pub(super) fn start(count: usize, argon2: &Argon2<'static>) -> std::io::Result<Self> {
         let threads = Threads(Arc::default());
         for number in 0..count {
-            let (queue, mill) = (threads.0.clone(), Mill::new(argon2.clone()));
+            let (queue, worker) = (threads.0.clone(), Argon2Worker::new(argon2.clone()));
             std::thread::Builder::new()
                 .name(format!("hasher-{number}"))
-                .spawn(move || run(&queue, mill))?;
+                .spawn(move || run(&queue, worker))?;
         }
         Ok(threads)
     }
@@ -67,8 +67,8 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next job; `None` when there will be none. Calls `rest` when it has waited for a while.
-    fn next(&self, mut rest: impl FnMut()) -> Option<Job> {
+    /// The next job; `None` when there will be none. Calls `idle_for_long` after waiting for [`MEMORY_KEPT`].
+    fn next(&self, mut idle_for_long: impl FnMut()) -> Option<Job> {
         let idle = |waiting: &mut Waiting| waiting.jobs.is_empty() && !waiting.closed;
         let kept = self
             .arrived
@@ -76,7 +76,7 @@ impl Queue {
         let (mut waiting, _) = kept.unwrap_or_else(PoisonError::into_inner);
         if idle(&mut waiting) {
             drop(waiting);
-            rest();
+            idle_for_long();
             waiting = self
                 .arrived
                 .wait_while(self.lock(), idle)
@@ -86,11 +86,11 @@ impl Queue {
     }
 }
 
-fn run(queue: &Queue, mut mill: Mill) {
+fn run(queue: &Queue, mut worker: Argon2Worker) {
     background::lower_priority();
-    while let Some(job) = queue.next(|| mill.rest()) {
+    while let Some(job) = queue.next(|| worker.free_memory()) {
         // A panic answers its own request, by dropping what that waits for, and leaves the thread to the others.
-        if catch_unwind(AssertUnwindSafe(|| job(&mut mill))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| job(&mut worker))).is_err() {
             tracing::error!("hashing a password panicked");
         }
     }

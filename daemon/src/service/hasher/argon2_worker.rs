@@ -1,5 +1,5 @@
-//! One argon2 hash after another in the same memory. A hash fills 19 MiB with the default cost; allocated anew each
-//! time, on whichever thread is free, those blocks stayed with the allocator by the dozen.
+//! Hashes one password after another in the same memory. With the default cost a hash fills 19 MiB. When each hash
+//! allocated them anew, on any free thread, the allocator kept dozens of such blocks.
 
 use argon2::password_hash::{Output, ParamsString, PasswordHash, Salt, SaltString};
 use argon2::{Argon2, Block, Params, Version};
@@ -10,15 +10,15 @@ const SALT_BYTES: usize = 16;
 const DECODED_SALT_MAX_BYTES: usize = 64;
 
 /// A hasher and the memory that it works in.
-pub(super) struct Mill {
+pub(super) struct Argon2Worker {
     argon2: Argon2<'static>,
     blocks: Vec<Block>,
 }
 
-impl Mill {
-    /// Without memory as yet.
+impl Argon2Worker {
+    /// Allocates with the first hash.
     pub(super) fn new(argon2: Argon2<'static>) -> Self {
-        Mill {
+        Argon2Worker {
             argon2,
             blocks: Vec::new(),
         }
@@ -64,8 +64,8 @@ impl Mill {
         Ok(computed == *expected)
     }
 
-    /// Gives the memory back.
-    pub(super) fn rest(&mut self) {
+    /// Returns the memory to the allocator.
+    pub(super) fn free_memory(&mut self) {
         self.blocks = Vec::new();
     }
 
@@ -80,7 +80,7 @@ impl Mill {
         let needed = argon2.params().block_count();
         if self.blocks.len() < needed {
             // Not grown: what is in there need not be kept, so the old and the new memory never exist side by side.
-            self.rest();
+            self.free_memory();
             self.blocks = vec![Block::default(); needed];
         }
         let length = argon2
@@ -116,8 +116,8 @@ mod tests {
     #[test]
     fn it_and_the_crate_understand_each_other() {
         let argon2 = argon2(16);
-        let mut mill = Mill::new(argon2.clone());
-        let ours = mill.hash("correct horse").expect("hashed");
+        let mut worker = Argon2Worker::new(argon2.clone());
+        let ours = worker.hash("correct horse").expect("hashed");
         let parsed = PasswordHash::new(&ours).expect("a PHC string");
         assert!(argon2.verify_password(b"correct horse", &parsed).is_ok());
         let salt = SaltString::encode_b64(&[7; SALT_BYTES]).expect("a salt");
@@ -125,23 +125,23 @@ mod tests {
             .hash_password(b"battery staple", &salt)
             .expect("hashed")
             .to_string();
-        assert!(mill.verify("battery staple", &theirs).expect("readable"));
-        assert!(!mill.verify("correct horse", &theirs).expect("readable"));
+        assert!(worker.verify("battery staple", &theirs).expect("readable"));
+        assert!(!worker.verify("correct horse", &theirs).expect("readable"));
     }
 
     #[test]
     fn used_memory_changes_no_hash_and_an_older_cost_still_verifies() {
-        let mut mill = Mill::new(argon2(16));
-        let dearer = Mill::new(argon2(64))
+        let mut worker = Argon2Worker::new(argon2(16));
+        let dearer = Argon2Worker::new(argon2(64))
             .hash("battery staple")
             .expect("hashed");
-        let cheaper = mill.hash("correct horse").expect("hashed");
+        let cheaper = worker.hash("correct horse").expect("hashed");
         for _ in 0..2 {
-            assert!(mill.verify("battery staple", &dearer).expect("readable"));
-            assert!(mill.verify("correct horse", &cheaper).expect("readable"));
+            assert!(worker.verify("battery staple", &dearer).expect("readable"));
+            assert!(worker.verify("correct horse", &cheaper).expect("readable"));
         }
-        mill.rest();
-        assert!(mill.verify("correct horse", &cheaper).expect("readable"));
+        worker.free_memory();
+        assert!(worker.verify("correct horse", &cheaper).expect("readable"));
     }
 
     #[test]
@@ -149,12 +149,12 @@ mod tests {
         let foreign =
             "$scrypt$ln=1$aaaaaaaaaaaaaaaaaaaaaa$aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
         assert!(
-            Mill::new(argon2(8))
+            Argon2Worker::new(argon2(8))
                 .verify("correct horse", foreign)
                 .is_err()
         );
         assert!(
-            Mill::new(argon2(8))
+            Argon2Worker::new(argon2(8))
                 .verify("correct horse", "nonsense")
                 .is_err()
         );

@@ -1,5 +1,5 @@
-//! One connection from its first byte to its end: cuts the stream into lines, watches the clock, hands requests to
-//! the lane and to reading tasks, and closes in order: what was taken in is answered first.
+//! One connection from its first byte to its end: cuts the stream into lines, keeps the timeouts, hands requests to the
+//! write queue and to reading tasks, and closes in order: requests that were taken in are answered first.
 
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
@@ -20,57 +20,29 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::lane::{self, Item, ReplyTo, Work};
-use super::{Patience, json, pipe, writer};
+use super::conn::ConnShared;
+use super::timeouts::Timeouts;
+use super::work::{Caller, Item, ReplyTo, Request, Work};
+use super::{json, pipe, write_queue, writer};
 use crate::fanout::{Dialect, Outbox, closing_line};
 use crate::service::{Connection, Post, Service};
 
 /// Bytes read from the socket at a time.
 const READ_BYTES: usize = 8 * 1024;
-/// Reads that find requests pipelined behind one that ended the session.
+/// Reads that look for requests pipelined behind one that ended the session.
 const LAST_READS: usize = 16;
-/// Bytes thrown away after the last line, so that the system does not reset the connection under it.
+/// Bytes discarded after the last line. Closing a socket with unread bytes would reset the connection.
 const LINGER_MAX_BYTES: usize = 1024 * 1024;
-/// Reads of one connection at work at a time; the others of its pipeline wait. All connections share the readers.
-const READS_AT_A_TIME: usize = 4;
-
-/// What the tasks of a connection share.
-pub(super) struct Shared {
-    pub(super) service: Arc<Service>,
-    pub(super) conn: Connection,
-    /// How many requests that begin or end a session have been answered.
-    moved: watch::Sender<u64>,
-    /// Turns at reading.
-    pub(super) reading: Semaphore,
-    /// Ends the reading tasks with the connection: what they wait for may never come any more.
-    gone: CancellationToken,
-}
-
-impl Shared {
-    pub(super) fn session_moved(&self, by: u64) {
-        self.moved.send_modify(|moved| *moved += by);
-    }
-
-    /// Waits until that many requests that begin or end a session have been answered.
-    pub(super) async fn wait_for_session(&self, moves: u64) {
-        // An error is impossible: the sender lives in `self`.
-        let _ = self
-            .moved
-            .subscribe()
-            .wait_for(|moved| *moved >= moves)
-            .await;
-    }
-}
 
 /// Why a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// The other side has said all it will say.
+    /// The client closed its side.
     Eof,
     /// The connection broke.
     Lost,
-    /// The writer gave up: nothing can be said any more.
-    Mute(writer::Ended),
+    /// The writer ended: nothing more reaches the client.
+    WriterEnded(writer::Ended),
     /// The node closes it.
     Close(ClosingReason),
     /// The last reply says why.
@@ -82,15 +54,15 @@ pub(super) fn run<S>(
     service: &Arc<Service>,
     stream: S,
     address: Option<IpAddr>,
-    patience: Patience,
+    timeouts: Timeouts,
     shutdown: CancellationToken,
 ) -> impl Future<Output = ()>
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
-    // Outside of the future, which would keep room for the whole stream as long as the connection lasts.
+    // Split outside the future, which would otherwise reserve room for the whole stream while the connection lasts.
     let (socket, write_half) = tokio::io::split(stream);
-    serve(service, socket, write_half, address, patience, shutdown)
+    serve(service, socket, write_half, address, timeouts, shutdown)
 }
 
 async fn serve<S>(
@@ -98,7 +70,7 @@ async fn serve<S>(
     mut socket: ReadHalf<S>,
     write_half: WriteHalf<S>,
     address: Option<IpAddr>,
-    patience: Patience,
+    timeouts: Timeouts,
     shutdown: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Send + 'static,
@@ -106,57 +78,52 @@ async fn serve<S>(
     let outbox = Arc::new(Outbox::new());
     let mut buffer = LineBuffer::new();
     let read = tokio::select! {
-        read = tokio::time::timeout(patience.login_wait, read_into(&mut socket, &mut buffer)) => read,
+        read = tokio::time::timeout(timeouts.login, read_into(&mut socket, &mut buffer)) => read,
         () = shutdown.cancelled() => return,
     };
     let Ok(Ok(1..)) = read else { return };
-    // Both tasks go with this one, however it ends.
+    // Aborts the task when this one ends, however it ends.
     let writer = AbortOnDropHandle::new(tokio::spawn(writer::run(
         write_half,
         outbox.clone(),
-        patience.stall,
+        timeouts.write,
     )));
     let dialect = match buffer.unfinished().first() {
         Some(b'{') => Dialect::Json,
         Some(b'1'..=b'5' | b'd' | b'h') => Dialect::Pipe,
         _ => {
             outbox.finish(Some(unknown_dialect().into()));
-            return end_writer(writer, socket, patience, patience.grace, &shutdown).await;
+            return end_writer(writer, socket, timeouts, timeouts.grace, &shutdown).await;
         }
     };
-    let (items, lane_items) = mpsc::channel(PIPELINE_MAX);
+    let (items, queued_items) = mpsc::channel(PIPELINE_MAX);
     let conn = Connection::new(address, dialect, outbox);
-    let reading = Semaphore::new(READS_AT_A_TIME);
-    let gone = CancellationToken::new();
-    let _gone = gone.clone().drop_guard();
-    let shared = Arc::new(Shared {
-        service: service.clone(),
-        conn,
-        moved: watch::Sender::new(0),
-        reading,
-        gone: gone.clone(),
-    });
-    let lane = AbortOnDropHandle::new(tokio::spawn(lane::run(shared.clone(), lane_items)));
-    let session = Session {
+    let shared = Arc::new(ConnShared::new(service.clone(), conn));
+    let _close = shared.closed.clone().drop_guard();
+    let write_queue =
+        AbortOnDropHandle::new(tokio::spawn(write_queue::run(shared.clone(), queued_items)));
+    let task = ConnectionTask {
         shared,
         socket,
         buffer,
-        items,
-        permits: Arc::new(Semaphore::new(PIPELINE_MAX)),
-        patience,
+        intake: Intake {
+            items,
+            permits: Arc::new(Semaphore::new(PIPELINE_MAX)),
+            session_changes: 0,
+            acknowledged: 0,
+        },
+        timeouts,
         shutdown,
-        begun: Instant::now(),
-        heard: Instant::now(),
+        opened: Instant::now(),
+        last_byte: Instant::now(),
         may_stay: false,
         first_line: true,
-        moves: 0,
-        acknowledged: 0,
     };
-    session.serve(writer, lane).await;
+    task.serve(writer, write_queue).await;
 }
 
-/// Reads what has come, through the stack: a connection that waits holds no memory for what may come. 0: the other side
-/// has closed. Loses nothing when it is dropped.
+/// Reads the bytes that have arrived, into the stack first: an idle connection holds no read buffer. Returns 0 when the
+/// other side has closed. Cancel safe.
 async fn read_into<S: AsyncRead>(
     socket: &mut ReadHalf<S>,
     buffer: &mut LineBuffer,
@@ -176,11 +143,11 @@ fn unknown_dialect() -> String {
     messagebase_protocol::pipe::encode_failure(&Failure::not_done(Code::BadRequest, hint))
 }
 
-/// Waits for the last lines to be written, `within` at most, then a moment for the other side to close.
+/// Waits until the last lines are written, at most `within`; then, for the grace time, for the other side to close.
 async fn end_writer<S>(
     mut writer: AbortOnDropHandle<writer::Ended>,
     mut socket: ReadHalf<S>,
-    patience: Patience,
+    timeouts: Timeouts,
     within: Duration,
     shutdown: &CancellationToken,
 ) where
@@ -188,7 +155,7 @@ async fn end_writer<S>(
 {
     let stopping = async {
         shutdown.cancelled().await;
-        tokio::time::sleep(patience.grace).await;
+        tokio::time::sleep(timeouts.grace).await;
     };
     let ended = tokio::select! {
         ended = tokio::time::timeout(within, &mut writer) => ended,
@@ -208,42 +175,73 @@ async fn end_writer<S>(
             }
         }
     };
-    let _ = tokio::time::timeout(patience.grace, linger).await;
+    let _ = tokio::time::timeout(timeouts.grace, linger).await;
 }
 
-struct Session<S> {
-    shared: Arc<Shared>,
-    socket: ReadHalf<S>,
-    buffer: LineBuffer,
-    /// Boxed: a channel reserves places by the dozen.
+/// Where requests are taken in, and how many were.
+struct Intake {
+    /// Boxed: a channel reserves its places in blocks of 32.
     items: mpsc::Sender<Box<Item>>,
+    /// One permit for each unanswered request.
     permits: Arc<Semaphore>,
-    patience: Patience,
-    shutdown: CancellationToken,
-    begun: Instant,
-    /// When the last byte came.
-    heard: Instant,
-    /// Asked for `status`, `ping` or `campaign`: need not log in.
-    may_stay: bool,
-    first_line: bool,
     /// Requests so far that begin or end a session.
-    moves: u64,
-    /// Pipe: greatest message id that the lane was told to acknowledge.
+    session_changes: u64,
+    /// Pipe dialect: greatest message id that the write queue was told to acknowledge.
     acknowledged: u64,
 }
 
-impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
+impl Intake {
+    async fn queue(&mut self, work: Work, reply_to: ReplyTo) {
+        self.session_changes += u64::from(work.changes_session());
+        let caller = Caller {
+            reply_to,
+            permit: self.permit().await,
+            arrived: Instant::now(),
+        };
+        let item = Item { work, caller };
+        // The queue has room for as many items as there are permits; it ends only with this connection.
+        let _ = self.items.send(Box::new(item)).await;
+    }
+
+    /// A place among the unanswered requests; reading pauses while there is none.
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        // `None` is impossible: this semaphore is never closed.
+        self.permits.clone().acquire_owned().await.ok()
+    }
+
+    /// Returns when everything taken in is answered.
+    async fn drained(&self) {
+        let all = u32::try_from(PIPELINE_MAX).unwrap_or(u32::MAX);
+        let _ = self.permits.acquire_many(all).await;
+    }
+}
+
+struct ConnectionTask<S> {
+    shared: Arc<ConnShared>,
+    socket: ReadHalf<S>,
+    buffer: LineBuffer,
+    intake: Intake,
+    timeouts: Timeouts,
+    shutdown: CancellationToken,
+    opened: Instant,
+    last_byte: Instant,
+    /// Asked for `status`, `ping` or `campaign`: need not log in.
+    may_stay: bool,
+    first_line: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Send + 'static> ConnectionTask<S> {
     async fn serve(
         mut self,
         mut writer: AbortOnDropHandle<writer::Ended>,
-        lane: AbortOnDropHandle<()>,
+        write_queue: AbortOnDropHandle<()>,
     ) {
         let end = self.listen(&mut writer).await;
         let outbox = self.shared.conn.outbox.clone();
-        let mut within = self.patience.grace;
+        let mut within = self.timeouts.grace;
         tracing::debug!(?end, "a client's connection ends");
         match end {
-            End::Mute(ended) => {
+            End::WriterEnded(ended) => {
                 if ended == writer::Ended::Stalled {
                     dropped_slow_reader();
                 }
@@ -253,7 +251,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
             }
             End::Lost => outbox.finish(None),
             End::Eof | End::Refused => {
-                self.drain(self.patience.drain).await;
+                self.drain(self.timeouts.drain).await;
                 let shutdown = self
                     .shutdown
                     .is_cancelled()
@@ -267,18 +265,18 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
                 match reason {
                     ClosingReason::Slow => {
                         dropped_slow_reader();
-                        // Whoever reads on meanwhile gets the line in the making whole, and why it was the last.
-                        within = self.patience.stall;
+                        // A client that reads on gets the half-written line whole, and the reason of the end.
+                        within = self.timeouts.write;
                     }
-                    ClosingReason::Shutdown => self.drain(self.patience.shutdown_drain).await,
-                    _ => self.drain(self.patience.drain).await,
+                    ClosingReason::Shutdown => self.drain(self.timeouts.shutdown_drain).await,
+                    _ => self.drain(self.timeouts.drain).await,
                 }
                 outbox.finish(closing_line(self.shared.conn.dialect, reason));
             }
         }
         self.shared.conn.leave();
-        end_writer(writer, self.socket, self.patience, within, &self.shutdown).await;
-        drop(lane);
+        end_writer(writer, self.socket, self.timeouts, within, &self.shutdown).await;
+        drop(write_queue);
     }
 
     /// Reads and hands out requests until there is a reason to end.
@@ -295,10 +293,10 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
                     return self.last_lines(reason).await;
                 }
                 () = self.shutdown.cancelled() => return End::Close(ClosingReason::Shutdown),
-                ended = &mut *writer => return End::Mute(ended.unwrap_or(writer::Ended::Broken)),
+                ended = &mut *writer => return End::WriterEnded(ended.unwrap_or(writer::Ended::Broken)),
                 got = read_into(&mut self.socket, &mut self.buffer) => match got {
                     Ok(0) => return self.at_eof().await,
-                    Ok(_) => self.took().await,
+                    Ok(_) => self.note_bytes().await,
                     Err(_) => return End::Lost,
                 },
                 () = tokio::time::sleep_until(unfinished_ends.unwrap_or(silence_ends)), if unfinished_ends.is_some() => {
@@ -307,7 +305,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
                     }
                 }
                 () = tokio::time::sleep_until(silence_ends) => {
-                    // A login may have come through while this sleep was under way.
+                    // A login may have succeeded during this sleep.
                     if Instant::now() >= self.silence_ends() {
                         return End::Close(ClosingReason::Idle);
                     }
@@ -316,12 +314,12 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
         }
     }
 
-    /// When the connection has been silent, or not logged in, for too long.
+    /// When the connection will have been silent, or not logged in, for too long.
     fn silence_ends(&self) -> Instant {
         if self.may_stay || self.shared.conn.is_logged_in() {
-            self.heard + self.patience.idle
+            self.last_byte + self.timeouts.idle
         } else {
-            self.begun + self.patience.login_wait
+            self.opened + self.timeouts.login
         }
     }
 
@@ -330,25 +328,26 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
         let rest = self.buffer.unfinished();
         let shaped = self.shared.conn.dialect == Dialect::Pipe && !rest.is_empty();
         (shaped && is_pipe_shaped(&String::from_utf8_lossy(&rest[..rest.len().min(2)])))
-            .then(|| self.heard + self.patience.unfinished)
+            .then(|| self.last_byte + self.timeouts.unfinished_line)
     }
 
-    /// Bytes arrived: in the pipe dialect whatever was written before them has been read.
-    async fn took(&mut self) {
-        self.heard = Instant::now();
+    /// Bytes arrived. A client of the pipe dialect has then read what was written before them.
+    async fn note_bytes(&mut self) {
+        self.last_byte = Instant::now();
         self.acknowledge().await;
     }
 
     async fn acknowledge(&mut self) {
         let through = self.shared.conn.outbox.written_through();
-        if self.shared.conn.dialect == Dialect::Pipe && through > self.acknowledged {
-            self.acknowledged = through;
-            self.queue(Work::Post(Post::Ack { through }), ReplyTo::Nobody)
+        if self.shared.conn.dialect == Dialect::Pipe && through > self.intake.acknowledged {
+            self.intake.acknowledged = through;
+            self.intake
+                .queue(Work::Post(Post::Ack { through }), ReplyTo::Nobody)
                 .await;
         }
     }
 
-    /// The other side closed in order, so it has read what was written before.
+    /// The other side closed in order, so it has read everything written before.
     async fn at_eof(&mut self) -> End {
         self.acknowledge().await;
         match self.take_unfinished().await {
@@ -357,7 +356,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
         }
     }
 
-    /// What was pipelined behind the request that ended the session gets its answers too.
+    /// Requests pipelined behind the one that ended the session are answered too.
     async fn last_lines(&mut self, reason: ClosingReason) -> End {
         if matches!(
             reason,
@@ -420,7 +419,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
                 self.shared.conn.outbox.reply(unknown_dialect()).await;
                 return ControlFlow::Break(End::Refused);
             }
-            Dialect::Pipe => self.queue(pipe::work(&text), ReplyTo::Next).await,
+            Dialect::Pipe => self.intake.queue(pipe::work(&text), ReplyTo::Next).await,
         }
         ControlFlow::Continue(())
     }
@@ -429,15 +428,15 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
         let (step, may_stay) = json::step(&self.shared, text);
         self.may_stay |= may_stay;
         match step {
-            json::Step::Say(line) => self.shared.conn.outbox.reply(line).await,
-            json::Step::Lane(id, work) => self.queue(work, ReplyTo::Id(id)).await,
+            json::Step::Reply(line) => self.shared.conn.outbox.reply(line).await,
+            json::Step::Queue(id, work) => self.intake.queue(work, ReplyTo::Id(id)).await,
             json::Step::Read(id, op) => {
-                let permit = self.permit().await;
-                let (shared, moves) = (self.shared.clone(), self.moves);
+                let permit = self.intake.permit().await;
+                let (shared, session_changes) = (self.shared.clone(), self.intake.session_changes);
                 tokio::spawn(async move {
                     shared
-                        .gone
-                        .run_until_cancelled(json::read(&shared, id, op, moves))
+                        .closed
+                        .run_until_cancelled(json::read(&shared, id, op, session_changes))
                         .await;
                     drop(permit);
                 });
@@ -454,39 +453,22 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static> Session<S> {
                     .reply(encode_failure(None, &failure))
                     .await
             }
-            Dialect::Pipe => self.queue(Work::Refuse(failure), ReplyTo::Next).await,
+            Dialect::Pipe => {
+                self.intake
+                    .queue(Work::Request(Request::Refuse(failure)), ReplyTo::Next)
+                    .await
+            }
         }
     }
 
-    async fn queue(&mut self, work: Work, reply_to: ReplyTo) {
-        self.moves += u64::from(work.moves_session());
-        let permit = self.permit().await;
-        // The lane takes as many items as there are permits; it is gone only when this connection is.
-        let item = Item {
-            work,
-            reply_to,
-            permit,
-            since: tokio::time::Instant::now(),
-        };
-        let _ = self.items.send(Box::new(item)).await;
-    }
-
-    /// A place among the unanswered requests; reading pauses while there is none.
-    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        // `None` is impossible: this semaphore is never closed.
-        self.permits.clone().acquire_owned().await.ok()
-    }
-
-    /// Waits until everything taken in is answered.
+    /// Waits until everything taken in is answered, at most that long.
     async fn drain(&self, at_most: Duration) {
-        let all = u32::try_from(PIPELINE_MAX).unwrap_or(u32::MAX);
-        let answered = self.permits.acquire_many(all);
         tokio::select! {
-            _ = tokio::time::timeout(at_most, answered) => {}
-            // A stopping node has less patience than a client that has all the time.
+            _ = tokio::time::timeout(at_most, self.intake.drained()) => {}
+            // A node that stops meanwhile waits less long.
             () = async {
                 self.shutdown.cancelled().await;
-                tokio::time::sleep(self.patience.shutdown_drain).await;
+                tokio::time::sleep(self.timeouts.shutdown_drain).await;
             } => {}
         }
     }

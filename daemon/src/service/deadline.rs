@@ -1,4 +1,4 @@
-//! The time that one request may wait for the cluster, from its arrival: barrier and proposal share it, so that no path
+//! Until when one request may wait for the cluster, counted from its arrival. Barrier and proposal share it, so no path
 //! waits twice. Hashing is not counted: it is the node's own work, and a queue of it is not a missing quorum.
 
 use std::future::Future;
@@ -10,26 +10,22 @@ use tokio::time::{Instant, timeout_at};
 
 use super::verdict;
 
-/// With less than this left nothing is proposed: the verdict would come too late, of a change that takes effect.
+/// With less time left nothing is proposed: the change could take effect after its verdict was given up.
 const PROPOSE_MIN: Duration = Duration::from_millis(100);
 
 /// See the module.
 #[derive(Debug, Clone, Copy)]
-pub struct Budget {
-    deadline: Instant,
-}
+pub struct Deadline(Instant);
 
-impl Budget {
+impl Deadline {
     /// [`WRITE_DEADLINE`] from `arrival`.
-    pub fn since(arrival: Instant) -> Self {
-        Budget {
-            deadline: arrival + WRITE_DEADLINE,
-        }
+    pub fn from_arrival(arrival: Instant) -> Self {
+        Deadline(arrival + WRITE_DEADLINE)
     }
 
-    /// How long a proposal may take; `no_quorum` when it is not worth its while any more.
-    pub(super) fn for_proposal(&self) -> Result<Duration, Failure> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
+    /// How long a proposal may take; `no_quorum` when less than 100 ms are left.
+    pub(super) fn proposal_timeout(&self) -> Result<Duration, Failure> {
+        let left = self.0.saturating_duration_since(Instant::now());
         if left < PROPOSE_MIN {
             Err(verdict::no_quorum())
         } else {
@@ -37,22 +33,22 @@ impl Budget {
         }
     }
 
-    /// Waits for a barrier while there is time.
+    /// Waits for a barrier; `no_quorum` when it fails or the deadline passes.
     pub(super) async fn barrier<E>(
         &self,
         barrier: impl Future<Output = Result<(), E>>,
     ) -> Result<(), Failure> {
-        match timeout_at(self.deadline, barrier).await {
+        match timeout_at(self.0, barrier).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(verdict::no_quorum()),
         }
     }
 
-    /// Does work that is not counted.
-    pub(super) async fn uncounted<T>(&mut self, work: impl Future<Output = T>) -> T {
+    /// Awaits work and moves the deadline by the time that it took.
+    pub(super) async fn extended_by<T>(&mut self, work: impl Future<Output = T>) -> T {
         let begun = Instant::now();
         let result = work.await;
-        self.deadline += begun.elapsed();
+        self.0 += begun.elapsed();
         result
     }
 }
@@ -65,13 +61,13 @@ mod tests {
     async fn what_arrived_long_ago_is_not_proposed_any_more() {
         let now = Instant::now();
         assert!(
-            Budget::since(now)
-                .for_proposal()
+            Deadline::from_arrival(now)
+                .proposal_timeout()
                 .expect("all of it is left")
                 <= WRITE_DEADLINE
         );
-        let late = Budget::since(now - (WRITE_DEADLINE - PROPOSE_MIN / 2));
-        assert!(late.for_proposal().is_err());
+        let late = Deadline::from_arrival(now - (WRITE_DEADLINE - PROPOSE_MIN / 2));
+        assert!(late.proposal_timeout().is_err());
         assert!(
             late.barrier(std::future::pending::<Result<(), ()>>())
                 .await
@@ -82,12 +78,12 @@ mod tests {
     #[tokio::test]
     async fn hashing_is_not_counted() {
         const HASHING: Duration = Duration::from_millis(20);
-        let mut budget = Budget::since(Instant::now());
-        let before = budget.deadline;
-        let hashed = budget
-            .uncounted(tokio::time::timeout(HASHING, std::future::pending::<()>()))
+        let mut deadline = Deadline::from_arrival(Instant::now());
+        let before = deadline.0;
+        let hashed = deadline
+            .extended_by(tokio::time::timeout(HASHING, std::future::pending::<()>()))
             .await;
         assert!(hashed.is_err());
-        assert!(budget.deadline >= before + HASHING);
+        assert!(deadline.0 >= before + HASHING);
     }
 }

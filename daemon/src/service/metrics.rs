@@ -1,12 +1,11 @@
-//! What the service counts. Names begin with `messagebase_`; gauges that can be read off at scrape time are set in
-//! `http`.
+//! The service's counters. Names begin with `messagebase_`. Gauges are read at scrape time, in `http`.
 
 use metrics::{counter, describe_counter};
 
 const MESSAGES_SENT: &str = "messagebase_messages_sent_total";
 const FAILED_LOGINS: &str = "messagebase_failed_logins_total";
 
-/// Tells the exporter what the counters mean and makes them appear as 0.
+/// Describes the counters to the exporter and makes them appear as 0.
 pub fn describe() {
     describe_counter!(
         MESSAGES_SENT,
