@@ -13,6 +13,7 @@ use tracing::Level;
 use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::prelude::*;
 
+use crate::hooks::Hooks;
 use crate::{memory, node};
 
 /// Exit code for an unknown node, a bad configuration or key file.
@@ -45,7 +46,7 @@ enum LogFormat {
 }
 
 /// Parses the arguments and runs one node until it is to stop. Returns the exit code of the process.
-pub fn main() -> ExitCode {
+pub fn main(hooks: Hooks) -> ExitCode {
     memory::return_freed_at_once();
     let arguments = Arguments::parse();
     log_to_standard_error(arguments.log_format);
@@ -67,6 +68,7 @@ pub fn main() -> ExitCode {
         arguments.node,
         tls,
         clients.handle().clone(),
+        hooks,
     ));
     // Tasks that hang on a dead peer must not delay the exit.
     clients.shutdown_background();

@@ -242,7 +242,7 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let parts = HttpParts {
             service: node.service.clone(),
-            door: Door::new(node.service.clone(), 10, Timeouts::default()),
+            door: Door::new(node.service.clone(), 10, Timeouts::default(), None),
             store: node.store.clone(),
             metrics: recorder.handle(),
         };

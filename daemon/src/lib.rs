@@ -4,7 +4,8 @@
 //! - `door` → `service` → `raft` → `store`; `state` applies changes inside a transaction of the store; `fanout` and `presence`
 //!   are the live sessions.
 //! - `peer` carries `raft`'s bytes and operators' requests; `admin` answers operators.
-//! - `node` builds one node of all of them and starts and stops it; `context` is what `node` and `admin` share.
+//! - `node` builds one node of all of them and starts and stops it; `context` is what `node` and `admin` share; `hooks` let a
+//!   test program step in.
 //! - `watch` is a channel, `memory` the allocator, `background` the priority of threads, `throttle` bounds on repetition.
 
 pub mod admin;
@@ -14,11 +15,11 @@ pub mod cli;
 pub mod context;
 pub mod door;
 pub mod fanout;
+pub mod hooks;
 pub mod http;
 pub mod memory;
 pub mod node;
 pub mod peer;
-pub mod planted;
 pub mod presence;
 pub mod raft;
 pub mod service;

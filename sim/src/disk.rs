@@ -6,6 +6,7 @@
 //! to come (writes that were not synced and are lost): they would change the copy.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -34,12 +35,19 @@ const ALL_BYTES: usize = usize::MAX;
 pub struct DiskMood {
     /// Until then, in virtual time, no transaction ends.
     stalled_until: Arc<Mutex<Duration>>,
+    /// Appends are acknowledged before they are written: a planted defect.
+    acknowledges_early: Arc<AtomicBool>,
 }
 
 impl DiskMood {
     /// No transaction ends before then.
     pub fn stall_until(&self, until: Duration) {
         *lock(&self.stalled_until) = until;
+    }
+
+    /// From now on appends are acknowledged before they are on disk.
+    pub fn acknowledge_early(&self) {
+        self.acknowledges_early.store(true, Ordering::SeqCst);
     }
 
     fn stall_left(&self, now: Duration) -> Duration {
@@ -57,7 +65,11 @@ pub async fn write(
     mut chance: Chance,
 ) {
     let observing = world.clone();
-    writer.observe(Box::new(move |job| observed(&observing, id, job)));
+    let disk = mood.clone();
+    writer.observe(Box::new(move |job| {
+        let early = disk.acknowledges_early.load(Ordering::SeqCst);
+        observed(&observing, id, if early { acknowledged(job) } else { job })
+    }));
     while let Some(job) = writer.recv().await {
         if writer.accept(job).is_err() {
             return;
@@ -136,6 +148,18 @@ fn look(world: &World, id: u64, readers: &Readers) {
             }
         }
         Err(error) => world.violated(format!("node {id:#x}: its file can't be read: {error}")),
+    }
+}
+
+/// The job, acknowledged already if it appends.
+fn acknowledged(job: Job) -> Job {
+    match job {
+        Job::Append { rows, done } => {
+            done(Ok(()));
+            let done = Box::new(|_| ());
+            Job::Append { rows, done }
+        }
+        other => other,
     }
 }
 

@@ -1,4 +1,3 @@
 //! Faults and load from seeds over real processes; see docs/TESTING.md, "Storm".
 
-mod planted;
 mod seeds;

@@ -39,11 +39,8 @@ fn replay(wish: &Wish) -> String {
     } else {
         " --release"
     };
-    let planted = wish.defect.as_ref().map_or_else(String::new, |name| {
-        format!("MESSAGEBASE_STORM_PLANTED={name} ")
-    });
     format!(
-        "{planted}cargo xtask storm --seeds {} --seconds {}{nodes}{release}",
+        "cargo xtask storm --seeds {} --seconds {}{nodes}{release}",
         wish.seed,
         wish.lasts.as_secs()
     )
@@ -105,7 +102,6 @@ fn seeds_from_the_environment() {
         option("SECONDS").map_or(SHORT_STORM, |seconds| Duration::from_secs(number(seconds)));
     let nodes = option("NODES").map(|nodes| u16::try_from(number(nodes)).expect("a few nodes"));
     let keep = option("KEEP").is_some();
-    let defect = option("PLANTED");
     let jobs = option("JOBS").map_or(1, number);
 
     let next = AtomicU64::new(*seeds.start());
@@ -123,7 +119,7 @@ fn seeds_from_the_environment() {
                         lasts,
                         nodes,
                         keep,
-                        defect: defect.clone(),
+                        defect: None,
                     });
                     sum.lock().expect("a storm does not panic").add(&report);
                 }

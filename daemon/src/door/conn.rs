@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::hooks::RewriteRequest;
 use crate::service::{Connection, Service};
 
 /// Reads of one connection at work at a time; the others of its pipeline wait. All connections share the readers.
@@ -14,6 +15,8 @@ const CONCURRENT_READS: usize = 4;
 pub(super) struct ConnShared {
     pub(super) service: Arc<Service>,
     pub(super) conn: Connection,
+    /// A test program's hook on requests of the JSON dialect.
+    pub(super) rewrite: Option<RewriteRequest>,
     /// Counts the answered requests that began or ended a session.
     session_changes: watch::Sender<u64>,
     /// One permit for each read at work.
@@ -23,10 +26,15 @@ pub(super) struct ConnShared {
 }
 
 impl ConnShared {
-    pub(super) fn new(service: Arc<Service>, conn: Connection) -> Self {
+    pub(super) fn new(
+        service: Arc<Service>,
+        conn: Connection,
+        rewrite: Option<RewriteRequest>,
+    ) -> Self {
         ConnShared {
             service,
             conn,
+            rewrite,
             session_changes: watch::Sender::new(0),
             read_permits: Semaphore::new(CONCURRENT_READS),
             closed: CancellationToken::new(),

@@ -23,9 +23,9 @@ use tokio_util::task::AbortOnDropHandle;
 use super::conn::ConnShared;
 use super::timeouts::Timeouts;
 use super::work::{Caller, Item, ReplyTo, Request, Work};
-use super::{json, pipe, write_queue, writer};
+use super::{Door, json, pipe, write_queue, writer};
 use crate::fanout::{Dialect, Outbox, closing_line};
-use crate::service::{Connection, Post, Service};
+use crate::service::{Connection, Post};
 
 /// Bytes read from the socket at a time.
 const READ_BYTES: usize = 8 * 1024;
@@ -51,10 +51,9 @@ enum End {
 
 /// Serves one connection to its end.
 pub(super) fn run<S>(
-    service: &Arc<Service>,
+    door: &Door,
     stream: S,
     address: Option<IpAddr>,
-    timeouts: Timeouts,
     shutdown: CancellationToken,
 ) -> impl Future<Output = ()>
 where
@@ -62,19 +61,19 @@ where
 {
     // Split outside the future, which would otherwise reserve room for the whole stream while the connection lasts.
     let (socket, write_half) = tokio::io::split(stream);
-    serve(service, socket, write_half, address, timeouts, shutdown)
+    serve(door, socket, write_half, address, shutdown)
 }
 
 async fn serve<S>(
-    service: &Arc<Service>,
+    door: &Door,
     mut socket: ReadHalf<S>,
     write_half: WriteHalf<S>,
     address: Option<IpAddr>,
-    timeouts: Timeouts,
     shutdown: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
+    let timeouts = door.timeouts;
     let outbox = Arc::new(Outbox::new());
     let mut buffer = LineBuffer::new();
     let read = tokio::select! {
@@ -98,7 +97,7 @@ async fn serve<S>(
     };
     let (items, queued_items) = mpsc::channel(PIPELINE_MAX);
     let conn = Connection::new(address, dialect, outbox);
-    let shared = Arc::new(ConnShared::new(service.clone(), conn));
+    let shared = Arc::new(ConnShared::new(door.service.clone(), conn, door.rewrite));
     let _close = shared.closed.clone().drop_guard();
     let write_queue =
         AbortOnDropHandle::new(tokio::spawn(write_queue::run(shared.clone(), queued_items)));

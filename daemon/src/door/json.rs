@@ -29,6 +29,10 @@ pub(super) fn step(shared: &ConnShared, line: &str) -> (Step, bool) {
             );
         }
     };
+    let op = match shared.rewrite {
+        Some(rewrite) => rewrite(&shared.conn, op),
+        None => op,
+    };
     let may_stay = matches!(op, Op::Status {} | Op::Ping {} | Op::Campaign {});
     let work = match op {
         Op::Hello {} => {

@@ -107,14 +107,7 @@ async fn serve_stream(
     let address = address.ip();
     // Both futures are boxed: the handshake's memory is freed after it, and no connection has the size of the larger one.
     let Some(tls) = tls else {
-        return Box::pin(connection::run(
-            &door.service,
-            stream,
-            Some(address),
-            door.timeouts,
-            shutdown,
-        ))
-        .await;
+        return Box::pin(connection::run(&door, stream, Some(address), shutdown)).await;
     };
     let handshake = Box::pin(tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)));
     let handshake = tokio::select! {
@@ -123,14 +116,7 @@ async fn serve_stream(
     };
     match handshake {
         Ok(Ok(stream)) => {
-            Box::pin(connection::run(
-                &door.service,
-                stream,
-                Some(address),
-                door.timeouts,
-                shutdown,
-            ))
-            .await;
+            Box::pin(connection::run(&door, stream, Some(address), shutdown)).await;
         }
         Ok(Err(error)) => tracing::debug!(%address, %error, "a TLS handshake failed"),
         Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::hooks::RewriteRequest;
 use crate::service::Service;
 pub use timeouts::Timeouts;
 
@@ -29,6 +30,7 @@ pub use timeouts::Timeouts;
 pub struct Door {
     service: Arc<Service>,
     timeouts: Timeouts,
+    rewrite: Option<RewriteRequest>,
     /// One permit for each connection.
     slots: Arc<Semaphore>,
     open: AtomicUsize,
@@ -47,14 +49,21 @@ impl Drop for Slot {
 }
 
 impl Door {
-    /// `connections`: the greatest number of open client connections (`[limits] connections`).
-    pub fn new(service: Arc<Service>, connections: u32, timeouts: Timeouts) -> Arc<Self> {
+    /// `connections`: the greatest number of open client connections (`[limits] connections`). `rewrite` is a test
+    /// program's hook.
+    pub fn new(
+        service: Arc<Service>,
+        connections: u32,
+        timeouts: Timeouts,
+        rewrite: Option<RewriteRequest>,
+    ) -> Arc<Self> {
         let slots = usize::try_from(connections)
             .unwrap_or(usize::MAX)
             .min(Semaphore::MAX_PERMITS);
         Arc::new(Door {
             service,
             timeouts,
+            rewrite,
             slots: Arc::new(Semaphore::new(slots)),
             open: AtomicUsize::new(0),
         })

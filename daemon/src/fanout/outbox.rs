@@ -199,11 +199,6 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// Up to which id messages were part of a reply that opened the gate.
-    pub fn seen_through(&self) -> u64 {
-        self.lock().seen_through
-    }
-
     /// Asks for the connection's end; its session answers what it has taken in and closes. The first reason stays.
     /// After a resync no event is taken: those behind the gap would be acknowledged, and the gap with them.
     pub fn close(&self, reason: ClosingReason) {

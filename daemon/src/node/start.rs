@@ -30,12 +30,13 @@ use crate::admin::AdminHandler;
 use crate::context::{Lifecycle, NodeContext, Participation};
 use crate::door::{Door, Timeouts};
 use crate::fanout::Fanout;
+use crate::hooks::Hooks;
 use crate::http::{self, HttpParts};
 use crate::peer::incarnations::Incarnations;
 use crate::peer::server;
 use crate::peer::wire::TlsWire;
 use crate::presence::Presence;
-use crate::service::{Service, ServiceParts};
+use crate::service::{Replication, Service, ServiceParts};
 use crate::store::{MERGE_AT, Store, StoreError, StoreOptions, Writer, spawn_writer};
 
 /// Read-only connections: reads are short, and two cores can't run more at a time.
@@ -67,6 +68,7 @@ pub async fn run(
     number: u16,
     tls: NodeTls,
     clients: Handle,
+    hooks: Hooks,
 ) -> anyhow::Result<()> {
     let node = config.node(number).cloned();
     // Proof for the default: the command line checked that the node is configured.
@@ -110,6 +112,7 @@ pub async fn run(
         incarnations,
         clients,
         metrics,
+        hooks,
     };
     let ended = node
         .serve(writer, listeners, &tls, new_incarnations, signals)
@@ -146,12 +149,13 @@ struct Node {
     /// The threads of the clients' connections.
     clients: Handle,
     metrics: PrometheusHandle,
+    hooks: Hooks,
 }
 
 impl Node {
     async fn serve(
         &self,
-        writer: Writer,
+        mut writer: Writer,
         listeners: Listeners,
         tls: &NodeTls,
         new_incarnations: mpsc::Receiver<(u64, Incarnation)>,
@@ -165,8 +169,11 @@ impl Node {
                 context.lifecycle.fail(why);
             }
         };
+        if let Some(rewrite) = self.hooks.job {
+            writer.observe(Box::new(rewrite));
+        }
         let writer = spawn_writer(writer, on_fatal);
-        let service = build_service(context).await?;
+        let service = build_service(context, self.hooks).await?;
         // Peers are served longer than clients: without the leader's entries a write that was accepted can't be answered.
         let peers = CancellationToken::new();
         let identity = Arc::new(NodeIdentity::new(
@@ -229,7 +236,12 @@ impl Node {
         let context = &self.context;
         let stop = &context.lifecycle.stop;
         let connections = context.config.limits.connections;
-        let door = Door::new(service.clone(), connections, Timeouts::default());
+        let door = Door::new(
+            service.clone(),
+            connections,
+            Timeouts::default(),
+            self.hooks.request,
+        );
         let tasks = TaskTracker::new();
         let tls = door
             .clone()
@@ -258,12 +270,16 @@ impl Node {
     }
 }
 
-async fn build_service(context: &Arc<NodeContext>) -> anyhow::Result<Arc<Service>> {
+async fn build_service(context: &Arc<NodeContext>, hooks: Hooks) -> anyhow::Result<Arc<Service>> {
+    let mut replication: Arc<dyn Replication> = Arc::new(NodeReplication(context.clone()));
+    if let Some(wrap) = hooks.replication {
+        replication = wrap(replication);
+    }
     let parts = ServiceParts {
         node: context.node,
         cluster: context.config.cluster.clone(),
         readers: context.store.readers().clone(),
-        replication: Arc::new(NodeReplication(context.clone())),
+        replication,
         fanout: context.fanout.clone(),
         presence: context.presence.clone(),
         password: context.config.password,

@@ -15,7 +15,6 @@ use super::api::{NoQuorum, Wire};
 use super::frame::{ReadReply, Reply, Request};
 use super::propose::time_left;
 use super::replica::Replica;
-use crate::planted::{Defect, planted};
 
 /// Callers answered by one round.
 const ROUND_CALLERS: usize = 1_024;
@@ -26,9 +25,6 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     /// # Errors
     /// [`NoQuorum`] after [`WRITE_DEADLINE`], or when the replica stops.
     pub async fn linear(&self) -> Result<(), NoQuorum> {
-        if planted(Defect::StaleRead) {
-            return Ok(());
-        }
         let (tx, rx) = oneshot::channel();
         let round = async {
             self.inner.barriers.send(tx).await.map_err(|_| NoQuorum)?;

@@ -15,7 +15,6 @@ use super::types::{
     Entry, RaftLogId, Types, Vote, entry_to_row, from_log_id, row_to_entry, store_failed,
     to_log_id, vote_from_json, vote_to_json,
 };
-use crate::planted::{Defect, planted};
 use crate::store::{BoxedDone, Job, LogPayload, LogRow, Store, StoreError};
 
 /// Bytes of entries in one append to a follower; keeps a frame far below its limit, and short what a heartbeat's answer
@@ -249,14 +248,6 @@ impl<R: AsyncRuntime> RaftLogStorage<Types<R>> for LogStore<R> {
         if rows.is_empty() {
             done(Ok(()));
             return Ok(());
-        }
-        if planted(Defect::SyncBeforeAck) {
-            done(Ok(()));
-            return self
-                .store
-                .append(rows, logged("append to the change log"))
-                .await
-                .map_err(store_failed);
         }
         self.store.append(rows, done).await.map_err(store_failed)
     }

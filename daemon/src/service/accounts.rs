@@ -12,7 +12,6 @@ use messagebase_protocol::name::{check_key, check_name, check_password, fold_nam
 
 use super::{Connection, Deadline, Service, Session, reads, token, verdict};
 use crate::change::{Change, Outcome, Secrets};
-use crate::planted::{Defect, planted};
 use crate::raft::api::{Draft, Verdict};
 use crate::state::read::{self, Account, AccountKey, SessionRow};
 
@@ -168,12 +167,6 @@ impl Service {
             linear,
             attachment,
         ));
-        if planted(Defect::TokenResume) {
-            let newest = self
-                .read(move |db| read::newest_message(db, found.user))
-                .await?;
-            conn.outbox.open_gate(newest);
-        }
         Ok(Resumed {
             user: found.name,
             queued,

@@ -11,7 +11,6 @@ use messagebase_protocol::name::{check_body, check_key, check_name, fold_name};
 use super::directory::page_limit;
 use super::{Connection, Deadline, Service, Session, metrics, token, verdict};
 use crate::change::{Change, Outcome};
-use crate::planted::{Defect, planted};
 use crate::raft::api::{Draft, Verdict};
 use crate::state::read::{self, Page};
 
@@ -139,10 +138,6 @@ impl Service {
         if drafts.is_empty() {
             return answers;
         }
-        if planted(Defect::Order) {
-            drafts.reverse();
-            proposed.reverse();
-        }
         let Ok(within) = deadline.proposal_timeout() else {
             return answers;
         };
@@ -214,7 +209,7 @@ impl Service {
         conn.session()?;
         let limit = page_limit(limit)?;
         let session = self.reader(conn, consistency).await?;
-        let (user, after) = (session.user, missing(conn, after.unwrap_or(0)));
+        let (user, after) = (session.user, after.unwrap_or(0));
         let memtable = self.readers.memtable().clone();
         let page = self
             .read(move |db| read::inbox_page(db, &memtable, user, row_id(after), limit))
@@ -237,7 +232,6 @@ impl Service {
         conn.session()?;
         let limit = page_limit(limit)?;
         let user = self.reader(conn, consistency).await?.user;
-        let after = missing(conn, after);
         let memtable = self.readers.memtable().clone();
         let page = self
             .read(move |db| read::sync_page(db, &memtable, user, row_id(after), limit))
@@ -273,15 +267,6 @@ impl Service {
             messages: page.items,
             more: page.more,
         })
-    }
-}
-
-/// After which id a page begins: `after`, unless the session is to miss what came before it was resumed.
-fn missing(conn: &Connection, after: u64) -> u64 {
-    if planted(Defect::TokenResume) {
-        after.max(conn.outbox.seen_through())
-    } else {
-        after
     }
 }
 

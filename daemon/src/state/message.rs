@@ -13,7 +13,6 @@ use super::index::{self, Entry, Index, KeyUse, List};
 use super::sql::{int, uint};
 use super::warm::{Mailbox, Recipient};
 use crate::change::{Envelope, Outcome, Refusal};
-use crate::planted::{Defect, planted};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
@@ -27,13 +26,6 @@ pub(super) fn send(
     key: &str,
 ) -> Result<Outcome, Stop> {
     let to_folded = folded(to);
-    let unlike;
-    let key = if planted(Defect::KeyUniqueness) {
-        unlike = format!("{key} {}", ctx.state.next_message_id);
-        &unlike
-    } else {
-        key
-    };
     if let Some(first) = first_answer(ctx, user, &to_folded, body, key)? {
         return Ok(first);
     }

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use messagebase_checker::{Answer, Call, Recorder, Reply, check};
 use messagebase_daemon::change::{Change, Secrets};
-use messagebase_daemon::planted::{Defect, plant};
 use messagebase_daemon::raft::api::{Draft, Verdict};
 use messagebase_daemon::state::read;
 use openraft_rt::AsyncRuntime;
@@ -20,7 +19,7 @@ use openraft_rt_sim::SimRuntime;
 use super::ALL;
 use crate::cluster::Cluster;
 use crate::run::run;
-use crate::workload::Clients;
+use crate::workload::{Clients, Defect};
 
 /// Seeds that are tried for each defect; the first one that finds it is printed.
 const SEEDS: u64 = 40;
@@ -34,9 +33,7 @@ const SETTLED: Duration = Duration::from_millis(200);
 /// Seeds until one breaks one of `promises`; what else breaks with it is no proof.
 fn find(defect: Defect, promises: &[&str]) {
     for seed in 0..SEEDS {
-        let planted = plant(defect);
-        let found = run(seed, &mut Clients::default());
-        drop(planted);
+        let found = run(seed, &mut Clients::of_defective(defect));
         let broken = found
             .err()
             .map(|failure| failure.broken)
@@ -45,13 +42,13 @@ fn find(defect: Defect, promises: &[&str]) {
             .iter()
             .find(|b| promises.iter().any(|promise| b.starts_with(promise)))
         {
-            println!("{} is found by seed {seed}: {broken}", defect.name());
+            println!("{defect:?} is found by seed {seed}: {broken}");
             run(seed, &mut Clients::default())
                 .unwrap_or_else(|failure| panic!("without the defect: {failure}"));
             return;
         }
     }
-    panic!("{} is not found by {SEEDS} seeds", defect.name());
+    panic!("{defect:?} is not found by {SEEDS} seeds");
 }
 
 #[test]
@@ -60,10 +57,14 @@ fn a_key_that_is_not_unique_is_found() {
 }
 
 /// Ends all nodes while two disks stand still, and starts those two again: what the checker says then.
-async fn all_die_with_slow_disks(seed: u64) -> Vec<String> {
+async fn all_die_with_slow_disks(seed: u64, acknowledge_early: bool) -> Vec<String> {
     let recorder = Recorder::new();
     let mut connection = recorder.client().connect(1);
     let mut cluster = Cluster::start(seed, 3).await;
+    if acknowledge_early {
+        ALL.iter()
+            .for_each(|node| cluster.nodes[node].mood.acknowledge_early());
+    }
     let leader = cluster
         .wait("a leader of all", |c| c.leader_among(&ALL))
         .await;
@@ -156,16 +157,14 @@ async fn all_die_with_slow_disks(seed: u64) -> Vec<String> {
 
 #[test]
 fn an_acknowledgement_before_the_disk_is_found() {
-    let run = || SimRuntime::with_seed(5).block_on(all_die_with_slow_disks(5));
-    let planted = plant(Defect::SyncBeforeAck);
-    let found = run();
-    drop(planted);
+    let run = |early| SimRuntime::with_seed(5).block_on(all_die_with_slow_disks(5, early));
+    let found = run(true);
     let lost = |why: &String| {
         why.contains("leads in") && why.contains("without LogId") || why.contains("misses anna")
     };
     assert!(found.iter().any(lost), "{found:?}");
     println!("sync-before-ack is found: {}", found[0]);
-    assert_eq!(run(), Vec::<String>::new(), "without the defect");
+    assert_eq!(run(false), Vec::<String>::new(), "without the defect");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use openraft_rt::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 
 use super::door::{self, Session, Token};
-use super::{USERS, user};
+use super::{Defect, USERS, user};
 use crate::chance::Chance;
 use crate::net::Net;
 
@@ -45,6 +45,7 @@ pub(super) struct Client {
     last: u64,
     /// The greatest shown id of a message to this user.
     last_to_me: u64,
+    defect: Option<Defect>,
 }
 
 impl Client {
@@ -72,7 +73,14 @@ impl Client {
             keys: 0,
             last: 0,
             last_to_me: 0,
+            defect: None,
         }
+    }
+
+    /// Its nodes have this defect.
+    pub fn with_defect(mut self, defect: Option<Defect>) -> Client {
+        self.defect = defect;
+        self
     }
 
     fn over(&self) -> bool {
@@ -229,7 +237,7 @@ impl Client {
             .iter()
             .map(|call| connection.invoke(Some(&self.name), call.clone()))
             .collect();
-        let answers = door::write(&self.net, *node, *session, &calls).await;
+        let answers = door::write(&self.net, *node, *session, &calls, self.defect).await;
         let lost = answers.is_none();
         let answers = answers.unwrap_or_else(|| vec![Answer::Nothing; calls.len()]);
         let mut ended = false;
@@ -255,7 +263,7 @@ impl Client {
     async fn read(&mut self, call: Call) -> Option<Reply> {
         let (connection, node, session) = self.at.as_mut()?;
         let open = connection.invoke(Some(&self.name), call.clone());
-        let answer = door::look(&self.net, *node, *session, &call)
+        let answer = door::look(&self.net, *node, *session, &call, self.defect)
             .await
             .unwrap_or(Answer::Nothing);
         connection.complete(open, answer.clone());

@@ -2,6 +2,7 @@
 //! stored "hash" is the password itself behind a mark.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use messagebase_checker::{Answer, Call, Message, Reply};
 use messagebase_daemon::change::{Change, Outcome, Refusal, Secrets};
@@ -10,7 +11,7 @@ use messagebase_daemon::state::index::Memtable;
 use messagebase_daemon::state::read;
 use messagebase_protocol::name::fold_name;
 
-use super::record;
+use super::{Defect, record};
 use crate::net::{Net, SimReplica, Station};
 
 /// Page of a client that names no limit.
@@ -56,7 +57,9 @@ pub(super) async fn write(
     node: u16,
     session: Session,
     calls: &[Call],
+    defect: Option<Defect>,
 ) -> Option<Vec<Answer>> {
+    static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
     let draft = |call: &Call| {
         let user = session.user;
         let body = match call {
@@ -64,7 +67,11 @@ pub(super) async fn write(
                 user,
                 to: to.clone(),
                 body: body.clone(),
-                key: key.clone(),
+                key: if defect == Some(Defect::KeyUniqueness) {
+                    format!("{key} {}", ATTEMPTS.fetch_add(1, Ordering::SeqCst))
+                } else {
+                    key.clone()
+                },
             },
             Call::Ack { through } => Change::Ack {
                 user,
@@ -252,7 +259,13 @@ pub(super) async fn password(
 }
 
 /// Carries out a call that only reads.
-pub(super) async fn look(net: &Net, node: u16, session: Session, call: &Call) -> Option<Answer> {
+pub(super) async fn look(
+    net: &Net,
+    node: u16,
+    session: Session,
+    call: &Call,
+    defect: Option<Defect>,
+) -> Option<Answer> {
     let call = call.clone();
     at(net, node, |replica, store| async move {
         let linear = match &call {
@@ -262,7 +275,8 @@ pub(super) async fn look(net: &Net, node: u16, session: Session, call: &Call) ->
             Call::History { linear, .. } => *linear,
             _ => true,
         };
-        if linear && replica.linear().await.is_err() {
+        let waits = linear && defect != Some(Defect::StaleRead);
+        if waits && replica.linear().await.is_err() {
             return no_quorum();
         }
         let found = store.readers().with(|conn| {

@@ -41,9 +41,19 @@ const TABLES: [(&str, &str); 3] = [
     ),
 ];
 
+/// A promise that the nodes break on purpose, to see that the checker finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Defect {
+    /// A repeated key is taken for a new request.
+    KeyUniqueness,
+    /// A linear read does not wait for what was acknowledged before it.
+    StaleRead,
+}
+
 /// See the file.
 #[derive(Default)]
 pub struct Clients {
+    defect: Option<Defect>,
     recorder: Option<Recorder>,
     over: Arc<AtomicBool>,
     running: Vec<SimJoinHandle<()>>,
@@ -51,6 +61,14 @@ pub struct Clients {
 }
 
 impl Clients {
+    /// Clients of nodes with a defect.
+    pub fn of_defective(defect: Defect) -> Self {
+        Clients {
+            defect: Some(defect),
+            ..Clients::default()
+        }
+    }
+
     /// What was asked and told, once it was judged.
     pub fn history(&self) -> Option<&History> {
         self.history.as_ref()
@@ -80,6 +98,7 @@ impl Workload for Clients {
                 over,
                 writing,
             );
+            let client = client.with_defect(self.defect);
             self.running.push(SimRuntime::spawn(client.live()));
         }
         self.recorder = Some(recorder);

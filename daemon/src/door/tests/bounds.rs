@@ -194,7 +194,7 @@ async fn the_door_serves_tcp_within_its_limit_until_the_shutdown() {
     let node = node_with(&["ann"]).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
-    let door = Door::new(node.service.clone(), 1, Timeouts::default());
+    let door = Door::new(node.service.clone(), 1, Timeouts::default(), None);
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn(door.clone().serve(listener, None, shutdown.clone()));
 
@@ -296,7 +296,7 @@ async fn tls_is_spoken_and_plaintext_on_its_port_is_not() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let (acceptor, connector) = tls();
-    let door = Door::new(node.service.clone(), 10, Timeouts::default());
+    let door = Door::new(node.service.clone(), 10, Timeouts::default(), None);
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn(door.serve(listener, Some(acceptor), shutdown.clone()));
 

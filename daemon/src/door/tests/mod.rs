@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf};
 use tokio_util::sync::CancellationToken;
 
-use super::{Timeouts, connection};
+use super::{Door, Timeouts, connection};
 use crate::service::Service;
 use crate::service::testing::TestNode;
 
@@ -58,9 +58,9 @@ impl Client {
 
     fn connect_with(service: &Arc<Service>, timeouts: Timeouts, stream_bytes: usize) -> Self {
         let (ours, theirs) = tokio::io::duplex(stream_bytes);
-        let service = service.clone();
+        let door = Door::new(service.clone(), 1, timeouts, None);
         tokio::spawn(async move {
-            connection::run(&service, theirs, None, timeouts, CancellationToken::new()).await
+            connection::run(&door, theirs, None, CancellationToken::new()).await
         });
         let (reader, writer) = tokio::io::split(ours);
         Client {

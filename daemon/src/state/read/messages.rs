@@ -19,12 +19,6 @@ pub fn queued_count(conn: &Connection, user: u64) -> Result<u64> {
     Ok(count.unwrap_or(0))
 }
 
-/// The greatest id of a message to the user; 0: there is none.
-pub fn newest_message(conn: &Connection, user: u64) -> Result<u64> {
-    conn.prepare_cached("SELECT coalesce(max(id), 0) FROM messages WHERE recipient_id = ?1")?
-        .query_row([int(user)], |row| uint(row, 0))
-}
-
 /// Undelivered messages to the user with an id greater than `after`, oldest first.
 pub fn inbox_page(
     conn: &Connection,

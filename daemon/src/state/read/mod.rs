@@ -12,7 +12,7 @@ pub use accounts::{
     account_key, deleted_by_key, session_by_id, session_by_token_hash, user_by_id, user_by_name,
 };
 pub use directory::{user_row, user_rows, users_page};
-pub use messages::{history_page, inbox_page, newest_message, queued_count, sync_page};
+pub use messages::{history_page, inbox_page, queued_count, sync_page};
 pub use node::{change_rows, clock, settings, stats};
 
 /// A page of rows.

@@ -35,7 +35,7 @@ pub struct Wish {
     pub nodes: Option<u16>,
     /// Whether to keep the evidence of a good run too.
     pub keep: bool,
-    /// A defect to plant in every daemon (`MESSAGEBASE_PLANTED`), to see the storm find it.
+    /// A defect to plant in every daemon (`MESSAGEBASE_PLANTED`, see tests/planted), to see the storm find it.
     pub defect: Option<String>,
 }
 

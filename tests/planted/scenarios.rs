@@ -1,5 +1,5 @@
-//! The judge is judged: each defect on purpose (`daemon/src/planted.rs`), in real processes, is found by the checker, as
-//! what it is. Each scenario aims at its defect, and the same scenario without the defect has no violation.
+//! One scenario for each defect. The checker finds the defect as what it is, and finds nothing in the same scenario with
+//! `mbd` itself.
 
 use std::time::Duration;
 
@@ -7,8 +7,38 @@ use messagebase_checker::{Answer, Call, Event, Recorder, Reply, Violation};
 use messagebase_harness::storm::{Caller, Heard, examine, take_mailbox};
 use messagebase_harness::{Cluster, Lock, PASSWORD, Rows, Way, Weather, programs};
 
+use super::defects::Defect;
+use super::{Test, VARIABLE, defective};
+
 /// A whole cluster answers in milliseconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+
+/// All scenarios with their names.
+pub fn all() -> Vec<Test> {
+    let named = |name: &str, test: fn()| -> Test { (name.to_owned(), Box::new(test)) };
+    vec![
+        named(
+            "a_repeated_key_that_is_taken_for_a_new_request_is_found",
+            a_repeated_key_that_is_taken_for_a_new_request_is_found,
+        ),
+        named(
+            "writes_of_one_connection_that_overtake_each_other_are_found",
+            writes_of_one_connection_that_overtake_each_other_are_found,
+        ),
+        named(
+            "a_resumed_session_that_misses_what_arrived_in_between_is_found",
+            a_resumed_session_that_misses_what_arrived_in_between_is_found,
+        ),
+        named(
+            "a_linear_read_that_does_not_wait_is_found",
+            a_linear_read_that_does_not_wait_is_found,
+        ),
+        named(
+            "an_acknowledgement_before_the_disk_has_it_is_found",
+            an_acknowledgement_before_the_disk_has_it_is_found,
+        ),
+    ]
+}
 
 /// A cluster, perhaps with a defect, and what happens to it.
 struct Stage {
@@ -18,12 +48,12 @@ struct Stage {
 }
 
 impl Stage {
-    fn of(nodes: u16, defect: Option<&str>) -> Stage {
-        let builder = Cluster::with(programs!(), nodes).proxied();
+    fn of(nodes: u16, defect: Option<Defect>) -> Stage {
         let builder = match defect {
-            Some(name) => builder.env("MESSAGEBASE_PLANTED", name),
-            None => builder,
+            Some(defect) => Cluster::with(defective(), nodes).env(VARIABLE, defect.name()),
+            None => Cluster::with(programs!(), nodes),
         };
+        let builder = builder.proxied();
         Stage {
             cluster: builder.start(),
             recorder: Recorder::new(),
@@ -94,7 +124,11 @@ fn send(to: &str, key: &str) -> Call {
 
 /// The scenario finds nothing in a whole daemon, and one of these broken promises in one with the defect.
 #[track_caller]
-fn is_found(defect: &str, promises: &[&str], scenario: impl Fn(Option<&str>) -> Vec<Violation>) {
+fn is_found(
+    defect: Defect,
+    promises: &[&str],
+    scenario: impl Fn(Option<Defect>) -> Vec<Violation>,
+) {
     let innocent = scenario(None);
     assert!(
         innocent.is_empty(),
@@ -107,14 +141,13 @@ fn is_found(defect: &str, promises: &[&str], scenario: impl Fn(Option<&str>) -> 
         .any(|violation| promises.contains(&violation.promise));
     assert!(
         as_what_it_is,
-        "{defect} was not found as {promises:?}: {}",
+        "{defect:?} was not found as {promises:?}: {}",
         messagebase_checker::report(&found)
     );
 }
 
-#[test]
 fn a_repeated_key_that_is_taken_for_a_new_request_is_found() {
-    is_found("key-uniqueness", &["keys", "exactly once"], |defect| {
+    is_found(Defect::KeyUniqueness, &["keys", "exactly once"], |defect| {
         let mut stage = Stage::of(1, defect);
         let (mut anna, token) = stage.sign_up("anna", 1);
         stage.sign_up("ben", 1);
@@ -137,9 +170,8 @@ fn a_repeated_key_that_is_taken_for_a_new_request_is_found() {
 /// Sends that are under way at once.
 const PIPELINED: usize = 64;
 
-#[test]
 fn writes_of_one_connection_that_overtake_each_other_are_found() {
-    is_found("order", &["connection order"], |defect| {
+    is_found(Defect::Order, &["connection order"], |defect| {
         let mut stage = Stage::of(1, defect);
         let (mut anna, _) = stage.sign_up("anna", 1);
         stage.sign_up("ben", 1);
@@ -163,10 +195,9 @@ fn await_all(caller: &mut Caller, posted: &[u64]) {
     }
 }
 
-#[test]
 fn a_resumed_session_that_misses_what_arrived_in_between_is_found() {
     is_found(
-        "token-resume",
+        Defect::TokenResume,
         &["never neither", "linear reads", "sessions"],
         |defect| {
             let mut stage = Stage::of(3, defect);
@@ -220,9 +251,8 @@ fn await_message(caller: &mut Caller) {
     }
 }
 
-#[test]
 fn a_linear_read_that_does_not_wait_is_found() {
-    is_found("stale-read", &["linear reads"], |defect| {
+    is_found(Defect::StaleRead, &["linear reads"], |defect| {
         let mut stage = Stage::of(3, defect);
         let leader = stage.cluster.leader();
         let behind = stage.cluster.others(&[leader])[0];
@@ -260,9 +290,8 @@ fn a_linear_read_that_does_not_wait_is_found() {
 /// Within this time a defective cluster acknowledges what an honest one can't.
 const TEMPTED_FOR: Duration = Duration::from_secs(2);
 
-#[test]
 fn an_acknowledgement_before_the_disk_has_it_is_found() {
-    is_found("sync-before-ack", &["nothing lost"], |defect| {
+    is_found(Defect::SyncBeforeAck, &["nothing lost"], |defect| {
         let mut stage = Stage::of(3, defect);
         let leader = stage.cluster.leader();
         let followers = stage.cluster.others(&[leader]);
