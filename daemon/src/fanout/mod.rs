@@ -7,9 +7,10 @@ mod outbox;
 mod render;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use messagebase_protocol::json::ClosingReason;
+use parking_lot::Mutex;
 
 pub use outbox::{Batch, OUTBOX_MAX_BYTES, OUTBOX_MAX_LINES, Outbox, WRITE_COALESCE_BYTES};
 pub use render::{Dialect, closing_line};
@@ -84,7 +85,7 @@ impl Fanout {
         outbox: Arc<Outbox>,
     ) -> Attachment {
         let number = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             let number = state.next_number;
             state.next_number += 1;
             state.by_user.entry(user).or_default().push(Listener {
@@ -106,7 +107,7 @@ impl Fanout {
 
     fn detach(&self, user: u64, number: u64) {
         {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             let Some(listeners) = state.by_user.get_mut(&user) else {
                 return;
             };
@@ -132,7 +133,7 @@ impl Fanout {
 
     /// Sessions with a connection to this node.
     pub fn sessions(&self) -> usize {
-        self.lock().sessions.len()
+        self.state.lock().sessions.len()
     }
 
     /// The node is stopping: every logged-in connection closes.
@@ -141,14 +142,26 @@ impl Fanout {
     }
 
     fn close_all(&self, reason: ClosingReason) {
-        let listeners: Vec<Listener> = self.lock().by_user.values().flatten().cloned().collect();
+        let listeners: Vec<Listener> = self
+            .state
+            .lock()
+            .by_user
+            .values()
+            .flatten()
+            .cloned()
+            .collect();
         for listener in listeners {
             listener.outbox.close(reason);
         }
     }
 
     fn listeners_of(&self, user: u64) -> Vec<Listener> {
-        self.lock().by_user.get(&user).cloned().unwrap_or_default()
+        self.state
+            .lock()
+            .by_user
+            .get(&user)
+            .cloned()
+            .unwrap_or_default()
     }
 
     fn tell(&self, effect: Effect) {
@@ -194,7 +207,12 @@ impl Fanout {
                 }
             }
             Effect::SessionEnded { session, reason } => {
-                let user = self.lock().sessions.get(&session).map(|(user, _)| *user);
+                let user = self
+                    .state
+                    .lock()
+                    .sessions
+                    .get(&session)
+                    .map(|(user, _)| *user);
                 let listeners = user.map(|user| self.listeners_of(user)).unwrap_or_default();
                 for listener in listeners
                     .into_iter()
@@ -204,11 +222,6 @@ impl Fanout {
                 }
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere leaves the maps whole: each critical section above is free of panicking calls in between.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,9 +5,10 @@
 //! Knows no sockets: `door::writer` takes the lines out and writes them.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use messagebase_protocol::json::ClosingReason;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 /// Lines that may wait for one connection. One applied batch (2,000 messages) fits several times.
@@ -129,7 +130,7 @@ impl Outbox {
             // Registered before the look, so that room made in between is not missed.
             room.as_mut().enable();
             {
-                let mut state = self.lock();
+                let mut state = self.state.lock();
                 if state.refusing {
                     return;
                 }
@@ -147,7 +148,7 @@ impl Outbox {
     /// Queues an event, or finds the reader too slow and asks for the connection's end. Never waits.
     pub fn event(&self, line: Arc<str>, message: Option<u64>) {
         {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             if state.refusing
                 || state.no_events
                 || message.is_some_and(|id| id <= state.seen_through)
@@ -178,14 +179,14 @@ impl Outbox {
 
     /// Keeps events back until [`Outbox::open_gate`].
     pub fn shut_gate(&self) {
-        self.lock().gate_shut = true;
+        self.state.lock().gate_shut = true;
     }
 
     /// Lets events through, those held back first; those that carry a message with an id up to `seen_through` are
     /// dropped, they were part of a reply (0: none were).
     pub fn open_gate(&self, seen_through: u64) {
         {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             state.gate_shut = false;
             state.seen_through = state.seen_through.max(seen_through);
             while let Some(item) = state.held.pop_front() {
@@ -203,7 +204,7 @@ impl Outbox {
     /// After a resync no event is taken: those behind the gap would be acknowledged, and the gap with them.
     pub fn close(&self, reason: ClosingReason) {
         if reason == ClosingReason::Resync {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             state.no_events = true;
             state.clear_held();
         }
@@ -229,7 +230,7 @@ impl Outbox {
     /// Nothing more is taken; `last` goes out after what is queued. The writer stops after it.
     pub fn finish(&self, last: Option<Arc<str>>) {
         {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             state.refusing = true;
             state.finished = true;
             state.clear_held();
@@ -249,7 +250,7 @@ impl Outbox {
     pub async fn take(&self) -> Option<Batch> {
         loop {
             {
-                let mut state = self.lock();
+                let mut state = self.state.lock();
                 if !state.queue.is_empty() {
                     let mut batch = Batch::default();
                     while let Some(item) = state.queue.front() {
@@ -277,7 +278,7 @@ impl Outbox {
 
     /// The writer has flushed a batch. After a resync it no longer counts.
     pub fn written(&self, message: u64) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if !state.no_events {
             state.written_through = state.written_through.max(message);
         }
@@ -285,11 +286,7 @@ impl Outbox {
 
     /// Greatest message id that was flushed to the socket; 0 if none.
     pub fn written_through(&self) -> u64 {
-        self.lock().written_through
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().written_through
     }
 }
 
@@ -326,7 +323,7 @@ mod tests {
             text(&outbox.take().await.expect("a batch")),
             "reply with m4\nm5\n"
         );
-        assert_eq!(outbox.lock().bytes, 0);
+        assert_eq!(outbox.state.lock().bytes, 0);
     }
 
     #[tokio::test]
@@ -372,7 +369,7 @@ mod tests {
             outbox.take().await.expect("a batch").bytes.len(),
             OUTBOX_MAX_BYTES
         );
-        let state = outbox.lock();
+        let state = outbox.state.lock();
         assert_eq!((state.bytes, state.held_bytes), (0, 0));
     }
 

@@ -2,11 +2,12 @@
 //! one. One session at most in a connection's life: its end closes the connection.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use messagebase_protocol::code::{Code, Failure};
 use messagebase_protocol::json::ClosingReason;
+use parking_lot::Mutex;
 
 use super::{status, verdict};
 use crate::fanout::{Attachment, Dialect, Outbox};
@@ -95,7 +96,8 @@ impl Connection {
         ) {
             return Err(verdict::not_logged_in());
         }
-        self.lock()
+        self.state
+            .lock()
             .session
             .clone()
             .ok_or_else(verdict::not_logged_in)
@@ -103,12 +105,12 @@ impl Connection {
 
     /// Whether it is logged in.
     pub fn is_logged_in(&self) -> bool {
-        self.lock().session.is_some()
+        self.state.lock().session.is_some()
     }
 
     /// The name of its session, live or ended.
     pub fn past_name(&self) -> Option<Arc<str>> {
-        let state = self.lock();
+        let state = self.state.lock();
         state
             .session
             .as_ref()
@@ -118,7 +120,7 @@ impl Connection {
 
     /// Refuses a second session.
     pub(super) fn check_free(&self) -> Result<(), Failure> {
-        let state = self.lock();
+        let state = self.state.lock();
         if state.ended.is_some() || self.outbox.closing_reason().is_some() {
             return Err(Failure::not_done(
                 Code::Closing,
@@ -135,14 +137,14 @@ impl Connection {
     }
 
     pub(super) fn begin_session(&self, session: Session) {
-        self.lock().session = Some(session);
+        self.state.lock().session = Some(session);
     }
 
     /// Its session has ended or was found to be dead: the connection closes once what it asked is answered. Fan-out
     /// mostly says so too; not of an end that came before the connection listened.
     pub(super) fn end_session(&self, reason: ClosingReason) {
         {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             if let Some(session) = state.session.take() {
                 state.ended = Some(session.name.clone());
             }
@@ -152,12 +154,8 @@ impl Connection {
 
     /// The connection is gone: the session hears nothing more through it, also while a request is still at work.
     pub fn leave(&self) {
-        if let Some(session) = self.lock().session.as_ref() {
+        if let Some(session) = self.state.lock().session.as_ref() {
             session.attachment.detach();
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

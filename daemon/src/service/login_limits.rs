@@ -4,11 +4,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use messagebase_config::Limits;
 use messagebase_protocol::code::{Code, Failure};
+use parking_lot::Mutex;
 
 /// The window in which failures are counted, from the first one on.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -94,7 +94,7 @@ impl LoginLimits {
         address: Option<IpAddr>,
         now: Instant,
     ) -> Result<(), Failure> {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock();
         let by_name = counts.0.blocked_for(&folded.to_owned(), now);
         let by_address = address.and_then(|address| counts.1.blocked_for(&network(address), now));
         match by_name.max(by_address) {
@@ -110,7 +110,7 @@ impl LoginLimits {
     /// Counts a failure.
     pub(super) fn failed(&self, folded: &str, address: Option<IpAddr>, now: Instant) {
         super::metrics::login_failed();
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock();
         counts.0.failed(folded.to_owned(), now);
         if let Some(address) = address {
             counts.1.failed(network(address), now);

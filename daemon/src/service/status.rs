@@ -1,11 +1,12 @@
 //! `hello`, `status`, `ping` and `campaign`: what a node says of itself, also while it belongs to no cluster.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use messagebase_protocol::code::{Code, Failure};
 use messagebase_protocol::json::{Campaign, Hello, Ping, Status};
 use messagebase_protocol::limits::{CAMPAIGN_DEADLINE, PROTOCOL_VERSION};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{Connection, Replication, Service, verdict};
@@ -44,7 +45,7 @@ impl Campaigns {
         self: &Arc<Self>,
         replication: &Arc<dyn Replication>,
     ) -> Result<watch::Receiver<Option<CampaignResult>>, Duration> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running.lock();
         if let Some(receiver) = running.as_ref() {
             return Ok(receiver.clone());
         }
@@ -54,11 +55,8 @@ impl Campaigns {
         let (campaigns, replication) = (self.clone(), replication.clone());
         tokio::spawn(async move {
             let result = tokio::time::timeout(CAMPAIGN_DEADLINE, replication.campaign()).await;
-            // Cleared first: whoever asks after the answer gets a campaign of their own.
-            *campaigns
-                .running
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = None;
+            // Cleared first: a caller that asks after the answer gets its own campaign.
+            *campaigns.running.lock() = None;
             sender.send_replace(Some(result.unwrap_or(Err(CampaignError::NoQuorum))));
         });
         Ok(receiver)

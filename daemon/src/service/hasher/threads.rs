@@ -3,10 +3,11 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use argon2::Argon2;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::argon2_worker::Argon2Worker;
 use crate::background;
@@ -49,38 +50,27 @@ impl Threads {
 
     /// Puts a job behind those that wait. The caller bounds their number.
     pub(super) fn give(&self, job: Job) {
-        self.0.lock().jobs.push_back(job);
+        self.0.waiting.lock().jobs.push_back(job);
         self.0.arrived.notify_one();
     }
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        self.0.lock().closed = true;
+        self.0.waiting.lock().closed = true;
         self.0.arrived.notify_all();
     }
 }
 
 impl Queue {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // Jobs run outside of the lock, so a panic can't have left it half changed.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The next job; `None` when there will be none. Calls `idle_for_long` after waiting for [`MEMORY_KEPT`].
     fn next(&self, mut idle_for_long: impl FnMut()) -> Option<Job> {
         let idle = |waiting: &mut Waiting| waiting.jobs.is_empty() && !waiting.closed;
-        let kept = self
-            .arrived
-            .wait_timeout_while(self.lock(), MEMORY_KEPT, idle);
-        let (mut waiting, _) = kept.unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock();
+        self.arrived.wait_while_for(&mut waiting, idle, MEMORY_KEPT);
         if idle(&mut waiting) {
-            drop(waiting);
-            idle_for_long();
-            waiting = self
-                .arrived
-                .wait_while(self.lock(), idle)
-                .unwrap_or_else(PoisonError::into_inner);
+            MutexGuard::unlocked(&mut waiting, &mut idle_for_long);
+            self.arrived.wait_while(&mut waiting, idle);
         }
         waiting.jobs.pop_front()
     }
