@@ -8,7 +8,7 @@ use std::time::Duration;
 use messagebase_daemon::change::Change;
 use messagebase_daemon::hooks::Hooks;
 use messagebase_daemon::raft::api::{CampaignError, Draft, NoQuorum, Verdict, View};
-use messagebase_daemon::service::{Answering, Connection, Replication};
+use messagebase_daemon::service::{BoxFuture, Connection, Replication};
 use messagebase_daemon::store::Job;
 use messagebase_protocol::json::Op;
 
@@ -76,7 +76,7 @@ macro_rules! delegate {
 struct NewKeys(Arc<dyn Replication>);
 
 impl Replication for NewKeys {
-    fn propose(&self, mut drafts: Vec<Draft>, within: Duration) -> Answering<'_, Vec<Verdict>> {
+    fn propose(&self, mut drafts: Vec<Draft>, within: Duration) -> BoxFuture<'_, Vec<Verdict>> {
         static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
         for draft in &mut drafts {
             if let Change::Send { key, .. } = &mut draft.body {
@@ -88,8 +88,8 @@ impl Replication for NewKeys {
     }
 
     delegate!(
-        linear() -> Answering<'_, Result<(), NoQuorum>>,
-        campaign() -> Answering<'_, Result<u16, CampaignError>>,
+        linear() -> BoxFuture<'_, Result<(), NoQuorum>>,
+        campaign() -> BoxFuture<'_, Result<u16, CampaignError>>,
         view() -> View,
         cluster_id() -> Option<String>
     );
@@ -98,7 +98,7 @@ impl Replication for NewKeys {
 struct Reversed(Arc<dyn Replication>);
 
 impl Replication for Reversed {
-    fn propose(&self, mut drafts: Vec<Draft>, within: Duration) -> Answering<'_, Vec<Verdict>> {
+    fn propose(&self, mut drafts: Vec<Draft>, within: Duration) -> BoxFuture<'_, Vec<Verdict>> {
         drafts.reverse();
         Box::pin(async move {
             let mut verdicts = self.0.propose(drafts, within).await;
@@ -108,8 +108,8 @@ impl Replication for Reversed {
     }
 
     delegate!(
-        linear() -> Answering<'_, Result<(), NoQuorum>>,
-        campaign() -> Answering<'_, Result<u16, CampaignError>>,
+        linear() -> BoxFuture<'_, Result<(), NoQuorum>>,
+        campaign() -> BoxFuture<'_, Result<u16, CampaignError>>,
         view() -> View,
         cluster_id() -> Option<String>
     );
@@ -118,16 +118,16 @@ impl Replication for Reversed {
 struct NoBarrier(Arc<dyn Replication>);
 
 impl Replication for NoBarrier {
-    fn propose(&self, drafts: Vec<Draft>, within: Duration) -> Answering<'_, Vec<Verdict>> {
+    fn propose(&self, drafts: Vec<Draft>, within: Duration) -> BoxFuture<'_, Vec<Verdict>> {
         self.0.propose(drafts, within)
     }
 
-    fn linear(&self) -> Answering<'_, Result<(), NoQuorum>> {
+    fn linear(&self) -> BoxFuture<'_, Result<(), NoQuorum>> {
         Box::pin(std::future::ready(Ok(())))
     }
 
     delegate!(
-        campaign() -> Answering<'_, Result<u16, CampaignError>>,
+        campaign() -> BoxFuture<'_, Result<u16, CampaignError>>,
         view() -> View,
         cluster_id() -> Option<String>
     );

@@ -78,9 +78,9 @@ pub(super) async fn read(shared: &ConnShared, read: PipeRead) {
             outbox.reply(format!("OK help\n{lines}{END}")).await;
         }
         PipeRead::Users(pattern) => {
-            outbox.shut_gate();
+            outbox.hold_events();
             write_users(shared, pattern).await;
-            outbox.open_gate(0);
+            outbox.release_events(0);
         }
     }
 }

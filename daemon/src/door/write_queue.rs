@@ -235,7 +235,7 @@ async fn begin_session(shared: &ConnShared, reply_to: ReplyTo, answer: Result<Su
         Dialect::Pipe if begun => pipe::write_inbox(shared).await,
         _ => 0,
     };
-    shared.conn.outbox.open_gate(seen_through);
+    shared.conn.outbox.release_events(seen_through);
 }
 
 async fn reply(shared: &ConnShared, reply_to: ReplyTo, answer: Result<Success, Failure>) {

@@ -1,7 +1,7 @@
-//! From applied effects to live sessions: who is connected to this node, and what each connection is to hear. Told by
-//! the store's writer thread in log order, so nothing here blocks: lines go into bounded [`Outbox`]es by try-send.
+//! Delivers applied effects to the live sessions of this node. The store's writer thread publishes them in log order, so
+//! nothing here blocks: lines go into bounded [`Outbox`]es by try-send.
 //!
-//! Writes no sockets and keeps nothing: whoever is not connected finds it in `inbox`.
+//! Writes no sockets and stores nothing: a user who is not connected finds the messages in `inbox`.
 
 mod outbox;
 mod render;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use messagebase_protocol::json::ClosingReason;
 use parking_lot::Mutex;
 
-pub use outbox::{Batch, OUTBOX_MAX_BYTES, OUTBOX_MAX_LINES, Outbox, WRITE_COALESCE_BYTES};
+pub use outbox::{Chunk, OUTBOX_MAX_BYTES, OUTBOX_MAX_LINES, Outbox, WRITE_COALESCE_BYTES};
 pub use render::{Dialect, closing_line};
 
 use crate::presence::Presence;
@@ -22,7 +22,7 @@ use render::Rendered;
 
 /// One logged-in connection.
 #[derive(Debug, Clone)]
-struct Listener {
+struct Subscriber {
     /// Distinguishes connections that share a session.
     number: u64,
     session: u64,
@@ -33,20 +33,20 @@ struct Listener {
 #[derive(Debug, Default)]
 struct State {
     next_number: u64,
-    by_user: HashMap<u64, Vec<Listener>>,
-    /// A session's user, and how many connections share it.
+    by_user: HashMap<u64, Vec<Subscriber>>,
+    /// By session: its user, and how many connections share it.
     sessions: HashMap<u64, (u64, usize)>,
 }
 
 /// The live sessions of this node.
 #[derive(Debug)]
 pub struct Fanout {
-    /// Held for map operations alone: lines are rendered and queued outside.
+    /// Locked for map operations only: lines are rendered and queued outside.
     state: Mutex<State>,
     presence: Arc<Presence>,
 }
 
-/// A connection's place in the fan-out; given up on drop.
+/// A connection's subscription; dropping it detaches the connection.
 #[derive(Debug)]
 pub struct Attachment {
     fanout: Arc<Fanout>,
@@ -55,7 +55,7 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// Gives the place up before the last clone of its owner is dropped. Harmless when repeated.
+    /// Detaches before the last clone of the owner is dropped. A second call does nothing.
     pub fn detach(&self) {
         self.fanout.detach(self.user, self.number);
     }
@@ -68,7 +68,7 @@ impl Drop for Attachment {
 }
 
 impl Fanout {
-    /// Nobody is connected. `presence` is told who comes and goes.
+    /// Without connections. Reports users who arrive or leave to `presence`.
     pub fn new(presence: Arc<Presence>) -> Arc<Self> {
         Arc::new(Fanout {
             state: Mutex::default(),
@@ -76,7 +76,7 @@ impl Fanout {
         })
     }
 
-    /// From now on the outbox gets what this session is to hear.
+    /// Subscribes a connection: from now on its outbox receives the session's events.
     pub fn attach(
         self: &Arc<Self>,
         user: u64,
@@ -88,7 +88,7 @@ impl Fanout {
             let mut state = self.state.lock();
             let number = state.next_number;
             state.next_number += 1;
-            state.by_user.entry(user).or_default().push(Listener {
+            state.by_user.entry(user).or_default().push(Subscriber {
                 number,
                 session,
                 dialect,
@@ -108,17 +108,17 @@ impl Fanout {
     fn detach(&self, user: u64, number: u64) {
         {
             let mut state = self.state.lock();
-            let Some(listeners) = state.by_user.get_mut(&user) else {
+            let Some(subscribers) = state.by_user.get_mut(&user) else {
                 return;
             };
-            let Some(at) = listeners
+            let Some(at) = subscribers
                 .iter()
-                .position(|listener| listener.number == number)
+                .position(|subscriber| subscriber.number == number)
             else {
                 return;
             };
-            let gone = listeners.remove(at);
-            if listeners.is_empty() {
+            let gone = subscribers.remove(at);
+            if subscribers.is_empty() {
                 state.by_user.remove(&user);
             }
             if let Some((_, connections)) = state.sessions.get_mut(&gone.session) {
@@ -142,7 +142,7 @@ impl Fanout {
     }
 
     fn close_all(&self, reason: ClosingReason) {
-        let listeners: Vec<Listener> = self
+        let subscribers: Vec<Subscriber> = self
             .state
             .lock()
             .by_user
@@ -150,12 +150,12 @@ impl Fanout {
             .flatten()
             .cloned()
             .collect();
-        for listener in listeners {
-            listener.outbox.close(reason);
+        for subscriber in subscribers {
+            subscriber.outbox.close(reason);
         }
     }
 
-    fn listeners_of(&self, user: u64) -> Vec<Listener> {
+    fn subscribers_of(&self, user: u64) -> Vec<Subscriber> {
         self.state
             .lock()
             .by_user
@@ -164,7 +164,7 @@ impl Fanout {
             .unwrap_or_default()
     }
 
-    fn tell(&self, effect: Effect) {
+    fn deliver(&self, effect: Effect) {
         match effect {
             Effect::Message {
                 sender,
@@ -172,25 +172,25 @@ impl Fanout {
                 sending_session,
                 message,
             } => {
-                let to_recipient = self.listeners_of(recipient);
+                let to_recipient = self.subscribers_of(recipient);
                 let mut to_others = if sender == recipient {
                     Vec::new()
                 } else {
-                    self.listeners_of(sender)
+                    self.subscribers_of(sender)
                 };
-                to_others.retain(|listener| Some(listener.session) != sending_session);
+                to_others.retain(|subscriber| Some(subscriber.session) != sending_session);
                 if to_recipient.is_empty() && to_others.is_empty() {
                     return;
                 }
                 let line = Rendered::message(message.to_message());
-                for listener in to_recipient {
-                    if let Some(line) = line.to_recipient(listener.dialect) {
-                        listener.outbox.event(line, Some(message.id));
+                for subscriber in to_recipient {
+                    if let Some(line) = line.to_recipient(subscriber.dialect) {
+                        subscriber.outbox.event(line, Some(message.id));
                     }
                 }
-                for listener in to_others {
-                    if let Some(line) = line.to_others(listener.dialect) {
-                        listener.outbox.event(line, None);
+                for subscriber in to_others {
+                    if let Some(line) = line.to_others(subscriber.dialect) {
+                        subscriber.outbox.event(line, None);
                     }
                 }
             }
@@ -200,9 +200,9 @@ impl Fanout {
                 by,
             } => {
                 let line = Rendered::delivered(through, by);
-                for listener in self.listeners_of(sender) {
-                    if let Some(line) = line.to_others(listener.dialect) {
-                        listener.outbox.event(line, None);
+                for subscriber in self.subscribers_of(sender) {
+                    if let Some(line) = line.to_others(subscriber.dialect) {
+                        subscriber.outbox.event(line, None);
                     }
                 }
             }
@@ -213,12 +213,14 @@ impl Fanout {
                     .sessions
                     .get(&session)
                     .map(|(user, _)| *user);
-                let listeners = user.map(|user| self.listeners_of(user)).unwrap_or_default();
-                for listener in listeners
+                let subscribers = user
+                    .map(|user| self.subscribers_of(user))
+                    .unwrap_or_default();
+                for subscriber in subscribers
                     .into_iter()
-                    .filter(|listener| listener.session == session)
+                    .filter(|subscriber| subscriber.session == session)
                 {
-                    listener.outbox.close(reason);
+                    subscriber.outbox.close(reason);
                 }
             }
         }
@@ -228,7 +230,7 @@ impl Fanout {
 impl EffectSink for Fanout {
     fn publish(&self, effects: Vec<Effect>) {
         for effect in effects {
-            self.tell(effect);
+            self.deliver(effect);
         }
     }
 

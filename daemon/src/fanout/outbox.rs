@@ -1,8 +1,8 @@
-//! The bounded queue of lines on their way to one connection. Replies wait for room, events never wait: when they
-//! find none the reader is too slow, the queue is dropped and the connection closes. Nothing is lost by that: what
-//! was queued is in `inbox` and `sync`.
+//! The bounded queue of lines on their way to one connection. Replies wait for room. Events never wait: an event that
+//! finds no room means that the reader is too slow, so the queue is dropped and the connection closes. No message is
+//! lost by that: the client finds the dropped ones in `inbox` and `sync`.
 //!
-//! Knows no sockets: `door::writer` takes the lines out and writes them.
+//! Has no socket: `door::writer` takes the lines out and writes them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,29 +20,29 @@ pub const WRITE_COALESCE_BYTES: usize = 64 * 1024;
 
 /// One line, its newline included. Shared: an event's line is rendered once for all its readers.
 #[derive(Debug, Clone)]
-struct Item {
+struct QueuedLine {
     line: Arc<str>,
-    /// The message to this user that the line carries; the pipe dialect acknowledges what was written.
+    /// The id of the message that the line carries to this user. The pipe dialect acknowledges written messages.
     message: Option<u64>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    queue: VecDeque<Item>,
-    /// Events that came while the gate was shut.
-    held: VecDeque<Item>,
-    /// Shut: events are kept back until the reply that must precede them is queued.
-    gate_shut: bool,
-    /// Events with a message id up to this one were sent another way.
+    queue: VecDeque<QueuedLine>,
+    /// Events that arrived while `holding`.
+    held: VecDeque<QueuedLine>,
+    /// Events are held back until the reply that must precede them is queued.
+    holding: bool,
+    /// Events with a message id up to this one were part of a reply.
     seen_through: u64,
     /// Bytes in `queue`.
     bytes: usize,
     /// Bytes in `held`.
     held_bytes: usize,
-    /// Lines that come now are dropped.
-    refusing: bool,
-    /// Events that come now are dropped: they lie behind a gap, and what follows it must not be acknowledged.
-    no_events: bool,
+    /// New lines are dropped.
+    drops_lines: bool,
+    /// New events are dropped: they follow a gap, and messages behind a gap must not be acknowledged.
+    drops_events: bool,
     /// The last line is queued; the writer stops when the queue is empty.
     finished: bool,
     /// Greatest message id that was written to the socket.
@@ -51,14 +51,14 @@ struct State {
 
 impl State {
     /// Whether an event finds no room.
-    fn full(&self) -> bool {
+    fn is_full_for_events(&self) -> bool {
         self.queue.len() + self.held.len() >= OUTBOX_MAX_LINES
             || self.bytes + self.held_bytes >= OUTBOX_MAX_BYTES
     }
 
-    /// Whether a reply finds no room. What is held does not count: it goes out once the reply is queued, so a reply
-    /// that waited for it would wait for itself.
-    fn queue_full(&self) -> bool {
+    /// Whether a reply finds no room. Held events do not count: they go out after the reply, so a reply that waited for
+    /// them would wait for itself.
+    fn is_full_for_replies(&self) -> bool {
         self.queue.len() >= OUTBOX_MAX_LINES || self.bytes >= OUTBOX_MAX_BYTES
     }
 
@@ -74,9 +74,9 @@ impl State {
     }
 }
 
-/// What the writer took out.
+/// Lines that the writer took out.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub struct Chunk {
     /// Whole lines.
     pub bytes: Vec<u8>,
     /// Greatest message id among them; 0 if none.
@@ -86,13 +86,13 @@ pub struct Batch {
 /// See the module.
 #[derive(Debug)]
 pub struct Outbox {
-    /// Held for queue operations alone, never across an await.
+    /// Locked for queue operations only, never across an await.
     state: Mutex<State>,
     /// Wakes the writer: one waiter.
     filled: Notify,
-    /// Wakes replies that wait for room: many waiters.
+    /// Wakes replies that wait for room: several waiters.
     drained: Notify,
-    /// Why the connection is to close; the first reason stays.
+    /// Why the connection must close; the first reason stays.
     close: watch::Sender<Option<ClosingReason>>,
 }
 
@@ -127,16 +127,16 @@ impl Outbox {
         loop {
             let room = self.drained.notified();
             tokio::pin!(room);
-            // Registered before the look, so that room made in between is not missed.
+            // Registered before the check, so that room made in between is not missed.
             room.as_mut().enable();
             {
                 let mut state = self.state.lock();
-                if state.refusing {
+                if state.drops_lines {
                     return;
                 }
-                if !state.queue_full() {
+                if !state.is_full_for_replies() {
                     state.bytes += line.len();
-                    state.queue.push_back(Item { line, message });
+                    state.queue.push_back(QueuedLine { line, message });
                     break;
                 }
             }
@@ -145,28 +145,28 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// Queues an event, or finds the reader too slow and asks for the connection's end. Never waits.
+    /// Queues an event. Without room the reader is too slow, and the connection is asked to close. Never waits.
     pub fn event(&self, line: Arc<str>, message: Option<u64>) {
         {
             let mut state = self.state.lock();
-            if state.refusing
-                || state.no_events
+            if state.drops_lines
+                || state.drops_events
                 || message.is_some_and(|id| id <= state.seen_through)
             {
                 return;
             }
-            if state.full() {
+            if state.is_full_for_events() {
                 state.clear();
-                // What follows would leave a gap that the client can't see.
-                state.refusing = true;
+                // Later lines would leave a gap that the client can't see.
+                state.drops_lines = true;
                 drop(state);
                 self.drained.notify_waiters();
                 self.close(ClosingReason::Slow);
                 return;
             }
             let bytes = line.len();
-            let item = Item { line, message };
-            if state.gate_shut {
+            let item = QueuedLine { line, message };
+            if state.holding {
                 state.held_bytes += bytes;
                 state.held.push_back(item);
             } else {
@@ -177,17 +177,17 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// Keeps events back until [`Outbox::open_gate`].
-    pub fn shut_gate(&self) {
-        self.state.lock().gate_shut = true;
+    /// Holds events back until [`Outbox::release_events`].
+    pub fn hold_events(&self) {
+        self.state.lock().holding = true;
     }
 
-    /// Lets events through, those held back first; those that carry a message with an id up to `seen_through` are
-    /// dropped, they were part of a reply (0: none were).
-    pub fn open_gate(&self, seen_through: u64) {
+    /// Lets events through, held ones first. Drops those whose message id is at most `seen_through`: they were part of a
+    /// reply (0: none was).
+    pub fn release_events(&self, seen_through: u64) {
         {
             let mut state = self.state.lock();
-            state.gate_shut = false;
+            state.holding = false;
             state.seen_through = state.seen_through.max(seen_through);
             while let Some(item) = state.held.pop_front() {
                 if item.message.is_none_or(|id| id > seen_through) {
@@ -200,12 +200,12 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// Asks for the connection's end; its session answers what it has taken in and closes. The first reason stays.
-    /// After a resync no event is taken: those behind the gap would be acknowledged, and the gap with them.
+    /// Asks the connection to close, once it has answered the requests that it has taken in. The first reason stays.
+    /// After a resync no event is queued: acknowledging one behind the gap would acknowledge the gap too.
     pub fn close(&self, reason: ClosingReason) {
         if reason == ClosingReason::Resync {
             let mut state = self.state.lock();
-            state.no_events = true;
+            state.drops_events = true;
             state.clear_held();
         }
         self.close.send_if_modified(|current| {
@@ -217,26 +217,26 @@ impl Outbox {
         });
     }
 
-    /// Becomes the reason when the connection is to close.
+    /// Yields the reason once the connection must close.
     pub fn closing(&self) -> watch::Receiver<Option<ClosingReason>> {
         self.close.subscribe()
     }
 
-    /// Why the connection is to close, if it is.
+    /// Why the connection must close, if it must.
     pub fn closing_reason(&self) -> Option<ClosingReason> {
         *self.close.borrow()
     }
 
-    /// Nothing more is taken; `last` goes out after what is queued. The writer stops after it.
+    /// Drops all later lines. Queued lines go out, then `last`; then the writer stops.
     pub fn finish(&self, last: Option<Arc<str>>) {
         {
             let mut state = self.state.lock();
-            state.refusing = true;
+            state.drops_lines = true;
             state.finished = true;
             state.clear_held();
             if let Some(line) = last {
                 state.bytes += line.len();
-                state.queue.push_back(Item {
+                state.queue.push_back(QueuedLine {
                     line,
                     message: None,
                 });
@@ -247,12 +247,12 @@ impl Outbox {
     }
 
     /// The next lines, at most [`WRITE_COALESCE_BYTES`] but at least one; `None` once finished and empty.
-    pub async fn take(&self) -> Option<Batch> {
+    pub async fn take(&self) -> Option<Chunk> {
         loop {
             {
                 let mut state = self.state.lock();
                 if !state.queue.is_empty() {
-                    let mut batch = Batch::default();
+                    let mut batch = Chunk::default();
                     while let Some(item) = state.queue.front() {
                         if !batch.bytes.is_empty()
                             && batch.bytes.len() + item.line.len() > WRITE_COALESCE_BYTES
@@ -276,10 +276,10 @@ impl Outbox {
         }
     }
 
-    /// The writer has flushed a batch. After a resync it no longer counts.
+    /// The writer has flushed messages up to this id. Ignored after a resync.
     pub fn written(&self, message: u64) {
         let mut state = self.state.lock();
-        if !state.no_events {
+        if !state.drops_events {
             state.written_through = state.written_through.max(message);
         }
     }
@@ -294,7 +294,7 @@ impl Outbox {
 mod tests {
     use super::*;
 
-    fn text(batch: &Batch) -> &str {
+    fn text(batch: &Chunk) -> &str {
         std::str::from_utf8(&batch.bytes).expect("lines are text")
     }
 
@@ -313,11 +313,11 @@ mod tests {
     #[tokio::test]
     async fn events_wait_behind_the_gate_and_are_not_said_twice() {
         let outbox = Outbox::new();
-        outbox.shut_gate();
+        outbox.hold_events();
         outbox.event("m4\n".into(), Some(4));
         outbox.event("m5\n".into(), Some(5));
         outbox.reply("reply with m4\n").await;
-        outbox.open_gate(4);
+        outbox.release_events(4);
         outbox.event("m4 again\n".into(), Some(4));
         assert_eq!(
             text(&outbox.take().await.expect("a batch")),
@@ -330,11 +330,11 @@ mod tests {
     async fn nothing_behind_a_resyncs_gap_is_said_or_acknowledged() {
         let outbox = Outbox::new();
         outbox.event("m1\n".into(), Some(1));
-        outbox.shut_gate();
+        outbox.hold_events();
         outbox.event("m2\n".into(), Some(2));
         outbox.close(ClosingReason::Resync);
         outbox.event("m9\n".into(), Some(9));
-        outbox.open_gate(0);
+        outbox.release_events(0);
         outbox.event("m10\n".into(), Some(10));
         outbox.finish(Some("closing\n".into()));
         let batch = outbox.take().await.expect("a batch");
@@ -358,13 +358,13 @@ mod tests {
     #[tokio::test]
     async fn a_reply_does_not_wait_for_what_only_the_gate_lets_out() {
         let outbox = Outbox::new();
-        outbox.shut_gate();
+        outbox.hold_events();
         outbox.event("y".repeat(OUTBOX_MAX_BYTES).into(), None);
         let replied =
             tokio::time::timeout(std::time::Duration::from_secs(5), outbox.reply("z\n")).await;
         replied.expect("the reply found room");
         assert_eq!(text(&outbox.take().await.expect("a batch")), "z\n");
-        outbox.open_gate(0);
+        outbox.release_events(0);
         assert_eq!(
             outbox.take().await.expect("a batch").bytes.len(),
             OUTBOX_MAX_BYTES

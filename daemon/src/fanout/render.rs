@@ -1,4 +1,4 @@
-//! Event lines, rendered at most once a dialect however many sessions hear them.
+//! Event lines, rendered at most once for each dialect, however many sessions receive them.
 
 use std::cell::OnceCell;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use messagebase_protocol::json::{self, ClosingReason, Event, Message};
 use messagebase_protocol::pipe;
 
-/// How a connection speaks.
+/// The spelling of the line protocol on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dialect {
     /// One JSON object a line.
@@ -15,7 +15,7 @@ pub enum Dialect {
     Pipe,
 }
 
-/// An event with its lines so far.
+/// An event and the lines rendered so far.
 pub(super) struct Rendered {
     event: Event,
     json: OnceCell<Arc<str>>,
@@ -52,7 +52,7 @@ impl Rendered {
         }
     }
 
-    /// The line for a session of the sender. The pipe dialect knows no such events: its `MSG` would look received.
+    /// The line for a session of the sender. The pipe dialect has no such events: its `MSG` would look received.
     pub(super) fn to_others(&self, dialect: Dialect) -> Option<Arc<str>> {
         (dialect == Dialect::Json).then(|| self.json())
     }

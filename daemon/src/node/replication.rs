@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use crate::context::{NodeContext, Replica};
 use crate::raft::api::{CampaignError, Draft, NoQuorum, Verdict, View};
-use crate::service::{Answering, Replication};
+use crate::service::{BoxFuture, Replication};
 
 /// The node's replica, while it has one.
 pub struct NodeReplication(pub Arc<NodeContext>);
 
 impl Replication for NodeReplication {
-    fn propose(&self, drafts: Vec<Draft>, within: Duration) -> Answering<'_, Vec<Verdict>> {
+    fn propose(&self, drafts: Vec<Draft>, within: Duration) -> BoxFuture<'_, Vec<Verdict>> {
         Box::pin(async move {
             match self.0.replica() {
                 Some(replica) => replica.propose_by(drafts, within).await,
@@ -20,11 +20,11 @@ impl Replication for NodeReplication {
         })
     }
 
-    fn linear(&self) -> Answering<'_, Result<(), NoQuorum>> {
+    fn linear(&self) -> BoxFuture<'_, Result<(), NoQuorum>> {
         Box::pin(async move { self.0.replica().ok_or(NoQuorum)?.linear().await })
     }
 
-    fn campaign(&self) -> Answering<'_, Result<u16, CampaignError>> {
+    fn campaign(&self) -> BoxFuture<'_, Result<u16, CampaignError>> {
         Box::pin(async move {
             self.0
                 .replica()

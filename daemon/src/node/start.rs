@@ -4,6 +4,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -155,24 +156,14 @@ struct Node {
 impl Node {
     async fn serve(
         &self,
-        mut writer: Writer,
+        writer: Writer,
         listeners: Listeners,
         tls: &NodeTls,
         new_incarnations: mpsc::Receiver<(u64, Incarnation)>,
         signals: Signals,
     ) -> anyhow::Result<()> {
         let context = &self.context;
-        let on_fatal = {
-            let context = context.clone();
-            move |e: StoreError| {
-                let why = format!("the log can't be made durable: {e}");
-                context.lifecycle.fail(why);
-            }
-        };
-        if let Some(rewrite) = self.hooks.job {
-            writer.observe(Box::new(rewrite));
-        }
-        let writer = spawn_writer(writer, on_fatal);
+        let writer = self.start_writer(writer);
         let service = build_service(context, self.hooks).await?;
         // Peers are served longer than clients: without the leader's entries a write that was accepted can't be answered.
         let peers = CancellationToken::new();
@@ -224,6 +215,17 @@ impl Node {
             .lifecycle
             .failure()
             .map_or(Ok(()), |why| Err(anyhow::Error::msg(why)))
+    }
+
+    fn start_writer(&self, mut writer: Writer) -> JoinHandle<()> {
+        if let Some(rewrite) = self.hooks.job {
+            writer.observe(Box::new(rewrite));
+        }
+        let context = self.context.clone();
+        spawn_writer(writer, move |e: StoreError| {
+            let why = format!("the log can't be made durable: {e}");
+            context.lifecycle.fail(why);
+        })
     }
 
     /// Starts the tasks of the listeners for clients. The returned tracker is empty once every client connection has ended.

@@ -1,6 +1,6 @@
-//! Accounts and their sessions: `register`, `login`, `resume`, `logout` (with the messages: it is a plain change),
-//! `password`, `delete`. A password is verified before anything is proposed; the change carries the
-//! `credential_version` that was verified, and apply refuses it if that moved.
+//! Accounts and their sessions: `register`, `login`, `resume`, `password`, `delete` (`logout` is in `messages`). A password
+//! is verified before anything is proposed. The change carries the `credential_version` that was verified, and apply
+//! refuses it if the version has changed since.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,7 +38,7 @@ impl Service {
         check_name(&user)?;
         check_password(&password)?;
         check_key(&key)?;
-        // Applied is for ever, so local knowledge is good enough to repeat an answer.
+        // An applied change is final, so local state is enough to repeat its answer.
         if let Some(first) = self
             .account_key("register", fold_name(&user), key.clone())
             .await?
@@ -60,7 +60,7 @@ impl Service {
         }
     }
 
-    /// Begins a session on this connection. Shuts the outbox's gate: the caller queues the reply, then opens it.
+    /// Begins a session on this connection. Holds events back: the caller queues the reply, then releases them.
     pub async fn login(
         &self,
         conn: &Connection,
@@ -74,7 +74,7 @@ impl Service {
         let folded = fold_name(&user);
         self.login_limits
             .check(&folded, conn.address, Instant::now())?;
-        // So that an account made on another node a moment ago is seen, and nobody is sent away on old knowledge.
+        // A stale read could refuse an account that was made on another node a moment ago.
         self.linear(&deadline).await?;
         let account = self.account(folded.clone()).await?;
         let account = deadline
@@ -102,7 +102,7 @@ impl Service {
             } => {
                 let attachment = self.attach(conn, user, session);
                 let read = self.session_and_queue(token_hash, user).await;
-                // The session exists by now.
+                // The session exists now, so a failed read is no `not_done`.
                 let (row, queued) = read.map_err(verdict::after_apply)?;
                 if !row.is_some_and(|row| reads::is_live(&row)) {
                     return Err(Failure::unknown(
@@ -121,7 +121,7 @@ impl Service {
         }
     }
 
-    /// Takes a session up again. Shuts the outbox's gate like [`Service::login`].
+    /// Resumes a session by its token. Holds events back like [`Service::login`].
     pub async fn resume(
         &self,
         conn: &Connection,
@@ -143,7 +143,7 @@ impl Service {
         let found = match local {
             Some(row) => row,
             None => {
-                // A dead token is only said to be dead with a majority's knowledge.
+                // Only a linear read may say that a token is dead.
                 self.linear(&deadline).await?;
                 self.live_session(hash)
                     .await?
@@ -151,7 +151,7 @@ impl Service {
             }
         };
         let attachment = self.attach(conn, found.user, found.session);
-        // Once more: an end between the look and the attachment was told to nobody.
+        // Read again: no event told of an end between the first read and the attachment.
         let (row, queued) = self.session_and_queue(hash, found.user).await?;
         if !row.is_some_and(|row| reads::is_live(&row)) {
             return Err(if linear {
@@ -200,7 +200,7 @@ impl Service {
         self.login_limits
             .check(&folded, conn.address, Instant::now())?;
         let session = self
-            .reader_within(conn, Consistency::Linear, &deadline)
+            .session_for_read_within(conn, Consistency::Linear, &deadline)
             .await?;
         if self
             .account_key("password", scope, key.clone())
@@ -209,9 +209,8 @@ impl Service {
         {
             return Ok(());
         }
-        let account = self.own_account(&session, folded.clone()).await?;
-        let account = deadline
-            .extended_by(self.verify(conn, &folded, Some(account), old))
+        let account = self
+            .verify_own(conn, &session, &folded, old, &mut deadline)
             .await?;
         let hash = deadline.extended_by(self.hasher.hash(new)).await?;
         let body = Change::Password {
@@ -268,7 +267,7 @@ impl Service {
                 self.login_limits
                     .check(&folded, conn.address, Instant::now())?;
                 let session = match self
-                    .reader_within(conn, Consistency::Linear, &deadline)
+                    .session_for_read_within(conn, Consistency::Linear, &deadline)
                     .await
                 {
                     Err(failure) if failure.code == Code::NotLoggedIn => {
@@ -276,11 +275,10 @@ impl Service {
                     }
                     other => other?,
                 };
-                let account = self.own_account(&session, folded.clone()).await?;
-                let verified = deadline
-                    .extended_by(self.verify(conn, &folded, Some(account), password))
+                let account = self
+                    .verify_own(conn, &session, &folded, password, &mut deadline)
                     .await?;
-                Some(verified.credential_version)
+                Some(account.credential_version)
             }
         };
         let body = Change::Delete {
@@ -339,7 +337,7 @@ impl Service {
             .await
     }
 
-    /// Checks a password against an account, or against the dummy when there is none.
+    /// Verifies a password against an account, or against the dummy when there is none.
     async fn verify(
         &self,
         conn: &Connection,
@@ -363,7 +361,7 @@ impl Service {
     }
 
     fn attach(&self, conn: &Connection, user: u64, session: u64) -> crate::fanout::Attachment {
-        conn.outbox.shut_gate();
+        conn.outbox.hold_events();
         self.fanout
             .attach(user, session, conn.dialect, Arc::clone(&conn.outbox))
     }
@@ -399,12 +397,22 @@ impl Service {
         self.read(move |db| read::user_by_name(db, &folded)).await
     }
 
-    /// The account of a live session. Gone: deleted since.
-    async fn own_account(&self, session: &Session, folded: String) -> Result<Account, Failure> {
-        let account = self.account(folded).await?;
-        account
+    /// Verifies the password of a live session's account; `not_logged_in` when the account was deleted since.
+    async fn verify_own(
+        &self,
+        conn: &Connection,
+        session: &Session,
+        folded: &str,
+        password: String,
+        deadline: &mut Deadline,
+    ) -> Result<Account, Failure> {
+        let account = self.account(folded.to_owned()).await?;
+        let account = account
             .filter(|account| account.id == session.user)
-            .ok_or_else(verdict::not_logged_in)
+            .ok_or_else(verdict::not_logged_in)?;
+        deadline
+            .extended_by(self.verify(conn, folded, Some(account), password))
+            .await
     }
 
     async fn account_key(

@@ -1,5 +1,5 @@
-//! What the service knows of one connection: where it comes from, where its lines go, and its session once it has
-//! one. One session at most in a connection's life: its end closes the connection.
+//! One client connection as the service knows it: its address, its outbox, and its session once it has one. It has at most
+//! one session: the end of the session closes the connection.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub struct Session {
     pub name: Arc<str>,
     /// Whether a linear check has passed; false only after a local `resume`.
     checked: Arc<AtomicBool>,
-    /// The place in the fan-out; given up with the last clone.
+    /// The subscription to events; dropped with the last clone.
     attachment: Arc<Attachment>,
 }
 
@@ -64,11 +64,11 @@ struct State {
 /// See the module.
 #[derive(Debug)]
 pub struct Connection {
-    /// Counted by the login limit; `None` in tests.
+    /// For the limit on failed logins; `None` in tests.
     pub address: Option<IpAddr>,
-    /// How it speaks.
+    /// Its dialect.
     pub dialect: Dialect,
-    /// Its lines.
+    /// Its queue of lines.
     pub outbox: Arc<Outbox>,
     state: Mutex<State>,
     pub(super) campaigns: RateLimit,
@@ -140,8 +140,8 @@ impl Connection {
         self.state.lock().session = Some(session);
     }
 
-    /// Its session has ended or was found to be dead: the connection closes once what it asked is answered. Fan-out
-    /// mostly says so too; not of an end that came before the connection listened.
+    /// Its session has ended or was found dead: the connection closes once its requests are answered. Fan-out closes it
+    /// too, unless the session ended before the connection was attached.
     pub(super) fn end_session(&self, reason: ClosingReason) {
         {
             let mut state = self.state.lock();
@@ -152,7 +152,7 @@ impl Connection {
         self.outbox.close(reason);
     }
 
-    /// The connection is gone: the session hears nothing more through it, also while a request is still at work.
+    /// The connection is gone: the session receives no more events through it, even while a request is still at work.
     pub fn leave(&self) {
         if let Some(session) = self.state.lock().session.as_ref() {
             session.attachment.detach();

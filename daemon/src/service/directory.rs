@@ -50,7 +50,7 @@ impl Service {
                 "`after` is a user name",
             ));
         }
-        self.reader(conn, consistency).await?;
+        self.session_for_read(conn, consistency).await?;
         let (pattern, after) = (pattern.map(|p| fold_name(&p)), after.map(|a| fold_name(&a)));
         let page = self
             .read(move |db| read::users_page(db, pattern.as_deref(), after.as_deref(), limit))

@@ -1,5 +1,5 @@
-//! Failed logins a minute, per name and per address. Only failures count: a client that logs in often and rightly is
-//! never held up. Local to a node and bounded in memory; the time is passed in.
+//! Limits on failed logins per minute, by name and by address. Only failures count: a client that logs in often and
+//! correctly is never limited. Local to a node and bounded in memory. The time is passed in.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -15,7 +15,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// Names and addresses remembered at a time; the oldest is forgotten for one more.
 const TRACKED_MAX: usize = 65_536;
 
-/// Counts of one kind of key.
+/// Failures by one kind of key.
 #[derive(Debug)]
 struct Counts<K> {
     limit: u32,
@@ -118,7 +118,7 @@ impl LoginLimits {
     }
 }
 
-/// Who owns one IPv6 address owns its /64.
+/// The address as it is counted. Who owns one IPv6 address owns its /64.
 fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_none() => {

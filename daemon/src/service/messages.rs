@@ -14,7 +14,7 @@ use crate::change::{Change, Outcome};
 use crate::raft::api::{Draft, Verdict};
 use crate::state::read::{self, Page};
 
-/// A reply line is no longer than a request line; this much of it is for the envelope around a page.
+/// Bytes of a page. A reply line is at most as long as a request line; the rest is for the JSON around the page.
 const PAGE_MAX_BYTES: usize = LINE_MAX_BYTES - 1_024;
 /// A message's punctuation and field names.
 const MESSAGE_FRAME_BYTES: usize =
@@ -44,7 +44,7 @@ pub enum Post {
 }
 
 impl Post {
-    /// Bytes that it adds to a batch, about.
+    /// About how many bytes it adds to a batch.
     pub fn weight(&self) -> usize {
         match self {
             Post::Send { body, .. } => body.len(),
@@ -83,7 +83,7 @@ impl Post {
     }
 }
 
-/// What became of a [`Post`].
+/// The success of a [`Post`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Posted {
     /// To `send`.
@@ -92,14 +92,14 @@ pub enum Posted {
     Done,
 }
 
-/// A key for a `send` of the pipe dialect, which has none: retries inside the cluster stay harmless.
+/// A key for a `send` of the pipe dialect, which has none, so that retries inside the cluster stay harmless.
 pub fn send_key() -> Result<String, Failure> {
     token::random_text(MADE_KEY_BYTES)
 }
 
 impl Service {
-    /// Proposes a connection's changes as one ordered batch; one answer each, in the same order. Must be awaited to
-    /// its end, like [`super::Replication::propose`].
+    /// Proposes a connection's changes as one ordered batch; returns one answer for each, in the same order. Must be awaited
+    /// to its end, like [`super::Replication::propose`].
     pub async fn post(
         &self,
         conn: &Connection,
@@ -128,7 +128,7 @@ impl Service {
             match post.check() {
                 Err(failure) => answers.push(Err(failure)),
                 Ok(()) => {
-                    // Stands until its verdict replaces it.
+                    // Replaced by the verdict's answer.
                     answers.push(Err(verdict::no_quorum()));
                     proposed.push((place, post == Post::Logout));
                     drafts.push(post.into_draft(&session));
@@ -208,9 +208,9 @@ impl Service {
     ) -> Result<Inbox, Failure> {
         conn.session()?;
         let limit = page_limit(limit)?;
-        let session = self.reader(conn, consistency).await?;
+        let session = self.session_for_read(conn, consistency).await?;
         let (user, after) = (session.user, after.unwrap_or(0));
-        let memtable = self.readers.memtable().clone();
+        let memtable = self.reads.memtable();
         let page = self
             .read(move |db| read::inbox_page(db, &memtable, user, row_id(after), limit))
             .await?;
@@ -231,8 +231,8 @@ impl Service {
     ) -> Result<Records, Failure> {
         conn.session()?;
         let limit = page_limit(limit)?;
-        let user = self.reader(conn, consistency).await?.user;
-        let memtable = self.readers.memtable().clone();
+        let user = self.session_for_read(conn, consistency).await?.user;
+        let memtable = self.reads.memtable();
         let page = self
             .read(move |db| read::sync_page(db, &memtable, user, row_id(after), limit))
             .await?;
@@ -255,9 +255,9 @@ impl Service {
         conn.session()?;
         check_name(&with)?;
         let limit = page_limit(limit)?;
-        let user = self.reader(conn, consistency).await?.user;
+        let user = self.session_for_read(conn, consistency).await?.user;
         let (folded, before) = (fold_name(&with), before.map(row_id));
-        let memtable = self.readers.memtable().clone();
+        let memtable = self.reads.memtable();
         let page = self
             .read(move |db| read::history_page(db, &memtable, user, &folded, before, limit))
             .await?;
@@ -275,7 +275,7 @@ fn row_id(id: u64) -> u64 {
     id.min(i64::MAX.unsigned_abs())
 }
 
-/// Greatest length of a message on the wire: its body escaped as JSON, and everything around it.
+/// Greatest length of a message on the wire: its body escaped as JSON, with names, numbers and punctuation.
 fn wire_bytes(body: &str, names: usize, numbers: [u64; 3]) -> usize {
     let escaped = |byte: u8| match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,

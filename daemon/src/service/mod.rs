@@ -1,9 +1,8 @@
-//! The use cases, one file a theme: validate, propose, read, answer. What is decided here is a courtesy; `state/`
-//! decides on every node alike. Speaks no dialect and holds no socket: `door/` does.
+//! The use cases, one file for each theme: validate, propose, read, answer. Checks here spare a proposal; `state/` decides,
+//! on every node alike. Knows no dialect and no socket: `door/` does.
 //!
-//! `accounts` register to delete, `messages` send to history, `directory` users, `status` hello to ping, `operators` what
-//! `mbctl user` asks;
-//! `verdict` is the one place where outcomes become answers and refusals.
+//! `accounts`: register to delete. `messages`: send to history. `directory`: users. `status`: hello to campaign.
+//! `operators`: the requests of `mbctl user`. `verdict` is the one place where outcomes become answers and refusals.
 
 mod accounts;
 mod connection;
@@ -28,7 +27,6 @@ use std::time::Instant;
 use messagebase_config::{Limits, PasswordCost};
 use messagebase_protocol::code::Failure;
 use messagebase_protocol::json::{ClosingReason, Consistency};
-use tokio::sync::Semaphore;
 
 pub use self::metrics::describe as describe_metrics;
 pub use accounts::DeleteRequest;
@@ -37,16 +35,17 @@ pub use deadline::Deadline;
 pub use hasher::{HASH_QUEUE_MAX, Hasher};
 pub use messages::{Post, Posted, send_key};
 pub use operators::OperatorError;
-pub use replication::{Answering, Replication};
+pub use replication::{BoxFuture, Replication};
 pub use verdict::no_quorum;
 
 use crate::fanout::Fanout;
 use crate::presence::Presence;
 use crate::store::Readers;
 use login_limits::LoginLimits;
+use reads::Reads;
 use status::Campaigns;
 
-/// What a [`Service`] is built of.
+/// The parts of a [`Service`].
 pub struct ServiceParts {
     /// This node's number.
     pub node: u16,
@@ -70,9 +69,7 @@ pub struct ServiceParts {
 pub struct Service {
     node: u16,
     cluster: String,
-    readers: Readers,
-    /// Turns at reading.
-    reading: Semaphore,
+    reads: Reads,
     replication: Arc<dyn Replication>,
     fanout: Arc<Fanout>,
     presence: Arc<Presence>,
@@ -83,13 +80,12 @@ pub struct Service {
 }
 
 impl Service {
-    /// Hashes one password (the dummy for unknown users), so it takes as long as that does.
+    /// Blocks for one argon2 hash: the dummy for unknown users.
     pub fn new(parts: ServiceParts) -> anyhow::Result<Arc<Self>> {
         Ok(Arc::new(Service {
             node: parts.node,
             cluster: parts.cluster,
-            readers: parts.readers,
-            reading: Semaphore::new(reads::READS_AT_A_TIME),
+            reads: Reads::new(parts.readers),
             replication: parts.replication,
             fanout: parts.fanout,
             presence: parts.presence,
@@ -100,7 +96,7 @@ impl Service {
         }))
     }
 
-    /// Where this node's replication stands.
+    /// This node's replication.
     pub fn replication(&self) -> &Arc<dyn Replication> {
         &self.replication
     }
@@ -115,14 +111,14 @@ impl Service {
         deadline.barrier(self.replication.linear()).await
     }
 
-    /// The connection's session, fit for a read of that consistency. A session that was resumed on local knowledge is
+    /// The connection's session, ready for a read of that consistency. A session that was resumed from local state is
     /// checked before its first linear read.
-    async fn reader(
+    async fn session_for_read(
         &self,
         conn: &Connection,
         consistency: Consistency,
     ) -> Result<Session, Failure> {
-        self.reader_within(
+        self.session_for_read_within(
             conn,
             consistency,
             &Deadline::from_arrival(tokio::time::Instant::now()),
@@ -130,7 +126,7 @@ impl Service {
         .await
     }
 
-    async fn reader_within(
+    async fn session_for_read_within(
         &self,
         conn: &Connection,
         consistency: Consistency,
@@ -152,7 +148,7 @@ impl Service {
             }
             session.set_checked();
         }
-        // What was applied meanwhile may have ended it.
+        // A change applied meanwhile may have ended it.
         conn.session()
     }
 }

@@ -1,4 +1,4 @@
-//! `hello`, `status`, `ping` and `campaign`: what a node says of itself, also while it belongs to no cluster.
+//! `hello`, `status`, `ping` and `campaign`. Answered also by a node that belongs to no cluster yet.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,15 +15,15 @@ use crate::throttle::RateLimit;
 
 /// Campaigns a connection may ask for in [`CAMPAIGN_WINDOW`].
 pub(super) const CAMPAIGNS_PER_CONNECTION: usize = 10;
-/// Campaigns a node begins in [`CAMPAIGN_WINDOW`], whoever asks. Callers that come while one runs share it: after a
-/// node's death all its clients ask the same survivor at once, and none of them is to be refused for that.
+/// Campaigns that a node begins in [`CAMPAIGN_WINDOW`], for all connections. Callers share a running campaign: after the
+/// death of a node all its clients may ask one survivor at once, and none of them should be refused.
 const CAMPAIGNS_PER_NODE: usize = 100;
-/// See the two above.
+/// The window of both limits.
 pub(super) const CAMPAIGN_WINDOW: Duration = Duration::from_secs(10);
 
 type CampaignResult = Result<u16, CampaignError>;
 
-/// The campaign that runs, if one does.
+/// The running campaign, if there is one.
 #[derive(Debug)]
 pub(super) struct Campaigns {
     running: Mutex<Option<watch::Receiver<Option<CampaignResult>>>>,
@@ -64,7 +64,7 @@ impl Campaigns {
 }
 
 impl Service {
-    /// Who is there.
+    /// Names this node and its cluster.
     pub fn hello(&self) -> Hello {
         Hello {
             server: concat!("messagebase ", env!("CARGO_PKG_VERSION")).into(),

@@ -1,4 +1,4 @@
-//! A node for tests of `service/` and `door/`: the real store and state under a replication that is one node's word.
+//! A node for tests of `service/` and `door/`: the real store and state under a replication of one node.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use messagebase_protocol::json::MemberInfo;
 use messagebase_protocol::role::NodeRole;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot};
 
-use super::replication::{Answering, Replication};
+use super::replication::{BoxFuture, Replication};
 use super::{Service, ServiceParts};
 use crate::change::{Change, Envelope, LOG_VERSION, Outcome};
 use crate::fanout::Fanout;
@@ -109,7 +109,7 @@ impl FakeCluster {
 }
 
 impl Replication for FakeCluster {
-    fn propose(&self, drafts: Vec<Draft>, within: Duration) -> Answering<'_, Vec<Verdict>> {
+    fn propose(&self, drafts: Vec<Draft>, within: Duration) -> BoxFuture<'_, Vec<Verdict>> {
         Box::pin(async move {
             self.batches.lock().unwrap().push(drafts.len());
             let Ok(turn) = tokio::time::timeout(within, self.proposing.acquire()).await else {
@@ -127,7 +127,7 @@ impl Replication for FakeCluster {
         })
     }
 
-    fn linear(&self) -> Answering<'_, Result<(), NoQuorum>> {
+    fn linear(&self) -> BoxFuture<'_, Result<(), NoQuorum>> {
         let answer = if self.quorum.load(Ordering::SeqCst) {
             Ok(())
         } else {
@@ -136,7 +136,7 @@ impl Replication for FakeCluster {
         Box::pin(std::future::ready(answer))
     }
 
-    fn campaign(&self) -> Answering<'_, Result<u16, CampaignError>> {
+    fn campaign(&self) -> BoxFuture<'_, Result<u16, CampaignError>> {
         Box::pin(std::future::ready(*self.campaign.lock().unwrap()))
     }
 

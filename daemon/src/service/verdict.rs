@@ -1,4 +1,4 @@
-//! The one place where what became of a change turns into an answer or a refusal with its certainty.
+//! Maps what became of a change to an answer or a refusal with its certainty. The one place that does.
 
 use messagebase_protocol::code::{Code, Failure};
 
@@ -52,8 +52,8 @@ pub(super) fn applied(verdict: Verdict) -> Result<Outcome, Unapplied> {
     Err(Unapplied::Failed(failure))
 }
 
-/// Whether this verdict proves that the acting session was alive when the change was applied. Only a new message does:
-/// a repetition is answered by its key, whoever asks.
+/// Whether this verdict proves that the acting session was alive when the change was applied. Only a new message does: a
+/// repetition is answered by its key alone.
 pub(super) fn proves_session(verdict: &Verdict) -> bool {
     matches!(
         verdict,
@@ -96,7 +96,7 @@ pub(super) fn refused(refusal: Refusal) -> Failure {
     Failure::not_done(code, message)
 }
 
-/// No majority answered. Always `unknown`: whoever cares repeats under the same key.
+/// No majority answered. Always `unknown`: the client may repeat under the same key.
 pub fn no_quorum() -> Failure {
     Failure::unknown(
         Code::NoQuorum,
@@ -104,7 +104,7 @@ pub fn no_quorum() -> Failure {
     )
 }
 
-/// Refused, after an attempt of which nothing is known; the refusal itself would say `not_done`.
+/// Refused after an attempt whose answer was lost. The refusal itself would say `not_done`, which may be false.
 fn in_doubt() -> Failure {
     Failure::unknown(
         Code::NoQuorum,

@@ -81,7 +81,7 @@ async fn what_needs_a_session_is_refused_without_one() {
 }
 
 #[tokio::test]
-async fn fields_are_checked_before_anything_is_proposed() {
+async fn fields_of_a_registration_are_checked_before_anything_is_proposed() {
     let node = node_with(&["ann"]).await;
     let mut client = Client::connect(&node.service);
     let register = |user: &str, password: &str, key: &str| json!({"user": user, "password": password, "key": key});
@@ -102,6 +102,11 @@ async fn fields_are_checked_before_anything_is_proposed() {
             "{fields}"
         );
     }
+}
+
+#[tokio::test]
+async fn fields_are_checked_before_anything_is_proposed() {
+    let node = node_with(&["ann"]).await;
     let (mut ann, _) = login(&node, "ann").await;
     for (op, fields, code) in [
         (
