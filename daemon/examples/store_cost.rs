@@ -12,6 +12,13 @@ use messagebase_daemon::store::{
     ApplyItem, EffectSink, Job, LogId, LogPayload, LogRow, MERGE_AT, Store, StoreOptions, Writer,
 };
 
+/// Milliseconds since 1970 of the first message.
+const BEGAN_AT: u64 = 1_700_000_000_000;
+/// Messages in a millisecond: what a cluster takes in, so that as many keys share their first digits as in service.
+const MESSAGES_PER_MS: u64 = 16;
+/// A client makes a key this many milliseconds before the store gets the message, at most.
+const ON_THE_WAY_MS: u64 = 8;
+
 struct Nobody;
 
 impl EffectSink for Nobody {
@@ -28,6 +35,35 @@ struct Bench {
     apply_us: f64,
 }
 
+/// Keys of sends: as our clients make them unless the environment has `KEYS=random`.
+struct Keys {
+    time_ordered: bool,
+    random: fastrand::Rng,
+}
+
+impl Keys {
+    fn from_environment() -> Keys {
+        let random = std::env::var("KEYS").is_ok_and(|keys| keys == "random");
+        Keys {
+            time_ordered: !random,
+            // The same keys in each run.
+            random: fastrand::Rng::with_seed(1),
+        }
+    }
+
+    /// The time in milliseconds and 80 random bits, as `client/src/random.rs` makes them. The keys of one moment come
+    /// in any order, because messages are on their way for different times.
+    fn next(&mut self, number: u64) -> String {
+        let random = self.random.u128(..);
+        if self.time_ordered {
+            let at = BEGAN_AT + number / MESSAGES_PER_MS - self.random.u64(..ON_THE_WAY_MS);
+            format!("{:032x}", u128::from(at) << 80 | random >> 48)
+        } else {
+            format!("{random:032x}")
+        }
+    }
+}
+
 /// CPU time of this thread, µs.
 fn cpu_us() -> f64 {
     let t = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)
@@ -41,7 +77,7 @@ impl Bench {
             .into_iter()
             .map(|(actor, body, secrets)| {
                 self.index += 1;
-                let at = 1_700_000_000_000 + self.index;
+                let at = BEGAN_AT + self.index;
                 let envelope = Envelope {
                     v: LOG_VERSION,
                     at,
@@ -178,6 +214,7 @@ fn main() {
         });
     }
     (bench.log_us, bench.apply_us) = (0.0, 0.0);
+    let mut keys = Keys::from_environment();
     let began = std::time::Instant::now();
     let mut sent = 0;
     while sent < messages {
@@ -186,14 +223,7 @@ fn main() {
                 let number = (sent + n) as u64;
                 let from = number % users as u64 + 1;
                 let to = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % users as u64 + 1;
-                // As clients make them: random.
-                let mut random = number.wrapping_mul(0xD6E8_FEB8_6659_FD93);
-                random ^= random >> 32;
-                let key = format!(
-                    "{:016x}{:08x}",
-                    random.wrapping_mul(0xD6E8_FEB8_6659_FD93),
-                    number
-                );
+                let key = keys.next(number);
                 let body = Change::Send {
                     user: from,
                     to: format!("user-{to}"),
