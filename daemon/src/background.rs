@@ -1,6 +1,6 @@
 //! Threads at a lower priority than all others, for work that can wait: hashing passwords, copying for operators.
 
-/// The threads' nice value. When the processors are busy they get a twentieth of the time that others get, never none.
+/// The threads' nice value. On busy processors they get about a twentieth of the time of other threads, never none.
 const NICE: i32 = 14;
 
 /// Lowers the priority of the calling thread. The thread works without that too, so a refusal is only logged.

@@ -1,5 +1,5 @@
-//! What the rooms that act on a whole node share: its configuration and file, its peers, its live sessions, and where it is
-//! in its life. Holds state, not procedures: `node` brings it up and down, `admin` reads it and acts on it.
+//! The state that `node` and `admin` share: a node's configuration and file, its peers, its live sessions, its participation
+//! and lifecycle. State without procedures: `node` starts and stops it, `admin` reads it and acts on it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ impl NodeContext {
 /// Whether this node takes part in its cluster, and why not.
 pub struct Participation {
     replica: OnceCell<Replica>,
-    /// A peer recognized this node's data as an older copy: it takes no part any more.
+    /// A peer recognized this node's data as an older copy: replication was stopped.
     stale: AtomicBool,
     /// `None` on a member.
     waiting_for: Mutex<Option<String>>,

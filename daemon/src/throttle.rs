@@ -1,5 +1,5 @@
-//! Bounds on how often something happens: [`RateLimit`] on acts, [`LogThrottle`] on repeated log lines. The time is passed
-//! in. Limits of failed logins have windows per name and address: see `service/login_limits`.
+//! Rate limits: [`RateLimit`] for actions, [`LogThrottle`] for repeated log lines. The time is passed in. Limits on failed
+//! logins have windows by name and address: see `service/login_limits`.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};

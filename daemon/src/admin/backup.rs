@@ -1,5 +1,5 @@
-//! A backup for an operator: made on a thread of its own, kept while its pieces are asked for, fetched in order. One at a
-//! time; it is dropped when nobody asks for its pieces any more.
+//! A backup for an operator: made on its own thread, then fetched in pieces, in order. One at a time. It is dropped when
+//! nobody asks for a piece for 30 s.
 
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use crate::background;
 use crate::context::{NodeContext, unix_ms};
 use crate::store::{Backup, Store, StoreError, check_room};
 
-/// A backup whose pieces nobody asks for in this time is dropped: its file is as large as the database.
+/// A backup is dropped when no piece is asked for in this time: its file is as large as the database.
 const DROP_AFTER: Duration = Duration::from_secs(30);
 /// How long a request for a piece waits while the file is being made, before it is told to ask again.
 const PIECE_WAIT: Duration = Duration::from_secs(2);
@@ -43,7 +43,7 @@ impl CurrentBackup {
 /// At most one backup of this node.
 #[derive(Default)]
 pub struct Backups {
-    /// The only strong reference that lasts: the other tasks hold a weak one, and stop when this is gone.
+    /// The only lasting strong reference: the other tasks hold weak ones and stop when it is dropped.
     current: Mutex<Option<Arc<CurrentBackup>>>,
     begun: AtomicU64,
 }
@@ -51,7 +51,7 @@ pub struct Backups {
 impl Backups {
     fn discard(&self, id: u64) {
         let discarded = self.current.lock().take_if(|current| current.id == id);
-        // Deleting gigabytes takes the file system its time.
+        // Deleting gigabytes blocks.
         tokio::task::spawn_blocking(move || drop(discarded));
     }
 
@@ -181,7 +181,7 @@ fn make(store: &Store, wanted: &Weak<CurrentBackup>, report: &watch::Sender<Made
     background::lower_priority();
     let wanted = wanted.clone();
     let made = store.build_backup(move || wanted.strong_count() == 0, unix_ms());
-    // An error means that nobody waits any more; the file is deleted with the value.
+    // An error means that nobody waits for it; dropping the value deletes the file.
     let _ = report.send(Some(made.map(Arc::new)));
 }
 

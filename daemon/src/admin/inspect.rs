@@ -1,4 +1,4 @@
-//! Looks inside the node: SQL, the change log, digests. Always on read-only connections, limited in time and rows.
+//! Inspects the node: SQL, the change log, digests. On read-only connections only, limited in time and rows.
 
 use std::time::Duration;
 

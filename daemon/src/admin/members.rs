@@ -1,4 +1,4 @@
-//! Changes to the replica set of a running cluster. The leader does them; others say who leads.
+//! Changes the membership of a running cluster. The leader does it; other nodes answer who leads.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::context::{NodeContext, Replica};
 use crate::raft::api::Target;
 use crate::raft::{MemberError, raft_id};
 
-/// How long a node may take to say who it is or to take an identity (an fsync).
+/// How long a node may take to answer a probe, or to store an identity (an fsync).
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The replicated membership.
@@ -68,8 +68,8 @@ pub async fn remove(context: &NodeContext, node: u16) -> AdminReply {
     done(leading(context)?.remove(node).await)
 }
 
-/// A node that lost its disk comes back under its next generation. Repeating it after a crash half way is harmless: the
-/// generation that the node was given before is removed, even if it never took it.
+/// Gives a node that lost its disk its next generation. May be repeated after a crash half way: the generation that was
+/// given before is removed, even if the node never took it.
 pub async fn replace(context: &NodeContext, node: u16) -> AdminReply {
     let replica = leading(context)?;
     let members = replica.members();

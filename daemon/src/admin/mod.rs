@@ -1,7 +1,7 @@
-//! What `mbctl` asks: looks at the node, changes accounts and membership. One file a subject; the requests are in
+//! Answers `mbctl`: inspects the node, changes accounts and membership. One file for each subject; the requests are in
 //! `messagebase_protocol::peer`. The peer port has authenticated them: each is an operator's.
 //!
-//! Accounts are use cases of `service`, as for clients; here their results get words for operators (`refusal`).
+//! Accounts are use cases of `service`, as for clients; `refusal` words their results for operators.
 
 mod backup;
 mod inspect;
@@ -104,7 +104,7 @@ impl AdminHandler {
     }
 }
 
-/// Ends the process as by SIGKILL: nothing is flushed, no client or peer is told. The operator asked for that.
+/// Ends the process as SIGKILL does, on an operator's request: nothing is flushed, no client or peer is told.
 fn abort() -> ! {
     tracing::warn!("killed by an operator");
     let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);

@@ -1,5 +1,5 @@
-//! What an operator reads when a request was refused: code, message, next command. The mapping from what became of a change
-//! is `service`'s; this adds the words for operators.
+//! Refusals for operators: code, message, next command. `service` maps what became of a change; here it gets words for
+//! operators.
 
 use std::fmt::Display;
 
@@ -20,7 +20,7 @@ fn error(kind: AdminErrorKind, code: AdminCode, message: String) -> AdminError {
     }
 }
 
-/// A refusal that asking again does not change.
+/// A refusal that stays the same when the request is repeated.
 pub fn refused(code: AdminCode, message: impl Into<String>) -> AdminError {
     error(AdminErrorKind::Refused, code, message.into())
 }
@@ -44,7 +44,7 @@ fn no_quorum() -> AdminError {
     .with_hint("mbctl status")
 }
 
-/// Another node leads, or none.
+/// Another node leads, or none does.
 pub fn not_leader(leader: Option<u16>) -> AdminError {
     let message = "this node does not lead";
     AdminError {
@@ -57,7 +57,7 @@ pub fn not_leader(leader: Option<u16>) -> AdminError {
     }
 }
 
-/// The replica of a member; on another node the refusal that says what it waits for.
+/// The replica of a member. On any other node a refusal that says what the node waits for.
 pub fn replica(context: &NodeContext) -> Result<&Replica, AdminError> {
     context.replica().ok_or_else(|| {
         let why = context.participation.waiting_for();

@@ -1,4 +1,4 @@
-//! One row of `mbctl status`, from local state only: it must be there when the cluster is not.
+//! One row of `mbctl status`, from local state only: it must be available when the cluster is not.
 
 use messagebase_protocol::peer::{MemberRow, NodeReport};
 

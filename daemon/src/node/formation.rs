@@ -1,13 +1,13 @@
-//! How a node comes by its identity. openraft permits `initialize` on every node, so a naive daemon would found a
-//! second cluster after a lost disk. A cluster forms only when EVERY configured node answers and all are blank;
-//! from then on a blank node waits for `mbctl member replace`.
+//! Formation: how configured, blank nodes become a cluster. openraft permits `initialize` on every node, so a node that
+//! lost its disk could found a second cluster. Therefore a cluster forms only when every configured node answers and all
+//! are blank. Afterwards a blank node waits for `mbctl member replace`.
 //!
-//! The node with the lowest number drives. It makes the cluster's id and stores it before any other node learns it;
-//! each other founder stores it (with generation 1) before it answers; then the driver initializes Raft. A crash in
-//! between leaves nodes that hold an id and an empty log: the driver takes up that id again, so that a second one
-//! can't arise. A founder never votes before its id is on its disk.
+//! The node with the lowest number drives. It makes the cluster's id and stores it before any other node learns it. Each
+//! other founder stores it, with generation 1, before it answers; then the driver initializes Raft. A crash in between
+//! leaves nodes with an id and an empty log. The driver then reuses that id, so no second one can arise. A founder never
+//! votes before its id is on its disk.
 //!
-//! The decision is the pure [`decide`]; [`drive`] asks and acts.
+//! [`decide`] is the pure decision; [`drive`] asks the nodes and acts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,11 +22,11 @@ use tracing::{info, warn};
 use super::identity::NodeIdentity;
 use crate::peer::wire::PeerError;
 
-/// How often the others are asked while waiting.
+/// Pause between two rounds of probes.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 /// How long one request may take.
 const ASK_TIMEOUT: Duration = Duration::from_millis(900);
-/// How often a waiting node logs what it waits for.
+/// How often a waiting node repeats in the log what it waits for.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// This node as formation sees it.
@@ -36,11 +36,11 @@ pub struct LocalNode {
     pub node: u16,
     /// The nodes of its configuration file, sorted.
     pub configured: Vec<u16>,
-    /// The cluster it took the identity of, if it did.
+    /// The cluster of its identity, if it has one.
     pub cluster_id: Option<String>,
-    /// Whether it took that identity as a founder; otherwise a leader gave it one (`member replace`, `member add`).
+    /// Whether the identity is a founder's; otherwise a leader gave it (`member replace`, `member add`).
     pub founder: bool,
-    /// Whether its log holds anything.
+    /// Whether its log has ever held an entry.
     pub has_log: bool,
 }
 
@@ -68,7 +68,7 @@ impl LocalNode {
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FormationStep {
-    /// Ask again later; why, for the log and `mbctl status`.
+    /// Probe again later. The reason is for the log and `mbctl status`.
     Wait(String),
     /// As the driver: store this identity (`None`: make a new one), have the others take it, initialize Raft.
     Form(Option<String>),
@@ -76,7 +76,7 @@ pub enum FormationStep {
     Member,
 }
 
-/// Decides from what the others answered; `None` stands for no answer.
+/// Decides from the answers of the others; `None`: no answer.
 pub fn decide(me: &LocalNode, others: &BTreeMap<u16, Option<ProbeReply>>) -> FormationStep {
     if me.has_log || (me.cluster_id.is_some() && !me.founder) {
         return FormationStep::Member;
@@ -88,7 +88,7 @@ pub fn decide(me: &LocalNode, others: &BTreeMap<u16, Option<ProbeReply>>) -> For
         .collect();
     let drives = me.configured.first() == Some(&me.node);
     if me.cluster_id.is_some() && !drives {
-        // The driver made us a founder; its log is on the way.
+        // The driver made this node a founder; the log will come from it.
         return FormationStep::Member;
     }
     if let Some(found) = formed.first() {
@@ -150,7 +150,7 @@ fn name_nodes(nodes: &[u16]) -> String {
     }
 }
 
-/// Asks, decides and acts until this node is a member or the process stops.
+/// Probes, decides and acts until this node is a member or the process stops.
 pub async fn drive(identity: Arc<NodeIdentity>) {
     let context = identity.context();
     let participation = &context.participation;
@@ -261,7 +261,7 @@ async fn form(
     Ok(())
 }
 
-/// 128 random bits in hex.
+/// 128 random bits as 32 lower-case hex digits.
 pub fn new_cluster_id() -> Result<String, getrandom::Error> {
     let mut bytes = [0_u8; 16];
     getrandom::fill(&mut bytes)?;

@@ -1,5 +1,5 @@
-//! Gossips presence: tells the other members which users are online here. At once when that changes, and every second that
-//! it still holds, so that the users of a node that goes silent are forgotten.
+//! Gossips presence: sends the other members the users who are online here, at once when the set changes. Confirms the set
+//! every second, so that the users of a silent node are forgotten.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use crate::context::NodeContext;
 use crate::peer::wire::TlsLink;
 use crate::raft::api::Target;
 
-/// How often a node repeats that nothing changed. Its users count as gone when three of these are missed in a row.
+/// How often a node confirms its set. Its users count as offline when three confirmations in a row are missed.
 const REPEAT_EVERY: Duration = Duration::from_secs(1);
-/// Changes within this time are sent together, so that many logins are few frames.
+/// Changes within this time are sent together, so that many logins need few frames.
 const GATHER: Duration = Duration::from_millis(50);
 /// How long one message may take.
 const SEND_TIMEOUT: Duration = Duration::from_millis(900);
 
 struct PeerState {
     link: Arc<TlsLink>,
-    /// The version that this peer is known to hold.
+    /// The version that this peer has, as far as known.
     holds: Option<u64>,
-    /// A message is on its way.
+    /// A message is in flight.
     busy: bool,
 }
 

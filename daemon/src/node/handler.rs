@@ -1,4 +1,4 @@
-//! What this node does with the hellos and calls of peers and operators.
+//! Handles the hellos and calls of peers and operators.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ impl PeerHandler for Handler {
         if let Some(reason) = self.refusal(hello) {
             return HelloReply::Refused { reason };
         }
-        // Only within this cluster: a restored one uses Raft ids that the cluster before it used too.
+        // Only within this cluster: a restored cluster reuses the Raft ids of the one that was backed up.
         if let (Dialer::Node { raft_id, .. }, Some(met)) = (hello.dialer, hello.incarnation)
             && raft_id != 0
             && hello.cluster_id == context.cluster_id()
@@ -111,7 +111,7 @@ impl PeerHandler for Handler {
 }
 
 impl Handler {
-    /// Why this dialer may not speak, if so.
+    /// Why this dialer is refused, if it is.
     fn refusal(&self, hello: &PeerHello) -> Option<String> {
         let context = &self.context;
         let Dialer::Node { node, raft_id } = hello.dialer else {

@@ -101,7 +101,7 @@ impl NodeIdentity {
         }
     }
 
-    /// Asks a node of the configuration file something, whatever its identity.
+    /// Sends a request to a node of the configuration file, whatever its Raft id.
     pub async fn ask(
         &self,
         node: u16,
@@ -120,7 +120,7 @@ impl NodeIdentity {
         wire.ask(target, Purpose::Probe, body, within).await
     }
 
-    /// Takes the identity of a founder. Only a blank node does, or one that took the very same before.
+    /// Takes the identity of a founder. Only for a blank node, or one that took the same identity before.
     pub async fn take_as_founder(
         &self,
         cluster_id: String,
@@ -215,7 +215,7 @@ impl NodeIdentity {
         Ok(Replica::start(store, config, wire, clock, beside_clients).await?)
     }
 
-    /// As the driver of a formation: makes the first membership.
+    /// Makes the first membership. Only for the driver of a formation.
     pub async fn initialize(&self) -> Result<(), IdentityError> {
         let replica = self.context.replica().ok_or(IdentityError::Stale)?;
         let nodes = &self.context.config.nodes;
@@ -227,8 +227,8 @@ impl NodeIdentity {
     }
 }
 
-/// What a peer acknowledged as its leader knows it. `None` from a follower, and from a leader that was deposed and does not
-/// know it yet: it remembers acknowledgements of entries that another has truncated since.
+/// The last index that a peer acknowledged to this leader. `None` on a follower, and on a deposed leader that does not know
+/// it yet: it remembers acknowledgements of entries that a new leader has truncated since.
 fn acknowledged(leader: &Replica, raft_id: u64) -> Option<u64> {
     if !leader.leads_with_quorum() {
         return None;
@@ -238,7 +238,7 @@ fn acknowledged(leader: &Replica, raft_id: u64) -> Option<u64> {
     member.and_then(|member| member.matched)
 }
 
-/// A node of the configuration file as a first membership has it.
+/// A node of the configuration file as a member of the first membership.
 pub fn member_of(node: &NodeConfig) -> Member {
     Member {
         node: node.id,

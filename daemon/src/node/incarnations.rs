@@ -1,5 +1,5 @@
-//! The incarnation of each node on disk: counted in the file, sent in every hello, stored of the peers. What a node does when
-//! it turns out to run on an older copy of its data.
+//! Incarnations on disk: this node's, counted in its file and sent in every hello, and those of its peers. Also stops a node
+//! that turns out to run on an older copy of its data.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ pub async fn store_new(context: Arc<NodeContext>, mut new: mpsc::Receiver<(u64, 
     }
 }
 
-/// Waits until a peer says that this node runs on an older copy of its data; then it takes no part any more.
+/// Waits until a peer says that this node runs on an older copy of its data; then stops replication.
 pub async fn watch_for_copies(context: Arc<NodeContext>, incarnations: Arc<Incarnations>) {
     let mut told = incarnations.told_stale();
     let reason = tokio::select! {
@@ -75,7 +75,7 @@ pub async fn watch_for_copies(context: Arc<NodeContext>, incarnations: Arc<Incar
         context.config.node_dir(node).display(),
     );
     context.participation.mark_stale(why.clone());
-    // On disk, because the next start would look like a new one to peers that met this one.
+    // Stored, because peers that met this start would take the next one for a newer.
     write(&context.store, move |conn| {
         conn.execute("UPDATE node SET stale = ?1", [why])
     })

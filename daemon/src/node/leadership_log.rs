@@ -1,4 +1,4 @@
-//! The history of leaders and members in the log, for an operator who looks at it later.
+//! Logs the history of leaders and members, for an operator who reads it later.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub async fn write(context: Arc<NodeContext>) {
     };
     let mut views = replica.watch_view();
     let (mut leadership, mut members) = ((0, None), Vec::new());
-    // Until then there is nothing to tell: a cluster that has just formed, or a node that has just started, elects.
+    // A cluster that has just formed, or a node that has just started, has no leader yet: that is not worth a line.
     let mut had_leader = false;
     loop {
         let view = views.borrow_and_update().clone();

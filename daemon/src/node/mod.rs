@@ -4,8 +4,8 @@
 //! by formation) → replication. A node without an identity answers `status` and waits. Stop: leadership away → clients
 //! told → replication → file.
 //!
-//! Where to go next: `start` is the order, `formation` decides how a cluster begins, `identity` is what a node takes from
-//! it, `handler` answers peers, `incarnations` recognizes copied data directories.
+//! Where to go next: `start` has the order, `formation` decides how a cluster begins, `identity` stores and uses the
+//! identity, `handler` answers peers, `incarnations` recognizes copied data directories.
 
 mod formation;
 mod gossip;

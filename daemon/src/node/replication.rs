@@ -1,4 +1,4 @@
-//! Replication as `service` sees it. A node without an identity answers at once that no majority answers.
+//! Replication for `service`. A node without an identity answers `NoQuorum` at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ impl Replication for NodeReplication {
 
     fn view(&self) -> View {
         let mut view = self.0.replica().map(Replica::view).unwrap_or_default();
-        // A node that is going away sends its clients elsewhere.
+        // A stopping node is not ready: its clients go to other nodes.
         view.ready &= !self.0.lifecycle.is_closing();
         view
     }

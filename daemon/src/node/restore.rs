@@ -1,5 +1,5 @@
-//! `mbd --restore FILE`, which `mbctl restore` runs: how a node takes an identity when everything else is lost. It becomes
-//! the only member of a new cluster with what is in the backup; the others join it blank.
+//! `mbd --restore FILE`, which `mbctl restore` runs when all disks are lost. The node becomes the only member of a new
+//! cluster with the contents of the backup; the others join it blank.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Start and stop of one node, in order.
+//! Starts and stops one node, in order.
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -42,11 +42,11 @@ use crate::store::{MERGE_AT, Store, StoreError, StoreOptions, Writer, spawn_writ
 
 /// Read-only connections: reads are short, and two cores can't run more at a time.
 const READERS: u32 = 4;
-/// The graceful stop as a whole; then the process ends all the same. Nothing acknowledged is lost.
+/// Limit of the graceful stop; then the process ends anyway. Nothing acknowledged is lost.
 const STOP_WITHIN: Duration = Duration::from_millis(4_500);
-/// The time that clients have to read their last answers.
+/// Limit for clients to read their last answers.
 const CLIENTS_CLOSE_WITHIN: Duration = Duration::from_millis(1_500);
-/// How long a foreign reader or lock may keep the WAL from being moved into the file at the end.
+/// How long a foreign reader or lock may delay the last checkpoint of the WAL.
 const CHECKPOINT_WITHIN: Duration = Duration::from_millis(300);
 /// The file with the process id, beside the database.
 const PID_FILE: &str = "mbd.pid";
@@ -209,7 +209,7 @@ impl Node {
         {
             warn!("the graceful stop took longer than {STOP_WITHIN:?}; ending all the same");
         }
-        // The writer's thread ends with the process, because many tasks hold the store. Nothing waits in it any more.
+        // The writer's thread ends with the process, because many tasks hold the store. Its queue is empty by now.
         drop(writer);
         context
             .lifecycle
@@ -325,7 +325,7 @@ impl Signals {
     }
 }
 
-/// Every client is a file descriptor, and the usual soft limit of 1,024 is far below the configured connections.
+/// Every client needs a file descriptor, and the usual soft limit of 1,024 is far below the configured connections.
 fn raise_file_limit(connections: u32) {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return;
@@ -355,7 +355,7 @@ async fn stop(context: &NodeContext, client_tasks: TaskTracker, peers: &Cancella
     let lifecycle = &context.lifecycle;
     lifecycle.set_closing();
     if lifecycle.failure().is_some() {
-        // Whatever its replica says, it leads no more: the others notice at once when its connections break.
+        // A node that failed no longer leads, whatever its replica says. The others notice at once when its connections break.
         peers.cancel();
     }
     if lifecycle.failure().is_none()
@@ -375,7 +375,7 @@ async fn stop(context: &NodeContext, client_tasks: TaskTracker, peers: &Cancella
     if let Some(replica) = context.replica() {
         replica.shutdown().await;
     }
-    // After a failure the next start needs the WAL: what was copied from it may not be on the disk.
+    // After a failure the next start needs the WAL: frames that a checkpoint copied may not be on the disk.
     if lifecycle.failure().is_none() {
         let file = context.store.file().to_owned();
         let checkpointed = tokio::task::spawn_blocking(move || checkpoint_wal(&file)).await;
@@ -386,8 +386,8 @@ async fn stop(context: &NodeContext, client_tasks: TaskTracker, peers: &Cancella
     info!("stopped");
 }
 
-/// Checkpoints the WAL into the file, so that a copy of the file alone is whole. A foreign reader may prevent it; nothing is
-/// lost then.
+/// Checkpoints the WAL into the file, so that the file alone is a complete copy. A foreign reader may prevent that; nothing
+/// is lost then.
 fn checkpoint_wal(file: &Path) -> rusqlite::Result<()> {
     let connection = rusqlite::Connection::open(file)?;
     connection.busy_timeout(CHECKPOINT_WITHIN)?;
@@ -418,7 +418,7 @@ async fn listen(what: &str, address: &Address) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("failed to listen on {what} address {address}"))
 }
 
-/// Renamed into place, so that nobody reads half a number.
+/// Written to a temporary file and renamed, so that nobody reads half a number.
 fn write_pid(dir: &Path) -> anyhow::Result<PathBuf> {
     let path = dir.join(PID_FILE);
     let temporary = dir.join("mbd.pid.new");

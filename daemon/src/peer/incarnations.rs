@@ -1,6 +1,6 @@
-//! The incarnation of each peer that this node met last. A data directory that was copied, lived on, and was put back has
-//! forgotten votes and acknowledgements that others count on. It is recognized by a start that is not new, or by a log
-//! that ends before what it had acknowledged. `node/incarnations` keeps them on disk.
+//! The last incarnation of each peer that this node has met. A data directory that was copied and put back later has
+//! forgotten votes and acknowledgements that other nodes rely on. Such a copy is recognized by a start that is not new, or
+//! by a log that ends before an index that it had acknowledged. `node/incarnations` keeps the incarnations on disk.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -20,7 +20,7 @@ pub enum BootCheck {
     Stale(String),
 }
 
-/// Decides from the stored incarnation of a peer and what its leader knows it to have acknowledged (`None`: unknown).
+/// Decides from the stored incarnation of a peer and the last index that it acknowledged to its leader (`None`: unknown).
 pub fn check(
     remembered: Option<Incarnation>,
     met: Incarnation,
@@ -63,7 +63,7 @@ pub struct Incarnations {
 }
 
 impl Incarnations {
-    /// With what is stored; the receiver yields what is to be stored.
+    /// With the stored incarnations. The receiver yields new ones, to be stored.
     pub fn new(known: HashMap<u64, Incarnation>) -> (Self, mpsc::Receiver<(u64, Incarnation)>) {
         let (to_store, queue) = mpsc::channel(STORE_QUEUE_MAX);
         let incarnations = Incarnations {

@@ -26,16 +26,16 @@ use crate::throttle::LogThrottle;
 
 /// TLS handshake and hello together.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
-/// Connections from peers and admins at a time: a handful a node, and a few operators.
+/// Concurrent connections: a handful from each node, and a few operators.
 const CONNECTIONS_MAX: usize = 512;
-/// Calls of one connection that are handled at a time; reading pauses beyond it.
+/// Concurrent calls of one connection; reading pauses beyond it.
 const CALLS_MAX: usize = 1_024;
-/// Answers waiting to be written: as many as calls, so that in practice no handler waits for a free place.
+/// Answers waiting to be written: as many as calls, so that in practice no handler waits for room.
 const ANSWERS_MAX: usize = CALLS_MAX;
 /// Bytes of answers that are written with one system call, when several wait.
 const WRITE_COALESCE_MAX_BYTES: usize = 1024 * 1024;
 
-/// What the node does with the peers' hellos and calls.
+/// Handles the hellos and calls of peers.
 pub trait PeerHandler: Send + Sync + 'static {
     /// Whether this dialer may speak for this purpose. `Refused` and `Stale` close the connection. The claimed role has been
     /// checked against the certificate.
@@ -57,7 +57,7 @@ pub async fn serve<H: PeerHandler>(
     handler: Arc<H>,
     stop: CancellationToken,
 ) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let throttle = Arc::new(LogThrottle::default());
     loop {
         let accepted = tokio::select! {
@@ -73,14 +73,14 @@ pub async fn serve<H: PeerHandler>(
                 continue;
             }
         };
-        let Ok(place) = room.clone().try_acquire_owned() else {
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
             warn!("refused a peer connection: {CONNECTIONS_MAX} are open");
             continue;
         };
         let (tls, handler, stop, throttle) =
             (tls.clone(), handler.clone(), stop.clone(), throttle.clone());
         tokio::spawn(async move {
-            let _place = place;
+            let _permit = permit;
             tokio::select! {
                 () = stop.cancelled() => {}
                 ended = connection(tcp, tls, handler, &throttle) => if let Err(e) = ended {
@@ -167,13 +167,13 @@ async fn read_calls<H: PeerHandler>(
     answers: mpsc::Sender<Answer>,
 ) -> io::Result<()> {
     // A write that is held, or a question about the leader, must not delay the calls behind it.
-    let at_a_time = match hello.purpose {
+    let concurrent = match hello.purpose {
         Purpose::Raft | Purpose::Forward | Purpose::Admin => CALLS_MAX,
         Purpose::Snapshot | Purpose::Presence | Purpose::Probe => 1,
     };
-    let turns = Arc::new(Semaphore::new(at_a_time));
+    let permits = Arc::new(Semaphore::new(concurrent));
     while let Some(call) = frame::read::<Call>(&mut reader, FRAME_MAX_BYTES).await? {
-        let Ok(turn) = turns.clone().acquire_owned().await else {
+        let Ok(permit) = permits.clone().acquire_owned().await else {
             break;
         };
         let (hello, handler, answers) = (hello.clone(), handler.clone(), answers.clone());
@@ -187,14 +187,14 @@ async fn read_calls<H: PeerHandler>(
                     body,
                 })
                 .await;
-            drop(turn);
+            drop(permit);
         };
-        if at_a_time == 1 {
+        if concurrent == 1 {
             work.await;
             continue;
         }
-        // Each call is polled once in the order of the frames: an append that overtook the one before it would have to be
-        // sent again. A call that is done after that needs no task.
+        // Polls each call once in the order of the frames: an append that overtakes the one before it must be sent again.
+        // A call that is finished then needs no task.
         let mut work = Box::pin(work);
         if unconstrained(poll_fn(|cx| {
             Poll::Ready(work.as_mut().poll(cx).is_pending())

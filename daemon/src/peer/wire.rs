@@ -50,7 +50,7 @@ const WRITE_COALESCE_MAX_BYTES: usize = 1024 * 1024;
 /// Why a peer did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
-    /// Nobody listens there: the process is gone. The only failure that proves something.
+    /// Nobody listens there: the process is gone. The only failure that proves it.
     #[error("cannot reach the node: {0}")]
     Refused(String),
     /// It is there, but one end does not accept the other's certificate or hello: trying again does not help.
@@ -133,7 +133,7 @@ impl TlsWire {
         TlsLink { queue }
     }
 
-    /// Sends one request, over a connection of its own.
+    /// Sends one request over a new connection.
     pub async fn ask(
         &self,
         to: Target,
@@ -323,7 +323,7 @@ fn is_rejection(error: &io::Error) -> bool {
     )
 }
 
-/// Another node than the one we meant, or one on an older copy of its data, must not acknowledge anything to us.
+/// A node other than the intended one, or one on an older copy of its data, must not acknowledge anything to this node.
 fn check_peer(
     parts: &WireParts,
     to: &Target,
@@ -388,7 +388,7 @@ impl PendingCalls {
     }
 }
 
-/// Serves one connection; whether it broke. It did not if the link was dropped.
+/// Serves one connection. Returns whether it broke; it did not if the link was dropped.
 async fn run_connection(
     stream: TlsStream<TcpStream>,
     purpose: Purpose,
@@ -471,7 +471,7 @@ async fn read_answers(
             match timeout(stall, &mut next).await {
                 Ok(Ok(Some(answer))) => break answer,
                 Ok(Ok(None) | Err(_)) => return,
-                // The time runs from the call: one that was sent a moment ago must not count the silence before it.
+                // Counted from the call: the silence before a call that has just been sent must not count.
                 Err(_) if pending.due_longer_than(stall) => return,
                 Err(_) => {}
             }
