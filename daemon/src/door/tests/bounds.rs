@@ -232,20 +232,13 @@ async fn the_door_serves_tcp_within_its_limit_until_the_shutdown() {
 #[tokio::test]
 async fn no_bytes_stop_a_connection_from_ending() {
     let node = TestNode::start();
-    // xorshift: the seed is the test's name for a failure.
-    for seed in 1..=200_u64 {
-        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
-        let starts: [&[u8]; 6] = [b"{", b"{\"id\":1,\"op\":\"", b"1|", b"d|a|", b"5|*", b""];
-        let alphabet = b"{}[]\":,|\\\n\r0123id op\0\xff\xc3\x28loginsend";
-        let mut bytes = starts[usize::try_from(next() % 6).unwrap()].to_vec();
-        for _ in 0..next() % 300 {
-            bytes.push(alphabet[usize::try_from(next()).unwrap() % alphabet.len()]);
+    let starts: [&[u8]; 6] = [b"{", b"{\"id\":1,\"op\":\"", b"1|", b"d|a|", b"5|*", b""];
+    let alphabet = b"{}[]\":,|\\\n\r0123id op\0\xff\xc3\x28loginsend";
+    for seed in 1..=200 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut bytes = starts[random.usize(..starts.len())].to_vec();
+        for _ in 0..random.usize(..300) {
+            bytes.push(alphabet[random.usize(..alphabet.len())]);
         }
         let mut client = Client::connect(&node.service);
         client.write(&bytes).await;
