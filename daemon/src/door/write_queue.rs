@@ -86,7 +86,21 @@ pub(super) async fn run(shared: Arc<ConnShared>, mut items: mpsc::Receiver<Box<I
                 }
                 batch.carry_out(&shared, &mut order).await;
             }
-            Work::Request(request) => carry_out(&shared, request, caller, &mut order).await,
+            Work::Request(request) => {
+                let changes_session = request.changes_session();
+                carry_out(
+                    &shared,
+                    request,
+                    caller.reply_to,
+                    caller.arrived,
+                    &mut order,
+                )
+                .await;
+                if changes_session {
+                    shared.session_changed();
+                }
+                drop(caller.permit);
+            }
         }
         if next.is_none() {
             next = items.recv().await;
@@ -160,41 +174,18 @@ async fn answer_post(
 }
 
 /// Carries out a request that takes its turn alone, and answers it.
-async fn carry_out(shared: &ConnShared, request: Request, caller: Caller, order: &mut WriteOrder) {
-    let changes_session = request.changes_session();
-    let (writes, begins_session) = (request.writes(), request.begins_session());
-    let deadline = order.deadline(caller.arrived);
-    let answer = if writes && order.is_given_up(caller.arrived) {
-        Some(Err(no_quorum()))
-    } else {
-        perform(shared, request, deadline).await
-    };
-    if let Some(answer) = answer {
-        if writes && !order.note_answer(&answer) {
-            order.timed_from = Some(Instant::now());
-        }
-        let begun = Instant::now();
-        if begins_session {
-            begin_session(shared, caller.reply_to, answer).await;
-        } else {
-            reply(shared, caller.reply_to, answer).await;
-        }
-        order.note_replied(begun);
-    }
-    if changes_session {
-        shared.session_changed();
-    }
-    drop(caller.permit);
-}
-
-/// `None`: the answer has several lines and is queued already.
-async fn perform(
+async fn carry_out(
     shared: &ConnShared,
     request: Request,
-    deadline: Deadline,
-) -> Option<Result<Success, Failure>> {
+    reply_to: ReplyTo,
+    arrived: Instant,
+    order: &mut WriteOrder,
+) {
     let (service, conn) = (&shared.service, &shared.conn);
-    Some(match request {
+    let (writes, begins_session) = (request.writes(), request.begins_session());
+    let deadline = order.deadline(arrived);
+    let answer = match request {
+        _ if writes && order.is_given_up(arrived) => Err(no_quorum()),
         Request::Register {
             user,
             password,
@@ -219,12 +210,19 @@ async fn perform(
             .resume(conn, token, consistency, deadline)
             .await
             .map(Success::Resumed),
+        Request::PipeRead(read) => return pipe::read(shared, read).await,
         Request::Refuse(failure) => Err(failure),
-        Request::PipeRead(read) => {
-            pipe::read(shared, read).await;
-            return None;
-        }
-    })
+    };
+    if writes && !order.note_answer(&answer) {
+        order.timed_from = Some(Instant::now());
+    }
+    let begun = Instant::now();
+    if begins_session {
+        begin_session(shared, reply_to, answer).await;
+    } else {
+        reply(shared, reply_to, answer).await;
+    }
+    order.note_replied(begun);
 }
 
 /// Answers a login or resume: the reply first, then the events that came since the session was attached.

@@ -18,19 +18,19 @@ pub(super) enum Ended {
     Stalled,
 }
 
-/// Runs until the outbox is finished or the socket refuses. One write may take `stall`.
+/// Runs until the outbox is finished or the socket refuses. One write may take `limit`.
 pub(super) async fn run<W: AsyncWrite + Unpin>(
     mut socket: W,
     outbox: Arc<Outbox>,
-    stall: Duration,
+    limit: Duration,
 ) -> Ended {
-    while let Some(batch) = outbox.take().await {
+    while let Some(chunk) = outbox.take().await {
         let write = async {
-            socket.write_all(&batch.bytes).await?;
+            socket.write_all(&chunk.bytes).await?;
             socket.flush().await
         };
-        match tokio::time::timeout(stall, write).await {
-            Ok(Ok(())) => outbox.written(batch.message),
+        match tokio::time::timeout(limit, write).await {
+            Ok(Ok(())) => outbox.written(chunk.message),
             Ok(Err(_)) => {
                 outbox.finish(None);
                 return Ended::Broken;
@@ -42,6 +42,6 @@ pub(super) async fn run<W: AsyncWrite + Unpin>(
         }
     }
     // An error here means that the other side went first.
-    let _ = tokio::time::timeout(stall, socket.shutdown()).await;
+    let _ = tokio::time::timeout(limit, socket.shutdown()).await;
     Ended::Done
 }
