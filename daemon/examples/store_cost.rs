@@ -7,9 +7,10 @@
 use std::sync::Arc;
 
 use messagebase_daemon::change::{Change, Envelope, LOG_VERSION, Outcome, Secrets};
+use messagebase_daemon::entry::{LogId, LogPayload, LogRow};
 use messagebase_daemon::state::effect::Effect;
 use messagebase_daemon::store::{
-    ApplyItem, EffectSink, Job, LogId, LogPayload, LogRow, MERGE_AT, Store, StoreOptions, Writer,
+    ApplyItem, EffectSink, Job, MERGE_AT, Store, StoreOptions, Writer,
 };
 
 /// Milliseconds since 1970 of the first message.

@@ -13,8 +13,9 @@
 use std::collections::BTreeMap;
 use std::hash::Hasher;
 
+use messagebase_daemon::entry::{LogId, LogRow};
 use messagebase_daemon::raft::Glance;
-use messagebase_daemon::store::{LogId, LogRow, RaftState};
+use messagebase_daemon::store::RaftState;
 
 /// Violations kept; the first one is what matters.
 const VIOLATIONS_MAX: usize = 16;
@@ -348,7 +349,7 @@ fn chained(before: u64, row: &LogRow) -> u64 {
 mod tests {
     use std::sync::Arc;
 
-    use messagebase_daemon::store::LogPayload;
+    use messagebase_daemon::entry::LogPayload;
 
     use super::*;
 

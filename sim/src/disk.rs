@@ -10,9 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use messagebase_daemon::store::{
-    Job, LogId, LogRow, Piece, Readers, Store, StoreError, Writer, digest,
-};
+use messagebase_daemon::entry::{LogId, LogRow};
+use messagebase_daemon::store::{Job, Piece, Readers, Store, StoreError, Writer, digest};
 use openraft_rt::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 

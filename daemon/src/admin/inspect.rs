@@ -7,8 +7,8 @@ use tokio::time::{Instant, timeout};
 
 use super::refusal::{internal, refused};
 use crate::context::NodeContext;
+use crate::entry::LogId;
 use crate::state::read::change_rows;
-use crate::store::LogId;
 use crate::watch;
 
 /// Rows of one SQL answer.

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::formation::new_cluster_id;
 use super::identity::{FIRST_GENERATION, member_of};
 use crate::context::unix_ms;
+use crate::entry::LogId;
 use crate::raft::{alone, raft_id};
 use crate::store::{self, NewLife, RestoreError};
 
@@ -36,7 +37,7 @@ pub fn restore(config: &Config, node: &NodeConfig, from: &Path) -> Result<Restor
     let cluster_id = new_cluster_id()
         .map_err(|e| RestoreError::Failed("make a cluster id", format!("no randomness: {e}")))?;
     let raft_id = raft_id(FIRST_GENERATION, number);
-    let life = |last: store::LogId| {
+    let life = |last: LogId| {
         let (vote, membership) = alone(raft_id, member_of(node), last.term);
         NewLife {
             node: number,

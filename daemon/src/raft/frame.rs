@@ -15,7 +15,7 @@ use super::types::{
     to_log_id,
 };
 use crate::change::{Envelope, Outcome};
-use crate::store::LogId;
+use crate::entry::LogId;
 
 /// A vote on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use openraft::{AsyncRuntime, ServerState};
 use super::api::Wire;
 use super::replica::Replica;
 use super::types::to_log_id;
-use crate::store::LogId;
+use crate::entry::LogId;
 
 /// Copied, not counted: no allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

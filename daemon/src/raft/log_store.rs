@@ -15,7 +15,8 @@ use super::types::{
     Entry, RaftLogId, Types, Vote, entry_to_row, from_log_id, row_to_entry, store_failed,
     to_log_id, vote_from_json, vote_to_json,
 };
-use crate::store::{BoxedDone, Job, LogPayload, LogRow, Store, StoreError};
+use crate::entry::{LogPayload, LogRow};
+use crate::store::{BoxedDone, Job, Store, StoreError};
 
 /// Bytes of entries in one append to a follower; keeps a frame far below its limit, and short what a heartbeat's answer
 /// waits for: the peer's disk must have what came before it.

@@ -196,8 +196,8 @@ mod tests {
     use tokio::sync::{mpsc, oneshot};
 
     use super::*;
+    use crate::entry::LogId;
     use crate::raft::types::{Entry, Vote, from_log_id};
-    use crate::store::LogId;
 
     type Runtime = openraft_rt_tokio::TokioRuntime;
     type Response = AppendEntriesResponse<Types<Runtime>>;

@@ -23,7 +23,7 @@ use super::api::{Link, Target, Wire, WireError};
 use super::frame::{Reply, Request, WireVote, decode, encode, from_wire_vote, to_wire_vote};
 use super::replica::Replica;
 use super::types::{Vote, node_of, to_log_id};
-use crate::store::LogId;
+use crate::entry::LogId;
 
 /// How long one look at the leader takes at most, on a machine that has time for us: [`PATIENCE_TICKS`] ticks.
 const LOOK_MOST: Duration = Duration::from_millis(200);

@@ -12,7 +12,8 @@ use openraft::{AsyncRuntime, EntryPayload, OptionalSend, RaftTypeConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::change::{Envelope, Outcome};
-use crate::store::{LogId, LogPayload, LogRow, StoreError};
+use crate::entry::{LogId, LogPayload, LogRow};
+use crate::store::StoreError;
 
 /// A Raft id is `generation · RAFT_ID_GENERATION + node number`; a generation is never used twice.
 pub const RAFT_ID_GENERATION: u64 = 65_536;

@@ -12,12 +12,11 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot};
 use super::replication::{BoxFuture, Replication};
 use super::{Service, ServiceParts};
 use crate::change::{Change, Envelope, LOG_VERSION, Outcome};
+use crate::entry::{LogId, LogPayload, LogRow};
 use crate::fanout::Fanout;
 use crate::presence::Presence;
 use crate::raft::api::{CampaignError, Draft, NoQuorum, Verdict, View};
-use crate::store::{
-    ApplyItem, Job, LogId, LogPayload, LogRow, MERGE_AT, Store, StoreOptions, spawn_writer,
-};
+use crate::store::{ApplyItem, Job, MERGE_AT, Store, StoreOptions, spawn_writer};
 
 /// When the tests' clock begins, Unix ms.
 pub(crate) const CLOCK_START: u64 = 1_700_000_000_000;

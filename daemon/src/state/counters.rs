@@ -7,7 +7,7 @@ use rusqlite::{Connection, Result, Row, params};
 
 use super::sql::{int, opt_uint, uint};
 use crate::change::Settings;
-use crate::store::LogId;
+use crate::entry::LogId;
 
 /// Clock, counters, settings, and how far the log is applied.
 #[derive(Debug, Clone, PartialEq, Eq)]

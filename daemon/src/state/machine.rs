@@ -10,7 +10,7 @@ use super::index::Memtable;
 use super::warm::Warm;
 use super::{Applied, ApplyError, message, operator, session, user};
 use crate::change::{Change, Envelope, LOG_VERSION, Outcome, Settings};
-use crate::store::{LogId, LogPayload, LogRow};
+use crate::entry::{LogId, LogPayload, LogRow};
 
 /// Applies entries. Keeps between transactions what the next one will most likely need.
 pub struct Machine {

@@ -5,40 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::change::{Envelope, Outcome};
+use crate::change::Outcome;
+use crate::entry::{LogId, LogRow};
 use crate::state::effect::Effect;
-
-/// A place in the log. Ordered by (term, leader, index): with openraft's `leader_id_adv` one term can see several
-/// leaders, so an id without its leader would be ambiguous.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct LogId {
-    /// Raft term.
-    pub term: u64,
-    /// Raft id of the leader (generation · 65536 + node).
-    pub leader: u64,
-    /// Index.
-    pub index: u64,
-}
-
-/// What an entry holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LogPayload {
-    /// A new leader's no-op.
-    Blank,
-    /// A replicated change. Shared: the tail, replication and apply hold the same allocation.
-    Change(Arc<Envelope>),
-    /// Raft's membership as JSON; opaque to the store.
-    Membership(Arc<str>),
-}
-
-/// One entry of the change log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogRow {
-    /// Where it stands.
-    pub id: LogId,
-    /// What it holds.
-    pub payload: LogPayload,
-}
 
 /// Called exactly once, on the writer's thread, after the job's COMMIT or its failure. Must not block.
 pub type BoxedDone<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;

@@ -10,6 +10,7 @@ use nix::sys::statvfs::statvfs;
 use rusqlite::Connection;
 use tracing::subscriber::NoSubscriber;
 
+use super::StoreError;
 use super::files::{DirLock, LockError, beside, make_private_dir, open_private_file, sync_dir};
 use super::open::LOCK;
 use super::readers::open_read_only;
@@ -17,7 +18,7 @@ use super::schema::{BACKUP_TABLE, SCHEMA_VERSION, in_snapshots, migrations};
 use super::shared::{Shared, fatal};
 use super::snapshot::{read_only_uri, remove_if_there};
 use super::writer::Db;
-use super::{LogId, StoreError};
+use crate::entry::LogId;
 use crate::state::Counters;
 use crate::state::sql::{int, uint};
 

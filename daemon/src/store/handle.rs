@@ -10,9 +10,10 @@ use tokio::sync::mpsc;
 use super::shared::{Shared, fatal, lock};
 use super::tail::Plan;
 use super::{
-    Backup, BoxedDone, Identity, Job, LogId, LogRow, OpenError, RaftState, Readers, SnapshotFile,
-    StoreError, StoreOptions, Writer, backup, open, rows, snapshot,
+    Backup, BoxedDone, Identity, Job, OpenError, RaftState, Readers, SnapshotFile, StoreError,
+    StoreOptions, Writer, backup, open, rows, snapshot,
 };
+use crate::entry::{LogId, LogRow};
 use crate::state::Counters;
 use crate::state::sql::int;
 use crate::watch;

@@ -1,6 +1,6 @@
 //! ONE SQLite file, ONE writer. The writer is a [`Writer::step`] that a thread loops over in production and the
 //! simulation calls by itself; readers come from a read-only pool. Knows rows and transactions, not Raft: log
-//! entries are [`LogRow`]s, acknowledgements are closures.
+//! entries are [`LogRow`](crate::entry::LogRow)s, acknowledgements are closures.
 //!
 //! Where to go next: [`Store`] is the handle, [`Writer`] carries out the jobs; `tail` is the log as readers see it,
 //! `snapshot` builds and keeps snapshot files, `open` decides whether a directory may be used.
@@ -28,8 +28,8 @@ mod tests;
 
 pub use crate::state::index::MERGE_AT;
 pub use api::{
-    ApplyItem, BoxedDone, EffectSink, Identity, Job, LocalWrite, LogId, LogPayload, LogRow,
-    OpenError, RaftState, SnapshotFile, StoreError, StoreOptions,
+    ApplyItem, BoxedDone, EffectSink, Identity, Job, LocalWrite, OpenError, RaftState,
+    SnapshotFile, StoreError, StoreOptions,
 };
 pub use backup::{Backup, BackupInfo, NewLife, RestoreError, check_room, restore};
 pub use digest::{TableDigest, digest};

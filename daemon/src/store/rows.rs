@@ -8,8 +8,8 @@ use std::sync::Arc;
 use rusqlite::{Connection, Result, Row};
 use serde::Serialize;
 
-use super::{LogId, LogPayload, LogRow};
 use crate::change::{Change, Envelope};
+use crate::entry::{LogId, LogPayload, LogRow};
 use crate::state::sql::{int, opt_uint, uint};
 
 const BLANK: &str = "{\"blank\":{}}";

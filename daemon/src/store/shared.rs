@@ -8,7 +8,8 @@ use rusqlite::Connection;
 
 use super::files::{DirLock, beside};
 use super::tail::Tail;
-use super::{Identity, LogId, Readers, SnapshotFile, StoreError};
+use super::{Identity, Readers, SnapshotFile, StoreError};
+use crate::entry::LogId;
 use crate::watch;
 
 pub(super) struct Shared {

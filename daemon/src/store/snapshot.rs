@@ -11,7 +11,8 @@ use super::files::{open_private_file, sync_dir};
 use super::readers::open_read_only;
 use super::schema::{SCHEMA_VERSION, in_snapshots, table_ddl};
 use super::shared::{Shared, fatal, lock};
-use super::{LogId, SnapshotFile, StoreError};
+use super::{SnapshotFile, StoreError};
+use crate::entry::LogId;
 use crate::state::Counters;
 
 /// Grows when the file's make-up changes.

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::rows::memory_bytes;
-use super::{LogId, LogRow};
+use crate::entry::{LogId, LogRow};
 
 /// Durable entries are dropped from memory beyond this; entries that are not durable stay, bounded by what Raft has
 /// in flight.

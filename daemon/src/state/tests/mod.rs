@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use super::index::{Memtable, Merge, MergeSchedule};
 use super::*;
 use crate::change::{Change, Envelope, Refusal, Secrets, Settings};
-use crate::store::{LogId, LogPayload, LogRow};
+use crate::entry::{LogId, LogPayload, LogRow};
 
 /// So few messages that a test may merge them.
 const MERGED_EARLY: usize = 3;

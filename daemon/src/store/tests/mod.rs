@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::change::{Change, Envelope, LOG_VERSION, Outcome, Secrets};
+use crate::entry::{LogId, LogPayload, LogRow};
 use crate::state::effect::Effect;
 
 /// Longer than any disk needs; a test that waits so long has failed.

@@ -3,9 +3,10 @@
 
 use super::{APPLY_BYTES_MAX, StateJob, Writer};
 use crate::change::{Change, Outcome};
+use crate::entry::{LogId, LogPayload};
 use crate::state::effect::Effect;
 use crate::store::shared::fatal;
-use crate::store::{ApplyItem, BoxedDone, Job, LogId, LogPayload, StoreError, rows};
+use crate::store::{ApplyItem, BoxedDone, Job, StoreError, rows};
 
 /// Rows that one transaction applies at most.
 const APPLY_ROWS_MAX: usize = 2_000;

@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 
 use super::install::Cleanup;
 use super::{LOG_ROWS_MAX, StateJob, Writer};
+use crate::entry::{LogId, LogRow};
 use crate::state::sql::int;
 use crate::store::shared::{fatal, lock};
-use crate::store::{Identity, Job, LogId, LogRow, StoreError};
+use crate::store::{Identity, Job, StoreError};
 
 /// Jobs held for a snapshot that was not submitted yet. So many that come without it prove that none is on its way.
 const HELD_MAX: usize = 1_024;

@@ -8,8 +8,9 @@
 
 use rusqlite::{Connection, Result};
 
+use crate::entry::LogRow;
 use crate::state::sql::int;
-use crate::store::{LogRow, rows};
+use crate::store::rows;
 
 /// The tables, in their order around the ring.
 pub(in crate::store) const TABLES: [&str; 8] = [
