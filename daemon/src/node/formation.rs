@@ -307,65 +307,52 @@ mod tests {
         (node, Some(reply))
     }
 
+    /// Why `me` waits.
+    fn waits<const N: usize>(me: &LocalNode, others: [(u16, Option<ProbeReply>); N]) -> String {
+        match decide(me, &others.into()) {
+            FormationStep::Wait(why) => why,
+            step => panic!("{step:?}"),
+        }
+    }
+
     #[test]
     fn forms_only_when_everybody_answers_and_is_blank() {
+        let driver = me(1, None, false);
         assert_eq!(
-            decide(&me(1, None, false), &[blank(2), blank(3)].into()),
+            decide(&driver, &[blank(2), blank(3)].into()),
             FormationStep::Form(None)
         );
-        assert!(
-            matches!(decide(&me(1, None, false), &[blank(2), (3, None)].into()), FormationStep::Wait(why) if why.contains("node 3"))
-        );
-        assert!(
-            matches!(decide(&me(2, None, false), &[blank(1), blank(3)].into()), FormationStep::Wait(why) if why.contains("node 1"))
-        );
+        assert!(waits(&driver, [blank(2), (3, None)]).contains("node 3"));
+        assert!(waits(&me(2, None, false), [blank(1), blank(3)]).contains("node 1"));
     }
 
     #[test]
     fn a_wiped_node_waits_for_the_operator() {
         for wiped in [1, 2] {
-            let others = [holds(3 - wiped, "x", true), holds(3, "x", true)].into();
-            assert!(
-                matches!(decide(&me(wiped, None, false), &others), FormationStep::Wait(why) if why.contains("member replace"))
-            );
-            let one_seen = [holds(3 - wiped, "x", true), (3, None)].into();
-            assert!(
-                matches!(decide(&me(wiped, None, false), &one_seen), FormationStep::Wait(why) if why.contains("member replace"))
-            );
+            let (me, other) = (me(wiped, None, false), holds(3 - wiped, "x", true));
+            let all_seen = waits(&me, [other.clone(), holds(3, "x", true)]);
+            let one_seen = waits(&me, [other, (3, None)]);
+            assert!(all_seen.contains("member replace"));
+            assert!(one_seen.contains("member replace"));
         }
     }
 
     #[test]
     fn a_driver_that_crashed_half_way_takes_up_the_same_identity() {
-        assert_eq!(
-            decide(
-                &me(1, Some("x"), false),
-                &[holds(2, "x", false), blank(3)].into()
-            ),
-            FormationStep::Form(Some("x".into()))
-        );
-        assert_eq!(
-            decide(
-                &me(1, None, false),
-                &[holds(2, "x", false), blank(3)].into()
-            ),
-            FormationStep::Form(Some("x".into()))
-        );
-        assert!(matches!(
-            decide(
-                &me(1, Some("y"), false),
-                &[holds(2, "x", false), blank(3)].into()
-            ),
-            FormationStep::Wait(_)
-        ));
+        let others = || [holds(2, "x", false), blank(3)];
+        for held in [Some("x"), None] {
+            assert_eq!(
+                decide(&me(1, held, false), &others().into()),
+                FormationStep::Form(Some("x".into()))
+            );
+        }
+        waits(&me(1, Some("y"), false), others());
     }
 
     #[test]
     fn a_driver_with_an_identity_and_no_log_never_founds_a_second_cluster() {
-        let others = [holds(2, "x", true), holds(3, "x", true)].into();
-        assert!(
-            matches!(decide(&me(1, Some("x"), false), &others), FormationStep::Wait(why) if why.contains("member replace"))
-        );
+        let others = [holds(2, "x", true), holds(3, "x", true)];
+        assert!(waits(&me(1, Some("x"), false), others).contains("member replace"));
     }
 
     #[test]
@@ -398,8 +385,6 @@ mod tests {
         if let Some(reply) = &mut other.1 {
             reply.configured = vec![1, 2];
         }
-        assert!(
-            matches!(decide(&me(1, None, false), &[other, blank(3)].into()), FormationStep::Wait(why) if why.contains("alike"))
-        );
+        assert!(waits(&me(1, None, false), [other, blank(3)]).contains("alike"));
     }
 }

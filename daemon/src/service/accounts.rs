@@ -373,20 +373,23 @@ impl Service {
         secrets: Option<Secrets>,
         deadline: &Deadline,
     ) -> Result<Outcome, Failure> {
+        verdict::outcome(self.propose(actor, body, secrets, deadline).await?)
+    }
+
+    /// Proposes one change. `actor`: the acting session.
+    pub(super) async fn propose(
+        &self,
+        actor: Option<u64>,
+        body: Change,
+        secrets: Option<Secrets>,
+        deadline: &Deadline,
+    ) -> Result<Verdict, Failure> {
+        let within = deadline.proposal_timeout()?;
         let draft = Draft {
             actor,
             body,
             secrets,
         };
-        verdict::outcome(self.propose_draft(draft, deadline).await?)
-    }
-
-    pub(super) async fn propose_draft(
-        &self,
-        draft: Draft,
-        deadline: &Deadline,
-    ) -> Result<Verdict, Failure> {
-        let within = deadline.proposal_timeout()?;
         let mut verdicts = self.replication.propose(vec![draft], within).await;
         verdicts
             .pop()

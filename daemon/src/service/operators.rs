@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::verdict::{self, Unapplied};
 use super::{Deadline, Service, send_key};
 use crate::change::{Change, Outcome, Refusal, Secrets};
-use crate::raft::api::{Draft, Verdict};
+use crate::raft::api::Verdict;
 use crate::state::read::{self, Account};
 
 /// Rows of one list.
@@ -122,7 +122,7 @@ impl Service {
         }
         let name = name.to_owned();
         match self
-            .propose_operation(Change::Remove { name }, None, &deadline)
+            .propose(None, Change::Remove { name }, None, &deadline)
             .await?
         {
             Verdict::InDoubt(Refusal::NoSuchUser)
@@ -150,22 +150,8 @@ impl Service {
 
     async fn operate(&self, body: Change, secrets: Option<Secrets>) -> Result<(), OperatorError> {
         let deadline = Deadline::from_arrival(Instant::now());
-        let verdict = self.propose_operation(body, secrets, &deadline).await?;
+        let verdict = self.propose(None, body, secrets, &deadline).await?;
         Ok(verdict::applied(verdict).map(drop)?)
-    }
-
-    async fn propose_operation(
-        &self,
-        body: Change,
-        secrets: Option<Secrets>,
-        deadline: &Deadline,
-    ) -> Result<Verdict, Failure> {
-        let draft = Draft {
-            actor: None,
-            body,
-            secrets,
-        };
-        self.propose_draft(draft, deadline).await
     }
 }
 

@@ -82,7 +82,7 @@ async fn invalid_utf8_is_a_malformed_line() {
 #[tokio::test]
 async fn a_slow_reader_is_dropped_and_loses_nothing() {
     let node = node_with(&["ann", "bob"]).await;
-    // However short: the last line waits for a reader that resumes, as long as any write does.
+    // Even without a grace time the last line waits for a reader that resumes, as long as any write does.
     let timeouts = Timeouts {
         grace: Duration::ZERO,
         ..Timeouts::default()
@@ -262,7 +262,7 @@ async fn no_bytes_stop_a_connection_from_ending() {
     }
 }
 
-/// A server's and a client's TLS under one throw-away CA.
+/// The TLS configurations of a server and a client under one temporary CA.
 fn tls() -> (tokio_rustls::TlsAcceptor, tokio_rustls::TlsConnector) {
     use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");

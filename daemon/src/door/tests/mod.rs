@@ -23,15 +23,15 @@ const PASSWORD: &str = "correct horse";
 /// Bytes that an in-memory stream holds each way.
 const STREAM_BYTES: usize = 64 * 1024;
 
-/// Waits for something with a reason to name when it does not come.
+/// Awaits a future; names what was missing when it takes too long.
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(value) => value,
-        Err(_) => panic!("waited {DEADLINE:?} in vain for {what}"),
+        Err(_) => panic!("{what} did not come within {DEADLINE:?}"),
     }
 }
 
-/// Polls a condition; the one place in these tests that does.
+/// Polls until a condition holds. No other test code polls.
 async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     within(what, async {
         let mut tick = tokio::time::interval(Duration::from_millis(2));
@@ -47,7 +47,7 @@ struct Client {
     reader: BufReader<ReadHalf<DuplexStream>>,
     writer: WriteHalf<DuplexStream>,
     next_id: u64,
-    /// Lines that came while another one was waited for.
+    /// Lines that arrived while another one was awaited.
     aside: Vec<Value>,
 }
 
