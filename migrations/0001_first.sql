@@ -2,8 +2,7 @@
 -- Times are Unix ms. Tables of four kinds:
 --   replicated (in snapshots, backups and digests): users, retired_users, messages, send_keys, account_keys,
 --     sessions, mailboxes, replicated_state
---   indexes of messages, each node's own work (in snapshots, not in digests): message_index, message_keys,
---     message_lists
+--   the index of messages, each node's own work (in snapshots, not in digests): message_index, message_lists
 --   the change log: log_0 to log_7
 --   this node's own: node, peer_boots
 
@@ -39,18 +38,21 @@ CREATE TABLE messages (
   key          TEXT    NOT NULL,                -- idempotency key, scoped to the sender
   body         TEXT    NOT NULL                 -- last, so that what is before it is read without its overflow pages
 ) STRICT;
--- What may be forgotten once it was delivered long enough ago. Grows at its end, so it costs little; the indexes that
--- would not are message_keys and its like.
+-- A key is one message of its sender. By key first: keys that begin with the time, as our own client's do, are then
+-- written at the index's end, which costs little.
+CREATE UNIQUE INDEX messages_key ON messages (key, sender_id);
+-- What may be forgotten once it was delivered long enough ago. Grows at its end, too.
 CREATE INDEX messages_delivered ON messages (delivered_at, id) WHERE delivered_at IS NOT NULL;
 
--- Keys of messages whose row is gone: a key is permanent, it outlives the message and its recipient.
+-- Tombstones of messages whose row is gone: a key is permanent, it outlives the message and its recipient. By key first,
+-- as in messages_key: every send looks here.
 CREATE TABLE send_keys (
   sender_id  INTEGER NOT NULL,
   key        TEXT    NOT NULL,
   digest     BLOB    NOT NULL,                  -- SHA-256 of the folded recipient, a NUL and the body
   message_id INTEGER NOT NULL,
   sent_at    INTEGER NOT NULL,
-  PRIMARY KEY (sender_id, key)
+  PRIMARY KEY (key, sender_id)
 ) STRICT, WITHOUT ROWID;
 
 -- Keys of register, password and delete with their first answer.
@@ -104,32 +106,22 @@ CREATE TABLE replicated_state (
 INSERT INTO replicated_state (one, clock, next_user_id, next_message_id, next_session_id, settings)
 VALUES (1, 0, 1, 1, 1, '{"registration_open":true,"session_days":30,"sessions_per_user":16,"queued_messages_per_user":10000,"queued_bytes_per_user":67108864,"delivered_days":0}');
 
--- ── indexes of messages ─────────────────────────────────────────────────────────────────────────────────────────
--- Not SQL indexes: their entries of the newest messages are in memory and written here thousands at a time, in order.
--- What is said of messages up to merged_through is whole; behind it only `messages` is.
+-- ── the index of messages ───────────────────────────────────────────────────────────────────────────────────────
+-- Not an SQL index: the newest messages are in memory and written here thousands at a time, in order. The table holds
+-- all messages up to merged_through and some behind it, of which only `messages` is whole.
 CREATE TABLE message_index (
   one            INTEGER PRIMARY KEY CHECK (one = 1),
   merged_through INTEGER NOT NULL
 ) STRICT;
 INSERT INTO message_index (one, merged_through) VALUES (1, 0);
 
--- By key first: keys that begin with the time, as our own client's do, are then written at the table's end.
-CREATE TABLE message_keys (
-  key        TEXT    NOT NULL,
-  sender_id  INTEGER NOT NULL,
-  message_id INTEGER NOT NULL,
-  PRIMARY KEY (key, sender_id)
-) STRICT, WITHOUT ROWID;
-
--- A user's messages: a row has some that follow each other, because a row for each would take most of the index's time
--- and room. What two users said to each other is found in the shorter one of their lists.
+-- The messages to and from each user. What two users said to each other is found in the shorter one of their lists.
 CREATE TABLE message_lists (
   user_id INTEGER NOT NULL,
   side    INTEGER NOT NULL,                     -- 0: to the user, 1: from the user
-  last_id INTEGER NOT NULL,                     -- no id of the row is greater; all of the next row's are
-  ids     TEXT    NOT NULL,                     -- message ids, ascending: a JSON array
-  others  TEXT    NOT NULL,                     -- of each message the sender or the recipient: a JSON array
-  PRIMARY KEY (user_id, side, last_id)
+  id      INTEGER NOT NULL,                     -- of the message
+  other   INTEGER NOT NULL,                     -- id of the sender or the recipient
+  PRIMARY KEY (user_id, side, id)
 ) STRICT, WITHOUT ROWID;
 
 -- ── the change log ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -202,12 +194,10 @@ CREATE VIEW queued_messages (id, sender, recipient, body, sent_at) AS
          coalesce((SELECT name FROM user_names WHERE id = m.recipient_id), 'user ' || m.recipient_id),
          m.body,
          strftime('%Y-%m-%dT%H:%M:%S', m.sent_at / 1000, 'unixepoch') || printf('.%03dZ', m.sent_at % 1000)
-    FROM (SELECT x.value AS id
+    FROM (SELECT l.id
             FROM mailboxes b
-      CROSS JOIN message_lists l
-              ON l.user_id = b.user_id AND l.side = 0 AND l.last_id > b.delivered_through
-      CROSS JOIN json_each(l.ids) x ON x.value > b.delivered_through
-           WHERE b.queued_messages > 0 AND x.value <= (SELECT merged_through FROM message_index)
+      CROSS JOIN message_lists l ON l.user_id = b.user_id AND l.side = 0 AND l.id > b.delivered_through
+           WHERE b.queued_messages > 0 AND l.id <= (SELECT merged_through FROM message_index)
           UNION ALL
           SELECT id FROM messages WHERE id > (SELECT merged_through FROM message_index)) q
     JOIN messages m ON m.id = q.id

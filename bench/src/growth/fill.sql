@@ -26,18 +26,12 @@ INSERT INTO messages (id, sender_id, recipient_id, sent_at, delivered_at, key, b
          printf('%.*c', 256, 'x')
     FROM i, replicated_state;
 
--- The indexes of messages, in their order.
-INSERT INTO message_keys (key, sender_id, message_id)
-  SELECT key, sender_id, id FROM messages ORDER BY key, sender_id;
--- Rows as merges would have written them: 16 messages of one list each.
-INSERT INTO message_lists (user_id, side, last_id, ids, others)
-  SELECT user_id, side, max(id), json_group_array(id), json_group_array(other)
-    FROM (SELECT user_id, side, id, other, (row_number() OVER (PARTITION BY user_id, side ORDER BY id) - 1) / 16 AS part
-            FROM (SELECT sender_id AS user_id, 1 AS side, id, recipient_id AS other FROM messages
-                  UNION ALL
-                  SELECT recipient_id, 0, id, sender_id FROM messages)
-           ORDER BY user_id, side, id)
-   GROUP BY user_id, side, part;
+-- The index of messages, in its order.
+INSERT INTO message_lists (user_id, side, id, other)
+  SELECT sender_id AS user_id, 1 AS side, id, recipient_id FROM messages
+  UNION ALL
+  SELECT recipient_id, 0, id, sender_id FROM messages
+   ORDER BY user_id, side, id;
 UPDATE message_index SET merged_through = (SELECT max(id) FROM messages);
 
 INSERT INTO mailboxes (user_id, queued_messages, queued_bytes, delivered_through, sent, received)

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::ctx::{Ctx, Stop, UserRecord};
 use super::effect::{Effect, NewMessage};
-use super::index::{self, Entry, Index, KeyUse, List};
-use super::sql::{int, uint};
+use super::index::{self, Index, IndexedMessage, List};
+use super::sql::{int, opt_uint, uint};
 use super::warm::{Mailbox, Recipient};
 use crate::change::{Envelope, Outcome, Refusal};
 
@@ -66,11 +66,10 @@ pub(super) fn send(
             },
         );
     }
-    ctx.memtable.add(Entry {
+    ctx.memtable.add(IndexedMessage {
         id,
         sender: user,
         recipient: to,
-        key,
     });
     ctx.effects.push(Effect::Message {
         sender: user,
@@ -94,55 +93,38 @@ fn first_answer(
     body: &str,
     key: &str,
 ) -> Result<Option<Outcome>, Stop> {
-    let kept = match index::by_key(ctx.tx, ctx.memtable, user, key)? {
-        KeyUse::Never => return Ok(None),
-        KeyUse::PerhapsGone => None,
-        KeyUse::Message(id) => ctx.first(
-            "SELECT m.id, m.sent_at, m.body = ?2, u.id,
-                    coalesce(u.name_folded, (SELECT r.name_folded FROM retired_users r WHERE r.id = m.recipient_id)) = ?3
-               FROM messages m LEFT JOIN users u ON u.id = m.recipient_id WHERE m.id = ?1",
-            (int(id), body, to_folded),
-            |row| {
-                let same = row.get::<_, bool>(2)? && row.get::<_, Option<bool>>(4)?.unwrap_or(false);
-                Ok((uint(row, 0)?, uint(row, 1)?, same, super::sql::opt_uint(row, 3)?))
-            },
-        )?,
-    };
-    if let Some((id, sent_at, same, recipient)) = kept {
-        if !same {
-            return Err(Refusal::KeyReused.into());
-        }
-        return Ok(Some(Outcome::Sent {
-            id,
-            sent_at,
+    // One statement for both places, because nearly every send brings a new key. A tombstone may outlive the message
+    // of a recipient who is still there; but a name that was freed and registered again belongs to somebody else, whose
+    // account is younger than the message.
+    const FIRST: &str = "
+        SELECT m.id, m.sent_at, u.id, m.body, NULL,
+               coalesce(u.name_folded, (SELECT name_folded FROM retired_users WHERE id = m.recipient_id)) = ?3
+          FROM messages m LEFT JOIN users u ON u.id = m.recipient_id WHERE m.key = ?1 AND m.sender_id = ?2
+         UNION ALL
+        SELECT k.message_id, k.sent_at, (SELECT id FROM users WHERE name_folded = ?3 AND created_at < k.sent_at),
+               NULL, k.digest, NULL
+          FROM send_keys k WHERE k.key = ?1 AND k.sender_id = ?2";
+    let first = ctx.first(FIRST, (key, int(user), to_folded), |row| {
+        let same = match row.get_ref(4)?.as_blob_or_null()? {
+            Some(first) => first == digest(to_folded, body),
+            None => {
+                let same_name = row.get::<_, Option<bool>>(5)?.unwrap_or(false);
+                same_name && row.get_ref(3)?.as_str()? == body
+            }
+        };
+        let answer = Outcome::Sent {
+            id: uint(row, 0)?,
+            sent_at: uint(row, 1)?,
             duplicate: true,
-            recipient,
-        }));
+            recipient: opt_uint(row, 2)?,
+        };
+        Ok(same.then_some(answer))
+    })?;
+    match first {
+        None => Ok(None),
+        Some(Some(answer)) => Ok(Some(answer)),
+        Some(None) => Err(Refusal::KeyReused.into()),
     }
-    let gone = ctx.first(
-        "SELECT message_id, sent_at, digest FROM send_keys WHERE sender_id = ?1 AND key = ?2",
-        (int(user), key),
-        |row| Ok((uint(row, 0)?, uint(row, 1)?, row.get::<_, Vec<u8>>(2)?)),
-    )?;
-    let Some((id, sent_at, first_digest)) = gone else {
-        return Ok(None);
-    };
-    if first_digest != digest(to_folded, body) {
-        return Err(Refusal::KeyReused.into());
-    }
-    // The row may be forgotten while its recipient is still there; but a name that was freed and registered again
-    // belongs to somebody else, whose account then is younger than the message.
-    let recipient = ctx.first(
-        "SELECT id FROM users WHERE name_folded = ?1 AND created_at < ?2",
-        (to_folded, int(sent_at)),
-        |row| uint(row, 0),
-    )?;
-    Ok(Some(Outcome::Sent {
-        id,
-        sent_at,
-        duplicate: true,
-        recipient,
-    }))
 }
 
 /// The recipient's mailbox with one message more, if there is room.
@@ -238,9 +220,9 @@ pub(super) fn forget_delivered(ctx: &mut Ctx<'_>, at_most: u32) -> Result<Outcom
                          (SELECT name_folded FROM retired_users WHERE id = m.recipient_id), '')
            FROM messages m WHERE m.delivered_at < ?1 ORDER BY m.delivered_at, m.id LIMIT ?2",
         (int(before), at_most),
-        |row| doomed(row, &row.get::<_, String>(6)?),
+        |row| MessageTombstone::of(row, row.get_ref(6)?.as_str()?),
     )?;
-    bury(ctx, &forgotten)?;
+    tombstone(ctx, &forgotten)?;
     Ok(Outcome::Done)
 }
 
@@ -251,64 +233,63 @@ pub(super) fn drop_queued(ctx: &mut Ctx<'_>, recipient: &UserRecord) -> Result<(
             "SELECT id, sender_id, key, sent_at, body, recipient_id FROM messages
               WHERE id = ?1 AND delivered_at IS NULL",
             [int(id)],
-            |row| doomed(row, &recipient.name_folded),
+            |row| MessageTombstone::of(row, &recipient.name_folded),
         )?;
-        bury(ctx, dropped.as_slice())?;
+        tombstone(ctx, dropped.as_slice())?;
     }
     Ok(())
 }
 
-/// What stays of a message whose row goes.
-struct Doomed {
-    id: u64,
-    sender: u64,
-    recipient: u64,
+/// What `send_keys` keeps of a message whose row is deleted: its key stays used.
+struct MessageTombstone {
+    message: IndexedMessage,
     key: String,
     sent_at: u64,
     digest: [u8; 32],
 }
 
-fn doomed(row: &Row<'_>, recipient_folded: &str) -> rusqlite::Result<Doomed> {
-    let body = row.get_ref(4)?.as_str()?;
-    Ok(Doomed {
-        id: uint(row, 0)?,
-        sender: uint(row, 1)?,
-        recipient: uint(row, 5)?,
-        key: row.get(2)?,
-        sent_at: uint(row, 3)?,
-        digest: digest(recipient_folded, body),
-    })
+impl MessageTombstone {
+    /// From the columns `id, sender_id, key, sent_at, body, recipient_id`.
+    fn of(row: &Row<'_>, recipient_folded: &str) -> rusqlite::Result<MessageTombstone> {
+        let body = row.get_ref(4)?.as_str()?;
+        Ok(MessageTombstone {
+            message: IndexedMessage {
+                id: uint(row, 0)?,
+                sender: uint(row, 1)?,
+                recipient: uint(row, 5)?,
+            },
+            key: row.get(2)?,
+            sent_at: uint(row, 3)?,
+            digest: digest(recipient_folded, body),
+        })
+    }
 }
 
-fn bury(ctx: &mut Ctx<'_>, messages: &[Doomed]) -> Result<(), Stop> {
-    for m in messages {
-        let entry = Entry {
-            id: m.id,
-            sender: m.sender,
-            recipient: m.recipient,
-            key: &m.key,
-        };
-        index::remove(ctx.tx, ctx.memtable, entry)?;
+/// Deletes messages and keeps their tombstones.
+fn tombstone(ctx: &mut Ctx<'_>, messages: &[MessageTombstone]) -> Result<(), Stop> {
+    for kept in messages {
+        let IndexedMessage {
+            id,
+            sender,
+            recipient,
+        } = kept.message;
+        index::remove(ctx.tx, ctx.memtable, kept.message)?;
         ctx.exec(
             "INSERT INTO send_keys (sender_id, key, digest, message_id, sent_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-            (int(m.sender), &m.key, &m.digest[..], int(m.id), int(m.sent_at)),
+            (int(sender), &kept.key, &kept.digest[..], int(id), int(kept.sent_at)),
         )?;
-        ctx.exec("DELETE FROM messages WHERE id = ?1", [int(m.id)])?;
-        // Whoever is deleted has no mailbox any more.
-        if let Some(mailbox) = ctx.warm.mailbox(ctx.tx, m.sender)? {
-            ctx.warm.set_mailbox(
-                m.sender,
-                Mailbox {
-                    sent: mailbox.sent.saturating_sub(1),
-                    ..mailbox
-                },
-            );
+        ctx.exec("DELETE FROM messages WHERE id = ?1", [int(id)])?;
+        // A deleted account has no mailbox any more.
+        if let Some(mailbox) = ctx.warm.mailbox(ctx.tx, sender)? {
+            let sent = mailbox.sent.saturating_sub(1);
+            ctx.warm.set_mailbox(sender, Mailbox { sent, ..mailbox });
         }
-        if let Some(mailbox) = ctx.warm.mailbox(ctx.tx, m.recipient)? {
+        if let Some(mailbox) = ctx.warm.mailbox(ctx.tx, recipient)? {
+            let received = mailbox.received.saturating_sub(1);
             ctx.warm.set_mailbox(
-                m.recipient,
+                recipient,
                 Mailbox {
-                    received: mailbox.received.saturating_sub(1),
+                    received,
                     ..mailbox
                 },
             );

@@ -30,7 +30,7 @@ pub(super) const STATE_TABLE: Table = Table {
 };
 
 /// Tables with rows of users' making: what a snapshot install stages and switches. The replicated ones come first.
-pub(super) const ROW_TABLES: [Table; 10] = [
+pub(super) const ROW_TABLES: [Table; 9] = [
     Table {
         name: "users",
         key: "id",
@@ -45,7 +45,7 @@ pub(super) const ROW_TABLES: [Table; 10] = [
     },
     Table {
         name: "send_keys",
-        key: "sender_id, key",
+        key: "key, sender_id",
     },
     Table {
         name: "account_keys",
@@ -64,12 +64,8 @@ pub(super) const ROW_TABLES: [Table; 10] = [
         key: "one",
     },
     Table {
-        name: "message_keys",
-        key: "key, sender_id",
-    },
-    Table {
         name: "message_lists",
-        key: "user_id, side, last_id",
+        key: "user_id, side, id",
     },
 ];
 /// How many of them are replicated. The rest follows from them, each node at its own pace: nothing to compare.

@@ -1,23 +1,20 @@
-//! The entries of the newest messages. Shared by the writer, which adds and merges, and the readers.
+//! The newest messages, which are not in the table yet. Shared by the writer, which adds and merges, and the readers.
 
 use std::collections::HashSet;
-use std::hash::BuildHasher;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use foldhash::quality::RandomState;
 use rusqlite::{Connection, Result};
 
-use super::filter::KeyFilter;
 use super::generation::Generation;
-use super::{Entry, List, merged_through};
+use super::lists::{IndexedMessage, List, merged_through};
 use crate::state::sql::{int, uint};
 
-/// Messages after which the entries collected so far are merged into the tables: enough that a page written takes
-/// many of them, few enough that they take little memory and are read again in tens of milliseconds after a crash.
+/// Messages after which those collected so far are merged into the table: enough that a written page takes many of
+/// them, few enough that they take little memory and are read again in tens of milliseconds after a crash.
 pub const MERGE_AT: usize = 16_384;
 
-/// Room is kept for so many times as many messages at most.
+/// An emptied generation of at most this many merges' messages is kept for its allocations.
 const SPARE_MAX: usize = 2;
 
 /// The memory part of the index; clones are the same one.
@@ -66,20 +63,10 @@ struct Generations {
     merged: Option<Arc<Generation>>,
     merging: Option<Arc<Generation>>,
     active: Generation,
-    /// Empty: the room of the last one of which nobody needs anything any more.
+    /// Empty: the allocations of the last one that no reader needs any more.
     spare: Generation,
-    /// Messages whose rows went before their entries were merged.
+    /// Messages that were deleted before they were merged.
     gone: HashSet<u64>,
-    filter: KeyFilter,
-    /// Of all keys, here and in the filter.
-    hasher: RandomState,
-}
-
-/// Where the message of a key is to be found.
-pub(super) enum Found {
-    Here(u64),
-    PerhapsInTables,
-    Nowhere,
 }
 
 impl Generations {
@@ -101,7 +88,10 @@ impl Memtable {
         }
     }
 
-    /// Of the messages that are not in the tables yet.
+    /// Of the messages that are not in the table yet.
+    ///
+    /// # Errors
+    /// SQLite's.
     pub fn load(conn: &Connection, schedule: MergeSchedule) -> Result<Memtable> {
         let memtable = Memtable::new(schedule);
         memtable.reload(conn)?;
@@ -109,76 +99,37 @@ impl Memtable {
     }
 
     /// Begins anew: the state was replaced by a snapshot's. To be called before its COMMIT, so that no reader sees
-    /// the new messages without their entries.
+    /// the new messages and misses them in the index.
+    ///
+    /// # Errors
+    /// SQLite's.
     pub fn reload(&self, conn: &Connection) -> Result<()> {
         let after = merged_through(conn)?;
         let mut new = Generations {
             after,
-            active: Generation::read_behind(after),
+            active: Generation::behind(after),
             ..Generations::default()
         };
         let mut statement = conn.prepare(
-            "SELECT id, sender_id, recipient_id, key FROM messages WHERE id > ?1 ORDER BY id",
+            "SELECT id, sender_id, recipient_id FROM messages WHERE id > ?1 ORDER BY id",
         )?;
         let mut found = statement.query([int(after)])?;
         while let Some(row) = found.next()? {
-            let key = row.get_ref(3)?.as_str()?;
-            let entry = Entry {
+            new.active.add(IndexedMessage {
                 id: uint(row, 0)?,
                 sender: uint(row, 1)?,
                 recipient: uint(row, 2)?,
-                key,
-            };
-            new.active.add(entry, &new.hasher);
+            });
         }
         *self.lock() = new;
         Ok(())
     }
 
     /// A message that the open transaction inserts. The last thing that its change does: nothing takes it back.
-    pub fn add(&self, entry: Entry<'_>) {
-        let Generations {
-            active,
-            hasher,
-            added,
-            ..
-        } = &mut *self.lock();
-        active.add(entry, hasher);
-        *added += 1;
-    }
-
-    pub(super) fn by_key(&self, sender: u64, key: &str) -> Found {
-        let generations = self.lock();
-        let hash = generations.hasher.hash_one((sender, key));
-        match generations
-            .all()
-            .find_map(|generation| generation.by_key(sender, key, hash))
-        {
-            Some(id) => Found::Here(id),
-            None if generations.filter.may_hold(hash) => Found::PerhapsInTables,
-            None => Found::Nowhere,
-        }
-    }
-
-    /// These keys are being written to a table.
-    pub(super) fn in_table<'a>(&self, keys: impl Iterator<Item = (u64, &'a str)>) {
-        let Generations { filter, hasher, .. } = &mut *self.lock();
-        keys.for_each(|key| filter.add_new(hasher.hash_one(key)));
-    }
-
-    /// Reads some of the keys that are in the tables already; false once all were read.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn fill_filter(&self, conn: &Connection, at_most: usize) -> Result<bool> {
-        // Not under the lock, for which readers wait. Only the writer comes here.
-        let Some(place) = self.lock().filter.unread_behind() else {
-            return Ok(false);
-        };
-        let keys = place.read_on(conn, at_most)?;
-        let Generations { filter, hasher, .. } = &mut *self.lock();
-        filter.take(keys, hasher);
-        Ok(true)
+    pub fn add(&self, message: IndexedMessage) {
+        let mut generations = self.lock();
+        generations.active.add(message);
+        generations.added += 1;
     }
 
     /// The first `limit` ids of the range. `None`: messages behind `merged_through` have left the memory.
@@ -236,18 +187,11 @@ impl Memtable {
         None
     }
 
-    /// The row of this message goes, unless its change is taken back; its key goes to another table.
-    pub(super) fn is_gone(&self, id: u64, sender: u64, key: &str) {
-        let Generations {
-            after,
-            gone,
-            filter,
-            hasher,
-            ..
-        } = &mut *self.lock();
-        filter.add(hasher.hash_one((sender, key)));
-        if id > *after {
-            gone.insert(id);
+    /// The row of this message is deleted, unless the change is rolled back.
+    pub(super) fn is_gone(&self, id: u64) {
+        let mut generations = self.lock();
+        if id > generations.after {
+            generations.gone.insert(id);
         }
     }
 

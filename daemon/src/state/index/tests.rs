@@ -1,11 +1,8 @@
 //! The index against what `messages` itself says, through merges, crashes and rows that go.
 
-use std::collections::BTreeMap;
-
 use rusqlite::Connection;
 
-use super::lists::ROW_MESSAGES_MAX;
-use super::{Entry, Index, KeyUse, List, Memtable, Merge, MergeSchedule, by_key, remove};
+use super::{Index, IndexedMessage, List, Memtable, Merge, MergeSchedule, remove};
 use crate::state::sql::{int, uint};
 
 const USERS: u64 = 5;
@@ -17,15 +14,6 @@ struct World {
     memtable: Memtable,
     merge: Option<Merge>,
     next_id: u64,
-}
-
-/// SplitMix64 (Steele et al., 2014).
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 fn schema(conn: &Connection) {
@@ -55,36 +43,27 @@ impl World {
                 (int(id), int(sender), int(recipient), &key),
             )
             .unwrap();
-        self.memtable.add(Entry {
+        self.memtable.add(IndexedMessage {
             id,
             sender,
             recipient,
-            key: &key,
         });
     }
 
     fn forget(&mut self, id: u64) {
         let found = self.conn.query_row(
-            "DELETE FROM messages WHERE id = ?1 RETURNING sender_id, recipient_id, key",
+            "DELETE FROM messages WHERE id = ?1 RETURNING sender_id, recipient_id",
             [int(id)],
-            |row| Ok((uint(row, 0)?, uint(row, 1)?, row.get::<_, String>(2)?)),
-        );
-        if let Ok((sender, recipient, key)) = found {
-            const KEPT: &str = "INSERT INTO send_keys (sender_id, key, digest, message_id, sent_at) VALUES (?1, ?2, x'', ?3, 0)";
-            self.conn
-                .execute(KEPT, (int(sender), &key, int(id)))
-                .unwrap();
-            remove(
-                &self.conn,
-                &self.memtable,
-                Entry {
+            |row| {
+                Ok(IndexedMessage {
                     id,
-                    sender,
-                    recipient,
-                    key: &key,
-                },
-            )
-            .unwrap();
+                    sender: uint(row, 0)?,
+                    recipient: uint(row, 1)?,
+                })
+            },
+        );
+        if let Ok(message) = found {
+            remove(&self.conn, &self.memtable, message).unwrap();
         }
     }
 
@@ -156,79 +135,24 @@ impl World {
                 );
             }
         }
-        for id in self.ids("true") {
-            let owner: i64 = self
-                .conn
-                .query_row(
-                    "SELECT sender_id FROM messages WHERE id = ?1",
-                    [int(id)],
-                    |r| r.get(0),
-                )
-                .unwrap();
-            let found = by_key(
-                &self.conn,
-                &self.memtable,
-                owner.unsigned_abs(),
-                &format!("k{id}"),
-            )
-            .unwrap();
-            assert_eq!(found, KeyUse::Message(id), "{what}: key of {id}");
-        }
-        let mut statement = self
-            .conn
-            .prepare("SELECT sender_id, key FROM send_keys")
-            .unwrap();
-        let kept = statement
-            .query_map([], |row| Ok((uint(row, 0)?, row.get::<_, String>(1)?)))
-            .unwrap();
-        for (sender, key) in kept.map(Result::unwrap) {
-            let found = by_key(&self.conn, &self.memtable, sender, &key).unwrap();
-            assert_ne!(found, KeyUse::Never, "{what}: {key} outlives its message");
-        }
-        let never = by_key(&self.conn, &self.memtable, 1, "never used").unwrap();
-        assert!(!matches!(never, KeyUse::Message(_)), "{what}: {never:?}");
     }
 }
 
 impl World {
-    /// Once all is merged: each list has its messages, once, in rows that don't overlap.
+    /// Once all is merged: each list has its messages, and no others.
     fn check_rows(&self, what: &str) {
-        const ROWS: &str =
-            "SELECT user_id, side, last_id, ids, others FROM message_lists ORDER BY 1, 2, 3";
-        let mut statement = self.conn.prepare(ROWS).unwrap();
-        let mut listed: BTreeMap<[i64; 2], Vec<(u64, i64)>> = BTreeMap::new();
-        let mut rows = statement.query([]).unwrap();
-        while let Some(row) = rows.next().unwrap() {
-            let list = listed
-                .entry([0, 1].map(|n| row.get(n).unwrap()))
-                .or_default();
-            let ids: Vec<u64> = serde_json::from_str(&row.get::<_, String>(3).unwrap()).unwrap();
-            let others: Vec<i64> = serde_json::from_str(&row.get::<_, String>(4).unwrap()).unwrap();
-            assert!(
-                !ids.is_empty() && ids.len() <= ROW_MESSAGES_MAX && ids.len() == others.len(),
-                "{what}: {ids:?}"
-            );
-            assert!(
-                ids.last() <= Some(&uint(row, 2).unwrap()),
-                "{what}: {ids:?}"
-            );
-            list.extend(ids.into_iter().zip(others));
-        }
-        let mut expected: BTreeMap<[i64; 2], Vec<(u64, i64)>> = BTreeMap::new();
-        let mut statement = self
-            .conn
-            .prepare("SELECT id, sender_id, recipient_id FROM messages ORDER BY id")
-            .unwrap();
-        let mut rows = statement.query([]).unwrap();
-        while let Some(row) = rows.next().unwrap() {
-            let [id, from, to]: [i64; 3] = [0, 1, 2].map(|n| row.get(n).unwrap());
-            for (list, other) in [([to, 0], from), ([from, 1], to)] {
-                expected
-                    .entry(list)
-                    .or_default()
-                    .push((id.unsigned_abs(), other));
-            }
-        }
+        let rows = |sql: &str| -> Vec<[i64; 4]> {
+            let mut statement = self.conn.prepare(sql).unwrap();
+            let found = statement.query_map([], |row| {
+                Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?])
+            });
+            found.unwrap().map(Result::unwrap).collect()
+        };
+        let listed = rows("SELECT user_id, side, id, other FROM message_lists ORDER BY 1, 2, 3");
+        let expected = rows(
+            "SELECT recipient_id, 0, id, sender_id FROM messages
+             UNION ALL SELECT sender_id, 1, id, recipient_id FROM messages ORDER BY 1, 2, 3",
+        );
         assert_eq!(listed, expected, "{what}");
     }
 }
@@ -237,65 +161,26 @@ impl World {
 fn whatever_happens_the_index_finds_what_is_there() {
     for seed in 0..40 {
         let mut world = World::new();
-        let mut state = seed;
+        let mut random = fastrand::Rng::with_seed(seed);
         for step in 0..120 {
-            let roll = random(&mut state) % 100;
-            let (a, b) = (
-                random(&mut state) % USERS + 1,
-                random(&mut state) % USERS + 1,
-            );
+            let roll = random.u64(..100);
+            let (a, b) = (random.u64(1..=USERS), random.u64(1..=USERS));
             match roll {
                 0..60 => world.send(a, b),
-                60..70 => world.forget(random(&mut state) % world.next_id),
-                70..90 => {
-                    world.merge(1 + (random(&mut state) % 9) as usize);
-                }
-                90..95 => {
-                    world
-                        .memtable
-                        .fill_filter(&world.conn, 1 + (random(&mut state) % 9) as usize)
-                        .unwrap();
+                60..70 => world.forget(random.u64(..world.next_id)),
+                70..95 => {
+                    world.merge(random.usize(1..10));
                 }
                 _ => world.crash(),
             }
             if step % 10 == 9 {
-                let after = random(&mut state) % world.next_id;
+                let after = random.u64(..world.next_id);
                 world.check(after, &format!("seed {seed}, step {step}"));
             }
         }
         while world.merge(1_000) {}
         world.check(0, &format!("seed {seed}, all merged"));
-        let entries: i64 = world
-            .conn
-            .query_row("SELECT count(*) FROM message_keys", [], |row| row.get(0))
-            .unwrap();
-        assert_eq!(
-            entries,
-            world.ids("true").len() as i64,
-            "seed {seed}: nothing stays of what went"
-        );
         world.check_rows(&format!("seed {seed}"));
-    }
-}
-
-#[test]
-fn a_list_that_grows_by_one_message_a_merge_has_full_rows() {
-    const FULL: u64 = 3;
-    for crashes in [false, true] {
-        let mut world = World::new();
-        for _ in 0..FULL * ROW_MESSAGES_MAX as u64 {
-            world.send(1, 2);
-            if crashes {
-                world.crash();
-            }
-            while world.merge(9) {}
-        }
-        let rows = world
-            .conn
-            .query_row("SELECT count(*) FROM message_lists", [], |row| uint(row, 0))
-            .unwrap();
-        assert_eq!(rows, 2 * FULL, "crashes: {crashes}");
-        world.check_rows("all merged");
     }
 }
 
@@ -305,11 +190,10 @@ fn nodes_merge_in_turns() {
         let memtable = Memtable::new(MergeSchedule::of_node(node, 300));
         let mut merged = Vec::new();
         for id in 1..=3_000 {
-            memtable.add(Entry {
+            memtable.add(IndexedMessage {
                 id,
                 sender: 1,
                 recipient: 2,
-                key: &id.to_string(),
             });
             if memtable.freeze().is_some() {
                 merged.push(id);
@@ -330,43 +214,21 @@ fn nodes_merge_in_turns() {
 }
 
 #[test]
-fn two_messages_under_one_key_stop_the_merge() {
+fn no_two_messages_of_a_sender_have_the_same_key() {
     let world = World::new();
-    for id in 1..=20 {
-        let key = format!("k{}", id % 19);
-        world.memtable.add(Entry {
-            id,
-            sender: 1,
-            recipient: 2,
-            key: &key,
-        });
-    }
-    let mut merge = Merge::begin(&world.memtable).unwrap();
-    let error = merge.piece(&world.conn, &world.memtable, 100).unwrap_err();
+    let insert = |id: u64, sender: u64| {
+        world.conn.execute(
+            "INSERT INTO messages (id, sender_id, recipient_id, body, sent_at, key) VALUES (?1, ?2, 9, '', 0, 'k')",
+            (int(id), int(sender)),
+        )
+    };
+    insert(1, 1).unwrap();
+    insert(2, 2).unwrap();
+    let error = insert(3, 1).unwrap_err();
     assert_eq!(
         error.sqlite_error_code(),
-        Some(rusqlite::ErrorCode::DatabaseCorrupt)
+        Some(rusqlite::ErrorCode::ConstraintViolation)
     );
-}
-
-/// Another error would be taken for that of the entry which reads the list, and this node alone would roll it back.
-#[test]
-fn a_damaged_list_is_an_error_of_the_file() {
-    for damage in ["ids = 'x'", "others = '[1, 2]'"] {
-        let mut world = World::new();
-        world.send(1, 2);
-        while world.merge(9) {}
-        world
-            .conn
-            .execute_batch(&format!("UPDATE message_lists SET {damage}"))
-            .unwrap();
-        let error = List::to(2).remove(&world.conn, 1).unwrap_err();
-        assert_eq!(
-            error.sqlite_error_code(),
-            Some(rusqlite::ErrorCode::DatabaseCorrupt),
-            "{damage}: {error}"
-        );
-    }
 }
 
 #[test]
