@@ -1,23 +1,13 @@
-//! The command line of `mbclient`: what it takes, and which of the two faces it shows: the line editor on a terminal,
-//! else one line in, one reply out.
-#![allow(
-    clippy::print_stderr,
-    reason = "the command tells the user why it can't go on"
-)]
+//! The command line of `mbclient`: its options, and the passwords that are given without a question.
 
 use std::ffi::{OsStr, OsString};
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
-use messagebase_config::Config;
 
 use crate::client::Options;
-use crate::error::{ClientError, io_error};
-use crate::exit::Exit;
-use crate::{repl, scripted};
+use crate::error::ClientError;
 
 /// Logs in (and registers) without a question.
 pub const PASSWORD_ENV: &str = "MESSAGEBASE_PASSWORD";
@@ -25,8 +15,6 @@ pub const PASSWORD_ENV: &str = "MESSAGEBASE_PASSWORD";
 pub const NEW_PASSWORD_ENV: &str = "MESSAGEBASE_NEW_PASSWORD";
 /// A day: whoever waits longer wants to be asked again.
 const PATIENCE_MAX_SECONDS: u64 = 24 * 60 * 60;
-/// One thread serves the connection, one is spare for a busy terminal.
-const WORKER_THREADS: usize = 2;
 /// A password file holds one line.
 const PASSWORD_FILE_MAX_BYTES: u64 = 4 * 1024;
 
@@ -37,7 +25,7 @@ const PASSWORD_FILE_MAX_BYTES: u64 = 4 * 1024;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "mbclient", version, after_help = AFTER_HELP)]
 pub struct Cli {
-    /// The configuration [default: $MESSAGEBASE_CONFIG, else ./messagebase.toml]
+    /// The configuration [default: $MESSAGEBASE_CONFIG, else ./messagebase.toml, else the demo's]
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// The account to use [default: the last one that logged in here]
@@ -74,7 +62,7 @@ const AFTER_HELP: &str = "\
 Commands:
   register [NAME]        make an account (password: MESSAGEBASE_PASSWORD or --password-file)
   login, logout          begin a session and keep its token; end it on every node
-  msg NAME TEXT          send a message
+  msg NAME TEXT          send a message; the text `-` is read from standard input
   inbox                  show the undelivered messages and acknowledge them
   listen                 show messages as they come, until interrupted
   users [GLOB]           list users
@@ -106,7 +94,7 @@ impl Cli {
     /// The password that was given without a question: the file before the environment.
     ///
     /// # Errors
-    /// The file can't be read.
+    /// `Usage`: the file can't be read, is longer than 4 KiB or begins with an empty line.
     pub fn given_password(&self) -> Result<Option<String>, ClientError> {
         given(self.password_file.as_deref(), PASSWORD_ENV)
     }
@@ -114,7 +102,7 @@ impl Cli {
     /// The new password that was given without a question.
     ///
     /// # Errors
-    /// The file can't be read.
+    /// As [`Cli::given_password`].
     pub fn given_new_password(&self) -> Result<Option<String>, ClientError> {
         given(self.new_password_file.as_deref(), NEW_PASSWORD_ENV)
     }
@@ -194,73 +182,18 @@ fn given(file: Option<&Path>, variable: &str) -> Result<Option<String>, ClientEr
             .ok()
             .filter(|password| !password.is_empty()));
     };
-    let size = std::fs::metadata(file)
-        .map_err(|e| io_error(file, &e))?
-        .len();
+    let wrong = |what: &dyn std::fmt::Display| {
+        ClientError::Usage(format!("password file {}: {what}", file.display()))
+    };
+    let size = std::fs::metadata(file).map_err(|e| wrong(&e))?.len();
     if size > PASSWORD_FILE_MAX_BYTES {
-        return Err(ClientError::Usage(format!(
-            "{}: a password file holds one short line",
-            file.display()
-        )));
+        return Err(wrong(&"a password file holds one short line"));
     }
-    let text = std::fs::read_to_string(file).map_err(|e| io_error(file, &e))?;
+    let text = std::fs::read_to_string(file).map_err(|e| wrong(&e))?;
     match text.lines().next() {
         Some(line) if !line.is_empty() => Ok(Some(line.to_owned())),
-        _ => Err(ClientError::Usage(format!(
-            "{}: the first line is empty",
-            file.display()
-        ))),
+        _ => Err(wrong(&"the first line is empty")),
     }
-}
-
-/// The whole of `mbclient`.
-pub fn run() -> ExitCode {
-    let cli = match Cli::parse_arguments(std::env::args_os()) {
-        Ok(cli) => cli,
-        // clap prints help and version to standard output and leaves with 0, errors with 2.
-        Err(error) => error.exit(),
-    };
-    run_with(&cli).code()
-}
-
-/// The whole of `mbclient` behind its command line; `mbctl demo` opens the client with it.
-pub fn run_with(cli: &Cli) -> Exit {
-    let config = match Config::find(cli.config.as_deref()) {
-        Ok(config) => config,
-        Err(error) => return complain(&error.into()),
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKER_THREADS)
-        .enable_all()
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => return complain(&io_error("/", &error)),
-    };
-    let interactive =
-        cli.command.is_empty() && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    let ended = runtime.block_on(async {
-        if interactive {
-            repl::run(cli, &config).await
-        } else {
-            scripted::run(cli, &config).await
-        }
-    });
-    // A thread may still wait for a line that nobody will type.
-    runtime.shutdown_background();
-    match ended {
-        Ok(exit) => exit,
-        Err(error) => complain(&error),
-    }
-}
-
-/// One error with its hint, for people.
-pub(crate) fn complain(error: &ClientError) -> Exit {
-    eprintln!("mbclient: {error}");
-    if let Some(hint) = error.hint() {
-        eprintln!("Hint: {hint}");
-    }
-    Exit::from(error)
 }
 
 #[cfg(test)]

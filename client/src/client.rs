@@ -253,6 +253,16 @@ impl Client {
         }
     }
 
+    /// Leaves the session without ending it: other clients go on with it, and its token resumes it. What is in the
+    /// outbox is dropped ([`crate::Notice::OutboxDropped`]).
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub async fn detach(&self) -> Result<(), ClientError> {
+        self.order(Order::Detach).await?;
+        self.user_is(|user| user.is_none()).await
+    }
+
     /// Deletes the account that is logged in.
     ///
     /// # Errors
@@ -427,21 +437,36 @@ impl Client {
         .await
     }
 
-    /// All users whose names match a glob.
+    /// One page of the users whose names match a glob, in the order of their names behind `after`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn users_page(
+        &self,
+        pattern: Option<&str>,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Users, ClientError> {
+        self.session()?;
+        self.call(Op::Users {
+            pattern: pattern.map(str::to_owned),
+            after: after.map(str::to_owned),
+            limit: Some(limit),
+            consistency: Consistency::Linear,
+        })
+        .await
+    }
+
+    /// All users whose names match a glob, at most a million.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn users(&self, pattern: Option<&str>) -> Result<Vec<DirectoryEntry>, ClientError> {
-        self.session()?;
         let mut all: Vec<DirectoryEntry> = Vec::new();
         for _ in 0..USER_PAGES_MAX {
-            let op = Op::Users {
-                pattern: pattern.map(str::to_owned),
-                after: all.last().map(|entry| entry.name.clone()),
-                limit: Some(messagebase_protocol::limits::PAGE_MAX),
-                consistency: Consistency::Linear,
-            };
-            let page: Users = self.call(op).await?;
+            let after = all.last().map(|entry| entry.name.as_str());
+            let limit = messagebase_protocol::limits::PAGE_MAX;
+            let page = self.users_page(pattern, after, limit).await?;
             let done = !page.more || page.users.is_empty();
             all.extend(page.users);
             if done {

@@ -135,10 +135,15 @@ pub const COMMANDS: &[Spec] = &[
     spec(
         "register",
         "[NAME]",
-        "make an account (does not log in)",
+        "make an account; at the prompt also log in",
         Face::Both,
     ),
-    spec("login", "[NAME]", "begin a session", Face::Both),
+    spec(
+        "login",
+        "[NAME]",
+        "begin a session; at the prompt in place of another one, which is not ended",
+        Face::Both,
+    ),
     spec("logout", "", "end the session on every node", Face::Both),
     spec(
         "msg",

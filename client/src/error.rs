@@ -88,6 +88,11 @@ pub enum ClientError {
     /// The configuration or a key file is wrong.
     #[error("{0}")]
     Config(#[from] ConfigError),
+    /// Neither the command line nor the environment names a configuration, and none is in the usual places.
+    #[error(
+        "no configuration: there is no messagebase.toml here, and no demo was started by this user"
+    )]
+    NoConfig,
     /// The command line is wrong.
     #[error("{0}")]
     Usage(String),
@@ -116,7 +121,7 @@ impl ClientError {
             ClientError::Unreachable { .. } => Failure::not_done(Code::NoQuorum, self.to_string()),
             ClientError::OutboxFull { .. } => Failure::not_done(Code::Busy, self.to_string()),
             ClientError::Withdrawn => Failure::unknown(Code::Closing, self.to_string()),
-            ClientError::Usage(_) | ClientError::Config(_) => {
+            ClientError::Usage(_) | ClientError::Config(_) | ClientError::NoConfig => {
                 Failure::not_done(Code::BadRequest, self.to_string())
             }
             ClientError::Io { .. } => Failure::not_done(Code::Internal, self.to_string()),
@@ -129,7 +134,11 @@ impl ClientError {
         let hint = match self {
             ClientError::Refused(failure) => refusal_hint(failure.code)?,
             ClientError::NotLoggedIn => {
-                "log in: `mbclient --user NAME login`, or set MESSAGEBASE_PASSWORD or --password-file"
+                "log in: `mbclient --user NAME login`, or give `--user NAME` with MESSAGEBASE_PASSWORD or --password-file"
+            }
+            ClientError::NoConfig => {
+                "ask the operator for `messagebase.toml` and `pki/ca.pem`, and name the first with --config FILE or \
+                 $MESSAGEBASE_CONFIG; to try a cluster of your own: `cargo demo` or `mbctl demo`"
             }
             ClientError::Unreachable {
                 trouble: Trouble::NotFormed { .. },

@@ -59,7 +59,7 @@ impl From<&ClientError> for Exit {
             ClientError::NotLoggedIn => Exit::NotLoggedIn,
             ClientError::Unreachable { .. } | ClientError::Closed => Exit::Unreachable,
             ClientError::OutboxFull { .. } | ClientError::Withdrawn => Exit::Refused,
-            ClientError::Config(_) | ClientError::Usage(_) => Exit::Usage,
+            ClientError::Config(_) | ClientError::NoConfig | ClientError::Usage(_) => Exit::Usage,
             ClientError::Io { .. } => Exit::Refused,
         }
     }

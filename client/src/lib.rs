@@ -7,7 +7,8 @@
 //! - [`outbox`] keeps what was sent and not answered; [`feed`] puts what arrives in order, once, without a gap.
 //! - [`session`]: the task that owns all of these; [`client`]: the handle that programs use.
 //! - [`token`]: what is kept between two runs.
-//! - [`cli`], [`scripted`], [`repl`]: what a person or a shell script meets. Only these write to standard output.
+//! - [`run`]: the program; [`cli`] its command line, [`repl`] the prompt of a terminal, [`scripted`] commands of a shell
+//!   script. Only these write to standard output.
 //!
 //! The library below them never talks to the user: it reports [`Notice`]s and errors.
 
@@ -31,10 +32,12 @@ pub mod notice;
 pub mod outbox;
 pub mod random;
 pub mod repl;
+pub mod run;
 pub mod scripted;
 mod secret;
 mod serve;
 pub mod session;
+mod show;
 pub mod token;
 
 pub use client::{Client, Options};

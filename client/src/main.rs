@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    messagebase_client::cli::run()
+    messagebase_client::run::run()
 }

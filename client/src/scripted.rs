@@ -14,13 +14,14 @@ use messagebase_protocol::json::{
     DirectoryEntry, Event, Inbox, Message, MessageRecord, Records, Status, Users, encode_event,
     encode_failure, encode_ok,
 };
+use messagebase_protocol::limits::BODY_MAX_BYTES;
 use messagebase_protocol::line::{Line, LineBuffer};
 use messagebase_protocol::pipe;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::{Cli, complain};
+use crate::cli::Cli;
 use crate::client::{Client, Events, Options};
 use crate::command::{self, Command, Face};
 use crate::dial::nobody;
@@ -28,6 +29,7 @@ use crate::election::{Decision, decide};
 use crate::error::{ClientError, Trouble, io_error};
 use crate::exit::Exit;
 use crate::notice::{ClientEvent, Notice};
+use crate::show::{complain, status_line};
 use crate::token::{Store, Token};
 
 /// Messages a page of `inbox` and `history`.
@@ -66,13 +68,48 @@ pub async fn run(cli: &Cli, config: &Config) -> Result<Exit, ClientError> {
     let ran = if cli.command.is_empty() {
         script.lines(&mut events).await
     } else {
-        script
-            .one(command::parse_words(&cli.command), &mut events)
-            .await
-            .map(|_| ())
+        let command = with_standard_input(command::parse_words(&cli.command), &cli.command).await?;
+        script.one(command, &mut events).await.map(|_| ())
     };
     script.goodbye().await;
     ran.map(|()| script.worst)
+}
+
+/// The text `-` of `msg NAME -` stands for standard input, without the newline at its end.
+async fn with_standard_input(
+    parsed: Result<Command, command::Wrong>,
+    words: &[String],
+) -> Result<Result<Command, command::Wrong>, ClientError> {
+    let Ok(Command::Msg { to, .. }) = &parsed else {
+        return Ok(parsed);
+    };
+    if !matches!(words, [_, _, text] if text == "-") {
+        return Ok(parsed);
+    }
+    let mut text = Vec::new();
+    // Enough to see that a text is too long, which is then refused as any other, also if a character is cut in two.
+    let longest = BODY_MAX_BYTES as u64 + 2;
+    tokio::io::stdin()
+        .take(longest)
+        .read_to_end(&mut text)
+        .await
+        .map_err(|e| io_error("standard input", &e))?;
+    let text = if text.len() as u64 == longest {
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    } else {
+        String::from_utf8(text)
+    };
+    Ok(match text {
+        // The command in front of the pipe failed, most likely.
+        Ok(text) if text.trim().is_empty() => {
+            Err(command::Wrong("standard input holds no text".into()))
+        }
+        Ok(text) => Ok(Command::Msg {
+            to: to.clone(),
+            text: Some(text.strip_suffix('\n').unwrap_or(&text).to_owned()),
+        }),
+        Err(_) => Err(command::Wrong("the text is not UTF-8".into())),
+    })
 }
 
 /// Whether there is a next command.
@@ -238,13 +275,16 @@ impl Script<'_> {
         if by_pipe { self.queued().await } else { Ok(()) }
     }
 
-    fn keep(&self, user: &str, token: &str) {
+    fn keep(&mut self, user: &str, token: &str) {
         let cluster_id = self
             .client
             .link()
             .state
             .ok()
             .and_then(|up| up.cluster_id.clone());
+        if let Some(id) = &cluster_id {
+            self.store.select(id);
+        }
         if let Err(error) = self.store.save(&Token {
             user: user.into(),
             token: token.into(),
@@ -485,8 +525,13 @@ impl Script<'_> {
         if let Some(user) = self.client.user() {
             return Ok(user);
         }
+        let given = self.cli.given_password()?;
+        let up = self.client.connected().await?;
+        if let Some(id) = &up.cluster_id {
+            self.store.select(id);
+        }
         let stored = self.store.load(self.cli.user.as_deref());
-        if let Some(password) = self.cli.given_password()? {
+        if let Some(password) = given {
             let user = self
                 .cli
                 .user
@@ -626,22 +671,6 @@ fn as_message(record: &MessageRecord) -> Message {
     }
 }
 
-/// `n1 leader term 3 applied 42 ready`, or `n2 down`.
-pub(crate) fn status_line(node: u16, status: Option<&Status>) -> String {
-    let Some(status) = status else {
-        return format!("n{node} down\n");
-    };
-    let view = &status.replica;
-    let applied = view
-        .applied
-        .map_or_else(|| "-".to_owned(), |applied| applied.to_string());
-    let ready = if view.ready { "ready" } else { "not ready" };
-    format!(
-        "n{node} {} term {} applied {applied} {ready}\n",
-        view.role, view.term
-    )
-}
-
 /// A list of the pipe dialect, as a node prints it: `OK WHAT`, whole lines, `END`.
 fn list(what: &str, lines: impl Iterator<Item = String>) -> String {
     [format!("OK {what}\n")]
@@ -684,15 +713,5 @@ mod tests {
             script_line(b"users".to_vec()),
             Some(Ok(Command::Users { pattern: None }))
         );
-    }
-
-    #[test]
-    fn a_node_a_line() {
-        let status = crate::election::tests::status(1);
-        assert_eq!(
-            status_line(1, Some(&status)),
-            "n1 follower term 1 applied 10 ready\n"
-        );
-        assert_eq!(status_line(2, None), "n2 down\n");
     }
 }

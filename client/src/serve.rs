@@ -369,7 +369,7 @@ impl Driver {
                 // Logged in on a connection that is gone: take the session up on a new one.
                 (!here).then_some(End::Again)
             }
-            Order::Resume { .. } => {
+            Order::Resume { .. } | Order::Detach => {
                 self.take_order(order);
                 Some(End::Again)
             }

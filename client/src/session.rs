@@ -58,6 +58,8 @@ pub(crate) enum Order {
     Staying,
     /// The session is over by the user's will.
     Forget,
+    /// The session goes on without this client.
+    Detach,
     /// The node of this generation does not do its work.
     Suspect {
         generation: u64,
@@ -367,6 +369,14 @@ impl Driver {
             Order::Leaving => self.leaving = true,
             Order::Staying => self.leaving = false,
             Order::Forget => {
+                self.disown_outbox();
+                self.identify(None);
+            }
+            Order::Detach => {
+                // The connection carries the session that is left: before the handle sees that nobody is logged in,
+                // it must not find that connection any more.
+                self.link
+                    .send_modify(|link| link.state = Err(Trouble::Connecting));
                 self.disown_outbox();
                 self.identify(None);
             }

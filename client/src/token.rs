@@ -1,5 +1,7 @@
-//! What a client keeps between two runs, in `$XDG_STATE_HOME/messagebase/CLUSTER/` (default `~/.local/state`): a token
-//! a user, who logged in last, and the line editor's history. Directory 0700, files 0600. Passwords are never kept.
+//! What a client keeps between two runs, in `$XDG_STATE_HOME/messagebase/NAME/` (default `~/.local/state`): the line
+//! editor's history, and for each cluster of that name a directory, called by its `cluster_id`, with one token a user
+//! and the name of the user that logged in last. Many clusters have the same name: filed by the name alone, the token
+//! of one would be shown to another. Directories have mode 0700, files 0600. Passwords are never kept.
 
 use std::fs;
 use std::io::Write;
@@ -37,58 +39,66 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// The directory of one cluster.
+/// The directory of all clusters of one name, and in it that of one cluster.
 #[derive(Debug, Clone)]
 pub struct Store {
+    base: PathBuf,
     dir: PathBuf,
 }
 
 impl Store {
-    /// The directory for a cluster's name under the user's state directory.
+    /// The directory for a cluster's name under the user's state directory. Until [`Store::select`] says which cluster
+    /// of that name it is, the one that was used last.
     ///
     /// # Errors
-    /// Neither `XDG_STATE_HOME` nor `HOME` says where.
+    /// Neither `XDG_STATE_HOME` nor `HOME` names an absolute path.
     pub fn for_cluster(cluster: &str) -> Result<Store, ClientError> {
-        let absolute = |name: &str| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-        };
-        let state = absolute("XDG_STATE_HOME")
-            .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
-            .ok_or_else(|| {
-                ClientError::Usage("neither XDG_STATE_HOME nor HOME names a directory".into())
-            })?;
-        Ok(Store {
-            dir: state.join("messagebase").join(file_name(cluster)),
-        })
+        let state = messagebase_config::state_dir().ok_or_else(|| {
+            ClientError::Usage("neither XDG_STATE_HOME nor HOME names a directory".into())
+        })?;
+        Ok(Store::at(state.join(file_name(cluster))))
     }
 
-    /// A directory of the caller's choice.
-    pub fn at(dir: PathBuf) -> Store {
-        Store { dir }
+    /// As [`Store::for_cluster`], in a directory of the caller's choice.
+    pub fn at(base: PathBuf) -> Store {
+        let mut store = Store {
+            dir: base.clone(),
+            base,
+        };
+        if let Some(last) = read_small(&store.last_cluster_file()) {
+            store.select(last.trim());
+        }
+        store
+    }
+
+    /// From here on the files of this cluster are meant.
+    pub fn select(&mut self, cluster_id: &str) {
+        self.dir = self.base.join(file_name(cluster_id));
     }
 
     /// The line editor's history.
     pub fn history(&self) -> PathBuf {
-        self.dir.join("history")
+        self.base.join("history")
     }
 
-    /// Makes the directory if need be.
+    /// Makes the directories that are missing.
     ///
     /// # Errors
     /// `Io`.
     pub fn create(&self) -> Result<(), ClientError> {
-        let made = fs::DirBuilder::new()
-            .recursive(true)
-            .mode(DIR_MODE)
-            .create(&self.dir);
-        // It may have been there with other permissions.
-        made.and_then(|()| fs::set_permissions(&self.dir, fs::Permissions::from_mode(DIR_MODE)))
-            .map_err(|e| io_error(&self.dir, &e))
+        for dir in [&self.base, &self.dir] {
+            let made = fs::DirBuilder::new()
+                .recursive(true)
+                .mode(DIR_MODE)
+                .create(dir);
+            // It may have been there with other permissions.
+            made.and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(DIR_MODE)))
+                .map_err(|e| io_error(dir, &e))?;
+        }
+        Ok(())
     }
 
-    /// Keeps a token and remembers that this user was the last.
+    /// Keeps a token and remembers that this user and this cluster were the last.
     ///
     /// # Errors
     /// `Io`.
@@ -97,7 +107,11 @@ impl Store {
         let file = self.token_file(&token.user)?;
         let text = serde_json::to_string(token).map_err(|e| io_error(&file, &e.into()))?;
         self.publish(&file, text.as_bytes())?;
-        self.publish(&self.last_file(), fold_name(&token.user).as_bytes())
+        self.publish(&self.last_file(), fold_name(&token.user).as_bytes())?;
+        match &token.cluster_id {
+            Some(id) => self.publish(&self.last_cluster_file(), id.as_bytes()),
+            None => Ok(()),
+        }
     }
 
     /// The token of a user, or of the last one. A file that can't be read as one counts as none.
@@ -136,9 +150,14 @@ impl Store {
         self.dir.join("last-user")
     }
 
-    /// Temp file, fsync, rename, fsync of the directory: whoever reads sees the old content or the new.
+    fn last_cluster_file(&self) -> PathBuf {
+        self.base.join("last-cluster")
+    }
+
+    /// Temp file, fsync, rename, fsync of the directory: a reader sees the old content or the new.
     fn publish(&self, file: &Path, content: &[u8]) -> Result<(), ClientError> {
-        let temp = self.dir.join(format!(".{}.tmp", random::key()));
+        let dir = file.parent().unwrap_or(&self.base);
+        let temp = dir.join(format!(".{}.tmp", random::key()));
         let written = (|| {
             let mut open = fs::OpenOptions::new()
                 .write(true)
@@ -148,7 +167,7 @@ impl Store {
             open.write_all(content)?;
             open.sync_all()?;
             fs::rename(&temp, file)?;
-            fs::File::open(&self.dir)?.sync_all()
+            fs::File::open(dir)?.sync_all()
         })();
         written.map_err(|e| {
             let _ = fs::remove_file(&temp);
@@ -166,7 +185,7 @@ fn read_small(file: &Path) -> Option<String> {
     }
 }
 
-/// A cluster's name as one path component.
+/// A cluster's name or identity as one path component.
 fn file_name(cluster: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let name: String = cluster
@@ -239,7 +258,31 @@ mod tests {
             names.push(entry.file_name().into_string().unwrap());
         }
         names.sort();
-        assert_eq!(names, ["alice.token", "last-user"]);
+        assert_eq!(names, ["alice.token", "last-cluster", "last-user"]);
+    }
+
+    #[test]
+    fn clusters_of_one_name_do_not_share_their_tokens() {
+        let dir = Dir::new();
+        let mut first = dir.store();
+        first.select("c1");
+        first.save(&token("alice")).unwrap();
+        let mut second = dir.store();
+        assert_eq!(second.load(None), Some(token("alice")), "the last cluster");
+        second.select("c2");
+        assert_eq!(
+            (second.load(None), second.load(Some("alice"))),
+            (None, None)
+        );
+        second
+            .save(&Token {
+                cluster_id: Some("c2".into()),
+                ..token("bob")
+            })
+            .unwrap();
+        assert_eq!(first.load(None), Some(token("alice")));
+        assert_eq!(dir.store().load(None).unwrap().user, "bob");
+        assert_eq!(second.history(), first.history());
     }
 
     #[test]

@@ -183,3 +183,97 @@ fn a_lost_node_is_told_in_one_line_and_the_prompt_names_the_new_one() {
     ben.login("ben");
     assert_eq!(ben.inbox().len(), 1);
 }
+
+#[test]
+fn a_second_person_registers_with_the_password_that_was_asked_for() {
+    let cluster = cluster_with(1, &["anna"]);
+    let _anna = sit_down(&cluster, "anna");
+    let mut ben = Terminal::start(cluster.bare_mbclient(&["--user", "ben"]));
+    ben.wait("assword of ben");
+    ben.enter(PASSWORD);
+    ben.wait("To register ben");
+    ben.enter(PASSWORD);
+    ben.wait("OK logged in ben");
+    ben.enter("hello there");
+    ben.wait("Hint: /msg anna hello there");
+    ben.enter("/quit");
+    assert_eq!(ben.exit_code(LONG), 0);
+
+    // A wrong password makes no account of a name that is taken.
+    let mut wrong = Terminal::start(cluster.bare_mbclient(&["--user", "carl"]));
+    wrong.wait("assword of carl");
+    wrong.enter("not what I meant");
+    wrong.wait("To register carl");
+    wrong.enter("");
+    wrong.wait("Hint: /login carl");
+    wrong.enter("/login anna");
+    wrong.wait("assword of anna");
+    wrong.enter("a wrong password");
+    wrong.wait("To register anna");
+    wrong.enter("a wrong password");
+    wrong.wait("name_taken");
+    assert_no_password_in_the_state(&cluster);
+}
+
+#[test]
+fn register_leads_on_to_being_logged_in() {
+    let cluster = cluster_with(1, &[]);
+    let mut anna = Terminal::start(cluster.bare_mbclient(&[]));
+    anna.wait("New here?");
+    anna.enter("/register anna");
+    anna.wait("assword for anna");
+    anna.enter(PASSWORD);
+    anna.wait("Once more");
+    anna.enter(PASSWORD);
+    anna.wait("OK logged in anna");
+    anna.wait("anna@n1>");
+    anna.enter("/quit");
+    assert_eq!(anna.exit_code(LONG), 0);
+}
+
+#[test]
+fn another_account_takes_the_terminal_and_leaves_the_session_to_others() {
+    let cluster = cluster_with(1, &["anna", "ben"]);
+    let mut first = sit_down(&cluster, "anna");
+    let mut second = Terminal::start(cluster.bare_mbclient(&[]));
+    second.wait("resumed as anna (--user NAME for another account)");
+    second.wait("anna@n1>");
+    second.enter("/login ben");
+    second.wait("assword of ben");
+    second.enter("a wrong password");
+    second.wait("To register ben");
+    second.enter("");
+    second.wait("still anna");
+    second.enter("/login ben");
+    second.wait("assword of ben");
+    second.enter(PASSWORD);
+    second.wait("OK logged in ben");
+    second.wait("ben@n1>");
+
+    // Two people talk, and who opens a conversation sees its last lines.
+    second.enter("/msg anna how are you?");
+    first.wait("how are you?");
+    first.enter("/msg ben");
+    first.wait("how are you?");
+    first.wait("anna@n1 → ben>");
+    first.enter("well");
+    second.wait("anna: well");
+    assert!(
+        !first.shown().contains("session is over"),
+        "{}",
+        first.shown()
+    );
+}
+
+#[test]
+fn a_new_cluster_of_the_same_name_greets_as_new() {
+    let old = cluster_with(1, &["anna"]);
+    sit_down(&old, "anna").enter("/quit");
+    let new = cluster_with(1, &[]);
+    let mut terminal = Terminal::start(
+        new.bare_mbclient(&[])
+            .env("XDG_STATE_HOME", old.path().join("state")),
+    );
+    terminal.wait("New here?");
+    assert!(!terminal.shown().contains("anna"), "{}", terminal.shown());
+}

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use messagebase_harness::{Cluster, PASSWORD, Place, Ran, Signal, programs};
+use messagebase_harness::{Cluster, Command, PASSWORD, Place, Ran, Signal, programs};
 use serde_json::{Value, json};
 
 use crate::cluster_with;
@@ -391,4 +391,71 @@ fn without_a_quorum_messages_wait_in_the_outbox_and_are_delivered_once() {
         .filter_map(|line| line.splitn(4, ' ').nth(3))
         .collect();
     assert_eq!(bodies, ["before", "while there is no quorum"], "{inbox}");
+}
+
+#[test]
+fn a_text_comes_from_standard_input() {
+    let cluster = cluster_with(1, &["anna", "ben"]);
+    cluster
+        .mbclient("anna", &["msg", "ben", "-"])
+        .stdin("two\nlines\n")
+        .run()
+        .expect_code(0)
+        .expect_out("OK queued ");
+    // In a script standard input holds the commands.
+    cluster
+        .mbclient("anna", &[])
+        .stdin("msg ben -\n")
+        .run()
+        .expect_code(0);
+    cluster
+        .mbclient("anna", &["msg", "ben", "-"])
+        .stdin("")
+        .run()
+        .expect_code(2);
+    let inbox = objects(&cluster.mbclient("ben", &["--json", "inbox"]).run());
+    let messages = inbox[0]["ok"]["messages"].as_array().expect("messages");
+    let bodies: Vec<&Value> = messages.iter().map(|message| &message["body"]).collect();
+    assert_eq!(bodies, ["two\nlines", "-"]);
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let cluster = cluster_with(1, &["anna"]);
+    cluster
+        .bare_mbclient(&["--user", "anna", "--password-file", "/nonexistent", "inbox"])
+        .run()
+        .expect_code(2)
+        .expect_out("/nonexistent");
+    cluster
+        .bare_mbclient(&["inbox"])
+        .env("MESSAGEBASE_PASSWORD", PASSWORD)
+        .run()
+        .expect_code(4)
+        .expect_err("--user NAME");
+}
+
+#[test]
+fn without_a_configuration_the_demos_is_taken_from_any_directory() {
+    let cluster = cluster_with(1, &["anna"]);
+    let elsewhere = cluster.path().join("elsewhere");
+    std::fs::create_dir_all(elsewhere.join("state/messagebase")).expect("a directory");
+    let mbclient = || {
+        Command::new(&programs!().mbclient)
+            .current_dir(&elsewhere)
+            .env("XDG_STATE_HOME", elsewhere.join("state"))
+            .arg("status")
+    };
+    mbclient()
+        .run()
+        .expect_code(2)
+        .expect_err("no configuration")
+        .expect_err("--config FILE");
+    let record = elsewhere.join("state/messagebase/demo-config");
+    std::fs::write(record, cluster.config().display().to_string()).expect("written");
+    mbclient()
+        .run()
+        .expect_code(0)
+        .expect_err("the demo's cluster")
+        .expect_out("OK status");
 }

@@ -1,34 +1,19 @@
 //! Carries out one command of the prompt and says in lines what came of it. It neither reads nor writes the terminal:
 //! passwords are asked for beforehand.
 
-use messagebase_protocol::json::LoggedIn;
 use messagebase_protocol::pipe;
 
 use crate::client::Client;
 use crate::command::{self, Command, Face};
 use crate::error::ClientError;
 use crate::repl::render;
-use crate::scripted::status_line;
+use crate::show::status_line;
 
 /// Messages that `/history` and `/inbox` show.
 const PAGE: u32 = 100;
 
 /// A command with everything it needs.
 pub enum Request {
-    /// Make an account.
-    Register {
-        /// Name.
-        user: String,
-        /// Password.
-        password: String,
-    },
-    /// Begin a session.
-    Login {
-        /// Name.
-        user: String,
-        /// Password.
-        password: String,
-    },
     /// End the session.
     Logout,
     /// Delete the account.
@@ -54,8 +39,6 @@ pub struct Report {
     pub lines: Vec<String>,
     /// Names for completion.
     pub names: Vec<String>,
-    /// A session began: its token is to be kept.
-    pub session: Option<LoggedIn>,
     /// A session ended by the user's will: its token is to be forgotten.
     pub over: Option<String>,
 }
@@ -75,21 +58,6 @@ impl Report {
 /// See [`ClientError`].
 pub async fn act(client: &Client, request: Request) -> Result<Report, ClientError> {
     match request {
-        Request::Register { user, password } => {
-            let registered = client.register(&user, &password).await?;
-            let name = registered.user;
-            Ok(Report::line(format!(
-                "OK registered {name}\nHint: /login {name} begins a session"
-            )))
-        }
-        Request::Login { user, password } => {
-            let session = client.login(&user, &password).await?;
-            let line = format!("OK logged in {} ({} queued)", session.user, session.queued);
-            Ok(Report {
-                session: Some(session),
-                ..Report::line(line)
-            })
-        }
         Request::Logout => {
             let user = client.user().ok_or(ClientError::NotLoggedIn)?;
             client.logout().await?;

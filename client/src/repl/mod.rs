@@ -1,6 +1,7 @@
 //! `mbclient` on a terminal: a line editor below, what arrives above it. This file is the loop between the two;
 //! [`mode`] decides what a line means, [`mod@act`] does it, [`editor`] owns the terminal, [`render`] says how things look.
 
+mod account;
 pub mod act;
 pub mod assist;
 pub mod editor;
@@ -28,7 +29,7 @@ use crate::repl::act::{Report, Request, act};
 use crate::repl::editor::{Editor, Typed};
 use crate::repl::mode::{Action, Mode};
 use crate::session::Link;
-use crate::token::{Store, Token};
+use crate::token::Store;
 
 /// A message that is not answered within this goes on in the background; the prompt comes back.
 const SEND_GRACE: Duration = Duration::from_secs(1);
@@ -36,6 +37,8 @@ const SEND_GRACE: Duration = Duration::from_secs(1);
 const NUDGE_EVERY: Duration = Duration::from_millis(100);
 /// What was shown last is acknowledged within this at the end, else shown again next time.
 const GOODBYE: Duration = Duration::from_millis(500);
+/// Messages that are shown when a conversation is opened.
+const LAST_LINES: u32 = 5;
 
 /// A message that was not answered at once.
 type Late = (String, Result<Sent, ClientError>);
@@ -82,6 +85,7 @@ pub async fn run_with(
         late: JoinSet::new(),
         queued: BTreeMap::new(),
         last_shown: None,
+        account: None,
         warned: false,
     };
     repl.begin(cli, cluster).await?;
@@ -102,67 +106,13 @@ struct Repl {
     /// The newest message that waits for each recipient (folded name), to say when it was delivered.
     queued: BTreeMap<String, u64>,
     last_shown: Option<u64>,
+    /// Who is or was last logged in here.
+    account: Option<String>,
     /// The user was told that leaving now loses messages.
     warned: bool,
 }
 
 impl Repl {
-    /// Takes the last session up again, or tells a newcomer how to begin.
-    async fn begin(&mut self, cli: &Cli, cluster: &str) -> Result<(), ClientError> {
-        self.editor
-            .print(&format!(
-                "MessageBase, cluster \"{cluster}\". /help shows all commands, Ctrl-D leaves."
-            ))
-            .await;
-        let stored = self.store.load(cli.user.as_deref());
-        if let Some(password) = cli.given_password()?
-            && let Some(user) = cli
-                .user
-                .clone()
-                .or_else(|| stored.as_ref().map(|token| token.user.clone()))
-        {
-            self.request(Request::Login { user, password }).await;
-            return Ok(());
-        }
-        if let Some(token) = stored {
-            let client = self.client.clone();
-            let user = token.user.clone();
-            let resumed = async move {
-                client
-                    .resume(&token.user, &token.token, token.cluster_id.as_deref())
-                    .await
-            };
-            match self.while_showing(resumed).await {
-                Some(Ok(())) | None => return Ok(()),
-                Some(Err(ClientError::NotLoggedIn)) => {
-                    self.forget(&user).await;
-                    self.editor
-                        .print(&format!("the last session of {user} is over"))
-                        .await;
-                }
-                Some(Err(error)) => self.complain(&error).await,
-            }
-            if self.client.user().is_none() {
-                self.editor.print(&format!("Hint: /login {user}")).await;
-            }
-            return Ok(());
-        }
-        if let Some(user) = cli.user.clone() {
-            if let Some(password) = self
-                .editor
-                .ask_secret(&format!("Password of {user}: "))
-                .await
-            {
-                self.request(Request::Login { user, password }).await;
-            }
-            return Ok(());
-        }
-        self.editor
-            .print("New here? /register NAME makes an account, /login NAME begins a session.")
-            .await;
-        Ok(())
-    }
-
     async fn chat(&mut self) {
         loop {
             self.sync_mode();
@@ -179,15 +129,8 @@ impl Repl {
             self.sync_mode();
             match self.mode.typed(&text, &prompt) {
                 Action::Nothing => {}
-                Action::Refused(why) => self.editor.print(&why).await,
-                Action::Opened(partner) => {
-                    self.editor.learn_name(&partner);
-                    self.editor
-                        .print(&format!(
-                            "(every line goes to {partner} now; /close leaves)"
-                        ))
-                        .await;
-                }
+                Action::Refused(why) => self.refused(why, &text).await,
+                Action::Opened(partner) => self.opened(&partner).await,
                 Action::Closed(_) => {}
                 Action::Say { to, text } => self.say(to, text).await,
                 Action::Run(Command::Quit) => {
@@ -199,6 +142,12 @@ impl Repl {
                     to,
                     text: Some(text),
                 }) => self.say(to, text).await,
+                Action::Run(Command::Register { user, password }) => {
+                    self.register(user, password).await;
+                }
+                Action::Run(Command::Login { user, password }) => {
+                    self.switch(user, password).await;
+                }
                 Action::Run(command) => {
                     if let Some(request) = self.complete(command).await {
                         self.request(request).await;
@@ -206,9 +155,72 @@ impl Repl {
                 }
             }
         }
-        if let Some(last) = self.last_shown {
+        self.acknowledge_shown().await;
+    }
+
+    /// What was shown a moment ago may not be acknowledged yet; if this fails it is shown again, never lost.
+    async fn acknowledge_shown(&mut self) {
+        if let Some(last) = self.last_shown.take() {
             let _ = tokio::time::timeout(GOODBYE, self.client.ack(last)).await;
         }
+    }
+
+    /// Text that was addressed to nobody, in a cluster of two people, was probably meant for the other one.
+    async fn refused(&mut self, why: String, text: &str) {
+        if why.starts_with(mode::NOT_SENT)
+            && let Some(other) = self.only_other_user().await
+        {
+            let text = text.trim();
+            return self
+                .editor
+                .print(&format!("{}\nHint: /msg {other} {text}", mode::NOT_SENT))
+                .await;
+        }
+        self.editor.print(&why).await;
+    }
+
+    async fn only_other_user(&mut self) -> Option<String> {
+        let me = self.client.user()?;
+        let client = self.client.clone();
+        // Of three names one more than both is enough to know that there are others.
+        let page = self
+            .while_showing(tokio::time::timeout(SEND_GRACE, async move {
+                client.users_page(None, None, 3).await
+            }))
+            .await?
+            .ok()?
+            .ok()?;
+        let mut others = page
+            .users
+            .into_iter()
+            .filter(|user| fold_name(&user.name) != fold_name(&me));
+        let other = others.next()?;
+        (others.next().is_none() && !page.more).then_some(other.name)
+    }
+
+    /// Shows the last lines of a conversation that is being opened.
+    async fn opened(&mut self, partner: &str) {
+        let (client, with) = (self.client.clone(), partner.to_owned());
+        let page = self
+            .while_showing(tokio::time::timeout(SEND_GRACE, async move {
+                client.history(&with, None, LAST_LINES).await
+            }))
+            .await;
+        match page {
+            Some(Ok(Ok(page))) if !page.messages.is_empty() => {
+                let lines: Vec<String> = page.messages.iter().map(render::record).collect();
+                self.editor.print(&lines.join("\n")).await;
+            }
+            Some(Ok(Err(error @ ClientError::Refused(_)))) => self.complain(&error).await,
+            // The cluster is away or slow: the conversation begins without them.
+            _ => {}
+        }
+        self.editor.learn_name(partner);
+        self.editor
+            .print(&format!(
+                "(every line goes to {partner} now; /close leaves)"
+            ))
+            .await;
     }
 
     /// Shows what arrives until the user did something.
@@ -256,6 +268,11 @@ impl Repl {
 
     fn sync_mode(&mut self) {
         let link = self.link.borrow_and_update().clone();
+        if link.user.is_some() && link.user != self.account {
+            // Ids and names of the former account mean nothing to this one.
+            (self.last_shown, self.account) = (None, link.user.clone());
+            self.queued.clear();
+        }
         self.mode.set_user(link.user);
         match link.state {
             Ok(up) => self.mode.set_node(Some(up.node)),
@@ -295,9 +312,9 @@ impl Repl {
             }
             ClientEvent::Notice(notice) => {
                 if let Notice::Ended { .. } = &notice
-                    && let Some(token) = self.store.load(None)
+                    && let Some(user) = self.account.clone()
                 {
-                    self.forget(&token.user).await;
+                    self.forget(&user).await;
                 }
                 self.editor.print(&format!("* {notice}")).await;
             }
@@ -351,34 +368,6 @@ impl Repl {
     /// Asks for what a command needs beyond its line. `None`: nothing to do.
     async fn complete(&mut self, command: Command) -> Option<Request> {
         let request = match command {
-            Command::Register { user, password } => {
-                let user = self.name(user, "/register NAME").await?;
-                let password = match password {
-                    Some(password) => password,
-                    None => self.new_password(&format!("Password for {user}: ")).await?,
-                };
-                Request::Register { user, password }
-            }
-            Command::Login { user, password } => {
-                let user = self.name(user, "/login NAME").await?;
-                if let Some(already) = self.client.user() {
-                    self.editor
-                        .print(&format!(
-                            "already logged in as {already}\nHint: /logout first"
-                        ))
-                        .await;
-                    return None;
-                }
-                let password = match password {
-                    Some(password) => password,
-                    None => {
-                        self.editor
-                            .ask_secret(&format!("Password of {user}: "))
-                            .await?
-                    }
-                };
-                Request::Login { user, password }
-            }
             Command::Logout => Request::Logout,
             Command::Delete { user } => {
                 let Some(me) = self.client.user() else {
@@ -413,29 +402,6 @@ impl Repl {
         Some(request)
     }
 
-    async fn name(&self, given: Option<String>, usage: &str) -> Option<String> {
-        if given.is_none() {
-            self.editor
-                .print(&format!("a name is missing\nHint: {usage}"))
-                .await;
-        }
-        given
-    }
-
-    async fn new_password(&mut self, prompt: &str) -> Option<String> {
-        let first = self.editor.ask_secret(prompt).await?;
-        if let Err(failure) = messagebase_protocol::name::check_password(&first) {
-            self.editor.print(&failure.message).await;
-            return None;
-        }
-        let second = self.editor.ask_secret("Once more: ").await?;
-        if first != second {
-            self.editor.print("the two differ; nothing was done").await;
-            return None;
-        }
-        Some(first)
-    }
-
     async fn request(&mut self, request: Request) {
         let client = self.client.clone();
         let Some(outcome) = self
@@ -456,23 +422,6 @@ impl Repl {
         }
         if !report.lines.is_empty() {
             self.editor.print(&report.lines.join("\n")).await;
-        }
-        if let Some(session) = report.session {
-            let cluster_id = self
-                .client
-                .link()
-                .state
-                .ok()
-                .and_then(|up| up.cluster_id.clone());
-            let saved = self.store.save(&Token {
-                user: session.user,
-                token: session.token,
-                cluster_id,
-            });
-            if let Err(error) = saved {
-                // The session is there; only the next start will have to log in again.
-                self.complain(&error).await;
-            }
         }
         if let Some(user) = report.over {
             self.forget(&user).await;
@@ -501,7 +450,7 @@ impl Repl {
             return true;
         }
         self.editor
-            .print(&format!("{waiting} messages are still in the outbox and would be lost\nHint: /quit again leaves"))
+            .print(&format!("{waiting} messages are still in the outbox and would be lost\nHint: once more does it anyhow"))
             .await;
         false
     }

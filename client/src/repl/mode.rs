@@ -4,6 +4,9 @@
 
 use crate::command::{Command, parse_pipe, parse_slash};
 
+/// How the refusal of text begins that is addressed to nobody.
+pub const NOT_SENT: &str = "not sent: nobody is addressed";
+
 /// What Enter on the empty line does, as the prompt on the screen says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EmptyEnter {
@@ -146,11 +149,12 @@ impl Mode {
             Some(command) => self.slash(command),
             None => Action::Refused(match &self.sender {
                 Some(sender) => format!(
-                    "not sent: nobody is addressed\nHint: press Enter on the empty line to reply to {sender}, \
+                    "{NOT_SENT}\nHint: press Enter on the empty line to reply to {sender}, \
                      or /msg NAME TEXT; /help shows all commands"
                 ),
-                None => "not sent: nobody is addressed\nHint: /msg NAME TEXT, or d|NAME|TEXT; /help shows all commands"
-                    .to_owned(),
+                None => format!(
+                    "{NOT_SENT}\nHint: /msg NAME TEXT, or d|NAME|TEXT; /help shows all commands"
+                ),
             }),
         }
     }
