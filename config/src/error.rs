@@ -1,9 +1,10 @@
 //! Why a configuration can't be used. Every program exits with 2 on it, before touching data.
 
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 /// The hint where there is no better one: every refusal says what to do next.
-pub(crate) const LOOK_UP: &str =
+const LOOK_UP: &str =
     "every key is explained in the file that `mbctl init --dir NEW_DIRECTORY` writes";
 
 /// Names the file, the line and the key where there are any, and what to do.
@@ -39,3 +40,33 @@ impl std::fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+/// The file that is being read, for errors that name a place in it.
+pub(crate) struct Source<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) text: &'a str,
+}
+
+impl Source<'_> {
+    /// The 1-based line on which `span` begins.
+    pub(crate) fn line(&self, span: &Range<usize>) -> usize {
+        let before = self.text.as_bytes().iter().take(span.start);
+        before.filter(|byte| **byte == b'\n').count() + 1
+    }
+
+    /// An error with the general hint; a caller that knows a better one replaces it.
+    pub(crate) fn error(
+        &self,
+        span: &Range<usize>,
+        key: &str,
+        message: impl Into<String>,
+    ) -> ConfigError {
+        ConfigError {
+            file: self.path.to_owned(),
+            line: Some(self.line(span)),
+            key: Some(key.to_owned()),
+            message: message.into(),
+            hint: Some(LOOK_UP.into()),
+        }
+    }
+}

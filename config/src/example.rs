@@ -120,7 +120,7 @@ const TAIL: &str = r#"
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Config, file, validate};
+    use crate::Config;
     use std::path::Path;
 
     fn nodes() -> Vec<ExampleNode> {
@@ -141,9 +141,7 @@ mod tests {
 
     fn load(text: &str) -> Config {
         let path = Path::new("/mb/messagebase.toml");
-        file::parse(path, text)
-            .and_then(|raw| validate::resolve(path, raw))
-            .unwrap_or_else(|e| panic!("{e}\n{text}"))
+        Config::from_text(path, text).unwrap_or_else(|e| panic!("{e}\n{text}"))
     }
 
     /// `# key = value` as `key = value`; prose stays a comment.

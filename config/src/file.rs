@@ -1,343 +1,191 @@
-//! The TOML as written: every key optional, every value with its line, types checked but not yet meanings
-//! ([`crate::validate`] does that). The table is walked by hand because serde's errors know neither the path of a key
-//! nor what was probably meant.
+//! The TOML as written: every key optional, every value with its place, types checked but not yet meanings
+//! ([`crate::validate`] does that). serde reads it; [`explain`] turns its errors into ones that name the key, the line and
+//! the next step.
 
 use std::ops::Range;
-use std::path::Path;
 
+use serde::Deserialize;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeTable, DeValue, Deserializer};
 
-use crate::{Config, ConfigError, validate};
+use crate::ConfigError;
+use crate::error::Source;
 
-/// A value and the line it stands on.
-#[derive(Debug, Clone)]
-pub(crate) struct At<T> {
-    pub(crate) value: T,
-    pub(crate) line: usize,
-}
+/// A value that may be left out, and where it stands.
+pub(crate) type Given<T> = Option<Spanned<T>>;
 
 /// The whole file.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct Raw {
-    pub(crate) cluster: Option<At<String>>,
-    pub(crate) data_dir: Option<At<String>>,
-    pub(crate) pki_dir: Option<At<String>>,
-    pub(crate) registration: Option<At<String>>,
-    pub(crate) session_days: Option<At<i64>>,
-    pub(crate) nodes: Vec<RawNode>,
+    pub(crate) cluster: Given<String>,
+    pub(crate) data_dir: Given<String>,
+    pub(crate) pki_dir: Given<String>,
+    pub(crate) registration: Given<String>,
+    pub(crate) session_days: Given<i64>,
+    #[serde(rename = "node")]
+    pub(crate) nodes: Vec<Spanned<RawNode>>,
     pub(crate) limits: RawLimits,
-    pub(crate) delivered_days: Option<At<i64>>,
+    pub(crate) retention: RawRetention,
     pub(crate) password: RawPassword,
 }
 
 /// One `[[node]]`.
-#[derive(Debug)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct RawNode {
-    /// Where its table begins.
-    pub(crate) line: usize,
-    pub(crate) id: Option<At<i64>>,
-    pub(crate) client: Option<At<String>>,
-    pub(crate) peer: Option<At<String>>,
-    pub(crate) http: Option<At<String>>,
-    pub(crate) plain: Option<At<String>>,
-    pub(crate) client_bind: Option<At<String>>,
-    pub(crate) peer_bind: Option<At<String>>,
-    pub(crate) http_bind: Option<At<String>>,
+    pub(crate) id: Given<i64>,
+    pub(crate) client: Given<String>,
+    pub(crate) peer: Given<String>,
+    pub(crate) http: Given<String>,
+    pub(crate) plain: Given<String>,
+    pub(crate) client_bind: Given<String>,
+    pub(crate) peer_bind: Given<String>,
+    pub(crate) http_bind: Given<String>,
 }
 
 /// `[limits]`.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct RawLimits {
-    pub(crate) connections: Option<At<i64>>,
-    pub(crate) sessions_per_user: Option<At<i64>>,
-    pub(crate) failed_logins_per_name: Option<At<i64>>,
-    pub(crate) failed_logins_per_address: Option<At<i64>>,
-    pub(crate) queued_messages_per_user: Option<At<i64>>,
-    pub(crate) queued_bytes_per_user: Option<At<i64>>,
-    pub(crate) change_log_bytes: Option<At<i64>>,
+    pub(crate) connections: Given<i64>,
+    pub(crate) sessions_per_user: Given<i64>,
+    pub(crate) failed_logins_per_name: Given<i64>,
+    pub(crate) failed_logins_per_address: Given<i64>,
+    pub(crate) queued_messages_per_user: Given<i64>,
+    pub(crate) queued_bytes_per_user: Given<i64>,
+    pub(crate) change_log_bytes: Given<i64>,
+}
+
+/// `[retention]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RawRetention {
+    pub(crate) delivered_days: Given<i64>,
 }
 
 /// `[password]`.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct RawPassword {
-    pub(crate) memory_kib: Option<At<i64>>,
-    pub(crate) passes: Option<At<i64>>,
-    pub(crate) lanes: Option<At<i64>>,
+    pub(crate) memory_kib: Given<i64>,
+    pub(crate) passes: Given<i64>,
+    pub(crate) lanes: Given<i64>,
 }
 
-pub(crate) fn load(path: &Path) -> Result<Config, ConfigError> {
-    let path = std::path::absolute(path).map_err(|e| unreadable(path, &e))?;
-    let text = std::fs::read_to_string(&path).map_err(|e| unreadable(&path, &e))?;
-    let raw = parse(&path, &text)?;
-    validate::resolve(&path, raw)
-}
-
-fn unreadable(path: &Path, error: &std::io::Error) -> ConfigError {
-    let hint = match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            "`mbctl init` writes a configuration here; `--config FILE` or $MESSAGEBASE_CONFIG names another one"
-        }
-        std::io::ErrorKind::InvalidData => {
-            "the file must be UTF-8 text in TOML form; `mbctl init` writes an example"
-        }
-        _ => "make the file readable for this user, or name another one with `--config FILE`",
-    };
-    let file = path.to_owned();
-    ConfigError {
-        file,
-        line: None,
+/// Reads the text.
+pub(crate) fn parse(source: &Source<'_>) -> Result<Raw, ConfigError> {
+    let table = DeTable::parse(source.text).map_err(|e| ConfigError {
+        line: e.span().map(|span| source.line(&span)),
         key: None,
-        message: format!("cannot be read: {error}"),
-        hint: Some(hint.into()),
-    }
-}
-
-/// Reads the text. `path` is for the errors alone.
-pub(crate) fn parse(path: &Path, text: &str) -> Result<Raw, ConfigError> {
-    let doc = Doc { path, text };
-    let table = DeTable::parse(text).map_err(|e| ConfigError {
-        file: path.to_owned(),
-        line: e.span().map(|span| doc.line(&span)),
-        key: None,
-        message: format!("is not valid TOML: {}", e.message()),
-        hint: Some(crate::error::LOOK_UP.into()),
+        ..source.error(&(0..0), "", format!("is not valid TOML: {}", e.message()))
     })?;
-    let top = Section {
-        doc: &doc,
-        prefix: "",
-        table: table.get_ref(),
-    };
-    top.only(&[
-        "cluster",
-        "data_dir",
-        "pki_dir",
-        "registration",
-        "session_days",
-        "node",
-        "limits",
-        "retention",
-        "password",
-    ])?;
-    let mut raw = Raw {
-        cluster: top.string("cluster")?,
-        data_dir: top.string("data_dir")?,
-        pki_dir: top.string("pki_dir")?,
-        registration: top.string("registration")?,
-        session_days: top.integer("session_days")?,
-        nodes: nodes(&top)?,
-        ..Raw::default()
-    };
-    if let Some(section) = top.section("limits")? {
-        raw.limits = limits(&section)?;
-    }
-    if let Some(section) = top.section("retention")? {
-        section.only(&["delivered_days"])?;
-        raw.delivered_days = section.integer("delivered_days")?;
-    }
-    if let Some(section) = top.section("password")? {
-        section.only(&["memory_kib", "passes", "lanes"])?;
-        raw.password = RawPassword {
-            memory_kib: section.integer("memory_kib")?,
-            passes: section.integer("passes")?,
-            lanes: section.integer("lanes")?,
-        };
-    }
-    Ok(raw)
+    check_tables(source, table.get_ref())?;
+    Raw::deserialize(Deserializer::from(table.clone()))
+        .map_err(|e| explain(source, table.get_ref(), &e))
 }
 
-fn limits(section: &Section<'_, '_>) -> Result<RawLimits, ConfigError> {
-    section.only(&[
-        "connections",
-        "sessions_per_user",
-        "failed_logins_per_name",
-        "failed_logins_per_address",
-        "queued_messages_per_user",
-        "queued_bytes_per_user",
-        "change_log_bytes",
-    ])?;
-    Ok(RawLimits {
-        connections: section.integer("connections")?,
-        sessions_per_user: section.integer("sessions_per_user")?,
-        failed_logins_per_name: section.integer("failed_logins_per_name")?,
-        failed_logins_per_address: section.integer("failed_logins_per_address")?,
-        queued_messages_per_user: section.integer("queued_messages_per_user")?,
-        queued_bytes_per_user: section.integer("queued_bytes_per_user")?,
-        change_log_bytes: section.integer("change_log_bytes")?,
-    })
-}
-
-fn nodes(top: &Section<'_, '_>) -> Result<Vec<RawNode>, ConfigError> {
-    let Some((key, value)) = top.table.get_key_value("node") else {
-        return Ok(Vec::new());
-    };
-    let tables = value.get_ref().as_array().ok_or_else(|| {
-        let mut error = top
-            .doc
-            .error(&key.span(), "node", "must be a list of tables".into());
-        error.hint = Some("each node begins with a line `[[node]]`, with two brackets".into());
-        error
-    })?;
-    tables.iter().map(|table| node(top.doc, table)).collect()
-}
-
-fn node(doc: &Doc<'_>, value: &Spanned<DeValue<'_>>) -> Result<RawNode, ConfigError> {
-    let table = value.get_ref().as_table().ok_or_else(|| {
-        doc.error(
-            &value.span(),
-            "node",
-            "must be a table that begins with `[[node]]`".into(),
-        )
-    })?;
-    let section = Section {
-        doc,
-        prefix: "node.",
-        table,
-    };
-    section.only(&[
-        "id",
-        "client",
-        "peer",
-        "http",
-        "plain",
-        "client_bind",
-        "peer_bind",
-        "http_bind",
-    ])?;
-    Ok(RawNode {
-        line: doc.line(&value.span()),
-        id: section.integer("id")?,
-        client: section.string("client")?,
-        peer: section.string("peer")?,
-        http: section.string("http")?,
-        plain: section.string("plain")?,
-        client_bind: section.string("client_bind")?,
-        peer_bind: section.string("peer_bind")?,
-        http_bind: section.string("http_bind")?,
-    })
-}
-
-struct Doc<'a> {
-    path: &'a Path,
-    text: &'a str,
-}
-
-impl Doc<'_> {
-    fn line(&self, span: &Range<usize>) -> usize {
-        let before = self
-            .text
-            .as_bytes()
-            .get(..span.start)
-            .unwrap_or(self.text.as_bytes());
-        before.iter().filter(|byte| **byte == b'\n').count() + 1
-    }
-
-    fn error(&self, span: &Range<usize>, key: &str, message: String) -> ConfigError {
-        let line = Some(self.line(span));
-        ConfigError {
-            file: self.path.to_owned(),
-            line,
-            key: Some(key.to_owned()),
-            message,
-            hint: Some(crate::error::LOOK_UP.into()),
-        }
-    }
-}
-
-/// One table and where it stands.
-struct Section<'d, 't> {
-    doc: &'d Doc<'d>,
-    /// What its keys are prefixed with in errors, e.g. `limits.`.
-    prefix: &'static str,
-    table: &'t DeTable<'t>,
-}
-
-impl<'d, 't> Section<'d, 't> {
-    /// Refuses keys that are not `known`, the first in the file first.
-    fn only(&self, known: &[&str]) -> Result<(), ConfigError> {
-        let unknown = self
-            .table
-            .keys()
-            .filter(|key| !known.contains(&key.get_ref().as_ref()));
-        let Some(key) = unknown.min_by_key(|key| key.span().start) else {
-            return Ok(());
-        };
+/// Refuses what is no table where one belongs. serde would take a list too, its elements for the fields in their order.
+fn check_tables(source: &Source<'_>, top: &DeTable<'_>) -> Result<(), ConfigError> {
+    for (key, value) in top {
         let name = key.get_ref().as_ref();
-        let mut error = self.doc.error(
-            &key.span(),
-            &format!("{}{name}", self.prefix),
-            "no such key".into(),
-        );
-        error.hint = Some(match nearest(name, known) {
-            Some(meant) => format!("did you mean `{}{meant}`?", self.prefix),
-            None => format!("keys here are: {}", known.join(", ")),
-        });
-        Err(error)
+        match (name, value.get_ref()) {
+            ("limits" | "retention" | "password", DeValue::Table(_)) => {}
+            ("limits" | "retention" | "password", other) => {
+                let found = article(other.type_str());
+                let message = format!("must be a table, `[{name}]`, not {found}");
+                return Err(source.error(&value.span(), name, message));
+            }
+            ("node", DeValue::Array(nodes)) => {
+                if let Some(other) = nodes.iter().find(|node| !node.get_ref().is_table()) {
+                    let message = "must be a table that begins with `[[node]]`";
+                    return Err(source.error(&other.span(), name, message));
+                }
+            }
+            ("node", _) => {
+                let mut error = source.error(&key.span(), name, "must be a list of tables");
+                error.hint =
+                    Some("each node begins with a line `[[node]]`, with two brackets".into());
+                return Err(error);
+            }
+            _ => {}
+        }
     }
+    Ok(())
+}
 
-    fn wrong_type(&self, name: &str, value: &Spanned<DeValue<'_>>, wanted: &str) -> ConfigError {
-        let message = format!(
-            "must be {wanted}, not {}",
-            article(value.get_ref().type_str())
-        );
-        self.doc
-            .error(&value.span(), &format!("{}{name}", self.prefix), message)
-    }
+/// An entry of a table.
+struct Entry<'t> {
+    /// What its key is prefixed with in errors, e.g. `limits.`.
+    prefix: String,
+    table: &'t DeTable<'t>,
+    name: &'t str,
+    value: &'t DeValue<'t>,
+}
 
-    fn string(&self, name: &str) -> Result<Option<At<String>>, ConfigError> {
-        let Some(value) = self.table.get(name) else {
-            return Ok(None);
-        };
-        let text = value
-            .get_ref()
-            .as_str()
-            .ok_or_else(|| self.wrong_type(name, value, "a string in quotes"))?;
-        Ok(Some(At {
-            value: text.to_owned(),
-            line: self.doc.line(&value.span()),
-        }))
-    }
+/// The entry whose key or value stands at `span`.
+fn find<'t>(prefix: &str, table: &'t DeTable<'t>, span: &Range<usize>) -> Option<Entry<'t>> {
+    table.iter().find_map(|(key, value)| {
+        let name = key.get_ref().as_ref();
+        if key.span() == *span || value.span() == *span {
+            return Some(Entry {
+                prefix: prefix.to_owned(),
+                table,
+                name,
+                value: value.get_ref(),
+            });
+        }
+        let below = format!("{prefix}{name}.");
+        match value.get_ref() {
+            DeValue::Table(table) => find(&below, table, span),
+            DeValue::Array(list) => list
+                .iter()
+                .filter_map(|element| element.get_ref().as_table())
+                .find_map(|table| find(&below, table, span)),
+            _ => None,
+        }
+    })
+}
 
-    fn integer(&self, name: &str) -> Result<Option<At<i64>>, ConfigError> {
-        let Some(value) = self.table.get(name) else {
-            return Ok(None);
-        };
-        let number = value
-            .get_ref()
-            .as_integer()
-            .ok_or_else(|| self.wrong_type(name, value, "a whole number"))?;
-        let parsed = i64::from_str_radix(number.as_str(), number.radix()).map_err(|_| {
-            self.doc.error(
-                &value.span(),
-                &format!("{}{name}", self.prefix),
-                "is too large a number".into(),
-            )
-        })?;
-        Ok(Some(At {
-            value: parsed,
-            line: self.doc.line(&value.span()),
-        }))
+/// serde's errors know the place, but neither the key nor what was probably meant.
+fn explain(source: &Source<'_>, table: &DeTable<'_>, error: &toml::de::Error) -> ConfigError {
+    let span = error.span().unwrap_or_default();
+    let Some(entry) = find("", table, &span) else {
+        return source.error(&span, "", error.message());
+    };
+    if error.message().starts_with("unknown field") {
+        return unknown_key(source, &entry, error.message());
     }
+    let wanted = match error.message().ends_with("expected a string") {
+        true => "a string in quotes",
+        false => "a whole number",
+    };
+    let message = match entry.value {
+        DeValue::Integer(_) if wanted == "a whole number" => "is too large a number".into(),
+        other => format!("must be {wanted}, not {}", article(other.type_str())),
+    };
+    source.error(&span, &format!("{}{}", entry.prefix, entry.name), message)
+}
 
-    fn section(&self, name: &'static str) -> Result<Option<Section<'d, 't>>, ConfigError> {
-        let Some(value) = self.table.get(name) else {
-            return Ok(None);
-        };
-        let table = value
-            .get_ref()
-            .as_table()
-            .ok_or_else(|| self.wrong_type(name, value, &format!("a table, `[{name}]`")))?;
-        let prefix = match name {
-            "limits" => "limits.",
-            "retention" => "retention.",
-            _ => "password.",
-        };
-        Ok(Some(Section {
-            doc: self.doc,
-            prefix,
-            table,
-        }))
-    }
+/// Names the first unknown key of the table in the file. serde's `message` has the known ones in backquotes, behind the
+/// one that it met.
+fn unknown_key(source: &Source<'_>, entry: &Entry<'_>, message: &str) -> ConfigError {
+    let known: Vec<&str> = message.split('`').skip(3).step_by(2).collect();
+    let unknown = entry
+        .table
+        .keys()
+        .filter(|key| !known.contains(&key.get_ref().as_ref()));
+    let first = unknown.min_by_key(|key| key.span().start);
+    let (name, span) = first.map_or((entry.name, 0..0), |key| {
+        (key.get_ref().as_ref(), key.span())
+    });
+    let prefix = &entry.prefix;
+    let mut error = source.error(&span, &format!("{prefix}{name}"), "no such key");
+    error.hint = Some(match nearest(name, &known) {
+        Some(meant) => format!("did you mean `{prefix}{meant}`?"),
+        None => format!("keys here are: {}", known.join(", ")),
+    });
+    error
 }
 
 fn article(noun: &str) -> String {
@@ -351,36 +199,24 @@ const NEAREST_MAX_EDITS: usize = 3;
 /// The known key that `name` was probably meant to be.
 fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let allowed = NEAREST_MAX_EDITS.min(name.chars().count().div_ceil(2));
-    known
+    let distances = known
         .iter()
-        .map(|key| (edits(name, key), *key))
+        .map(|key| (strsim::levenshtein(name, key), *key));
+    distances
         .min()
         .filter(|(edits, _)| *edits <= allowed)
         .map(|(_, key)| key)
 }
 
-/// Levenshtein distance.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn error(text: &str) -> ConfigError {
-        parse(Path::new("x.toml"), text).expect_err("must be refused")
+        let path = Path::new("x.toml");
+        parse(&Source { path, text }).expect_err("must be refused")
     }
 
     #[test]
@@ -424,6 +260,16 @@ mod tests {
     }
 
     #[test]
+    fn a_list_is_not_taken_for_a_table() {
+        for text in ["limits = []\n", "limits = [20000]\n"] {
+            let e = error(text);
+            assert_eq!(e.message, "must be a table, `[limits]`, not an array");
+        }
+        let e = error("node = [[1]]\n");
+        assert_eq!(e.message, "must be a table that begins with `[[node]]`");
+    }
+
+    #[test]
     fn a_wrong_type_and_broken_toml_name_the_line() {
         let e = error("\nsession_days = \"30\"\n");
         assert_eq!((e.line, e.key.as_deref()), (Some(2), Some("session_days")));
@@ -437,10 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn distance_counts_single_edits() {
-        assert_eq!(edits("peer", "peer"), 0);
-        assert_eq!(edits("per", "peer"), 1);
-        assert_eq!(edits("", "abc"), 3);
+    fn a_key_that_is_like_none_is_not_guessed() {
         assert_eq!(nearest("pki", &["pki_dir", "data_dir"]), None);
     }
 }

@@ -18,6 +18,8 @@ pub use example::{ExampleNode, example_toml};
 
 use std::path::{Path, PathBuf};
 
+use error::Source;
+
 /// Environment variable that names the file when `--config` does not.
 pub const CONFIG_ENV: &str = "MESSAGEBASE_CONFIG";
 /// The file that is looked for in the current directory.
@@ -115,7 +117,15 @@ impl Config {
 
     /// Reads and validates one file.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        file::load(path)
+        let path = std::path::absolute(path).map_err(|e| unreadable(path, &e))?;
+        let text = std::fs::read_to_string(&path).map_err(|e| unreadable(&path, &e))?;
+        Config::from_text(&path, &text)
+    }
+
+    /// Reads and validates the text of the file at `path`, which is absolute.
+    fn from_text(path: &Path, text: &str) -> Result<Config, ConfigError> {
+        let source = Source { path, text };
+        validate::resolve(&source, file::parse(&source)?)
     }
 
     /// The node with this number.
@@ -126,5 +136,24 @@ impl Config {
     /// `data/node-N`.
     pub fn node_dir(&self, id: u16) -> PathBuf {
         self.data_dir.join(format!("node-{id}"))
+    }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> ConfigError {
+    let hint = match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "`mbctl init` writes a configuration here; `--config FILE` or $MESSAGEBASE_CONFIG names another one"
+        }
+        std::io::ErrorKind::InvalidData => {
+            "the file must be UTF-8 text in TOML form; `mbctl init` writes an example"
+        }
+        _ => "make the file readable for this user, or name another one with `--config FILE`",
+    };
+    ConfigError {
+        file: path.to_owned(),
+        line: None,
+        key: None,
+        message: format!("cannot be read: {error}"),
+        hint: Some(hint.into()),
     }
 }

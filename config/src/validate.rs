@@ -1,10 +1,14 @@
-//! Raw TOML to a valid [`crate::Config`]: defaults, ranges, and what must not be the same twice. Looks at no key file
-//! and resolves no host name: a configuration is as valid on one machine as on another.
+//! Raw TOML to a valid [`crate::Config`]: defaults, ranges, and what must be unique. Reads no key file and resolves no host
+//! name: a configuration is valid on all machines or on none.
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::path::Path;
 
-use crate::file::{At, Raw, RawLimits, RawNode, RawPassword};
+use toml::Spanned;
+
+use crate::error::Source;
+use crate::file::{Given, Raw, RawLimits, RawNode, RawPassword};
 use crate::{Address, Config, ConfigError, Limits, NodeConfig, PasswordCost};
 
 /// Longest cluster name in characters; clients keep state in a directory of that name.
@@ -26,13 +30,15 @@ const OWASP_MIN: PasswordCost = PasswordCost {
 /// 4 GiB, in KiB.
 const MEMORY_MAX_KIB: u32 = 4 * 1024 * 1024;
 
-/// Checks everything; `path` is absolute and paths in the file are relative to its directory.
-pub(crate) fn resolve(path: &Path, raw: Raw) -> Result<Config, ConfigError> {
-    let check = Check { path };
-    let base = path.parent().unwrap_or(Path::new("/"));
-    let directory = |key: &str, given: Option<At<String>>, default: &str| match given {
-        Some(at) if at.value.is_empty() => Err(check.error(at.line, key, "must not be empty")),
-        Some(at) => Ok(base.join(at.value)),
+/// Checks everything; the source's path is absolute and paths in the file are relative to its directory.
+pub(crate) fn resolve(source: &Source<'_>, raw: Raw) -> Result<Config, ConfigError> {
+    let check = Check { source };
+    let base = source.path.parent().unwrap_or(Path::new("/"));
+    let directory = |key: &str, given: Given<String>, default: &str| match given {
+        Some(at) if at.get_ref().is_empty() => {
+            Err(check.error(&at.span(), key, "must not be empty"))
+        }
+        Some(at) => Ok(base.join(at.into_inner())),
         None => Ok(base.join(default)),
     };
     let nodes = raw
@@ -41,7 +47,7 @@ pub(crate) fn resolve(path: &Path, raw: Raw) -> Result<Config, ConfigError> {
         .map(|node| check.node(node))
         .collect::<Result<Vec<_>, _>>()?;
     if nodes.is_empty() {
-        let mut error = check.error(1, "node", "names no node");
+        let mut error = check.error(&(0..0), "node", "names no node");
         error.line = None;
         error.hint = Some(
             "write at least one `[[node]]` with id, client and peer; `mbctl init` shows how".into(),
@@ -50,7 +56,7 @@ pub(crate) fn resolve(path: &Path, raw: Raw) -> Result<Config, ConfigError> {
     }
     check.unique(&nodes, &raw.nodes)?;
     Ok(Config {
-        path: path.to_owned(),
+        path: source.path.to_owned(),
         cluster: check.cluster(raw.cluster)?,
         data_dir: directory("data_dir", raw.data_dir, "data")?,
         pki_dir: directory("pki_dir", raw.pki_dir, "pki")?,
@@ -60,7 +66,7 @@ pub(crate) fn resolve(path: &Path, raw: Raw) -> Result<Config, ConfigError> {
         limits: check.limits(&raw.limits)?,
         delivered_days: check.small(
             "retention.delivered_days",
-            &raw.delivered_days,
+            &raw.retention.delivered_days,
             0,
             0,
             36_500,
@@ -70,27 +76,19 @@ pub(crate) fn resolve(path: &Path, raw: Raw) -> Result<Config, ConfigError> {
 }
 
 struct Check<'a> {
-    path: &'a Path,
+    source: &'a Source<'a>,
 }
 
 impl Check<'_> {
-    fn error(&self, line: usize, key: &str, message: impl Into<String>) -> ConfigError {
-        let (file, line, key) = (self.path.to_owned(), Some(line), Some(key.to_owned()));
-        // Every refusal says what to do next; those that know better replace this.
-        let hint = Some(crate::error::LOOK_UP.into());
-        ConfigError {
-            file,
-            line,
-            key,
-            message: message.into(),
-            hint,
-        }
+    fn error(&self, span: &Range<usize>, key: &str, message: impl Into<String>) -> ConfigError {
+        self.source.error(span, key, message)
     }
 
-    fn cluster(&self, given: Option<At<String>>) -> Result<String, ConfigError> {
-        let Some(At { value, line }) = given else {
+    fn cluster(&self, given: Given<String>) -> Result<String, ConfigError> {
+        let Some(given) = given else {
             return Ok("messagebase".into());
         };
+        let value = given.get_ref();
         let edge = |c: char| c.is_whitespace() || c == '.';
         let usable = (1..=CLUSTER_NAME_MAX_CHARS).contains(&value.chars().count())
             && value.len() <= CLUSTER_NAME_MAX_BYTES
@@ -100,9 +98,9 @@ impl Check<'_> {
             && !value.starts_with(edge)
             && !value.ends_with(char::is_whitespace);
         if usable {
-            return Ok(value);
+            return Ok(given.into_inner());
         }
-        let mut error = self.error(line, "cluster", "is not a usable cluster name");
+        let mut error = self.error(&given.span(), "cluster", "is not a usable cluster name");
         error.hint = Some(
             "1 to 64 characters that can name a directory: no slash, not beginning with a dot"
                 .into(),
@@ -110,15 +108,15 @@ impl Check<'_> {
         Err(error)
     }
 
-    fn registration(&self, given: Option<At<String>>) -> Result<bool, ConfigError> {
+    fn registration(&self, given: Given<String>) -> Result<bool, ConfigError> {
         match given {
             None => Ok(true),
-            Some(at) => match at.value.as_str() {
+            Some(at) => match at.get_ref().as_str() {
                 "open" => Ok(true),
                 "closed" => Ok(false),
                 _ => {
                     let mut error =
-                        self.error(at.line, "registration", "must be \"open\" or \"closed\"");
+                        self.error(&at.span(), "registration", "must be \"open\" or \"closed\"");
                     error.hint = Some(
                         "`closed` lets only operators make accounts: `mbctl user add NAME`".into(),
                     );
@@ -131,20 +129,20 @@ impl Check<'_> {
     fn range(
         &self,
         key: &str,
-        given: &Option<At<i64>>,
+        given: &Given<i64>,
         default: u64,
         min: u64,
         max: u64,
     ) -> Result<u64, ConfigError> {
         let Some(at) = given else { return Ok(default) };
-        match u64::try_from(at.value) {
+        let value = *at.get_ref();
+        match u64::try_from(value) {
             Ok(value) if (min..=max).contains(&value) => Ok(value),
             _ => {
-                let message = format!("must be from {min} to {max} and is {}", at.value);
-                let mut error = self.error(at.line, key, message);
+                let message = format!("must be from {min} to {max} and is {value}");
+                let mut error = self.error(&at.span(), key, message);
                 error.hint = Some(format!("leave it out for the default, {default}"));
-                if key.starts_with("password.") && at.value < i64::try_from(min).unwrap_or(i64::MAX)
-                {
+                if key.starts_with("password.") && value < i64::try_from(min).unwrap_or(i64::MAX) {
                     error.hint = Some(
                         "less would be below OWASP's minimum for argon2id (19456 KiB, 2 passes)"
                             .into(),
@@ -159,7 +157,7 @@ impl Check<'_> {
     fn small(
         &self,
         key: &str,
-        given: &Option<At<i64>>,
+        given: &Given<i64>,
         default: u32,
         min: u32,
         max: u32,
@@ -247,23 +245,24 @@ impl Check<'_> {
         })
     }
 
-    fn node(&self, raw: &RawNode) -> Result<NodeConfig, ConfigError> {
+    fn node(&self, raw: &Spanned<RawNode>) -> Result<NodeConfig, ConfigError> {
+        let (span, raw) = (raw.span(), raw.get_ref());
         let missing = |key: &str| {
-            let mut error = self.error(raw.line, key, "is missing from this [[node]]");
+            let mut error = self.error(&span, key, "is missing from this [[node]]");
             error.hint = Some("each [[node]] has id, client and peer".into());
             error
         };
         let id = raw.id.as_ref().ok_or_else(|| missing("node.id"))?;
-        let number = u16::try_from(id.value).ok().filter(|id| *id > 0);
+        let number = u16::try_from(*id.get_ref()).ok().filter(|id| *id > 0);
         let number = number.ok_or_else(|| {
             self.error(
-                id.line,
+                &id.span(),
                 "node.id",
-                format!("must be from 1 to 65535 and is {}", id.value),
+                format!("must be from 1 to 65535 and is {}", id.get_ref()),
             )
         })?;
-        let dialed = |key: &str, given: &Option<At<String>>| self.address(key, given, false);
-        let bound = |key: &str, given: &Option<At<String>>| self.address(key, given, true);
+        let dialed = |key: &str, given: &Given<String>| self.address(key, given, false);
+        let bound = |key: &str, given: &Given<String>| self.address(key, given, true);
         let node = NodeConfig {
             id: number,
             client: dialed("node.client", &raw.client)?.ok_or_else(|| missing("node.client"))?,
@@ -280,14 +279,14 @@ impl Check<'_> {
             let message = format!(
                 "is without TLS, so it must be a loopback address, and {address} is not one"
             );
-            let mut error = self.error(at.line, "node.plain", message);
+            let mut error = self.error(&at.span(), "node.plain", message);
             error.hint = Some(
                 "use 127.0.0.1 or [::1], or leave it out: clients elsewhere use `client`".into(),
             );
             return Err(error);
         }
         if let (Some(at), None) = (&raw.http_bind, &raw.http) {
-            let mut error = self.error(at.line, "node.http_bind", "is there without `http`");
+            let mut error = self.error(&at.span(), "node.http_bind", "is there without `http`");
             error.hint = Some("set `http` too: it switches the HTTP listener on".into());
             return Err(error);
         }
@@ -297,12 +296,12 @@ impl Check<'_> {
     fn address(
         &self,
         key: &str,
-        given: &Option<At<String>>,
+        given: &Given<String>,
         bind: bool,
     ) -> Result<Option<Address>, ConfigError> {
         let Some(at) = given else { return Ok(None) };
-        let address = at.value.parse::<Address>().map_err(|message| {
-            let mut error = self.error(at.line, key, message);
+        let address = at.get_ref().parse::<Address>().map_err(|message| {
+            let mut error = self.error(&at.span(), key, message);
             error.hint = Some(
                 "write an IP address or host name, a colon and a port, e.g. \"127.0.0.1:7101\""
                     .into(),
@@ -311,13 +310,13 @@ impl Check<'_> {
         })?;
         if !bind && address.port == 0 {
             return Err(self.error(
-                at.line,
+                &at.span(),
                 key,
                 "port 0 cannot be dialed; write one from 1 to 65535",
             ));
         }
         if !bind && is_wildcard(&address) {
-            let mut error = self.error(at.line, key, format!("{address} cannot be dialed"));
+            let mut error = self.error(&at.span(), key, format!("{address} cannot be dialed"));
             error.hint =
                 Some("write where others reach this node, and where it listens in `…_bind`".into());
             return Err(error);
@@ -326,25 +325,28 @@ impl Check<'_> {
     }
 
     /// Refuses ids and addresses that are there twice, naming the later line.
-    fn unique(&self, nodes: &[NodeConfig], raw: &[RawNode]) -> Result<(), ConfigError> {
-        let mut ids: Vec<(u16, usize)> = Vec::new();
+    fn unique(&self, nodes: &[NodeConfig], raw: &[Spanned<RawNode>]) -> Result<(), ConfigError> {
+        let mut ids: Vec<(u16, Range<usize>)> = Vec::new();
         let mut places: Vec<Place<'_>> = Vec::new();
         for (node, raw) in nodes.iter().zip(raw) {
-            let line = raw.id.as_ref().map_or(raw.line, |id| id.line);
+            let span = raw.get_ref().id.as_ref().map_or(raw.span(), Spanned::span);
             if let Some((_, first)) = ids.iter().find(|(id, _)| *id == node.id) {
+                let first = self.source.line(first);
                 let message = format!("{} is taken by the node on line {first}", node.id);
-                let mut error = self.error(line, "node.id", message);
+                let mut error = self.error(&span, "node.id", message);
                 error.hint = Some("give every [[node]] a number of its own".into());
                 return Err(error);
             }
-            ids.push((node.id, line));
-            for place in places_of(node, raw) {
+            ids.push((node.id, span));
+            for place in places_of(node, raw.get_ref()) {
                 if let Some(other) = places.iter().find(|other| other.collides(&place)) {
+                    let line = self.source.line(&other.span);
                     let message = format!(
-                        "{} is already the `{}` of node {} (line {})",
-                        place.address, other.key, other.node.id, other.line
+                        "{} is already the `{}` of node {} (line {line})",
+                        place.address, other.key, other.node.id
                     );
-                    let mut error = self.error(place.line, &format!("node.{}", place.key), message);
+                    let key = format!("node.{}", place.key);
+                    let mut error = self.error(&place.span, &key, message);
                     error.hint =
                         Some("every listener of every node needs an address of its own".into());
                     return Err(error);
@@ -364,7 +366,7 @@ struct Place<'a> {
     /// The key it was given by.
     key: &'static str,
     address: &'a Address,
-    line: usize,
+    span: Range<usize>,
     /// Others dial it.
     dialed: bool,
     /// The node listens on it.
@@ -372,71 +374,55 @@ struct Place<'a> {
 }
 
 fn places_of<'a>(node: &'a NodeConfig, raw: &RawNode) -> Vec<Place<'a>> {
-    let line = |at: &Option<At<String>>| at.as_ref().map_or(raw.line, |at| at.line);
+    // Each listener with its two keys: the address that is dialed, and the one that is bound.
+    let listeners = [
+        (
+            "client",
+            Some(&node.client),
+            &raw.client,
+            "client_bind",
+            node.client_bind.as_ref(),
+            &raw.client_bind,
+        ),
+        (
+            "peer",
+            Some(&node.peer),
+            &raw.peer,
+            "peer_bind",
+            node.peer_bind.as_ref(),
+            &raw.peer_bind,
+        ),
+        (
+            "http",
+            node.http.as_ref(),
+            &raw.http,
+            "http_bind",
+            node.http_bind.as_ref(),
+            &raw.http_bind,
+        ),
+        (
+            "plain",
+            node.plain.as_ref(),
+            &raw.plain,
+            "plain",
+            None,
+            &None,
+        ),
+    ];
     let mut places = Vec::new();
-    let mut add = |listener,
-                   bind_key,
-                   dial: Option<&'a Address>,
-                   dial_line,
-                   bind: Option<&'a Address>,
-                   bind_line| {
-        if let Some(address) = dial {
-            let bound = bind.is_none();
-            places.push(Place {
-                node,
-                listener,
-                key: listener,
-                address,
-                line: dial_line,
-                dialed: true,
-                bound,
-            });
-        }
-        if let Some(address) = bind {
-            places.push(Place {
-                node,
-                listener,
-                key: bind_key,
-                address,
-                line: bind_line,
-                dialed: false,
-                bound: true,
-            });
-        }
-    };
-    let (client_bind, peer_bind) = (node.client_bind.as_ref(), node.peer_bind.as_ref());
-    add(
-        "client",
-        "client_bind",
-        Some(&node.client),
-        line(&raw.client),
-        client_bind,
-        line(&raw.client_bind),
-    );
-    add(
-        "peer",
-        "peer_bind",
-        Some(&node.peer),
-        line(&raw.peer),
-        peer_bind,
-        line(&raw.peer_bind),
-    );
-    add(
-        "http",
-        "http_bind",
-        node.http.as_ref(),
-        line(&raw.http),
-        node.http_bind.as_ref(),
-        line(&raw.http_bind),
-    );
-    add(
-        "plain",
-        "plain",
-        node.plain.as_ref(),
-        line(&raw.plain),
-        None,
-        raw.line,
-    );
+    for (listener, dial, dial_given, bind_key, bind, bind_given) in listeners {
+        let place = |key, address, given: &Given<String>, dialed, bound| Place {
+            node,
+            listener,
+            key,
+            address,
+            span: given.as_ref().map_or(0..0, Spanned::span),
+            dialed,
+            bound,
+        };
+        places.extend(dial.map(|at| place(listener, at, dial_given, true, bind.is_none())));
+        places.extend(bind.map(|at| place(bind_key, at, bind_given, false, true)));
+    }
     places
 }
 

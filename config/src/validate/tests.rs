@@ -6,7 +6,7 @@ use crate::{Config, ConfigError};
 
 fn resolve(text: &str) -> Result<Config, ConfigError> {
     let path = Path::new("/etc/mb/messagebase.toml");
-    super::resolve(path, crate::file::parse(path, text)?)
+    Config::from_text(path, text)
 }
 
 fn refused(text: &str) -> (usize, String, String) {
