@@ -7,6 +7,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+/// Bytes of frames that are written with one system call, when several wait.
+pub const WRITE_COALESCE_MAX_BYTES: usize = 1024 * 1024;
+
 /// Writes one frame and flushes it.
 pub async fn write<T: Serialize>(to: &mut (impl AsyncWrite + Unpin), value: &T) -> io::Result<()> {
     to.write_all(&encode(value)?).await?;

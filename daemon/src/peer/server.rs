@@ -32,8 +32,6 @@ const CONNECTIONS_MAX: usize = 512;
 const CALLS_MAX: usize = 1_024;
 /// Answers waiting to be written: as many as calls, so that in practice no handler waits for room.
 const ANSWERS_MAX: usize = CALLS_MAX;
-/// Bytes of answers that are written with one system call, when several wait.
-const WRITE_COALESCE_MAX_BYTES: usize = 1024 * 1024;
 
 /// Handles the hellos and calls of peers.
 pub trait PeerHandler: Send + Sync + 'static {
@@ -214,7 +212,7 @@ async fn write_answers(
     let mut bytes = Vec::new();
     while let Some(answer) = queued.recv().await {
         encode_into(&answer, &mut bytes)?;
-        while bytes.len() < WRITE_COALESCE_MAX_BYTES
+        while bytes.len() < frame::WRITE_COALESCE_MAX_BYTES
             && let Ok(answer) = queued.try_recv()
         {
             encode_into(&answer, &mut bytes)?;

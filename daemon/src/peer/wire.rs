@@ -44,8 +44,6 @@ fn stall_limit(purpose: Purpose) -> Duration {
 }
 /// Calls that wait to be sent on one link.
 const LINK_QUEUE_MAX: usize = 1_024;
-/// Bytes of frames that are written with one system call, when several wait.
-const WRITE_COALESCE_MAX_BYTES: usize = 1024 * 1024;
 
 /// Why a peer did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -436,7 +434,7 @@ async fn write_calls(
                 )?;
                 pending.sent(id, call.reply);
             }
-            next = if bytes.len() < WRITE_COALESCE_MAX_BYTES {
+            next = if bytes.len() < frame::WRITE_COALESCE_MAX_BYTES {
                 calls.try_recv().ok()
             } else {
                 None
