@@ -84,6 +84,23 @@ pub enum Job {
     },
 }
 
+impl Job {
+    /// Tells whoever waits for the job that it was not done.
+    pub(super) fn fail(self, error: &StoreError) {
+        let done = match self {
+            Job::SaveVote { done, .. }
+            | Job::Append { done, .. }
+            | Job::Truncate { done, .. }
+            | Job::Purge { done, .. }
+            | Job::Apply { done, .. }
+            | Job::InstallSnapshot { done, .. }
+            | Job::Local { done, .. }
+            | Job::SaveIdentity { done, .. } => done,
+        };
+        done(Err(error.clone()));
+    }
+}
+
 /// Who this node is; absent on a blank one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -197,4 +214,9 @@ pub enum StoreError {
     /// The writer has stopped.
     #[error("the store is closed")]
     Closed,
+}
+
+/// A final error with what was being done.
+pub(super) fn fatal(what: &str, error: impl std::fmt::Display) -> StoreError {
+    StoreError::Fatal(format!("failed to {what}: {error}").into())
 }

@@ -11,13 +11,14 @@ use rusqlite::Connection;
 use tracing::subscriber::NoSubscriber;
 
 use super::StoreError;
-use super::files::{DirLock, LockError, beside, make_private_dir, open_private_file, sync_dir};
-use super::open::LOCK;
-use super::readers::open_read_only;
-use super::schema::{BACKUP_TABLE, SCHEMA_VERSION, in_snapshots, migrations};
-use super::shared::{Shared, fatal};
-use super::snapshot::{read_only_uri, remove_if_there};
-use super::writer::Db;
+use super::api::fatal;
+use super::connect;
+use super::files::{
+    DirLock, LOCK_FILE, LockError, beside, make_private_dir, open_private_file, sync_dir,
+};
+use super::inner::StoreInner;
+use super::schema::{BACKUP_TABLE, SCHEMA_VERSION, in_snapshots, is_backup, migrations};
+use super::snapshot::remove_if_there;
 use crate::entry::LogId;
 use crate::state::Counters;
 use crate::state::sql::{int, uint};
@@ -37,7 +38,7 @@ const ROOM_LEFT_BYTES: u64 = 256 * 1024 * 1024;
 /// What a restore writes until it is whole.
 const UNFINISHED: &str = "messagebase.db.restoring";
 /// What may lie in a directory that counts as empty: the lock, `mbctl up`'s log, an interrupted restore.
-const OF_NO_ACCOUNT: [&str; 3] = [LOCK, "mbd.log", UNFINISHED];
+const OF_NO_ACCOUNT: [&str; 3] = [LOCK_FILE, "mbd.log", UNFINISHED];
 
 /// A backup on its way to the operator: a file without a name. Its room is free again once it is dropped.
 pub struct Backup {
@@ -51,7 +52,7 @@ pub struct Backup {
 
 /// Copies what is applied into a nameless file, in one read transaction. Blocking; stops early once `unwanted` says so.
 pub(super) fn build(
-    shared: &Shared,
+    shared: &StoreInner,
     mut unwanted: impl FnMut() -> bool + Send + 'static,
     now_ms: u64,
 ) -> Result<Backup, StoreError> {
@@ -98,12 +99,12 @@ fn enough(free: u64, bytes: u64) -> Result<(), String> {
 }
 
 fn copy_out(
-    shared: &Shared,
+    shared: &StoreInner,
     to: &Path,
     unwanted: impl FnMut() -> bool + Send + 'static,
     now_ms: u64,
 ) -> rusqlite::Result<Option<LogId>> {
-    let mut conn = Db::connect(to)?;
+    let mut conn = connect::read_write(to)?;
     // Whoever takes it syncs it; half of one is never used.
     conn.execute_batch(
         "PRAGMA page_size = 4096; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;",
@@ -114,7 +115,7 @@ fn copy_out(
     });
     made.map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
     conn.progress_handler(STEPS_BETWEEN_LOOKS, Some(unwanted))?;
-    conn.execute("ATTACH ?1 AS live", [read_only_uri(&shared.file)])?;
+    conn.execute("ATTACH ?1 AS live", [connect::read_only_uri(&shared.file)])?;
     let tx = conn.transaction()?;
     for table in in_snapshots().map(|table| table.name) {
         // The first statement that reads begins the read transaction, which all others read in.
@@ -202,7 +203,7 @@ pub fn restore(
     let failed = |what| move |e: io::Error| RestoreError::Failed(what, e.to_string());
     check_usable(from)?;
     make_private_dir(dir).map_err(failed("make the directory"))?;
-    let _lock = DirLock::take(&dir.join(LOCK)).map_err(|e| match e {
+    let _lock = DirLock::take(&dir.join(LOCK_FILE)).map_err(|e| match e {
         LockError::Held(_) => RestoreError::InUse(dir.display().to_string()),
         LockError::Io(e) => failed("lock the directory")(e),
     })?;
@@ -258,7 +259,7 @@ fn check_usable(file: &Path) -> Result<(), RestoreError> {
             )));
         }
     }
-    let conn = open_read_only(file).map_err(failed)?;
+    let conn = connect::read_only(file).map_err(failed)?;
     let schema: i64 = conn
         .pragma_query_value(None, "user_version", |row| row.get(0))
         .map_err(failed)?;
@@ -278,11 +279,6 @@ fn check_usable(file: &Path) -> Result<(), RestoreError> {
     } else {
         Err(unusable(format!("it is damaged: {check}")))
     }
-}
-
-/// Whether the file is a backup: a node must not run on it.
-pub(super) fn is_backup(conn: &Connection) -> rusqlite::Result<bool> {
-    conn.table_exists(Some("main"), BACKUP_TABLE)
 }
 
 fn check_empty(dir: &Path) -> Result<(), RestoreError> {
@@ -313,7 +309,7 @@ fn begin_anew(
     file: &Path,
     live: impl FnOnce(LogId) -> NewLife,
 ) -> Result<BackupInfo, Box<dyn std::error::Error>> {
-    let mut conn = Db::connect(file)?;
+    let mut conn = connect::read_write(file)?;
     // No file beside it: one that an interrupted restore left would be taken for this one's. It is synced when it is whole.
     conn.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF;")?;
     migrations().to_latest(&mut conn)?;

@@ -1,7 +1,6 @@
 //! Digests of the replicated tables, for `mbctl verify`.
 
-use std::fmt::Write as _;
-
+use data_encoding::HEXLOWER;
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 use sha2::{Digest, Sha256};
@@ -41,14 +40,9 @@ fn digest_table(conn: &Connection, table: &Table) -> rusqlite::Result<TableDiges
             add(&mut hash, row.get_ref(column)?);
         }
     }
-    let sha256 = hash.finalize().iter().fold(String::new(), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    });
     Ok(TableDigest {
         table: table.name.to_owned(),
-        sha256,
+        sha256: HEXLOWER.encode(&hash.finalize()),
         rows: count,
     })
 }

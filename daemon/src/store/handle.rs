@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 
-use super::shared::{Shared, fatal, lock};
+use super::api::fatal;
+use super::inner::StoreInner;
 use super::tail::Plan;
 use super::{
     Backup, BoxedDone, Identity, Job, OpenError, RaftState, Readers, SnapshotFile, StoreError,
@@ -24,7 +25,7 @@ const READ_ATTEMPTS: u32 = 16;
 /// A handle on the store; clones share everything. The writer stops when the last one is dropped.
 #[derive(Clone)]
 pub struct Store {
-    shared: Arc<Shared>,
+    shared: Arc<StoreInner>,
     jobs: mpsc::Sender<Job>,
 }
 
@@ -34,7 +35,7 @@ impl Store {
         open::open(options)
     }
 
-    pub(super) fn new(shared: Arc<Shared>, jobs: mpsc::Sender<Job>) -> Store {
+    pub(super) fn new(shared: Arc<StoreInner>, jobs: mpsc::Sender<Job>) -> Store {
         Store { shared, jobs }
     }
 
@@ -52,7 +53,7 @@ impl Store {
             return Err(error);
         };
         // What readers see and what the writer is asked change together, in one order.
-        let mut tail = lock(&self.shared.tail);
+        let mut tail = self.shared.tail.lock();
         match &job {
             Job::Append { rows, .. } => {
                 if !consecutive(rows) {
@@ -104,15 +105,15 @@ impl Store {
                 disk,
                 rows: in_memory,
                 epoch,
-            } = lock(&self.shared.tail).plan(&range);
-            let mut budget = Budget {
+            } = self.shared.tail.lock().plan(&range);
+            let mut limit = ByteLimit {
                 left: max_bytes,
                 any: false,
             };
             let mut found = Vec::new();
             if !disk.is_empty() {
-                found = self.read_disk(&disk, &mut budget)?;
-                if lock(&self.shared.tail).epoch() != epoch {
+                found = self.read_disk(&disk, &mut limit)?;
+                if self.shared.tail.lock().epoch() != epoch {
                     continue;
                 }
                 let reached = found.last().map_or(disk.start, |row| row.id.index + 1);
@@ -120,7 +121,7 @@ impl Store {
                     return Ok(found);
                 }
             }
-            found.extend(in_memory.into_iter().take_while(|row| budget.take(row)));
+            found.extend(in_memory.into_iter().take_while(|row| limit.take(row)));
             return Ok(found);
         }
         Err(fatal("read the log", "it was cut each time"))
@@ -129,9 +130,9 @@ impl Store {
     fn read_disk(
         &self,
         range: &Range<u64>,
-        budget: &mut Budget,
+        limit: &mut ByteLimit,
     ) -> Result<Vec<LogRow>, StoreError> {
-        let conn = lock(&self.shared.log_reader);
+        let conn = self.shared.log_reader.lock();
         let mut read = || -> rusqlite::Result<Vec<LogRow>> {
             let mut statement = conn.prepare_cached(&format!(
                 "SELECT {} FROM log WHERE log_index >= ?1 AND log_index < ?2 ORDER BY log_index",
@@ -144,7 +145,7 @@ impl Store {
                 let follows = result
                     .last()
                     .is_none_or(|before| before.id.index + 1 == row.id.index);
-                if !follows || !budget.take(&row) {
+                if !follows || !limit.take(&row) {
                     break;
                 }
                 result.push(row);
@@ -157,16 +158,16 @@ impl Store {
     /// The rows of `range` if all of them are in memory. Never blocks on the disk.
     pub fn read_tail(&self, range: Range<u64>) -> Option<Vec<LogRow>> {
         let wanted = usize::try_from(range.end.saturating_sub(range.start)).ok()?;
-        let rows = lock(&self.shared.tail).plan(&range).rows;
+        let rows = self.shared.tail.lock().plan(&range).rows;
         (rows.len() == wanted).then_some(rows)
     }
 
     /// What Raft needs to know at start: vote and applied entry as on disk, the log as readers see it. Blocking.
     pub fn raft_state(&self) -> Result<RaftState, StoreError> {
         let failed = |e: rusqlite::Error| fatal("read Raft's state", e);
-        let conn = lock(&self.shared.log_reader);
+        let conn = self.shared.log_reader.lock();
         let (purged, last) = {
-            let tail = lock(&self.shared.tail);
+            let tail = self.shared.tail.lock();
             (tail.purged(), tail.last())
         };
         let last = match last {
@@ -191,7 +192,7 @@ impl Store {
 
     /// Index of the last entry, purged ones counted; `None` while there never was one.
     pub fn last_log_index(&self) -> Option<u64> {
-        let tail = lock(&self.shared.tail);
+        let tail = self.shared.tail.lock();
         tail.last()
             .map(|last| last.map_or_else(|index| index, |id| id.index))
             .or(tail.purged().map(|id| id.index))
@@ -199,12 +200,12 @@ impl Store {
 
     /// Who this node is; cached.
     pub fn identity(&self) -> Option<Identity> {
-        lock(&self.shared.identity).clone()
+        self.shared.identity.lock().clone()
     }
 
     /// The last saved vote; cached.
     pub fn vote(&self) -> Option<String> {
-        lock(&self.shared.vote).clone()
+        self.shared.vote.lock().clone()
     }
 
     /// The last applied entry; changes after the COMMIT of its effects.
@@ -224,7 +225,7 @@ impl Store {
 
     /// Index of the first entry that is kept, or would be.
     pub fn log_begin(&self) -> u64 {
-        lock(&self.shared.tail).begin()
+        self.shared.tail.lock().begin()
     }
 
     /// Size of messagebase.db and its WAL. Two `stat`s.
@@ -282,7 +283,7 @@ impl Store {
     /// Where to purge to rather than to `through`: to the end of a segment, because whole segments cost nearly nothing to
     /// remove. `None` if no segment ends between `begin` and it.
     pub fn whole_segments(&self, begin: u64, through: u64) -> Option<u64> {
-        let segments = lock(&self.shared.segments);
+        let segments = self.shared.segments.lock();
         let before = segments.iter().rev().find(|last| **last <= through);
         before.copied().filter(|last| *last > begin)
     }
@@ -294,7 +295,7 @@ impl Store {
 
     /// The newest snapshot whose file was built or received, if there is one.
     pub fn current_snapshot(&self) -> Option<SnapshotFile> {
-        lock(&self.shared.snapshot).clone()
+        self.shared.snapshot.lock().clone()
     }
 
     /// Where snapshots lie; received ones are written here under a name that begins with `receiving-`.
@@ -309,12 +310,12 @@ fn consecutive(rows: &[LogRow]) -> bool {
 }
 
 /// How much may still be read; the first row always may.
-struct Budget {
+struct ByteLimit {
     left: usize,
     any: bool,
 }
 
-impl Budget {
+impl ByteLimit {
     fn take(&mut self, row: &LogRow) -> bool {
         let bytes = rows::memory_bytes(row);
         let fits = !self.any || bytes <= self.left;

@@ -7,18 +7,18 @@
 //!
 //! **Invariant:** nothing here names openraft, tokio's timers or sockets (its channels are used: they need no runtime).
 
+mod adhoc_sql;
 mod api;
 mod backup;
+mod connect;
 mod digest;
 mod files;
 mod handle;
-mod jobs;
+mod inner;
 mod open;
 mod readers;
 mod rows;
 mod schema;
-mod shared;
-mod shell;
 mod snapshot;
 mod tail;
 mod writer;

@@ -4,16 +4,16 @@
 use std::error::Error;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
-use super::backup::is_backup;
-use super::files::{DirLock, LockError, make_private_dir, open_private_file, sync_dir};
-use super::readers::open_read_only;
-use super::schema::{SCHEMA_VERSION, first_missing, leftovers, migrations};
-use super::shared::Shared;
+use super::connect;
+use super::files::{DirLock, LOCK_FILE, LockError, make_private_dir, open_private_file, sync_dir};
+use super::inner::StoreInner;
+use super::schema::{SCHEMA_VERSION, first_missing, is_backup, leftovers, migrations};
 use super::tail::Tail;
 use super::writer::{Db, LogBounds, Segments};
 use super::{Identity, OpenError, Readers, Store, StoreOptions, Writer, snapshot};
@@ -26,7 +26,6 @@ use crate::watch;
 /// Jobs that may wait for the writer. Submitters wait beyond it.
 const JOBS_MAX: usize = 1_024;
 
-pub(super) const LOCK: &str = "lock";
 const SNAPSHOTS: &str = "snapshots";
 
 /// What the file says about this node and its log.
@@ -47,7 +46,7 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
         source,
     };
     make_private_dir(dir).map_err(|e| at(dir, e.into()))?;
-    let lock_path = dir.join(LOCK);
+    let lock_path = dir.join(LOCK_FILE);
     let lock = DirLock::take(&lock_path).map_err(|e| match e {
         LockError::Held(pid) => OpenError::InUse {
             dir: dir.clone(),
@@ -74,12 +73,12 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
     let memtable = Memtable::load(&db.conn, schedule).map_err(|e| at(&file, e.into()))?;
     let readers =
         Readers::open(&file, options.readers, memtable).map_err(|e| at(&file, e.into()))?;
-    let log_reader = open_read_only(&file).map_err(|e| at(&file, e.into()))?;
+    let log_reader = connect::read_only(&file).map_err(|e| at(&file, e.into()))?;
 
     let starts = count_start(&mut db).map_err(|e| at(&file, e.into()))?;
 
     let (sender, receiver) = mpsc::channel(JOBS_MAX);
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(StoreInner {
         file,
         snapshots,
         tail: Mutex::new(Tail::new(disk.bounds.begin, disk.bounds.end, disk.purged)),

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode};
 
+use super::connect;
 use crate::state::index::Memtable;
 
 /// How long a caller waits for a connection.
@@ -15,10 +16,6 @@ const POOL_WAIT: Duration = Duration::from_secs(2);
 pub(super) const READ_TIME: Duration = Duration::from_secs(5);
 /// Virtual-machine steps between two looks at the clock: some tens of microseconds.
 const STEPS_BETWEEN_CHECKS: i32 = 10_000;
-/// Prepared statements kept by a connection; more than `state::read` has.
-const STATEMENTS_MAX: usize = 64;
-/// How long a reader waits for a lock of somebody else's recovery or checkpoint.
-const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// Why a read failed.
 #[derive(Debug, thiserror::Error)]
@@ -49,8 +46,8 @@ impl Readers {
         memtable: Memtable,
     ) -> Result<Readers, r2d2::Error> {
         let manager = SqliteConnectionManager::file(file)
-            .with_flags(read_only())
-            .with_init(|conn| prepare(conn));
+            .with_flags(connect::READ_ONLY)
+            .with_init(|conn| connect::prepare_reader(conn));
         let pool = r2d2::Pool::builder()
             .max_size(connections.max(1))
             .min_idle(Some(1))
@@ -111,21 +108,4 @@ impl Readers {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
-}
-
-fn read_only() -> OpenFlags {
-    OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX
-}
-
-fn prepare(conn: &Connection) -> rusqlite::Result<()> {
-    conn.busy_timeout(LOCK_WAIT)?;
-    conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    Ok(())
-}
-
-/// A read-only connection outside the pool.
-pub(super) fn open_read_only(file: &Path) -> rusqlite::Result<Connection> {
-    let conn = Connection::open_with_flags(file, read_only())?;
-    prepare(&conn)?;
-    Ok(conn)
 }

@@ -3,8 +3,6 @@
 use rusqlite::{Connection, Result};
 use rusqlite_migration::{M, Migrations};
 
-use super::writer::LOG_TABLES;
-
 /// The numbered files of `migrations/`, in order. Add-only.
 const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/0001_first.sql")];
 
@@ -71,6 +69,11 @@ pub(super) const ROW_TABLES: [Table; 9] = [
 /// How many of them are replicated. The rest follows from them, each node at its own pace: nothing to compare.
 const REPLICATED: usize = 7;
 
+/// The segments of the change log, in their order around the ring.
+pub(super) const LOG_TABLES: [&str; 8] = [
+    "log_0", "log_1", "log_2", "log_3", "log_4", "log_5", "log_6", "log_7",
+];
+
 /// All replicated tables: what digests are made of.
 pub(super) fn replicated() -> impl Iterator<Item = &'static Table> {
     ROW_TABLES[..REPLICATED]
@@ -85,6 +88,11 @@ pub(super) fn in_snapshots() -> impl Iterator<Item = &'static Table> {
 
 /// The table that makes a file a backup.
 pub(super) const BACKUP_TABLE: &str = "backup";
+
+/// Whether the file is a backup: a node must not run on it.
+pub(super) fn is_backup(conn: &Connection) -> rusqlite::Result<bool> {
+    conn.table_exists(Some("main"), BACKUP_TABLE)
+}
 
 /// What an install copies into.
 pub(super) const STAGING: &str = "staging_";

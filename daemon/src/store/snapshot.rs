@@ -4,13 +4,15 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 
+use super::api::fatal;
+use super::connect;
 use super::files::{open_private_file, sync_dir};
-use super::readers::open_read_only;
+use super::inner::StoreInner;
 use super::schema::{SCHEMA_VERSION, in_snapshots, table_ddl};
-use super::shared::{Shared, fatal, lock};
 use super::{SnapshotFile, StoreError};
 use crate::entry::LogId;
 use crate::state::Counters;
@@ -18,6 +20,8 @@ use crate::state::Counters;
 /// Grows when the file's make-up changes.
 const FORMAT: i64 = 3;
 
+/// How long the copying waits for a lock of another connection's recovery on the live database.
+const LIVE_LOCK_WAIT: Duration = Duration::from_secs(5);
 /// What is being built; an interrupted one is removed at the next start.
 const UNFINISHED: &str = "building.tmp";
 
@@ -26,7 +30,7 @@ impl SnapshotFile {
     pub fn open_checked(path: &Path, cluster_id: &str) -> Result<SnapshotFile, StoreError> {
         let failed = |e: rusqlite::Error| fatal("read the snapshot", e);
         let refuse = |why: String| Err(fatal("take the snapshot", why));
-        let conn = open_read_only(path).map_err(failed)?;
+        let conn = connect::read_only(path).map_err(failed)?;
         let check: String = conn
             .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
             .map_err(failed)?;
@@ -72,9 +76,9 @@ fn file_name(last: LogId) -> String {
 }
 
 /// Builds a snapshot of what is applied, unless the current one holds all entries through this one.
-pub(super) fn build(shared: &Shared, through: u64) -> Result<SnapshotFile, StoreError> {
-    let _one_at_a_time = lock(&shared.building);
-    if let Some(current) = lock(&shared.snapshot).clone()
+pub(super) fn build(shared: &StoreInner, through: u64) -> Result<SnapshotFile, StoreError> {
+    let _one_at_a_time = shared.building.lock();
+    if let Some(current) = shared.snapshot.lock().clone()
         && current.last.index >= through
     {
         return Ok(current);
@@ -107,18 +111,16 @@ pub(super) fn build(shared: &Shared, through: u64) -> Result<SnapshotFile, Store
 type Contents = (LogId, Option<(LogId, std::sync::Arc<str>)>);
 
 /// Copies the tables into a new file, inside one read transaction on the live database.
-fn copy_out(shared: &Shared, to: &Path) -> Result<Contents, StoreError> {
+fn copy_out(shared: &StoreInner, to: &Path) -> Result<Contents, StoreError> {
     remove_if_there(to)
         .and_then(|()| open_private_file(to).map(drop))
         .map_err(|e| fatal("make the snapshot", e))?;
     let copy = || -> rusqlite::Result<Counters> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_URI
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let conn = Connection::open_with_flags(to, flags)?;
+        let conn = connect::read_write(to)?;
+        conn.busy_timeout(LIVE_LOCK_WAIT)?;
         // Nobody reads the file before it is whole, synced and renamed: no journal, no sync on the way.
         conn.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
-        conn.execute("ATTACH ?1 AS live", [read_only_uri(&shared.file)])?;
+        conn.execute("ATTACH ?1 AS live", [connect::read_only_uri(&shared.file)])?;
         let tx = conn.unchecked_transaction()?;
         // The new file has no such table yet, so this reads the live one and begins the read transaction.
         let counters = Counters::load(&tx)?;
@@ -152,16 +154,6 @@ fn copy_out(shared: &Shared, to: &Path) -> Result<Contents, StoreError> {
     Ok((last, counters.membership))
 }
 
-/// An SQLite URI that opens the file read-only.
-pub(super) fn read_only_uri(path: &Path) -> String {
-    let path = path
-        .to_string_lossy()
-        .replace('%', "%25")
-        .replace('?', "%3f")
-        .replace('#', "%23");
-    format!("file:{path}?mode=ro")
-}
-
 /// Sync, rename, sync of the directory: the name stands for a whole file even after a crash.
 fn publish(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::File::open(from)?.sync_all()?;
@@ -171,7 +163,7 @@ fn publish(from: &Path, to: &Path) -> io::Result<()> {
 
 /// After an install: the received file becomes the current snapshot, under its proper name. Another store's file is
 /// left where it lies.
-pub(super) fn adopt(shared: &Shared, file: &SnapshotFile) -> io::Result<()> {
+pub(super) fn adopt(shared: &StoreInner, file: &SnapshotFile) -> io::Result<()> {
     let path = shared.snapshots.join(file_name(file.last));
     if file.path != path {
         if file.path.parent() == Some(&shared.snapshots) {
@@ -193,9 +185,9 @@ pub(super) fn adopt(shared: &Shared, file: &SnapshotFile) -> io::Result<()> {
 
 /// The newest only is kept: one that was being built while a newer one was installed goes at once. Whoever still
 /// sends an older one has it open.
-fn make_current(shared: &Shared, snapshot: SnapshotFile) {
+fn make_current(shared: &StoreInner, snapshot: SnapshotFile) {
     let old = {
-        let mut current = lock(&shared.snapshot);
+        let mut current = shared.snapshot.lock();
         match current.take() {
             Some(newer) if newer.last.index > snapshot.last.index => {
                 *current = Some(newer);
@@ -216,9 +208,12 @@ fn make_current(shared: &Shared, snapshot: SnapshotFile) {
 }
 
 /// Removes the current snapshot if it ends before `purged`, as well as one that is being built.
-pub(super) fn forget_before(shared: &Shared, purged: u64) {
+pub(super) fn forget_before(shared: &StoreInner, purged: u64) {
     shared.useless_before.fetch_max(purged, Ordering::Relaxed);
-    let useless = lock(&shared.snapshot).take_if(|current| current.last.index < purged);
+    let useless = shared
+        .snapshot
+        .lock()
+        .take_if(|current| current.last.index < purged);
     if let Some(old) = useless
         && let Err(error) = remove_if_there(&old.path)
     {
@@ -253,7 +248,7 @@ pub(super) fn adopt_newest(
     found.sort_by_key(|(last, _)| std::cmp::Reverse(last.index));
     let mut newest = None;
     for (last, path) in found {
-        let readable = open_read_only(&path)
+        let readable = connect::read_only(&path)
             .map_err(|e| fatal("open the snapshot", e))
             .and_then(|conn| describe(&conn, &path))
             .ok()

@@ -6,7 +6,7 @@ use std::hash::BuildHasher;
 use foldhash::quality::FixedState;
 
 use super::*;
-use crate::store::writer::LOG_TABLES;
+use crate::store::schema::LOG_TABLES;
 
 /// The same steps in every run: hashes of their numbers.
 struct Steps {

@@ -5,7 +5,7 @@ use super::{APPLY_BYTES_MAX, StateJob, Writer};
 use crate::change::{Change, Outcome};
 use crate::entry::{LogId, LogPayload};
 use crate::state::effect::Effect;
-use crate::store::shared::fatal;
+use crate::store::api::fatal;
 use crate::store::{ApplyItem, BoxedDone, Job, StoreError, rows};
 
 /// Rows that one transaction applies at most.

@@ -14,7 +14,8 @@ use std::time::Instant;
 
 use rusqlite::Connection;
 
-use super::db::{Db, WARN_EVERY, is_foreign_lock};
+use super::foreign_lock::{WARN_EVERY, is_foreign_lock};
+use crate::store::connect;
 
 /// WAL frames (4 KiB) after which an idle moment is used for a checkpoint: 4 MiB.
 const IDLE_FRAMES: u32 = 1_024;
@@ -71,7 +72,7 @@ impl Checkpoints {
         &mut self,
         file: &Path,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let conn = Db::connect(file)?;
+        let conn = connect::read_write(file)?;
         let (ask, asked) = sync_channel(1);
         let (answer, answers) = sync_channel(1);
         let copy = move || {

@@ -3,16 +3,13 @@
 use std::cell::Cell;
 use std::error::Error;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, Result};
+use rusqlite::{Connection, Result};
 
 use super::checkpoint::Checkpoints;
+use super::foreign_lock::wait_out;
+use crate::store::connect;
 
-/// One wait for a lock; then a look at the clock, a warning if it is due, and the next.
-const LOCK_WAIT: Duration = Duration::from_millis(250);
-/// Between two warnings of one kind.
-pub(super) const WARN_EVERY: Duration = Duration::from_secs(5);
 /// Prepared statements kept; more than apply has.
 const STATEMENTS_MAX: usize = 128;
 
@@ -33,7 +30,7 @@ pub(in crate::store) struct Db {
 impl Db {
     /// Opens the file. Writes nothing.
     pub fn open(file: &Path) -> Result<Db> {
-        let conn = Db::connect(file)?;
+        let conn = connect::read_write(file)?;
         Ok(Db {
             conn,
             durable: None,
@@ -42,21 +39,11 @@ impl Db {
         })
     }
 
-    /// A connection that may write, as yet with SQLite's defaults.
-    pub(in crate::store) fn connect(file: &Path) -> Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_URI
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let conn = Connection::open_with_flags(file, flags)?;
-        conn.busy_timeout(LOCK_WAIT)?;
-        Ok(conn)
-    }
-
     /// Page size, WAL, no checkpoints inside COMMIT.
     pub fn configure(&mut self) -> Result<()> {
         self.conn
             .set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-        patiently(|| {
+        wait_out(|| {
             self.conn.execute_batch(
                 "PRAGMA page_size = 4096; PRAGMA journal_mode = WAL; PRAGMA temp_store = MEMORY;
                  PRAGMA foreign_keys = OFF;",
@@ -85,7 +72,7 @@ impl Db {
     /// Begins a transaction; its COMMIT is synced if `durable`. A foreign lock is waited out, however long.
     pub fn begin(&mut self, durable: bool) -> Result<()> {
         self.set_durable(durable)?;
-        patiently(|| {
+        wait_out(|| {
             self.conn
                 .prepare_cached("BEGIN IMMEDIATE")?
                 .execute([])
@@ -103,7 +90,7 @@ impl Db {
 
     /// Makes the transaction permanent. An error is final: an fsync is never retried.
     pub fn commit(&mut self) -> Result<()> {
-        patiently(|| self.conn.prepare_cached("COMMIT")?.execute([]).map(drop))?;
+        wait_out(|| self.conn.prepare_cached("COMMIT")?.execute([]).map(drop))?;
         let frames = WAL_FRAMES.get();
         if frames < self.frames {
             self.checkpoints.begun_anew();
@@ -130,7 +117,7 @@ impl Db {
 
     /// Returns when nobody else holds a write lock.
     pub fn wait_for_lock(&self) -> Result<()> {
-        patiently(|| self.conn.execute_batch("BEGIN IMMEDIATE; COMMIT"))
+        wait_out(|| self.conn.execute_batch("BEGIN IMMEDIATE; COMMIT"))
     }
 
     /// From now on a thread of its own copies the WAL into the database.
@@ -154,30 +141,4 @@ impl Db {
         self.checkpoints.end(true);
         self.checkpoint(true)
     }
-}
-
-/// Repeats until no other connection's lock is in the way. Such a lock is somebody's `sqlite3` shell or backup: never
-/// a reason to stop a node.
-fn patiently(mut attempt: impl FnMut() -> Result<()>) -> Result<()> {
-    let began = Instant::now();
-    let mut warned: Option<Instant> = None;
-    loop {
-        match attempt() {
-            Err(error) if is_foreign_lock(&error) => {
-                if warned.is_none_or(|at| at.elapsed() > WARN_EVERY) {
-                    warned = Some(Instant::now());
-                    tracing::warn!(
-                        waited_ms = began.elapsed().as_millis() as u64,
-                        "another program holds a lock on messagebase.db; waiting for it. \
-                         Hint: end its transaction (an sqlite3 shell after BEGIN?)"
-                    );
-                }
-            }
-            other => return other,
-        }
-    }
-}
-
-pub(super) fn is_foreign_lock(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
 }

@@ -12,9 +12,9 @@ use rusqlite::Connection;
 
 use super::{StateJob, Writer};
 use crate::state::Counters;
-use crate::store::readers::open_read_only;
+use crate::store::api::fatal;
+use crate::store::connect;
 use crate::store::schema::{OLD, ROW_TABLES, STAGING, Table, indexes, leftovers, table_ddl};
-use crate::store::shared::{fatal, lock};
 use crate::store::{BoxedDone, SnapshotFile, StoreError, rows, snapshot};
 
 /// Rows that one transaction copies or deletes.
@@ -54,7 +54,7 @@ impl Writer {
             self.acknowledge();
             return Ok(());
         }
-        let counters = open_read_only(&file.path)
+        let counters = connect::read_only(&file.path)
             .and_then(|conn| Counters::load(&conn))
             .map_err(|e| fatal("open the snapshot", e))?;
         if counters.applied != Some(file.last) {
@@ -80,7 +80,7 @@ impl Writer {
     fn make_staging(&mut self, file: &SnapshotFile) -> rusqlite::Result<()> {
         self.db
             .conn
-            .execute("ATTACH ?1 AS snap", [snapshot::read_only_uri(&file.path)])?;
+            .execute("ATTACH ?1 AS snap", [connect::read_only_uri(&file.path)])?;
         self.db.begin(false)?;
         let conn = &self.db.conn;
         for name in leftovers(conn)? {
@@ -131,7 +131,7 @@ impl Writer {
         let keep_behind = self.switch(&file, &counters).map_err(failed)?;
         self.db.conn.execute_batch("DETACH snap").map_err(failed)?;
 
-        lock(&self.shared.tail).installed(file.last, keep_behind);
+        self.shared.tail.lock().installed(file.last, keep_behind);
         self.shared.applied.send_replace(counters.applied);
         snapshot::adopt(&self.shared, &file).map_err(|e| fatal("keep the snapshot", e))?;
         self.plan_cleanup().map_err(failed)?;

@@ -7,7 +7,7 @@ use super::install::Cleanup;
 use super::{LOG_ROWS_MAX, StateJob, Writer};
 use crate::entry::{LogId, LogRow};
 use crate::state::sql::int;
-use crate::store::shared::{fatal, lock};
+use crate::store::api::fatal;
 use crate::store::{Identity, Job, StoreError};
 
 /// Jobs held for a snapshot that was not submitted yet. So many that come without it prove that none is on its way.
@@ -224,7 +224,7 @@ impl Writer {
 
     /// Whoever purges goes by them.
     pub(super) fn tell_segments(&self) {
-        *lock(&self.shared.segments) = self.segments.last_entries();
+        *self.shared.segments.lock() = self.segments.last_entries();
     }
 
     /// Moves the beginning. The rows before it are deleted later, in capped transactions: a vote may be waiting.
@@ -252,12 +252,12 @@ impl Writer {
 
     fn publish(&mut self, published: Published) {
         if let Some(vote) = published.vote {
-            *lock(&self.shared.vote) = Some(vote);
+            *self.shared.vote.lock() = Some(vote);
         }
         if let Some(identity) = published.identity {
-            *lock(&self.shared.identity) = Some(identity);
+            *self.shared.identity.lock() = Some(identity);
         }
-        let mut tail = lock(&self.shared.tail);
+        let mut tail = self.shared.tail.lock();
         for _ in 0..published.appends {
             tail.appended();
         }

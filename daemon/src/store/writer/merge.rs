@@ -3,7 +3,7 @@
 use super::Writer;
 use crate::state::index::{MERGE_AT, Merge};
 use crate::store::StoreError;
-use crate::store::shared::fatal;
+use crate::store::api::fatal;
 
 /// Rows that one transaction writes. With rows all over the table that is as many pages.
 const MERGE_ROWS: usize = 512;

@@ -12,6 +12,7 @@
 mod apply;
 mod checkpoint;
 mod db;
+mod foreign_lock;
 mod install;
 mod log;
 mod merge;
@@ -24,11 +25,12 @@ use std::thread::JoinHandle;
 use tokio::sync::mpsc;
 
 pub(super) use db::Db;
-pub(super) use segments::{Segments, TABLES as LOG_TABLES};
+pub(super) use segments::Segments;
 
 use self::apply::Applying;
 use self::install::{Cleanup, Install};
-use super::shared::{Shared, fatal};
+use super::api::fatal;
+use super::inner::StoreInner;
 use super::{ApplyItem, BoxedDone, EffectSink, Job, SnapshotFile, StoreError};
 use crate::state::Machine;
 use crate::state::index::Merge;
@@ -83,7 +85,7 @@ enum StateJob {
 
 /// Owns the only writing connection.
 pub struct Writer {
-    shared: Arc<Shared>,
+    shared: Arc<StoreInner>,
     jobs: mpsc::Receiver<Job>,
     effects: Arc<dyn EffectSink>,
     db: Db,
@@ -109,7 +111,7 @@ pub type Observer = Box<dyn FnMut(Job) -> Job + Send>;
 
 impl Writer {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<StoreInner>,
         jobs: mpsc::Receiver<Job>,
         db: Db,
         disk: (LogBounds, Segments),

@@ -11,13 +11,10 @@ use rusqlite::{Connection, Result};
 use crate::entry::LogRow;
 use crate::state::sql::int;
 use crate::store::rows;
+use crate::store::schema::LOG_TABLES;
 
-/// The tables, in their order around the ring.
-pub(in crate::store) const TABLES: [&str; 8] = [
-    "log_0", "log_1", "log_2", "log_3", "log_4", "log_5", "log_6", "log_7",
-];
 /// Segments that a log of the length that it is kept to has: two less than there are, because it is longer for a while.
-const IN_USE: u64 = TABLES.len() as u64 - 2;
+const IN_USE: u64 = LOG_TABLES.len() as u64 - 2;
 /// Bytes of a segment that is emptied at once, which takes 5 to 13 ms with its pages in the system's cache: a vote may be
 /// waiting. Of a longer one rows are deleted until it is so long: where the log is kept to more than six times this, or one
 /// became longer because the next one was not empty.
@@ -28,7 +25,7 @@ const DELETED_AT_ONCE_MAX: u64 = 1_000;
 /// What the tables hold. They are filled in turn: behind the active one, around the ring, comes the oldest.
 #[derive(Debug)]
 pub(in crate::store) struct Segments {
-    all: [Segment; TABLES.len()],
+    all: [Segment; LOG_TABLES.len()],
     /// The one that is appended to.
     active: usize,
     /// Bytes after which the next one is begun.
@@ -52,8 +49,8 @@ impl Segment {
 impl Segments {
     /// As the tables are, for a log that is kept to `log_bytes`.
     pub fn load(conn: &Connection, log_bytes: u64) -> Result<Segments> {
-        let mut all = [Segment::default(); TABLES.len()];
-        for (segment, table) in all.iter_mut().zip(TABLES) {
+        let mut all = [Segment::default(); LOG_TABLES.len()];
+        for (segment, table) in all.iter_mut().zip(LOG_TABLES) {
             if let Some((first, last)) = rows::ends(conn, table)? {
                 let end = last + 1;
                 *segment = Segment {
@@ -103,7 +100,7 @@ impl Segments {
         let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
             return Ok((0, false));
         };
-        let next = (self.active + 1) % TABLES.len();
+        let next = (self.active + 1) % LOG_TABLES.len();
         let Segment { end, bytes, .. } = self.all[self.active];
         // Also behind a gap, which an installed snapshot filled: what is before it is garbage, to be emptied as a whole.
         let full =
@@ -112,7 +109,7 @@ impl Segments {
         if begun {
             self.active = next;
         }
-        let bytes = rows::insert(conn, TABLES[self.active], rows)?;
+        let bytes = rows::insert(conn, LOG_TABLES[self.active], rows)?;
         let active = &mut self.all[self.active];
         if active.is_empty() {
             active.first = first.id.index;
@@ -125,7 +122,7 @@ impl Segments {
     /// Removes the entries from `end` on; returns their bytes.
     pub fn cut(&mut self, conn: &Connection, end: u64) -> Result<u64> {
         let mut removed = 0;
-        for (segment, table) in self.all.iter_mut().zip(TABLES) {
+        for (segment, table) in self.all.iter_mut().zip(LOG_TABLES) {
             if segment.end <= end {
                 continue;
             }
@@ -153,7 +150,7 @@ impl Segments {
         let held = self
             .all
             .iter_mut()
-            .zip(TABLES)
+            .zip(LOG_TABLES)
             .filter(|(segment, _)| !segment.is_empty());
         let Some((oldest, table)) = held.min_by_key(|(segment, _)| segment.first) else {
             return Ok(None);

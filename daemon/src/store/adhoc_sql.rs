@@ -1,8 +1,7 @@
 //! SQL that an operator typed (`mbctl sql`): read-only three times over (the connection, an authorizer that lets
 //! nothing but reading through, the protocol's word for it), limited in time, rows and bytes.
 
-use std::fmt::Write as _;
-
+use data_encoding::HEXLOWER;
 use messagebase_protocol::peer::SqlRows;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::types::ValueRef;
@@ -75,13 +74,6 @@ fn show(value: ValueRef<'_>) -> Option<String> {
         ValueRef::Integer(value) => Some(value.to_string()),
         ValueRef::Real(value) => Some(value.to_string()),
         ValueRef::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
-        ValueRef::Blob(blob) => {
-            let hex = blob.iter().fold(String::new(), |mut hex, byte| {
-                // Writing to a String cannot fail.
-                let _ = write!(hex, "{byte:02x}");
-                hex
-            });
-            Some(format!("x'{hex}'"))
-        }
+        ValueRef::Blob(blob) => Some(format!("x'{}'", HEXLOWER.encode(blob))),
     }
 }

@@ -1,9 +1,10 @@
-//! What the handles and the writer share.
+//! What the clones of [`Store`](super::Store) and the writer share.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 
 use super::files::{DirLock, beside};
@@ -12,7 +13,7 @@ use super::{Identity, Readers, SnapshotFile, StoreError};
 use crate::entry::LogId;
 use crate::watch;
 
-pub(super) struct Shared {
+pub(super) struct StoreInner {
     /// messagebase.db.
     pub file: PathBuf,
     /// snapshots/.
@@ -46,20 +47,10 @@ pub(super) struct Shared {
     pub _lock: DirLock,
 }
 
-impl Shared {
+impl StoreInner {
     /// Size of messagebase.db and its WAL. Two `stat`s.
     pub fn db_bytes(&self) -> u64 {
         let size = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
         size(&self.file) + size(&beside(&self.file, "-wal"))
     }
-}
-
-/// Locks; a holder that panicked left nothing half-done that matters, because every section only moves values.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A final error with what was being done.
-pub(super) fn fatal(what: &str, error: impl std::fmt::Display) -> StoreError {
-    StoreError::Fatal(format!("failed to {what}: {error}").into())
 }
