@@ -10,6 +10,7 @@
 mod adhoc_sql;
 mod api;
 mod backup;
+mod compile_options;
 mod connect;
 mod digest;
 mod files;

@@ -10,13 +10,13 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
-use super::connect;
 use super::files::{DirLock, LOCK_FILE, LockError, make_private_dir, open_private_file, sync_dir};
 use super::inner::StoreInner;
 use super::schema::{SCHEMA_VERSION, first_missing, is_backup, leftovers, migrations};
 use super::tail::Tail;
 use super::writer::{Db, LogBounds, Segments};
 use super::{Identity, OpenError, Readers, Store, StoreOptions, Writer, snapshot};
+use super::{compile_options, connect};
 use crate::entry::LogId;
 use crate::state::Counters;
 use crate::state::index::{Memtable, MergeSchedule};
@@ -58,6 +58,7 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
     let file = dir.join(messagebase_config::DATABASE_FILE);
     open_private_file(&file).map_err(|e| at(&file, e.into()))?;
     let mut db = Db::open(&file).map_err(|e| at(&file, e.into()))?;
+    compile_options::warn_of_differences(&db.conn).map_err(|e| at(&file, e.into()))?;
     prepare_schema(&mut db, &file)?;
     let disk = read(&db.conn, options.change_log_bytes).map_err(|e| at(&file, e.into()))?;
     check_node(&db, &disk, &options).map_err(|e| e.unwrap_or_else(|e| at(&file, e.into())))?;
