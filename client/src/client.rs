@@ -6,25 +6,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use messagebase_config::Config;
-use messagebase_protocol::code::{Certainty, Code, Failure};
+use messagebase_protocol::code::Code;
 use messagebase_protocol::json::{
     Ack, Consistency, DirectoryEntry, Empty, Inbox, LoggedIn, Op, Ping, Records, Registered, Sent,
     Status, Users,
 };
 use messagebase_protocol::name::{check_body, check_name, check_password};
-use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::connection::CallError;
+use crate::calls::Calls;
 use crate::dial::{Directory, Endpoint, Transport, Unreached};
-use crate::error::{ClientError, Trouble};
+use crate::driver::{self, Setup};
+use crate::error::ClientError;
 use crate::failover::Finder;
+use crate::link::{Link, Order, Up};
 use crate::notice::ClientEvent;
 use crate::outbox::Entry;
 use crate::random;
-use crate::serve::ANSWER_TIMEOUT;
-use crate::session::{self, Link, Order, Setup, Up};
 
 /// How long a call goes on by default when nodes answer but the cluster does not serve.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,10 +31,6 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub const NO_NODE_PATIENCE: Duration = Duration::from_secs(4);
 /// Health is asked this often; a hung node is noticed within this and two seconds.
 pub const HEALTH_EVERY: Duration = Duration::from_secs(2);
-/// First pause before a refused call is tried again, before jitter.
-const RETRY_FIRST: Duration = Duration::from_millis(50);
-/// Longest pause before a refused call is tried again, before jitter.
-const RETRY_MAX: Duration = Duration::from_secs(1);
 /// Pages of one directory listing; with the protocol's largest page that is a million users.
 const USER_PAGES_MAX: usize = 1_000;
 
@@ -71,11 +66,9 @@ pub type Events = mpsc::Receiver<ClientEvent>;
 
 /// A user's (or nobody's) place in the cluster. Cheap to share behind an `Arc`; dropping it ends its task.
 pub struct Client {
-    orders: mpsc::Sender<Order>,
-    link: watch::Receiver<Link>,
+    calls: Calls,
     finder: Finder,
     tickets: AtomicU64,
-    options: Options,
 }
 
 /// A message in the outbox whose answer may be awaited or not.
@@ -113,7 +106,7 @@ impl Client {
 
     /// Starts a client on given addresses.
     pub fn start_with(finder: Finder, options: Options) -> (Client, Events) {
-        let (orders, events, link) = session::start(Setup {
+        let (orders, events, link) = driver::start(Setup {
             finder: finder.clone(),
             first: options.node,
             health_every: options.health_every,
@@ -121,11 +114,14 @@ impl Client {
         });
         (
             Client {
-                orders,
-                link,
+                calls: Calls {
+                    orders,
+                    link,
+                    patience: options.patience,
+                    no_node_patience: options.no_node_patience,
+                },
                 finder,
                 tickets: AtomicU64::new(1),
-                options,
             },
             events,
         )
@@ -149,22 +145,22 @@ impl Client {
     /// # Errors
     /// `Unreachable` when patience ends.
     pub async fn connected(&self) -> Result<Arc<Up>, ClientError> {
-        self.up(Instant::now(), None, false).await
+        self.calls.up(Instant::now(), None, false).await
     }
 
     /// Where the client is now.
     pub fn link(&self) -> Link {
-        self.link.borrow().clone()
+        self.calls.link.borrow().clone()
     }
 
     /// Wakes when [`Client::link`] has changed.
     pub fn watch(&self) -> watch::Receiver<Link> {
-        self.link.clone()
+        self.calls.link.clone()
     }
 
     /// Who is logged in.
     pub fn user(&self) -> Option<String> {
-        self.link.borrow().user.clone()
+        self.calls.link.borrow().user.clone()
     }
 
     /// Makes an account; does not log in.
@@ -175,12 +171,13 @@ impl Client {
         check_name(user)
             .and_then(|()| check_password(password))
             .map_err(ClientError::Refused)?;
-        self.call(Op::Register {
-            user: user.into(),
-            password: password.into(),
-            key: random::key(),
-        })
-        .await
+        self.calls
+            .call(Op::Register {
+                user: user.into(),
+                password: password.into(),
+                key: random::key(),
+            })
+            .await
     }
 
     /// Begins a session. The token in the answer resumes it in another run: keep it secret.
@@ -192,14 +189,14 @@ impl Client {
             user: user.into(),
             password: password.into(),
         };
-        let (answer, generation): (LoggedIn, u64) = self.call_where(op).await?;
+        let (answer, generation): (LoggedIn, u64) = self.calls.call_where(op).await?;
         let order = Order::LoggedIn {
             generation,
             user: answer.user.clone(),
             token: answer.token.clone(),
         };
-        self.order(order).await?;
-        self.user_is(|user| user.is_some()).await?;
+        self.calls.order(order).await?;
+        self.calls.user_is(|user| user.is_some()).await?;
         Ok(answer)
     }
 
@@ -219,19 +216,20 @@ impl Client {
             token.to_owned(),
             cluster_id.map(str::to_owned),
         );
-        self.order(Order::Resume {
-            user,
-            token,
-            cluster_id,
-            good,
-        })
-        .await?;
-        match self.patiently(&mut verdict).await {
+        self.calls
+            .order(Order::Resume {
+                user,
+                token,
+                cluster_id,
+                good,
+            })
+            .await?;
+        match self.calls.patiently(&mut verdict).await {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => Err(ClientError::NotLoggedIn),
             Ok(Err(_)) => Err(ClientError::Closed),
-            Err(trouble) => Err(ClientError::Unreachable {
-                trouble,
+            Err(why) => Err(ClientError::Unreachable {
+                why,
                 unknown: false,
             }),
         }
@@ -242,12 +240,12 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]; a session that is already over is a success.
     pub async fn logout(&self) -> Result<(), ClientError> {
-        self.order(Order::Leaving).await?;
-        match self.call::<Empty>(Op::Logout {}).await {
+        self.calls.order(Order::Leaving).await?;
+        match self.calls.call::<Empty>(Op::Logout {}).await {
             Ok(_) | Err(ClientError::NotLoggedIn) => self.forget().await,
             Err(ClientError::Refused(f)) if f.code == Code::NotLoggedIn => self.forget().await,
             Err(error) => {
-                self.order(Order::Staying).await?;
+                self.calls.order(Order::Staying).await?;
                 Err(error)
             }
         }
@@ -259,8 +257,8 @@ impl Client {
     /// # Errors
     /// `Closed`.
     pub async fn detach(&self) -> Result<(), ClientError> {
-        self.order(Order::Detach).await?;
-        self.user_is(|user| user.is_none()).await
+        self.calls.order(Order::Detach).await?;
+        self.calls.user_is(|user| user.is_none()).await
     }
 
     /// Deletes the account that is logged in.
@@ -269,16 +267,16 @@ impl Client {
     /// See [`ClientError`].
     pub async fn delete(&self, password: &str) -> Result<(), ClientError> {
         let user = self.user().ok_or(ClientError::NotLoggedIn)?;
-        self.order(Order::Leaving).await?;
+        self.calls.order(Order::Leaving).await?;
         let op = Op::Delete {
             password: password.into(),
             key: random::key(),
             user: Some(user),
         };
-        match self.call::<Empty>(op).await {
+        match self.calls.call::<Empty>(op).await {
             Ok(_) => self.forget().await,
             Err(error) => {
-                self.order(Order::Staying).await?;
+                self.calls.order(Order::Staying).await?;
                 Err(error)
             }
         }
@@ -296,7 +294,7 @@ impl Client {
             new: new.into(),
             key: random::key(),
         };
-        self.call::<Empty>(op).await.map(|_| ())
+        self.calls.call::<Empty>(op).await.map(|_| ())
     }
 
     /// Sends a message and waits until it is on disk on a majority, at most as long as patience. When patience ends
@@ -306,16 +304,13 @@ impl Client {
     /// See [`ClientError`].
     pub async fn send(&self, to: &str, body: &str) -> Result<Sent, ClientError> {
         let mut pending = self.enqueue(to, body).await?;
-        let trouble = match self.patiently(pending.answer()).await {
+        let why = match self.calls.patiently(pending.answer()).await {
             Ok(answer) => return answer,
-            Err(trouble) => trouble,
+            Err(why) => why,
         };
         self.withdraw(pending.ticket).await?;
         match pending.answer().await {
-            Err(ClientError::Withdrawn) => Err(ClientError::Unreachable {
-                trouble,
-                unknown: true,
-            }),
+            Err(ClientError::Withdrawn) => Err(ClientError::Unreachable { why, unknown: true }),
             answered => answered,
         }
     }
@@ -338,7 +333,7 @@ impl Client {
             key: random::send_key(),
             waiter,
         };
-        self.order(Order::Send(entry)).await?;
+        self.calls.order(Order::Send(entry)).await?;
         Ok(Pending { ticket, answer })
     }
 
@@ -347,7 +342,7 @@ impl Client {
     /// # Errors
     /// `Closed`.
     pub async fn withdraw(&self, ticket: u64) -> Result<(), ClientError> {
-        self.order(Order::Withdraw(ticket)).await
+        self.calls.order(Order::Withdraw(ticket)).await
     }
 
     /// After [`crate::Notice::NewCluster`]: sends what was held back, or forgets it.
@@ -355,12 +350,13 @@ impl Client {
     /// # Errors
     /// `Closed`.
     pub async fn settle_outbox(&self, send: bool) -> Result<(), ClientError> {
-        self.order(if send {
-            Order::ReleaseOutbox
-        } else {
-            Order::DropOutbox
-        })
-        .await
+        self.calls
+            .order(if send {
+                Order::ReleaseOutbox
+            } else {
+                Order::DropOutbox
+            })
+            .await
     }
 
     /// Begins or stops to report incoming messages as events.
@@ -368,7 +364,7 @@ impl Client {
     /// # Errors
     /// `Closed`.
     pub async fn receive(&self, receive: bool) -> Result<(), ClientError> {
-        self.order(Order::Receive(receive)).await
+        self.calls.order(Order::Receive(receive)).await
     }
 
     /// Messages that came as events were shown up to this id. Goes out in the background, repeated until answered.
@@ -376,7 +372,7 @@ impl Client {
     /// # Errors
     /// `Closed`.
     pub async fn acknowledge(&self, through: u64) -> Result<(), ClientError> {
-        self.order(Order::Acknowledge(through)).await
+        self.calls.order(Order::Acknowledge(through)).await
     }
 
     /// Acknowledges what was read from [`Client::inbox`] and waits for the answer.
@@ -385,7 +381,10 @@ impl Client {
     /// See [`ClientError`].
     pub async fn ack(&self, through: u64) -> Result<(), ClientError> {
         self.session()?;
-        self.call::<Ack>(Op::Ack { through }).await.map(|_| ())
+        self.calls
+            .call::<Ack>(Op::Ack { through })
+            .await
+            .map(|_| ())
     }
 
     /// One page of the undelivered messages.
@@ -394,12 +393,13 @@ impl Client {
     /// See [`ClientError`].
     pub async fn inbox(&self, after: u64, limit: u32) -> Result<Inbox, ClientError> {
         self.session()?;
-        self.call(Op::Inbox {
-            after: Some(after),
-            limit: Some(limit),
-            consistency: Consistency::Linear,
-        })
-        .await
+        self.calls
+            .call(Op::Inbox {
+                after: Some(after),
+                limit: Some(limit),
+                consistency: Consistency::Linear,
+            })
+            .await
     }
 
     /// One page of everything to or from this user behind an id.
@@ -408,12 +408,13 @@ impl Client {
     /// See [`ClientError`].
     pub async fn sync(&self, after: u64, limit: u32) -> Result<Records, ClientError> {
         self.session()?;
-        self.call(Op::Sync {
-            after,
-            limit: Some(limit),
-            consistency: Consistency::Linear,
-        })
-        .await
+        self.calls
+            .call(Op::Sync {
+                after,
+                limit: Some(limit),
+                consistency: Consistency::Linear,
+            })
+            .await
     }
 
     /// One page of a conversation, ending before `before` or with the newest message.
@@ -428,13 +429,14 @@ impl Client {
     ) -> Result<Records, ClientError> {
         self.session()?;
         let consistency = Consistency::Linear;
-        self.call(Op::History {
-            with: with.into(),
-            before,
-            limit: Some(limit),
-            consistency,
-        })
-        .await
+        self.calls
+            .call(Op::History {
+                with: with.into(),
+                before,
+                limit: Some(limit),
+                consistency,
+            })
+            .await
     }
 
     /// One page of the users whose names match a glob, in the order of their names behind `after`.
@@ -448,13 +450,14 @@ impl Client {
         limit: u32,
     ) -> Result<Users, ClientError> {
         self.session()?;
-        self.call(Op::Users {
-            pattern: pattern.map(str::to_owned),
-            after: after.map(str::to_owned),
-            limit: Some(limit),
-            consistency: Consistency::Linear,
-        })
-        .await
+        self.calls
+            .call(Op::Users {
+                pattern: pattern.map(str::to_owned),
+                after: after.map(str::to_owned),
+                limit: Some(limit),
+                consistency: Consistency::Linear,
+            })
+            .await
     }
 
     /// All users whose names match a glob, at most a million.
@@ -481,7 +484,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn status(&self) -> Result<Status, ClientError> {
-        self.call(Op::Status {}).await
+        self.calls.call(Op::Status {}).await
     }
 
     /// Whether the client's node is ready.
@@ -489,7 +492,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn ping(&self) -> Result<Ping, ClientError> {
-        self.call(Op::Ping {}).await
+        self.calls.call(Op::Ping {}).await
     }
 
     /// Asks all known addresses for their status, whether the cluster serves or not: what they say, or why they can't be had.
@@ -498,7 +501,7 @@ impl Client {
     }
 
     fn session(&self) -> Result<(), ClientError> {
-        if self.link.borrow().user.is_some() {
+        if self.calls.link.borrow().user.is_some() {
             Ok(())
         } else {
             Err(ClientError::NotLoggedIn)
@@ -506,144 +509,7 @@ impl Client {
     }
 
     async fn forget(&self) -> Result<(), ClientError> {
-        self.order(Order::Forget).await?;
-        self.user_is(|user| user.is_none()).await
-    }
-
-    async fn user_is(&self, wanted: impl Fn(&Option<String>) -> bool) -> Result<(), ClientError> {
-        let mut link = self.link.clone();
-        link.wait_for(|link| wanted(&link.user))
-            .await
-            .map(|_| ())
-            .map_err(|_| ClientError::Closed)
-    }
-
-    async fn order(&self, order: Order) -> Result<(), ClientError> {
-        self.orders
-            .send(order)
-            .await
-            .map_err(|_| ClientError::Closed)
-    }
-
-    async fn call<T: DeserializeOwned>(&self, op: Op) -> Result<T, ClientError> {
-        self.call_where(op).await.map(|(answer, _)| answer)
-    }
-
-    /// Asks until there is a final answer; also on which connection it came.
-    async fn call_where<T: DeserializeOwned>(&self, op: Op) -> Result<(T, u64), ClientError> {
-        let began = Instant::now();
-        let (mut spent, mut asked, mut pause) = (None, false, RETRY_FIRST);
-        loop {
-            let up = self.up(began, spent, asked).await?;
-            asked = true;
-            let failure = match up.connection.call(op.clone(), ANSWER_TIMEOUT).await {
-                Ok(answer) => return Ok((answer, up.generation)),
-                Err(CallError::Lost | CallError::TimedOut) => {
-                    self.order(Order::Suspect {
-                        generation: up.generation,
-                    })
-                    .await?;
-                    spent = Some(up.generation);
-                    continue;
-                }
-                Err(CallError::Refused(failure)) => failure,
-                Err(CallError::TooMany) => {
-                    Failure::not_done(Code::Busy, "too many requests on one connection")
-                }
-                Err(CallError::Unreadable(message)) => {
-                    let code = Code::Internal;
-                    let failure = Failure {
-                        code,
-                        message,
-                        certainty: Certainty::Unknown,
-                        retry_after_ms: None,
-                    };
-                    return Err(ClientError::Refused(failure));
-                }
-            };
-            match failure.code {
-                Code::NoQuorum | Code::Closing => {
-                    self.order(Order::Suspect {
-                        generation: up.generation,
-                    })
-                    .await?;
-                    spent = Some(up.generation);
-                }
-                Code::Busy => {}
-                _ => return Err(ClientError::Refused(failure)),
-            }
-            let pause_now = failure
-                .retry_after_ms
-                .map_or_else(|| random::up_to(pause), Duration::from_millis);
-            pause = (pause * 2).min(RETRY_MAX);
-            if began.elapsed() + pause_now >= self.options.patience {
-                return Err(ClientError::Refused(failure));
-            }
-            tokio::time::sleep(pause_now).await;
-        }
-    }
-
-    fn patience_for(&self, state: &Result<Arc<Up>, Trouble>) -> Duration {
-        match state {
-            Err(Trouble::NoNode { .. } | Trouble::Untrusted { .. }) => {
-                self.options.no_node_patience.min(self.options.patience)
-            }
-            Ok(_) | Err(_) => self.options.patience,
-        }
-    }
-
-    /// Waits for something that the session task does, as long as patience allows; then says what was wrong.
-    async fn patiently<T>(&self, wanted: impl Future<Output = T>) -> Result<T, Trouble> {
-        tokio::pin!(wanted);
-        let began = Instant::now();
-        let mut link = self.link.clone();
-        loop {
-            let until = began + self.patience_for(&link.borrow_and_update().state);
-            tokio::select! {
-                got = &mut wanted => return Ok(got),
-                // Patience depends on what is wrong, which may have changed.
-                Ok(()) = link.changed() => {}
-                () = tokio::time::sleep_until(until) => {
-                    return Err(link.borrow().state.as_ref().err().cloned().unwrap_or(Trouble::Electing));
-                }
-            }
-        }
-    }
-
-    /// Waits for a connection newer than `spent`, at most as long as patience since `began`.
-    async fn up(
-        &self,
-        began: Instant,
-        spent: Option<u64>,
-        asked: bool,
-    ) -> Result<Arc<Up>, ClientError> {
-        let mut link = self.link.clone();
-        loop {
-            let until = {
-                let seen = link.borrow_and_update();
-                match &seen.state {
-                    Ok(up) if spent.is_none_or(|spent| up.generation > spent) => {
-                        return Ok(up.clone());
-                    }
-                    state => began + self.patience_for(state),
-                }
-            };
-            match tokio::time::timeout_at(until, link.changed()).await {
-                Ok(changed) => changed.map_err(|_| ClientError::Closed)?,
-                Err(_) => {
-                    let trouble = link
-                        .borrow()
-                        .state
-                        .as_ref()
-                        .err()
-                        .cloned()
-                        .unwrap_or(Trouble::Connecting);
-                    return Err(ClientError::Unreachable {
-                        trouble,
-                        unknown: asked,
-                    });
-                }
-            }
-        }
+        self.calls.order(Order::Forget).await?;
+        self.calls.user_is(|user| user.is_none()).await
     }
 }

@@ -99,7 +99,7 @@ impl std::fmt::Debug for Command {
 
 /// Where a command makes sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Face {
+pub enum Mode {
     /// At the prompt and in scripts.
     Both,
     /// At the prompt.
@@ -118,15 +118,15 @@ pub struct Spec {
     /// What it does.
     pub help: &'static str,
     /// Where it makes sense.
-    pub face: Face,
+    pub mode: Mode,
 }
 
-const fn spec(name: &'static str, arguments: &'static str, help: &'static str, face: Face) -> Spec {
+const fn spec(name: &'static str, arguments: &'static str, help: &'static str, mode: Mode) -> Spec {
     Spec {
         name,
         arguments,
         help,
-        face,
+        mode,
     }
 }
 
@@ -136,53 +136,53 @@ pub const COMMANDS: &[Spec] = &[
         "register",
         "[NAME]",
         "make an account; at the prompt also log in",
-        Face::Both,
+        Mode::Both,
     ),
     spec(
         "login",
         "[NAME]",
         "begin a session; at the prompt in place of another one, which is not ended",
-        Face::Both,
+        Mode::Both,
     ),
-    spec("logout", "", "end the session on every node", Face::Both),
+    spec("logout", "", "end the session on every node", Mode::Both),
     spec(
         "msg",
         "NAME [TEXT]",
         "send a message; without TEXT open the conversation with NAME",
-        Face::Both,
+        Mode::Both,
     ),
     spec(
         "reply",
         "[TEXT]",
         "answer the latest sender; without TEXT open the conversation",
-        Face::Prompt,
+        Mode::Prompt,
     ),
-    spec("close", "", "leave the conversation", Face::Prompt),
-    spec("inbox", "", "show what is undelivered", Face::Both),
-    spec("listen", "", "show messages as they come", Face::Script),
+    spec("close", "", "leave the conversation", Mode::Prompt),
+    spec("inbox", "", "show what is undelivered", Mode::Both),
+    spec("listen", "", "show messages as they come", Mode::Script),
     spec(
         "history",
         "NAME",
         "show the conversation with NAME",
-        Face::Both,
+        Mode::Both,
     ),
-    spec("users", "[GLOB]", "list users", Face::Both),
-    spec("password", "", "change the password", Face::Both),
+    spec("users", "[GLOB]", "list users", Mode::Both),
+    spec("password", "", "change the password", Mode::Both),
     spec(
         "delete",
         "",
         "delete the account that is logged in",
-        Face::Both,
+        Mode::Both,
     ),
-    spec("status", "", "show the nodes", Face::Both),
+    spec("status", "", "show the nodes", Mode::Both),
     spec(
         "outbox",
         "send|drop",
         "send or forget what was held back for another cluster",
-        Face::Prompt,
+        Mode::Prompt,
     ),
-    spec("help", "", "this help", Face::Both),
-    spec("quit", "", "leave", Face::Both),
+    spec("help", "", "this help", Mode::Both),
+    spec("quit", "", "leave", Mode::Both),
 ];
 
 /// A line that is no command: what is wrong, for people.
@@ -308,11 +308,11 @@ pub fn parse_words(words: &[String]) -> Result<Command, Wrong> {
     }
 }
 
-/// The help of one face, a line an entry.
-pub fn help(face: Face, slash: &str) -> Vec<String> {
+/// The help of one mode, a line for each command.
+pub fn help(mode: Mode, slash: &str) -> Vec<String> {
     COMMANDS
         .iter()
-        .filter(|spec| spec.face == Face::Both || spec.face == face)
+        .filter(|spec| spec.mode == Mode::Both || spec.mode == mode)
         .map(|spec| {
             let usage = format!("{slash}{} {}", spec.name, spec.arguments);
             format!("{:<18} {}", usage.trim_end(), spec.help)

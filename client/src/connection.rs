@@ -4,14 +4,15 @@
 //! Two tasks per connection, a reader and a writer; both end when the connection is lost or its handle is dropped.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use messagebase_protocol::code::Failure;
 use messagebase_protocol::json::{Event, Incoming, Op, ReplyLine, Request, parse_incoming};
 use messagebase_protocol::limits::{LINE_MAX_BYTES, PING_AFTER, PIPELINE_MAX};
 use messagebase_protocol::line::{Line, LineBuffer};
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -54,23 +55,15 @@ struct Shared {
     next_id: AtomicU64,
     /// An event was dropped because the owner did not keep up.
     gap: AtomicBool,
-    /// Since when the node owes an answer and has said nothing at all. Locked for a look or a store only; behind
-    /// `waiters`, where both are.
+    /// Since when the node owes an answer and has said nothing at all. Locked after `waiters`, where both are.
     owed_since: Mutex<Option<Instant>>,
     /// Wakes when something is owed after a time in which nothing was.
     asked: Notify,
 }
 
 impl Shared {
-    fn owed_since(&self) -> MutexGuard<'_, Option<Instant>> {
-        // A panic while the lock was held can't leave a time half written.
-        self.owed_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn owes(&self) {
-        let mut since = self.owed_since();
+        let mut since = self.owed_since.lock();
         if since.is_none() {
             *since = Some(Instant::now());
             self.asked.notify_one();
@@ -80,17 +73,12 @@ impl Shared {
     /// A line came, or a caller gave up.
     fn settle(&self) {
         // Held throughout: what is asked meanwhile is seen here, or sees what was done here.
-        let waiters = self.waiters();
+        let waiters = self.waiters.lock();
         let owed = (!waiters.is_empty()).then(Instant::now);
-        let before = std::mem::replace(&mut *self.owed_since(), owed);
+        let before = std::mem::replace(&mut *self.owed_since.lock(), owed);
         if before.is_none() && owed.is_some() {
             self.asked.notify_one();
         }
-    }
-
-    fn waiters(&self) -> MutexGuard<'_, HashMap<u64, Waiter>> {
-        // A panic while the lock was held can't leave a map half changed; going on is safe.
-        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -119,7 +107,7 @@ impl Drop for Connection {
     }
 }
 
-/// Takes a waiter out of the map when its caller gives up or is dropped, so that abandoned calls don't fill it.
+/// Takes a waiter out of the map when its caller gives up or is dropped: abandoned calls must not fill it.
 struct Registration<'a> {
     shared: &'a Shared,
     id: u64,
@@ -127,10 +115,10 @@ struct Registration<'a> {
 
 impl Drop for Registration<'_> {
     fn drop(&mut self) {
-        let mut waiters = self.shared.waiters();
+        let mut waiters = self.shared.waiters.lock();
         let gave_up = waiters.remove(&self.id).is_some();
         if gave_up && waiters.is_empty() {
-            *self.shared.owed_since() = None;
+            *self.shared.owed_since.lock() = None;
         }
     }
 }
@@ -170,7 +158,7 @@ impl Connection {
                     _ = closed.wait_for(|closed| *closed) => {}
                 }
                 closing.send_replace(true);
-                shared.waiters().clear();
+                shared.waiters.lock().clear();
             }
         });
         let writer = tokio::spawn({
@@ -215,7 +203,7 @@ impl Connection {
         let (waiter, answer) = oneshot::channel();
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         {
-            let mut waiters = self.shared.waiters();
+            let mut waiters = self.shared.waiters.lock();
             if waiters.len() >= PIPELINE_MAX {
                 return Err(CallError::TooMany);
             }
@@ -259,7 +247,7 @@ impl Connection {
     /// Waits until the node has owed an answer for `within` and said nothing at all in that time.
     pub async fn silent(&self, within: Duration) {
         loop {
-            let since = *self.shared.owed_since();
+            let since = *self.shared.owed_since.lock();
             match since.map(|since| since + within) {
                 Some(due) if due <= Instant::now() => return,
                 Some(due) => tokio::time::sleep_until(due).await,
@@ -338,7 +326,7 @@ fn take_line(line: &[u8], shared: &Shared, events: &mpsc::Sender<Event>) -> bool
 }
 
 fn take_reply(reply: ReplyLine, shared: &Shared) {
-    let Some(waiter) = reply.id.and_then(|id| shared.waiters().remove(&id)) else {
+    let Some(waiter) = reply.id.and_then(|id| shared.waiters.lock().remove(&id)) else {
         // The answer to a keep-alive ping, or to a caller that gave up.
         return;
     };
@@ -484,7 +472,7 @@ mod tests {
                 .await,
             Err(CallError::TimedOut)
         );
-        assert!(connection.shared.waiters().is_empty());
+        assert!(connection.shared.waiters.lock().is_empty());
     }
 
     #[tokio::test]
@@ -500,7 +488,7 @@ mod tests {
         let asked = request(&mut node).await;
         assert!(silent(SOON).await.is_ok());
         // An event is a sign of life, though the answer is still owed: the time begins anew.
-        let owed_since = *connection.shared.owed_since();
+        let owed_since = *connection.shared.owed_since.lock();
         node.write_all(
             encode_event(&Event::Delivered {
                 through: 7,
@@ -511,7 +499,7 @@ mod tests {
         .await
         .unwrap();
         events.recv().await.unwrap();
-        assert!(*connection.shared.owed_since() > owed_since);
+        assert!(*connection.shared.owed_since.lock() > owed_since);
         assert!(silent(SOON).await.is_ok(), "and then silence again");
         node.write_all(
             encode_ok(

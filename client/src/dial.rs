@@ -14,7 +14,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{self, ClientConfig};
 
 use crate::connection::{CallError, Connection};
-use crate::error::Trouble;
+use crate::error::Unavailable;
 
 /// TCP and TLS together; a node in the same region answers within a tenth.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(700);
@@ -196,17 +196,19 @@ impl From<std::io::Error> for Unreached {
 
 /// What it means that no node answered. A node that is there but can't be trusted is worth its own words: waiting for
 /// it is in vain.
-pub fn nobody<'a>(unreached: impl IntoIterator<Item = (&'a Endpoint, &'a Unreached)>) -> Trouble {
+pub fn nobody<'a>(
+    unreached: impl IntoIterator<Item = (&'a Endpoint, &'a Unreached)>,
+) -> Unavailable {
     let mut tried = 0;
     for (endpoint, Unreached { why, untrusted }) in unreached {
         if *untrusted {
-            return Trouble::Untrusted {
+            return Unavailable::Untrusted {
                 why: format!("node {} at {}: {why}", endpoint.node, endpoint.address),
             };
         }
         tried += 1;
     }
-    Trouble::NoNode { tried }
+    Unavailable::NoNode { tried }
 }
 
 /// Dials one address and asks for its status.
@@ -330,7 +332,7 @@ mod tests {
         let nodes = [endpoint(1), endpoint(2)];
         assert_eq!(
             nobody([(&nodes[0], &dead), (&nodes[1], &dead)]),
-            Trouble::NoNode { tried: 2 }
+            Unavailable::NoNode { tried: 2 }
         );
         let told = nobody([(&nodes[0], &dead), (&nodes[1], &foreign)]).to_string();
         assert!(

@@ -7,7 +7,7 @@ use messagebase_protocol::code::{Code, Failure};
 
 /// Why the cluster can't be used at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trouble {
+pub enum Unavailable {
     /// Still looking; no verdict yet.
     Connecting,
     /// No node answered.
@@ -36,25 +36,25 @@ pub enum Trouble {
     Electing,
 }
 
-impl std::fmt::Display for Trouble {
+impl std::fmt::Display for Unavailable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Trouble::Connecting => write!(f, "no node has answered yet"),
-            Trouble::NoNode { tried } => write!(f, "no node answered ({tried} tried)"),
-            Trouble::Untrusted { why } => write!(f, "no node can be trusted: {why}"),
-            Trouble::NoQuorum { alive, needed } => {
+            Unavailable::Connecting => write!(f, "no node has answered yet"),
+            Unavailable::NoNode { tried } => write!(f, "no node answered ({tried} tried)"),
+            Unavailable::Untrusted { why } => write!(f, "no node can be trusted: {why}"),
+            Unavailable::NoQuorum { alive, needed } => {
                 write!(
                     f,
                     "no quorum: {alive} of the cluster's voters answered, a majority is {needed}"
                 )
             }
-            Trouble::NotFormed { answered } => {
+            Unavailable::NotFormed { answered } => {
                 write!(
                     f,
                     "the cluster has not formed yet ({answered} nodes answered, all are blank)"
                 )
             }
-            Trouble::Electing => write!(f, "the cluster has no leader at the moment"),
+            Unavailable::Electing => write!(f, "the cluster has no leader at the moment"),
         }
     }
 }
@@ -69,10 +69,10 @@ pub enum ClientError {
     #[error("not logged in")]
     NotLoggedIn,
     /// Waited as long as agreed. A write that was under way may have taken effect (`unknown`).
-    #[error("{trouble}")]
+    #[error("{why}")]
     Unreachable {
         /// What was found at the last try.
-        trouble: Trouble,
+        why: Unavailable,
         /// Whether the request may have taken effect all the same.
         unknown: bool,
     },
@@ -141,11 +141,11 @@ impl ClientError {
                  $MESSAGEBASE_CONFIG; to try a cluster of your own: `cargo demo` or `mbctl demo`"
             }
             ClientError::Unreachable {
-                trouble: Trouble::NotFormed { .. },
+                why: Unavailable::NotFormed { .. },
                 ..
             } => "a cluster forms once every configured node runs: `mbctl up`, then `mbctl status`",
             ClientError::Unreachable {
-                trouble: Trouble::Untrusted { .. },
+                why: Unavailable::Untrusted { .. },
                 ..
             } => {
                 "ca.pem in pki/ is not this cluster's (copy it from where `mbctl init` ran), or `nodes` in the \

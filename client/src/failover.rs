@@ -1,5 +1,5 @@
 //! One round of looking for a node: ask all, decide ([`crate::election`]), campaign if need be, go there, take the
-//! session up again. Whether and when there is another round is [`crate::session`]'s affair.
+//! session up again. Whether and when there is another round is [`crate::driver`]'s affair.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use crate::dial::{
     Directory, Endpoint, Reached, Slot, Transport, Unreached, ask_status, nobody, probe, probe_all,
 };
 use crate::election::{Decision, decide, is_better_elsewhere};
-use crate::error::Trouble;
+use crate::error::Unavailable;
 
 /// On the way there and back.
 const ROUND_TRIP: Duration = Duration::from_millis(500);
 
 /// Which node is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Aim {
+pub enum Target {
     /// Nothing is wrong: this node if it is ready, else the first of the directory that is.
     Any {
         /// Preferred.
@@ -31,7 +31,7 @@ pub enum Aim {
 
 /// What the session was, to be taken up again.
 #[derive(Clone, Default)]
-pub struct Former {
+pub struct PreviousSession {
     /// The cluster it was with.
     pub cluster_id: Option<String>,
     /// Its token.
@@ -74,16 +74,20 @@ impl Finder {
     ///
     /// # Errors
     /// What stands in the way; try again later.
-    pub async fn round(&mut self, aim: Aim, former: &Former) -> Result<Entered, Trouble> {
-        let reached = match aim {
-            Aim::Any { node } => match self.any(node).await {
+    pub async fn round(
+        &mut self,
+        target: Target,
+        previous: &PreviousSession,
+    ) -> Result<Entered, Unavailable> {
+        let reached = match target {
+            Target::Any { node } => match self.any(node).await {
                 Some(reached) => reached,
                 None => self.leader().await?,
             },
-            Aim::Leader => self.leader().await?,
+            Target::Leader => self.leader().await?,
         };
         self.directory.learn(&reached.status);
-        enter(reached, former).await
+        enter(reached, previous).await
     }
 
     /// Asks all nodes about one that has not answered a request for a while: whether the user is better off elsewhere.
@@ -137,7 +141,7 @@ impl Finder {
         take(slots, at)
     }
 
-    async fn leader(&self) -> Result<Reached, Trouble> {
+    async fn leader(&self) -> Result<Reached, Unavailable> {
         let taken = |slots: &[Slot]| matches!(decide(&statuses(slots)), Decision::Take(_));
         let slots = probe_all(&self.transport, &self.directory, taken).await;
         let position = |slots: &[Slot], node| {
@@ -149,10 +153,10 @@ impl Finder {
         match decide(&statuses(&slots)) {
             Decision::Take(node) => position(&slots, node)
                 .and_then(|at| take(slots, at))
-                .ok_or(Trouble::Electing),
+                .ok_or(Unavailable::Electing),
             Decision::Campaign(node) => {
-                let at = position(&slots, node).ok_or(Trouble::Electing)?;
-                let winner = campaign(slots[at].reached().ok_or(Trouble::Electing)?).await?;
+                let at = position(&slots, node).ok_or(Unavailable::Electing)?;
+                let winner = campaign(slots[at].reached().ok_or(Unavailable::Electing)?).await?;
                 let reached = match position(&slots, winner) {
                     Some(at) => take(slots, at),
                     None => match self.dial(winner).await {
@@ -161,15 +165,15 @@ impl Finder {
                         None => take(slots, at),
                     },
                 };
-                let mut reached = reached.ok_or(Trouble::Electing)?;
+                let mut reached = reached.ok_or(Unavailable::Electing)?;
                 // What it said before the election is out of date.
                 reached.status = ask_status(&reached.connection)
                     .await
-                    .map_err(|_| Trouble::Electing)?;
+                    .map_err(|_| Unavailable::Electing)?;
                 Ok(reached)
             }
-            Decision::NoQuorum { alive, needed } => Err(Trouble::NoQuorum { alive, needed }),
-            Decision::NotFormed { answered } => Err(Trouble::NotFormed { answered }),
+            Decision::NoQuorum { alive, needed } => Err(Unavailable::NoQuorum { alive, needed }),
+            Decision::NotFormed { answered } => Err(Unavailable::NotFormed { answered }),
             Decision::NoNode => {
                 let silent = Unreached::silent();
                 let unreached = slots.iter().map(|slot| {
@@ -195,7 +199,7 @@ impl Finder {
 }
 
 /// Asks a node to see to it that there is a leader; the winner's number.
-async fn campaign(reached: &Reached) -> Result<u16, Trouble> {
+async fn campaign(reached: &Reached) -> Result<u16, Unavailable> {
     let answer = reached
         .connection
         .call::<Campaign>(Op::Campaign {}, CAMPAIGN_DEADLINE + ROUND_TRIP)
@@ -212,21 +216,21 @@ async fn campaign(reached: &Reached) -> Result<u16, Trouble> {
                 ?error,
                 "a campaign did not succeed"
             );
-            Err(Trouble::Electing)
+            Err(Unavailable::Electing)
         }
     }
 }
 
-async fn enter(reached: Reached, former: &Former) -> Result<Entered, Trouble> {
+async fn enter(reached: Reached, previous: &PreviousSession) -> Result<Entered, Unavailable> {
     let other =
-        matches!((&former.cluster_id, &reached.status.cluster_id), (Some(a), Some(b)) if a != b);
+        matches!((&previous.cluster_id, &reached.status.cluster_id), (Some(a), Some(b)) if a != b);
     if other {
         return Ok(Entered {
             reached,
             session: Session::OtherCluster,
         });
     }
-    let Some(token) = former.token.clone() else {
+    let Some(token) = previous.token.clone() else {
         return Ok(Entered {
             reached,
             session: Session::None,
@@ -247,9 +251,9 @@ async fn enter(reached: Reached, former: &Former) -> Result<Entered, Trouble> {
             @ (Code::BadCredentials | Code::Locked | Code::NotPermitted | Code::BadRequest) => {
                 Session::Dead(code)
             }
-            _ => return Err(Trouble::Electing),
+            _ => return Err(Unavailable::Electing),
         },
-        Err(_) => return Err(Trouble::Electing),
+        Err(_) => return Err(Unavailable::Electing),
     };
     Ok(Entered { reached, session })
 }

@@ -1,9 +1,9 @@
-//! The client as a whole against nodes that die, in one process ([`crate::fake`]).
+//! The client as a whole against nodes that die, in one process ([`crate::fake_cluster`]).
 
 use messagebase_protocol::json::ClosingReason;
 
-use crate::error::Trouble;
-use crate::fake::{Cluster, next, next_bodies};
+use crate::error::Unavailable;
+use crate::fake_cluster::{Cluster, next, next_bodies};
 use crate::notice::{ClientEvent, Ended, Notice};
 use crate::{Client, ClientError, Options};
 
@@ -25,9 +25,9 @@ fn failover(event: &ClientEvent) -> Option<(u16, u16, u64)> {
     })(event)
 }
 
-fn trouble(event: &ClientEvent) -> Option<Trouble> {
+fn unavailable(event: &ClientEvent) -> Option<Unavailable> {
     notice(|notice| match notice {
-        Notice::Trouble { trouble, .. } => Some(trouble.clone()),
+        Notice::Unavailable { why, .. } => Some(why.clone()),
         _ => None,
     })(event)
 }
@@ -157,8 +157,8 @@ async fn without_a_quorum_the_outbox_waits_and_is_delivered_once_in_order() {
         pending.push(client.enqueue("bob", body).await.unwrap());
     }
     assert_eq!(
-        next(&mut events, "the verdict", trouble).await,
-        Trouble::NoQuorum {
+        next(&mut events, "the verdict", unavailable).await,
+        Unavailable::NoQuorum {
             alive: 1,
             needed: 2
         }
@@ -185,7 +185,7 @@ async fn a_send_whose_patience_ends_says_what_is_wrong_and_takes_the_message_bac
         matches!(
             refused,
             Err(ClientError::Unreachable {
-                trouble: Trouble::NoNode { .. },
+                why: Unavailable::NoNode { .. },
                 unknown: true
             })
         ),
@@ -293,7 +293,7 @@ async fn another_cluster_gets_neither_token_nor_outbox_unasked() {
     client.login("alice", PASSWORD).await.unwrap();
     cluster.kill(1);
     let mut pending = client.enqueue("bob", "for the old cluster").await.unwrap();
-    next(&mut events, "the loss", trouble).await;
+    next(&mut events, "the loss", unavailable).await;
     cluster.restore();
     cluster.boot(1).await;
     let held = next(

@@ -5,7 +5,9 @@
 //! - [`connection`]: one connection to one node; requests out, replies and events in.
 //! - [`dial`]: reaches nodes over TLS; [`election`] decides, in pure code, where to go; [`failover`] goes there.
 //! - [`outbox`] keeps what was sent and not answered; [`feed`] puts what arrives in order, once, without a gap.
-//! - [`session`]: the task that owns all of these; [`client`]: the handle that programs use.
+//! - `driver`: the task that owns all of these and goes from connection to connection; `connected` serves one of them,
+//!   `state` and `mailbox` are what outlives it.
+//! - [`client`]: the handle that programs use, its calls repeated in `calls`; [`link`]: what passes between it and the task.
 //! - [`token`]: what is kept between two runs.
 //! - [`run`]: the program; [`cli`] its command line, [`repl`] the prompt of a terminal, [`scripted`] commands of a shell
 //!   script. Only these write to standard output.
@@ -14,11 +16,14 @@
 
 #![deny(missing_docs)]
 
+mod calls;
 pub mod cli;
 pub mod client;
 pub mod command;
+mod connected;
 pub mod connection;
 pub mod dial;
+mod driver;
 pub mod election;
 pub mod error;
 pub mod exit;
@@ -26,8 +31,10 @@ pub mod failover;
 #[cfg(test)]
 mod failover_tests;
 #[cfg(test)]
-mod fake;
+mod fake_cluster;
 pub mod feed;
+pub mod link;
+mod mailbox;
 pub mod notice;
 pub mod outbox;
 pub mod random;
@@ -35,9 +42,8 @@ pub mod repl;
 pub mod run;
 pub mod scripted;
 mod secret;
-mod serve;
-pub mod session;
 mod show;
+mod state;
 pub mod token;
 
 pub use client::{Client, Options};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use messagebase_protocol::json::{ClosingReason, Message};
 
-use crate::error::Trouble;
+use crate::error::Unavailable;
 
 /// Something a program may want to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,15 +41,15 @@ pub enum Notice {
         took: Duration,
     },
     /// The cluster can't be used; said once per verdict, the client keeps trying.
-    Trouble {
+    Unavailable {
         /// The node that is gone, if this began with one.
         lost: Option<u16>,
         /// What was found.
-        trouble: Trouble,
+        why: Unavailable,
         /// Messages that wait in the outbox.
         waiting: usize,
     },
-    /// The cluster is back after a [`Notice::Trouble`].
+    /// The cluster is back after a [`Notice::Unavailable`].
     Back {
         /// Where the client is now.
         node: u16,
@@ -112,15 +112,11 @@ impl std::fmt::Display for Notice {
                     write!(f, "node n{lost} was lost; n{won} won, {leads}; took {took}")
                 }
             }
-            Notice::Trouble {
-                lost,
-                trouble,
-                waiting,
-            } => {
+            Notice::Unavailable { lost, why, waiting } => {
                 if let Some(lost) = lost {
                     write!(f, "node n{lost} was lost; ")?;
                 }
-                write!(f, "{trouble}; trying again")?;
+                write!(f, "{why}; trying again")?;
                 if *waiting > 0 {
                     write!(f, " ({waiting} waiting in the outbox)")?;
                 }

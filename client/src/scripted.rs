@@ -23,10 +23,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Cli;
 use crate::client::{Client, Events, Options};
-use crate::command::{self, Command, Face};
+use crate::command::{self, Command, Mode};
 use crate::dial::nobody;
 use crate::election::{Decision, decide};
-use crate::error::{ClientError, Trouble, io_error};
+use crate::error::{ClientError, Unavailable, io_error};
 use crate::exit::Exit;
 use crate::notice::{ClientEvent, Notice};
 use crate::show::{complain, status_line};
@@ -218,7 +218,7 @@ impl Script<'_> {
             Command::Inbox => self.inbox().await,
             Command::History { with } => self.history(&with).await,
             Command::Status => self.status().await,
-            Command::Help => self.help(command::help(Face::Script, "")).await,
+            Command::Help => self.help(command::help(Mode::Script, "")).await,
             Command::PipeHelp => {
                 self.help(pipe::HELP.iter().map(|line| (*line).to_owned()).collect())
                     .await
@@ -437,15 +437,15 @@ impl Script<'_> {
             .iter()
             .map(|(_, status)| status.as_ref().ok().cloned())
             .collect();
-        let trouble = match decide(&statuses) {
+        let why = match decide(&statuses) {
             Decision::NoNode => {
                 let unreached = survey
                     .iter()
                     .filter_map(|(endpoint, status)| Some((endpoint, status.as_ref().err()?)));
                 Some(nobody(unreached))
             }
-            Decision::NoQuorum { alive, needed } => Some(Trouble::NoQuorum { alive, needed }),
-            Decision::NotFormed { answered } => Some(Trouble::NotFormed { answered }),
+            Decision::NoQuorum { alive, needed } => Some(Unavailable::NoQuorum { alive, needed }),
+            Decision::NotFormed { answered } => Some(Unavailable::NotFormed { answered }),
             Decision::Take(_) | Decision::Campaign(_) => None,
         };
         if let Some(first) = statuses.iter().flatten().next() {
@@ -456,19 +456,19 @@ impl Script<'_> {
             };
             self.ok(first, || list("status", lines())).await?;
         }
-        match trouble {
+        match why {
             None => Ok(()),
             // The reply was given; what is wrong with the cluster is the exit code's and standard error's to say.
-            Some(trouble) if statuses.iter().any(Option::is_some) => {
+            Some(why) if statuses.iter().any(Option::is_some) => {
                 let error = ClientError::Unreachable {
-                    trouble,
+                    why,
                     unknown: false,
                 };
                 self.worst = self.worst.worst(complain(&error));
                 Ok(())
             }
-            Some(trouble) => Err(ClientError::Unreachable {
-                trouble,
+            Some(why) => Err(ClientError::Unreachable {
+                why,
                 unknown: false,
             }),
         }

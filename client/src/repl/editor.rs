@@ -9,9 +9,10 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use rustyline::completion::Completer;
 use rustyline::config::Configurer;
 use rustyline::error::ReadlineError;
@@ -26,8 +27,8 @@ use rustyline::{
 use tokio::sync::mpsc;
 
 use crate::command::is_secret;
-use crate::repl::assist;
-use crate::repl::mode::Prompt;
+use crate::repl::completion;
+use crate::repl::prompt::Prompt;
 
 /// Lines of history kept.
 const HISTORY_MAX: usize = 1_000;
@@ -78,11 +79,6 @@ struct Shared {
     emptied: tokio::sync::Notify,
     /// For completion.
     names: Mutex<BTreeSet<String>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics between two halves of a change in here.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The async side's handle.
@@ -159,7 +155,7 @@ impl Editor {
 
     /// Begins to read a line; [`Editor::typed`] gets it.
     pub async fn ask_line(&mut self, prompt: Prompt) {
-        *lock(&self.shared.wanted) = prompt;
+        *self.shared.wanted.lock() = prompt;
         self.asked = true;
         // If the thread is gone, `typed` says so.
         let _ = self.asks.send(Ask::Line).await;
@@ -197,16 +193,19 @@ impl Editor {
 
     /// Changes the prompt of the line being read, if nothing has been typed; else it shows with the next line.
     pub fn set_prompt(&self, prompt: Prompt) {
-        *lock(&self.shared.wanted) = prompt;
+        *self.shared.wanted.lock() = prompt;
         self.nudge();
     }
 
     /// Whether the screen shows an old prompt that could be changed now.
     pub fn is_prompt_stale(&self) -> bool {
-        let wanted = lock(&self.shared.wanted).clone();
+        let wanted = self.shared.wanted.lock().clone();
         self.prints.is_some()
-            && lock(&self.shared.typed).0.is_empty()
-            && lock(&self.shared.shown)
+            && self.shared.typed.lock().0.is_empty()
+            && self
+                .shared
+                .shown
+                .lock()
                 .as_ref()
                 .is_some_and(|shown| *shown != wanted)
     }
@@ -233,7 +232,7 @@ impl Editor {
 
     /// Remembers a name for completion.
     pub fn learn_name(&self, name: &str) {
-        let mut names = lock(&self.shared.names);
+        let mut names = self.shared.names.lock();
         if names.len() < NAMES_MAX {
             names.insert(name.to_owned());
         }
@@ -264,12 +263,12 @@ fn line_editor(shared: &Arc<Shared>, history: Option<&PathBuf>) -> rustyline::Re
 fn read_line(line_editor: &mut LineEditor, shared: &Shared, history: Option<&PathBuf>) -> Typed {
     let mut initial = (String::new(), String::new());
     loop {
-        let prompt = lock(&shared.wanted).clone();
-        *lock(&shared.typed) = (format!("{}{}", initial.0, initial.1), initial.0.len());
-        *lock(&shared.shown) = Some(prompt.clone());
+        let prompt = shared.wanted.lock().clone();
+        *shared.typed.lock() = (format!("{}{}", initial.0, initial.1), initial.0.len());
+        *shared.shown.lock() = Some(prompt.clone());
         let read =
             line_editor.readline_with_initial(prompt.text.as_str(), (&initial.0, &initial.1));
-        *lock(&shared.shown) = None;
+        *shared.shown.lock() = None;
         match read {
             Ok(text) => {
                 keep(line_editor, &text, history);
@@ -280,7 +279,7 @@ fn read_line(line_editor: &mut LineEditor, shared: &Shared, history: Option<&Pat
             }
             Err(ReadlineError::Interrupted) => {
                 shared.nudged.store(false, Ordering::SeqCst);
-                let (typed, at) = lock(&shared.typed).clone();
+                let (typed, at) = shared.typed.lock().clone();
                 erase(line_editor, &format!("{}{typed}", prompt.text));
                 initial = match typed.split_at_checked(at) {
                     Some((left, right)) => (left.to_owned(), right.to_owned()),
@@ -373,18 +372,21 @@ impl Hinter for Assistant {
         if self.0.secret.load(Ordering::SeqCst) {
             return None;
         }
-        let before = std::mem::replace(&mut *lock(&self.0.typed), (line.to_owned(), at));
+        let before = std::mem::replace(&mut *self.0.typed.lock(), (line.to_owned(), at));
         if line.is_empty() && !before.0.is_empty() {
             self.0.emptied.notify_one();
         }
-        if lock(&self.0.shown)
+        if self
+            .0
+            .shown
+            .lock()
             .as_ref()
             .is_some_and(|prompt| prompt.conversation.is_some())
             && !line.starts_with('/')
         {
             return None;
         }
-        assist::hint(line, at).map(Usage)
+        completion::hint(line, at).map(Usage)
     }
 }
 
@@ -397,7 +399,7 @@ impl Completer for Assistant {
         at: usize,
         _: &Context<'_>,
     ) -> rustyline::Result<(usize, Vec<String>)> {
-        Ok(assist::complete(line, at, &lock(&self.0.names)))
+        Ok(completion::complete(line, at, &self.0.names.lock()))
     }
 }
 

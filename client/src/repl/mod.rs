@@ -1,11 +1,11 @@
 //! `mbclient` on a terminal: a line editor below, what arrives above it. This file is the loop between the two;
-//! [`mode`] decides what a line means, [`mod@act`] does it, [`editor`] owns the terminal, [`render`] says how things look.
+//! [`prompt`] decides what a line means, [`execute`] does it, [`editor`] owns the terminal, [`render`] says how things look.
 
 mod account;
-pub mod act;
-pub mod assist;
+pub mod completion;
 pub mod editor;
-pub mod mode;
+pub mod execute;
+pub mod prompt;
 pub mod render;
 
 use std::collections::BTreeMap;
@@ -22,13 +22,13 @@ use tokio::task::JoinSet;
 use crate::cli::Cli;
 use crate::client::{Client, Events, Options};
 use crate::command::Command;
-use crate::error::{ClientError, Trouble, io_error};
+use crate::error::{ClientError, Unavailable, io_error};
 use crate::exit::Exit;
+use crate::link::Link;
 use crate::notice::{ClientEvent, Notice};
-use crate::repl::act::{Report, Request, act};
 use crate::repl::editor::{Editor, Typed};
-use crate::repl::mode::{Action, Mode};
-use crate::session::Link;
+use crate::repl::execute::{Report, Request, execute};
+use crate::repl::prompt::{Action, PromptState};
 use crate::token::Store;
 
 /// A message that is not answered within this goes on in the background; the prompt comes back.
@@ -71,7 +71,7 @@ pub async fn run_with(
     store.create()?;
     // Installed before the editor: between two reads a SIGINT finds this handler instead of ending the process.
     let interrupts = signal(SignalKind::interrupt()).map_err(|e| io_error("signal handler", &e))?;
-    let mode = Mode::default();
+    let mode = PromptState::default();
     let editor = Editor::start(Some(store.history()), mode.prompt())
         .map_err(|e| ClientError::Usage(format!("the terminal can't be used: {e}")))?;
     let mut repl = Repl {
@@ -99,7 +99,7 @@ struct Repl {
     link: watch::Receiver<Link>,
     editor: Editor,
     store: Store,
-    mode: Mode,
+    mode: PromptState,
     interrupts: Signal,
     /// Messages that wait for the cluster.
     late: JoinSet<Late>,
@@ -167,13 +167,13 @@ impl Repl {
 
     /// Text that was addressed to nobody, in a cluster of two people, was probably meant for the other one.
     async fn refused(&mut self, why: String, text: &str) {
-        if why.starts_with(mode::NOT_SENT)
+        if why.starts_with(prompt::NOT_SENT)
             && let Some(other) = self.only_other_user().await
         {
             let text = text.trim();
             return self
                 .editor
-                .print(&format!("{}\nHint: /msg {other} {text}", mode::NOT_SENT))
+                .print(&format!("{}\nHint: /msg {other} {text}", prompt::NOT_SENT))
                 .await;
         }
         self.editor.print(&why).await;
@@ -277,7 +277,7 @@ impl Repl {
         match link.state {
             Ok(up) => self.mode.set_node(Some(up.node)),
             // Usually over in milliseconds: the prompt need not flicker.
-            Err(Trouble::Connecting) => {}
+            Err(Unavailable::Connecting) => {}
             Err(_) => self.mode.set_node(None),
         }
     }
@@ -405,7 +405,7 @@ impl Repl {
     async fn request(&mut self, request: Request) {
         let client = self.client.clone();
         let Some(outcome) = self
-            .while_showing(async move { act(&client, request).await })
+            .while_showing(async move { execute(&client, request).await })
             .await
         else {
             return;

@@ -51,7 +51,7 @@ pub enum Action {
 
 /// Who and where the user is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Mode {
+pub struct PromptState {
     user: Option<String>,
     node: Option<u16>,
     conversation: Option<String>,
@@ -59,7 +59,7 @@ pub struct Mode {
     sender: Option<String>,
 }
 
-impl Mode {
+impl PromptState {
     /// The user logged in or out. What belonged to the former one is forgotten.
     pub fn set_user(&mut self, user: Option<String>) {
         if self.user != user {
@@ -214,14 +214,14 @@ impl Mode {
 mod tests {
     use super::*;
 
-    fn alice() -> Mode {
-        let mut mode = Mode::default();
+    fn alice() -> PromptState {
+        let mut mode = PromptState::default();
         mode.set_user(Some("alice".into()));
         mode.set_node(Some(2));
         mode
     }
 
-    fn enter(mode: &mut Mode, line: &str) -> Action {
+    fn enter(mode: &mut PromptState, line: &str) -> Action {
         let shown = mode.prompt();
         mode.typed(line, &shown)
     }
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn prompts() {
-        let mut mode = Mode::default();
+        let mut mode = PromptState::default();
         assert_eq!(mode.prompt().text, "(not logged in)@no node> ");
         mode.set_node(Some(1));
         assert_eq!(mode.prompt().text, "(not logged in)@n1> ");
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn nobody_can_open_a_conversation_without_a_session_or_a_name() {
-        let mut nobody = Mode::default();
+        let mut nobody = PromptState::default();
         assert!(matches!(enter(&mut nobody, "/msg bob"), Action::Refused(_)));
         assert!(matches!(
             enter(&mut alice(), "/msg -bob"),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::command::{COMMANDS, Face};
+use crate::command::{COMMANDS, Mode};
 
 /// Pipe lines that a newcomer may not know by heart.
 const PIPE_HINTS: &[(&str, &str)] = &[
@@ -25,7 +25,7 @@ pub fn complete(line: &str, at: usize, names: &BTreeSet<String>) -> (usize, Vec<
         let word = &before[1..];
         let offered = COMMANDS
             .iter()
-            .filter(|spec| spec.face != Face::Script && spec.name.starts_with(word))
+            .filter(|spec| spec.mode != Mode::Script && spec.name.starts_with(word))
             .map(|spec| {
                 format!(
                     "/{}{}",
@@ -75,7 +75,7 @@ pub fn hint(line: &str, at: usize) -> Option<String> {
     }
     let mut matching = COMMANDS
         .iter()
-        .filter(|spec| spec.face != Face::Script && spec.name.starts_with(word));
+        .filter(|spec| spec.mode != Mode::Script && spec.name.starts_with(word));
     let spec = matching.next()?;
     if word.is_empty() || matching.next().is_some() {
         return None;

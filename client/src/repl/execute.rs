@@ -4,7 +4,7 @@
 use messagebase_protocol::pipe;
 
 use crate::client::Client;
-use crate::command::{self, Command, Face};
+use crate::command::{self, Command, Mode};
 use crate::error::ClientError;
 use crate::repl::render;
 use crate::show::status_line;
@@ -56,7 +56,7 @@ impl Report {
 ///
 /// # Errors
 /// See [`ClientError`].
-pub async fn act(client: &Client, request: Request) -> Result<Report, ClientError> {
+pub async fn execute(client: &Client, request: Request) -> Result<Report, ClientError> {
     match request {
         Request::Logout => {
             let user = client.user().ok_or(ClientError::NotLoggedIn)?;
@@ -143,7 +143,7 @@ async fn plain(client: &Client, command: Command) -> Result<Report, ClientError>
             ))
         }
         Command::Help => {
-            let mut lines = command::help(Face::Prompt, "/");
+            let mut lines = command::help(Mode::Prompt, "/");
             lines.push("Pipe lines, as at a node's own port:".into());
             lines.extend(pipe::HELP.iter().map(|line| format!("  {line}")));
             lines.push(
