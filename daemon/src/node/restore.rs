@@ -11,7 +11,7 @@ use super::identity::{FIRST_GENERATION, member_of};
 use crate::context::unix_ms;
 use crate::entry::LogId;
 use crate::raft::{alone, raft_id};
-use crate::store::{self, NewLife, RestoreError};
+use crate::store::{self, RestoreError, RestoredNode};
 
 /// What was restored; one line of JSON for `mbctl`.
 #[derive(Debug, Serialize)]
@@ -37,9 +37,9 @@ pub fn restore(config: &Config, node: &NodeConfig, from: &Path) -> Result<Restor
     let cluster_id = new_cluster_id()
         .map_err(|e| RestoreError::Failed("make a cluster id", format!("no randomness: {e}")))?;
     let raft_id = raft_id(FIRST_GENERATION, number);
-    let life = |last: LogId| {
+    let identify = |last: LogId| {
         let (vote, membership) = alone(raft_id, member_of(node), last.term);
-        NewLife {
+        RestoredNode {
             node: number,
             cluster_id: cluster_id.clone(),
             raft_id,
@@ -48,7 +48,7 @@ pub fn restore(config: &Config, node: &NodeConfig, from: &Path) -> Result<Restor
             now_ms: unix_ms(),
         }
     };
-    let info = store::restore(from, &config.node_dir(number), life)?;
+    let info = store::restore(from, &config.node_dir(number), identify)?;
     Ok(Restored {
         cluster_id,
         former_cluster_id: info.cluster_id,

@@ -1,5 +1,5 @@
-//! SQL that an operator typed (`mbctl sql`): read-only three times over (the connection, an authorizer that lets
-//! nothing but reading through, the protocol's word for it), limited in time, rows and bytes.
+//! SQL that an operator typed (`mbctl sql`). The connection is read-only, and an authorizer allows nothing but reading. Time,
+//! rows and bytes are limited.
 
 use data_encoding::HEXLOWER;
 use messagebase_protocol::peer::SqlRows;
@@ -16,7 +16,7 @@ impl Readers {
     /// Runs one statement and returns at most `max_rows` rows. Blocking, under the pool's time limit.
     ///
     /// # Errors
-    /// What SQLite says of the statement; "not authorized" for anything that does not merely read.
+    /// SQLite's error for the statement; "not authorized" for one that does more than read.
     pub fn sql(&self, text: &str, max_rows: u32) -> std::result::Result<SqlRows, ReadError> {
         self.with(|conn| {
             conn.authorizer(Some(only_reading))?;

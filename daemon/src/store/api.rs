@@ -1,4 +1,4 @@
-//! The words between `raft/` and the store: rows, jobs, acknowledgements, errors.
+//! The types of the store's interface: jobs, acknowledgements, errors.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,21 +9,21 @@ use crate::change::Outcome;
 use crate::entry::{LogId, LogRow};
 use crate::state::effect::Effect;
 
-/// Called exactly once, on the writer's thread, after the job's COMMIT or its failure. Must not block.
+/// Acknowledges a job. Called exactly once, on the writer's thread, after COMMIT or failure. Must not block.
 pub type BoxedDone<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
 
 /// A write to this node's own tables.
 pub type LocalWrite = Box<dyn FnOnce(&rusqlite::Connection) -> rusqlite::Result<()> + Send>;
 
-/// A committed entry on its way into the state.
+/// A committed entry that is to be applied.
 pub struct ApplyItem {
     /// The entry.
     pub row: LogRow,
-    /// Called after COMMIT with what the change came to ([`Outcome::Done`] for blank and membership entries).
+    /// Called after COMMIT with the change's outcome ([`Outcome::Done`] for blank and membership entries).
     pub respond: Option<Box<dyn FnOnce(Outcome) + Send>>,
 }
 
-/// What the writer can be asked. Jobs are carried out in the order submitted.
+/// A request to the writer. `writer` says in which order jobs are carried out.
 pub enum Job {
     /// Durable before `done`. `vote` is opaque JSON.
     SaveVote {
@@ -48,34 +48,34 @@ pub enum Job {
     },
     /// Removes entries up to and including this one. May be lost in a crash and repeated.
     Purge {
-        /// Last to remove; remembered as the log's beginning.
+        /// Last entry to remove. Its id is stored: the log begins after it.
         through: LogId,
         /// Acknowledgement.
         done: BoxedDone<()>,
     },
     /// Applies committed entries; done after COMMIT.
     Apply {
-        /// Consecutive.
+        /// Consecutive entries.
         items: Vec<ApplyItem>,
         /// Acknowledgement, after every `respond`.
         done: BoxedDone<()>,
     },
-    /// Replaces the application state by a snapshot's, in capped transactions and one short switch; the log before
-    /// the snapshot's last entry is purged with it.
+    /// Replaces the application state by a snapshot's, in capped transactions and one short switch. The log through the
+    /// snapshot's last entry is purged with it.
     InstallSnapshot {
         /// A finished, checked file.
         file: SnapshotFile,
         /// Acknowledgement.
         done: BoxedDone<()>,
     },
-    /// Writes to this node's own tables, with the log jobs and as durably. For what is rare and small.
+    /// Writes to this node's own tables, in order with the log jobs and as durable. For rare, small writes.
     Local {
-        /// Runs in the writer's transaction; an error in it is final.
+        /// Runs in the writer's transaction. Its error is final: the writer stops.
         write: LocalWrite,
         /// Acknowledgement.
         done: BoxedDone<()>,
     },
-    /// Stores who this node is. Durable before `done`.
+    /// Stores this node's identity. Durable before `done`.
     SaveIdentity {
         /// The identity.
         identity: Identity,
@@ -85,7 +85,7 @@ pub enum Job {
 }
 
 impl Job {
-    /// Tells whoever waits for the job that it was not done.
+    /// Acknowledges the job with `error`: it was not carried out.
     pub(super) fn fail(self, error: &StoreError) {
         let done = match self {
             Job::SaveVote { done, .. }
@@ -101,7 +101,7 @@ impl Job {
     }
 }
 
-/// Who this node is; absent on a blank one.
+/// This node's identity; a blank node has none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// 32 lower-case hex digits.
@@ -123,14 +123,14 @@ pub struct RaftState {
     pub last: Option<LogId>,
     /// Last applied entry.
     pub applied: Option<LogId>,
-    /// Last applied membership: where it stood and its JSON.
+    /// Last applied membership: its place in the log and its JSON.
     pub membership: Option<(LogId, Arc<str>)>,
 }
 
 /// A snapshot file: a SQLite database with the application tables alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotFile {
-    /// Where it lies (in `snapshots/`).
+    /// Its path, in `snapshots/`.
     pub path: PathBuf,
     /// Last entry it contains.
     pub last: LogId,
@@ -138,41 +138,41 @@ pub struct SnapshotFile {
     pub membership: Option<(LogId, Arc<str>)>,
 }
 
-/// Told about applied effects, in log order, on the writer's thread after COMMIT. Must not block.
+/// Receives the effects of applied changes, in log order, on the writer's thread after COMMIT. Must not block.
 pub trait EffectSink: Send + Sync + 'static {
-    /// What live sessions should hear.
+    /// Effects that live sessions are to be told.
     fn publish(&self, effects: Vec<Effect>);
-    /// The state was replaced by a snapshot: nobody can tell what was missed.
+    /// A snapshot replaced the state: the effects of the entries that it skipped are unknown.
     fn resync(&self);
 }
 
 /// How to open a store.
 #[derive(Clone)]
 pub struct StoreOptions {
-    /// `data/node-N`; made (0700) if missing.
+    /// `data/node-N`; created (0700) if missing.
     pub dir: PathBuf,
     /// This node's number, for the `node_state` view and for refusing another node's directory.
     pub node: u16,
     /// Read-only connections in the pool.
     pub readers: u32,
-    /// Messages that come together in memory before their index entries are merged into the file
+    /// Messages that collect in memory before their index entries are merged into the file
     /// ([`MERGE_AT`](crate::state::index::MERGE_AT)).
     pub merge_at: usize,
-    /// Bytes that whoever purges the change log keeps it to: its segments are made for that.
+    /// Bytes that the change log is purged down to (`change_log_bytes`); sets the size of its segments.
     pub change_log_bytes: u64,
-    /// Where effects go.
+    /// Receives the effects.
     pub effects: Arc<dyn EffectSink>,
 }
 
-/// Why a store can't be opened; all are exit 1 of the daemon.
+/// Why a store can't be opened. The daemon exits with 1 on each.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// A second `mbd` on a directory.
+    /// Another `mbd` runs on the directory.
     #[error("{dir} is in use by another mbd{}", .pid.map(|p| format!(" (process {p})")).unwrap_or_default())]
     InUse {
         /// The directory.
         dir: PathBuf,
-        /// Who holds it, if known.
+        /// Its process id, if known.
         pid: Option<u32>,
     },
     /// Written by a newer version.
@@ -182,7 +182,7 @@ pub enum OpenError {
         file: PathBuf,
         /// Its `user_version`.
         found: i64,
-        /// Ours.
+        /// This program's.
         known: i64,
     },
     /// The directory belongs to another node.
@@ -190,22 +190,23 @@ pub enum OpenError {
     OtherNode {
         /// The directory.
         dir: PathBuf,
-        /// In the file.
+        /// The node in the file.
         found: u16,
-        /// On the command line.
+        /// The node on the command line.
         asked: u16,
     },
     /// Disk, permission, corruption.
     #[error("failed to open {path}: {source}")]
     Io {
-        /// What was being opened.
+        /// The file or directory that was being opened.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// A failure of the writer. Final: an fsync is never retried, the node acknowledges nothing more and stops.
+/// A failure of the writer. Final, because a failed fsync must not be retried: the node acknowledges nothing more and
+/// stops.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// IOERR, FULL, CORRUPT, NOTADB, or a log version that this program does not know.
@@ -216,7 +217,7 @@ pub enum StoreError {
     Closed,
 }
 
-/// A final error with what was being done.
+/// A final error, with the action that failed.
 pub(super) fn fatal(what: &str, error: impl std::fmt::Display) -> StoreError {
     StoreError::Fatal(format!("failed to {what}: {error}").into())
 }

@@ -1,5 +1,5 @@
-//! Backups: a file with the whole schema and all replicated tables but the sessions, which `sqlite3` reads like a node's
-//! own and which no `mbd` opens as one. A restore makes a node's database of it: the only member of a new cluster.
+//! Backups. A backup has the whole schema and all replicated tables but the sessions. `sqlite3` reads it like a node's
+//! database; `mbd` refuses to run on it. A restore turns it into the database of a new cluster's only member.
 
 use std::fs::File;
 use std::io;
@@ -23,24 +23,24 @@ use crate::entry::LogId;
 use crate::state::Counters;
 use crate::state::sql::{int, uint};
 
-/// What the old cluster gave out after the backup must not be given out again, nor what an earlier restore of the same
-/// backup gave out; nobody knows how much that was. So ids go on at the time: nobody gives out more than so many in a
-/// millisecond, so all given out before are smaller.
-const IDS_A_MILLISECOND: u64 = 1_000;
-/// Should the clock be behind, they go on by this much: 15,000 messages a second for two years are fewer.
-const IDS_APART: u64 = 1_000_000_000_000;
+/// A restored cluster must not reuse the ids that the old cluster, or an earlier restore of this backup, issued after the
+/// backup. It continues from the wall clock: at most this many ids are issued per millisecond, so all earlier ids are
+/// smaller.
+const IDS_PER_MILLISECOND: u64 = 1_000;
+/// The least distance to the backup's ids, in case the clock is behind: 15,000 messages a second for two years are fewer.
+const ID_GAP_MIN: u64 = 1_000_000_000_000;
 /// Ids are JSON numbers for clients: exact below 2^53, which is the year 2255.
 const IDS_END: u64 = 1 << 53;
-/// SQLite's virtual-machine steps between two looks at whether the backup is still wanted.
-const STEPS_BETWEEN_LOOKS: i32 = 10_000;
-/// What a backup leaves free on the node's disk, at least.
+/// Virtual-machine instructions between two checks of whether the backup was cancelled.
+const STEPS_BETWEEN_CHECKS: i32 = 10_000;
+/// Bytes that a backup leaves free on the node's disk, at least.
 const ROOM_LEFT_BYTES: u64 = 256 * 1024 * 1024;
-/// What a restore writes until it is whole.
+/// The file that a restore writes and renames when it is complete.
 const UNFINISHED: &str = "messagebase.db.restoring";
-/// What may lie in a directory that counts as empty: the lock, `mbctl up`'s log, an interrupted restore.
-const OF_NO_ACCOUNT: [&str; 3] = [LOCK_FILE, "mbd.log", UNFINISHED];
+/// Files that a directory may have and still counts as empty: the lock, `mbctl up`'s log, an interrupted restore.
+const IGNORED_FILES: [&str; 3] = [LOCK_FILE, "mbd.log", UNFINISHED];
 
-/// A backup on its way to the operator: a file without a name. Its room is free again once it is dropped.
+/// A finished backup, as an open file without a name. Its disk space is free again once it is dropped.
 pub struct Backup {
     /// The file.
     pub file: File,
@@ -50,23 +50,24 @@ pub struct Backup {
     pub last: LogId,
 }
 
-/// Copies what is applied into a nameless file, in one read transaction. Blocking; stops early once `unwanted` says so.
+/// Copies the applied state into a file without a name, in one read transaction. Blocking; stops early once `cancelled`
+/// returns true.
 pub(super) fn build(
     shared: &StoreInner,
-    mut unwanted: impl FnMut() -> bool + Send + 'static,
+    mut cancelled: impl FnMut() -> bool + Send + 'static,
     now_ms: u64,
 ) -> Result<Backup, StoreError> {
     let number = shared.backups.fetch_add(1, Ordering::Relaxed);
-    // The next start removes whatever it finds in this directory that is no snapshot.
+    // After a crash the next start removes it, as all files in this directory that are no snapshots.
     let path = shared.snapshots.join(format!("backup-{number}.tmp"));
     let failed = |e: io::Error| fatal("make the backup's file", e);
     check_room(&shared.snapshots, shared.db_bytes()).map_err(failed)?;
     remove_if_there(&path).map_err(failed)?;
     let file = open_private_file(&path).map_err(failed)?;
     let snapshots = shared.snapshots.clone();
-    let stop = move || unwanted() || check_room(&snapshots, 0).is_err();
+    let stop = move || cancelled() || check_room(&snapshots, 0).is_err();
     let copied = copy_out(shared, &path, stop, now_ms).map_err(|e| fatal("copy the tables", e));
-    // Why it was stopped, if that was why.
+    // Too little room is the cause to report, if it stopped the copying.
     let room = check_room(&shared.snapshots, 0).map_err(failed);
     remove_if_there(&path).map_err(failed)?;
     room?;
@@ -75,10 +76,10 @@ pub(super) fn build(
     Ok(Backup { file, bytes, last })
 }
 
-/// A full disk would end the node: what the copy and the WAL leave must be enough for it. `bytes` are still to come.
+/// Checks that the disk of `dir` has room for `bytes` more, and for the node: a full disk would stop it.
 ///
 /// # Errors
-/// There is not enough, or nobody knows.
+/// There is too little room, or the system does not say.
 pub fn check_room(dir: &Path, bytes: u64) -> io::Result<()> {
     let there = statvfs(dir)?;
     let free = there
@@ -101,26 +102,26 @@ fn enough(free: u64, bytes: u64) -> Result<(), String> {
 fn copy_out(
     shared: &StoreInner,
     to: &Path,
-    unwanted: impl FnMut() -> bool + Send + 'static,
+    cancelled: impl FnMut() -> bool + Send + 'static,
     now_ms: u64,
 ) -> rusqlite::Result<Option<LogId>> {
     let mut conn = connect::read_write(to)?;
-    // Whoever takes it syncs it; half of one is never used.
+    // `mbctl` syncs what it receives, and an incomplete file is never used.
     conn.execute_batch(
         "PRAGMA page_size = 4096; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;",
     )?;
-    // Unsaid: in the node's log it would look as if its own file had been migrated.
+    // Not logged: in the node's log it would look as if its own file had been migrated.
     let made = tracing::subscriber::with_default(NoSubscriber::default(), || {
         migrations().to_latest(&mut conn)
     });
     made.map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
-    conn.progress_handler(STEPS_BETWEEN_LOOKS, Some(unwanted))?;
+    conn.progress_handler(STEPS_BETWEEN_CHECKS, Some(cancelled))?;
     conn.execute("ATTACH ?1 AS live", [connect::read_only_uri(&shared.file)])?;
     let tx = conn.transaction()?;
     for table in in_snapshots().map(|table| table.name) {
-        // The first statement that reads begins the read transaction, which all others read in.
+        // The first statement that reads `live` begins the read transaction; all others read the same state.
         tx.execute_batch(&format!("DELETE FROM main.{table}"))?;
-        // Nobody is logged in to what is restored, so nothing of a token leaves the node.
+        // A restored cluster has no sessions, so that not even a token's hash leaves the node.
         if table != "sessions" {
             tx.execute_batch(&format!(
                 "INSERT INTO main.{table} SELECT * FROM live.{table}"
@@ -143,10 +144,10 @@ fn copy_out(
     Ok(last)
 }
 
-/// What a backup says of itself.
+/// A backup's description of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupInfo {
-    /// The cluster it is of.
+    /// The cluster it was taken from.
     pub cluster_id: String,
     /// The node it was taken from.
     pub node: u16,
@@ -156,9 +157,9 @@ pub struct BackupInfo {
     pub users: u64,
 }
 
-/// Who the restored node is.
+/// The identity of the restored node, and what Raft starts from.
 #[derive(Debug, Clone)]
-pub struct NewLife {
+pub struct RestoredNode {
     /// Its number.
     pub node: u16,
     /// The new cluster.
@@ -173,32 +174,32 @@ pub struct NewLife {
     pub now_ms: u64,
 }
 
-/// Why there is no restored node.
+/// Why a restore failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// The file is none, or is damaged, or of a newer version.
+    /// The file is no backup, or is damaged, or of a newer version: path and reason.
     #[error("{0} is not a backup that this mbd can restore: {1}")]
     Unusable(String, String),
-    /// There is something already.
+    /// The directory has a file already: directory and file.
     #[error("{0} is not empty: it has {1}; a restore begins with an empty directory")]
     NotEmpty(String, String),
-    /// An `mbd` runs there.
+    /// An `mbd` runs on the directory.
     #[error("{0} is in use by another mbd")]
     InUse(String),
-    /// The disk says no.
+    /// An I/O error: the action and the error.
     #[error("failed to {0}: {1}")]
     Failed(&'static str, String),
 }
 
-/// Makes `dir` the directory of a node with what is in the backup `from`. `live` is told the last entry in it. All or
-/// nothing: the database gets its name last. Blocking, for as long as reading and writing the file twice takes.
+/// Makes `dir` the directory of a node with the contents of the backup `from`. `identify` gets the last entry in it. Atomic:
+/// the database gets its name last. Blocking, for as long as reading and writing the file twice takes.
 ///
 /// # Errors
-/// [`RestoreError`]; nothing is changed then but what counts as empty.
+/// [`RestoreError`]; then the directory still counts as empty if it did before.
 pub fn restore(
     from: &Path,
     dir: &Path,
-    live: impl FnOnce(LogId) -> NewLife,
+    identify: impl FnOnce(LogId) -> RestoredNode,
 ) -> Result<BackupInfo, RestoreError> {
     let failed = |what| move |e: io::Error| RestoreError::Failed(what, e.to_string());
     check_usable(from)?;
@@ -211,7 +212,7 @@ pub fn restore(
     let unfinished = dir.join(UNFINISHED);
     let made = copy(from, &unfinished)
         .map_err(failed("copy the backup"))
-        .and_then(|()| begin_anew(&unfinished, live).map_err(|e| unusable(from, e)))
+        .and_then(|()| make_only_member(&unfinished, identify).map_err(|e| unusable(from, e)))
         .and_then(|info| {
             let place = dir.join(messagebase_config::DATABASE_FILE);
             let publish = || {
@@ -224,14 +225,14 @@ pub fn restore(
                 .map_err(failed("publish the database"))
         });
     if made.is_err() {
-        // The first error is the one that matters; the next attempt overwrites it.
+        // The first error is the one to report, and the next attempt overwrites the file.
         let _ = remove_if_there(&unfinished);
     }
     made
 }
 
 impl RestoreError {
-    /// For programs.
+    /// The error as a stable code, which `mbctl` reads.
     pub fn code(&self) -> &'static str {
         match self {
             RestoreError::Unusable(..) => "no_backup",
@@ -285,7 +286,7 @@ fn check_empty(dir: &Path) -> Result<(), RestoreError> {
     let look = || -> io::Result<Option<String>> {
         for entry in std::fs::read_dir(dir)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            if !OF_NO_ACCOUNT.contains(&name.as_str()) {
+            if !IGNORED_FILES.contains(&name.as_str()) {
                 return Ok(Some(name));
             }
         }
@@ -304,13 +305,14 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     io::copy(&mut File::open(from)?, &mut file).map(drop)
 }
 
-/// Makes the copy a database of the only member of a new cluster: as if it had just installed a snapshot.
-fn begin_anew(
+/// Makes the copy the database of a new cluster's only member, in the state of a node that just installed a snapshot.
+fn make_only_member(
     file: &Path,
-    live: impl FnOnce(LogId) -> NewLife,
+    identify: impl FnOnce(LogId) -> RestoredNode,
 ) -> Result<BackupInfo, Box<dyn std::error::Error>> {
     let mut conn = connect::read_write(file)?;
-    // No file beside it: one that an interrupted restore left would be taken for this one's. It is synced when it is whole.
+    // The journal is in memory: one on disk, left by an interrupted restore, would be rolled back into this file. The file
+    // is synced when it is complete.
     conn.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF;")?;
     migrations().to_latest(&mut conn)?;
     let tx = conn.transaction()?;
@@ -330,35 +332,35 @@ fn begin_anew(
             })
         },
     )?;
-    let life = live(last);
+    let node = identify(last);
     let ids = &mut counters.scalars;
     for id in [
         &mut ids.next_user_id,
         &mut ids.next_message_id,
         &mut ids.next_session_id,
     ] {
-        *id = (*id + IDS_APART).max(life.now_ms.saturating_mul(IDS_A_MILLISECOND));
+        *id = (*id + ID_GAP_MIN).max(node.now_ms.saturating_mul(IDS_PER_MILLISECOND));
         if *id >= IDS_END {
             return Err("there are no ids left; is the clock right?".into());
         }
     }
-    counters.membership = Some((last, life.membership.into()));
+    counters.membership = Some((last, node.membership.into()));
     counters.save(&tx)?;
     tx.execute(
         "UPDATE node SET node = ?1, cluster_id = ?2, raft_id = ?3, founders = '[]', vote = ?4, purged_term = ?5,
                 purged_leader = ?6, purged_index = ?7, starts = 0, stale = NULL",
         (
-            int(life.node.into()),
-            life.cluster_id,
-            int(life.raft_id),
-            life.vote,
+            int(node.node.into()),
+            node.cluster_id,
+            int(node.raft_id),
+            node.vote,
             int(last.term),
             int(last.leader),
             int(last.index),
         ),
     )?;
     tx.execute_batch(&format!("DROP TABLE {BACKUP_TABLE}"))?;
-    // Something that we did not make, such as a trigger, would act on this node alone.
+    // Anything else in the schema, such as a trigger, would act on this node alone, and the replicas would diverge.
     if schema(&tx)? != expected_schema()? {
         return Err("its tables, indexes or views are not those of its version".into());
     }
@@ -372,7 +374,7 @@ fn expected_schema() -> Result<Vec<(String, String)>, Box<dyn std::error::Error>
     Ok(schema(&conn)?)
 }
 
-/// Name and SQL of everything that the file has.
+/// Name and SQL of everything in the file's schema.
 fn schema(conn: &Connection) -> rusqlite::Result<Vec<(String, String)>> {
     let mut statement =
         conn.prepare("SELECT name, coalesce(sql, '') FROM sqlite_schema ORDER BY name")?;

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::schema::{Table, replicated};
 
-/// One replicated table.
+/// The digest of one replicated table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableDigest {
     /// Its name.
@@ -18,7 +18,7 @@ pub struct TableDigest {
     pub rows: u64,
 }
 
-/// Digests every replicated table as `conn` sees it; run it in one read transaction.
+/// Digests every replicated table. To be called in a read transaction: otherwise the tables may be of different states.
 pub fn digest(conn: &Connection) -> rusqlite::Result<Vec<TableDigest>> {
     replicated()
         .map(|table| digest_table(conn, table))
@@ -47,7 +47,7 @@ fn digest_table(conn: &Connection, table: &Table) -> rusqlite::Result<TableDiges
     })
 }
 
-/// Type and length go in with each value, so that values cannot run into each other.
+/// Hashes type and length with each value, so that the boundaries between values count.
 fn add(hash: &mut Sha256, value: ValueRef<'_>) {
     let number;
     let (kind, bytes): (u8, &[u8]) = match value {

@@ -1,4 +1,4 @@
-//! Directories, files and the lock of a node's directory. Modes are set, not left to the umask.
+//! A node's directory: its files, their modes and its lock. Modes are set explicitly, because the umask may be too open.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
@@ -13,10 +13,10 @@ pub(super) const LOCK_FILE: &str = "lock";
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// Longest process id that is read from the lock file.
+/// Bytes that are read from the lock file for a process id.
 const PID_MAX_BYTES: u64 = 16;
 
-/// Makes a directory (and those above it) if it is missing; 0700 in both cases.
+/// Creates a directory, and those above it, if it is missing. Its mode is 0700 in both cases.
 pub(super) fn make_private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new()
         .recursive(true)
@@ -25,8 +25,8 @@ pub(super) fn make_private_dir(path: &Path) -> io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(DIR_MODE))
 }
 
-/// Opens a file for writing, making it if it is missing; 0600 in both cases. SQLite gives `-wal` and `-shm` the mode
-/// of the database.
+/// Opens a file for writing; creates it if it is missing. Its mode is 0600 in both cases. SQLite gives `-wal` and `-shm`
+/// the mode of the database.
 pub(super) fn open_private_file(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
@@ -39,7 +39,7 @@ pub(super) fn open_private_file(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// The file that SQLite keeps beside a database under its name and this ending.
+/// The file that SQLite keeps beside a database: the database's path with `ending` appended.
 pub(super) fn beside(database: &Path, ending: &str) -> PathBuf {
     let mut name = database.to_owned().into_os_string();
     name.push(ending);
@@ -51,21 +51,21 @@ pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Held while the directory is in use. The kernel lets go of it when the process dies, however it dies.
+/// Held while the directory is in use. The kernel releases it when the process ends, however it ends.
 pub(super) struct DirLock {
     _file: Flock<File>,
 }
 
-/// Why there is no lock.
+/// Why the lock could not be taken.
 pub(super) enum LockError {
-    /// Somebody has it.
+    /// Another process holds it; its id, if the file has it.
     Held(Option<u32>),
-    /// The file can't be opened.
+    /// The file can't be opened or written.
     Io(io::Error),
 }
 
 impl DirLock {
-    /// Takes the lock and writes the process id into the file. Of a refused attempt nothing is written.
+    /// Takes the lock and writes the process id into the file. A refused attempt writes nothing.
     pub fn take(path: &Path) -> Result<DirLock, LockError> {
         let file = open_private_file(path).map_err(LockError::Io)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {

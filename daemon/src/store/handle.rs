@@ -1,4 +1,4 @@
-//! [`Store`]: what the rest of the daemon holds.
+//! [`Store`]: the handle that the rest of the daemon holds.
 
 use std::ops::Range;
 use std::path::Path;
@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::api::fatal;
 use super::inner::StoreInner;
-use super::tail::Plan;
+use super::tail::ReadPlan;
 use super::{
     Backup, BoxedDone, Identity, Job, OpenError, RaftState, Readers, SnapshotFile, StoreError,
     StoreOptions, Writer, backup, open, rows, snapshot,
@@ -19,7 +19,7 @@ use crate::state::Counters;
 use crate::state::sql::int;
 use crate::watch;
 
-/// How often a log read starts again because the log was cut meanwhile. Cuts follow elections: one is rare.
+/// How often a log read is repeated because the log was cut meanwhile. Cuts follow elections, so even one is rare.
 const READ_ATTEMPTS: u32 = 16;
 
 /// A handle on the store; clones share everything. The writer stops when the last one is dropped.
@@ -30,7 +30,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens (makes, migrates) the node's directory and takes its lock. Blocking.
+    /// Opens the node's directory and takes its lock; creates and migrates the file as needed. Blocking.
     pub fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> {
         open::open(options)
     }
@@ -39,7 +39,7 @@ impl Store {
         Store { shared, jobs }
     }
 
-    /// Queues a job; waits while the queue is full. `done` is called in every case, also when this returns an error;
+    /// Queues a job; waits while the queue is full. `done` is called in every case, also when this returns an error. Only
     /// if this future is dropped while it waits, nothing has happened and `done` is not called.
     pub async fn submit(&self, job: Job) -> Result<(), StoreError> {
         let Ok(permit) = self.jobs.reserve().await else {
@@ -52,7 +52,7 @@ impl Store {
             job.fail(&error);
             return Err(error);
         };
-        // What readers see and what the writer is asked change together, in one order.
+        // Under one lock, so that the tail changes in the order of the jobs.
         let mut tail = self.shared.tail.lock();
         match &job {
             Job::Append { rows, .. } => {
@@ -78,12 +78,12 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the rows readable at once and queues them to be made durable.
+    /// Makes the rows readable at once and queues them for the disk.
     pub async fn append(&self, rows: Vec<LogRow>, done: BoxedDone<()>) -> Result<(), StoreError> {
         self.submit(Job::Append { rows, done }).await
     }
 
-    /// Cuts the log after `keep_through` (`None`: wholly); readers see that at once.
+    /// Cuts the log after `keep_through` (`None`: all of it); readers see that at once.
     pub async fn truncate(
         &self,
         keep_through: Option<u64>,
@@ -92,16 +92,16 @@ impl Store {
         self.submit(Job::Truncate { keep_through, done }).await
     }
 
-    /// Forgets the log up to and including `through`; readers see that at once.
+    /// Purges the log up to and including `through`; readers see that at once.
     pub async fn purge(&self, through: LogId, done: BoxedDone<()>) -> Result<(), StoreError> {
         self.submit(Job::Purge { through, done }).await
     }
 
-    /// Rows of `range` without a hole, beginning with the first that is kept; stops before `max_bytes` would be
-    /// passed, but returns at least one row if there is one. Blocking unless [`Store::read_tail`] has it all.
+    /// Consecutive rows of `range`, from the first that is kept. Stops before `max_bytes` would be exceeded, but returns at
+    /// least one row if there is one. Blocking, unless all of them are in memory.
     pub fn read_log(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<LogRow>, StoreError> {
         for _ in 0..READ_ATTEMPTS {
-            let Plan {
+            let ReadPlan {
                 disk,
                 rows: in_memory,
                 epoch,
@@ -162,7 +162,7 @@ impl Store {
         (rows.len() == wanted).then_some(rows)
     }
 
-    /// What Raft needs to know at start: vote and applied entry as on disk, the log as readers see it. Blocking.
+    /// What Raft needs at start: vote and applied entry from disk, the log as readers see it. Blocking.
     pub fn raft_state(&self) -> Result<RaftState, StoreError> {
         let failed = |e: rusqlite::Error| fatal("read Raft's state", e);
         let conn = self.shared.log_reader.lock();
@@ -190,7 +190,7 @@ impl Store {
         self.shared.starts
     }
 
-    /// Index of the last entry, purged ones counted; `None` while there never was one.
+    /// Index of the last entry, purged ones included; `None` if there never was one.
     pub fn last_log_index(&self) -> Option<u64> {
         let tail = self.shared.tail.lock();
         tail.last()
@@ -198,7 +198,7 @@ impl Store {
             .or(tail.purged().map(|id| id.index))
     }
 
-    /// Who this node is; cached.
+    /// This node's identity; cached.
     pub fn identity(&self) -> Option<Identity> {
         self.shared.identity.lock().clone()
     }
@@ -213,17 +213,17 @@ impl Store {
         self.shared.applied.subscribe()
     }
 
-    /// Log transactions that this process made durable, one sync of the disk each.
+    /// Durable log transactions of this process; each synced the disk once.
     pub fn synced_commits(&self) -> u64 {
         self.shared.synced_commits.load(Ordering::Relaxed)
     }
 
-    /// Roughly how many bytes of change log are kept; costs nothing.
+    /// Bytes of change log that are kept, roughly; reads a counter.
     pub fn log_bytes(&self) -> u64 {
         self.shared.log_bytes.load(Ordering::Relaxed)
     }
 
-    /// Index of the first entry that is kept, or would be.
+    /// Index of the first entry that is kept; of the next one if the log is empty.
     pub fn log_begin(&self) -> u64 {
         self.shared.tail.lock().begin()
     }
@@ -243,16 +243,16 @@ impl Store {
         &self.shared.readers
     }
 
-    /// The current snapshot if it holds all entries through this one; else builds one of what is applied and makes it
-    /// the current one. Blocking; one at a time.
+    /// The current snapshot if it holds all entries through this one. Otherwise builds one of the applied state and makes
+    /// it the current one. Blocking; one at a time.
     ///
     /// # Errors
-    /// Also when the log was shortened so much meanwhile that nobody could go on from the snapshot.
+    /// Also when the log was purged meanwhile past the snapshot's end, so that no member could continue from it.
     pub fn snapshot_of_all_through(&self, index: u64) -> Result<SnapshotFile, StoreError> {
         snapshot::build(&self.shared, index)
     }
 
-    /// A snapshot of what is applied now.
+    /// A snapshot of the state that is applied now.
     ///
     /// # Errors
     /// As [`Store::snapshot_of_all_through`].
@@ -261,44 +261,44 @@ impl Store {
         self.snapshot_of_all_through(applied)
     }
 
-    /// A backup of what is applied, stamped with the time. Blocking, for as long as copying the state takes; stops early
-    /// once `unwanted` says so. Beside a snapshot or another backup each takes longer.
+    /// A backup of the applied state, stamped with the time. Blocking, for as long as copying the state takes; stops early
+    /// once `cancelled` returns true. May run beside a snapshot or another backup; then each takes longer.
     ///
     /// # Errors
-    /// Also when nothing is applied yet, and when it was stopped. The store goes on in any case.
+    /// Also when nothing is applied yet, and when it was cancelled. The store keeps working in any case.
     pub fn build_backup(
         &self,
-        unwanted: impl FnMut() -> bool + Send + 'static,
+        cancelled: impl FnMut() -> bool + Send + 'static,
         now_ms: u64,
     ) -> Result<Backup, StoreError> {
-        backup::build(&self.shared, unwanted, now_ms)
+        backup::build(&self.shared, cancelled, now_ms)
     }
 
-    /// The log is being purged through this entry: removes the current snapshot if it ends before it, for nobody can go
-    /// on from there. Blocking.
+    /// To be called when the log is purged through this entry: removes the current snapshot if it ends before it, because
+    /// no member could continue from there. Blocking.
     pub fn forget_snapshot_before(&self, purged: u64) {
         snapshot::forget_before(&self.shared, purged);
     }
 
-    /// Where to purge to rather than to `through`: to the end of a segment, because whole segments cost nearly nothing to
-    /// remove. `None` if no segment ends between `begin` and it.
+    /// The last end of a segment between `begin` and `through`, if there is one. Purging to it is better than to `through`,
+    /// because removing whole segments costs almost nothing.
     pub fn whole_segments(&self, begin: u64, through: u64) -> Option<u64> {
         let segments = self.shared.segments.lock();
         let before = segments.iter().rev().find(|last| **last <= through);
         before.copied().filter(|last| *last > begin)
     }
 
-    /// Whether rows of the log that were purged are still to be deleted; they count in [`Store::log_bytes`].
+    /// Whether purged rows of the log still wait to be deleted; [`Store::log_bytes`] counts them.
     pub fn purging(&self) -> bool {
         self.shared.purging.load(Ordering::Relaxed)
     }
 
-    /// The newest snapshot whose file was built or received, if there is one.
+    /// The newest snapshot that was built or received, if there is one.
     pub fn current_snapshot(&self) -> Option<SnapshotFile> {
         self.shared.snapshot.lock().clone()
     }
 
-    /// Where snapshots lie; received ones are written here under a name that begins with `receiving-`.
+    /// The directory of snapshots. Received ones are written here under a name that begins with `receiving-`.
     pub fn snapshot_dir(&self) -> &Path {
         &self.shared.snapshots
     }
@@ -309,7 +309,7 @@ fn consecutive(rows: &[LogRow]) -> bool {
         .all(|pair| pair[0].id.index + 1 == pair[1].id.index)
 }
 
-/// How much may still be read; the first row always may.
+/// Bytes that may still be read. The first row always may be, however long it is.
 struct ByteLimit {
     left: usize,
     any: bool,

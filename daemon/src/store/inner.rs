@@ -22,28 +22,28 @@ pub(super) struct StoreInner {
     pub identity: Mutex<Option<Identity>>,
     pub vote: Mutex<Option<String>>,
     pub applied: watch::Sender<Option<LogId>>,
-    /// How often this directory was opened.
+    /// How often this directory was opened, this time included.
     pub starts: u64,
     pub log_bytes: AtomicU64,
-    /// The last entries of the log's segments that nothing more is appended to, ascending.
+    /// The last entries of the log's full segments, ascending.
     pub segments: Mutex<Vec<u64>>,
-    /// Whether purged rows of the log are still to be deleted.
+    /// Whether purged rows of the log still wait to be deleted.
     pub purging: AtomicBool,
-    /// Log transactions made durable since the start: each is one sync of the WAL.
+    /// Durable log transactions since the start; each synced the WAL once.
     pub synced_commits: AtomicU64,
-    /// Set once, when the writer failed.
+    /// Set once, when the writer fails.
     pub fatal: OnceLock<StoreError>,
     pub readers: Readers,
-    /// Raft's own connection: clients' reads must not keep it from the log.
+    /// Raft's own connection, so that clients' reads cannot keep it from the log.
     pub log_reader: Mutex<Connection>,
-    /// Held while a snapshot is being built: one at a time.
+    /// Held while a snapshot is built: one at a time.
     pub building: Mutex<()>,
     pub snapshot: Mutex<Option<SnapshotFile>>,
-    /// How many backups were begun since the start: each one's file has a name of its own while it is made.
+    /// Backups begun since the start: numbers their temporary files.
     pub backups: AtomicU64,
-    /// Snapshots that end before this entry are of no use to anybody.
-    pub useless_before: AtomicU64,
-    /// The directory is ours until the last handle and the writer are gone.
+    /// The log was purged through this entry: nobody can continue from a snapshot that ends before it.
+    pub snapshots_end_from: AtomicU64,
+    /// Keeps the directory locked until the last handle and the writer are gone.
     pub _lock: DirLock,
 }
 

@@ -1,9 +1,10 @@
-//! ONE SQLite file, ONE writer. The writer is a [`Writer::step`] that a thread loops over in production and the
-//! simulation calls by itself; readers come from a read-only pool. Knows rows and transactions, not Raft: log
-//! entries are [`LogRow`](crate::entry::LogRow)s, acknowledgements are closures.
+//! One SQLite file and one writer. In production a thread loops over [`Writer::step`]; the simulation calls it itself.
+//! Readers come from a read-only pool. The store knows rows and transactions, not Raft: log entries are
+//! [`LogRow`](crate::entry::LogRow)s, acknowledgements are closures.
 //!
-//! Where to go next: [`Store`] is the handle, [`Writer`] carries out the jobs; `tail` is the log as readers see it,
-//! `snapshot` builds and keeps snapshot files, `open` decides whether a directory may be used.
+//! Where to go next: [`Store`] is the handle and [`Writer`] carries out the jobs. `tail` is the log as readers see it,
+//! `snapshot` builds and keeps snapshot files, `open` decides whether a directory may be used. `adhoc_sql` runs what an
+//! operator types.
 //!
 //! **Invariant:** nothing here names openraft, tokio's timers or sockets (its channels are used: they need no runtime).
 
@@ -32,7 +33,7 @@ pub use api::{
     ApplyItem, BoxedDone, EffectSink, Identity, Job, LocalWrite, OpenError, RaftState,
     SnapshotFile, StoreError, StoreOptions,
 };
-pub use backup::{Backup, BackupInfo, NewLife, RestoreError, check_room, restore};
+pub use backup::{Backup, BackupInfo, RestoreError, RestoredNode, check_room, restore};
 pub use digest::{TableDigest, digest};
 pub use handle::Store;
 pub use readers::{ReadError, Readers};

@@ -1,5 +1,5 @@
-//! Opening a node's directory: modes, lock, schema, number, leftovers. Everything that can refuse does so before
-//! anything is written.
+//! Opening a node's directory: modes, lock, schema, node number, leftovers. All checks that can refuse it come before the
+//! first write.
 
 use std::error::Error;
 use std::path::Path;
@@ -23,13 +23,13 @@ use crate::state::index::{Memtable, MergeSchedule};
 use crate::state::sql::{int, opt_uint, uint};
 use crate::watch;
 
-/// Jobs that may wait for the writer. Submitters wait beyond it.
+/// Jobs that may wait for the writer; with more, submitters wait.
 const JOBS_MAX: usize = 1_024;
 
 const SNAPSHOTS: &str = "snapshots";
 
 /// What the file says about this node and its log.
-struct OnDisk {
+struct NodeRecord {
     node: Option<u64>,
     identity: Option<Identity>,
     vote: Option<String>,
@@ -68,7 +68,7 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
     make_private_dir(&snapshots).map_err(|e| at(&snapshots, e.into()))?;
     let snapshot = snapshot::adopt_newest(&snapshots, disk.applied, disk.purged)
         .map_err(|e| at(&snapshots, e.into()))?;
-    // SQLite syncs what is in the files; the new names of a first start are ours to sync.
+    // SQLite syncs the files' contents, but not the directory, which has new names after a first start.
     sync_dir(dir).map_err(|e| at(dir, e.into()))?;
     let schedule = MergeSchedule::of_node(options.node.into(), options.merge_at);
     let memtable = Memtable::load(&db.conn, schedule).map_err(|e| at(&file, e.into()))?;
@@ -97,7 +97,7 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
         building: Mutex::new(()),
         snapshot: Mutex::new(snapshot),
         backups: AtomicU64::new(0),
-        useless_before: AtomicU64::new(0),
+        snapshots_end_from: AtomicU64::new(0),
         _lock: lock,
     });
     let writer = Writer::new(
@@ -110,7 +110,7 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
     Ok((Store::new(shared, sender), writer))
 }
 
-/// Durable before this node says anything to anybody: an older copy of the directory is recognized by it.
+/// Counts this start. Durable before this node talks to anybody: peers recognize an older copy of the directory by it.
 fn count_start(db: &mut Db) -> rusqlite::Result<u64> {
     db.begin(true)?;
     db.conn.execute("UPDATE node SET starts = starts + 1", [])?;
@@ -142,13 +142,14 @@ fn prepare_schema(db: &mut Db, file: &Path) -> Result<(), OpenError> {
     }
     db.configure().map_err(|e| at(e.into()))?;
     if found < SCHEMA_VERSION {
-        // A migration begins with a lock of its own: wait for a foreign one here, where it is waited out.
+        // A migration takes a lock without waiting long; so a foreign one is waited out here.
         db.wait_for_lock().map_err(|e| at(e.into()))?;
         migrations()
             .to_latest(&mut db.conn)
             .map_err(|e| at(e.into()))?;
     }
-    // Until a version is released, its migration is edited: better refused here than stopped by the first merge.
+    // Until a version is released, its migration is edited. A file with the old form is refused here; otherwise the first
+    // merge would stop the node.
     if let Some(missing) = first_missing(&db.conn).map_err(|e| at(e.into()))? {
         return Err(at(format!(
             "it has no table {missing}: a development version of this schema made it, which nothing can upgrade"
@@ -158,7 +159,7 @@ fn prepare_schema(db: &mut Db, file: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn read(conn: &Connection, change_log_bytes: u64) -> rusqlite::Result<OnDisk> {
+fn read(conn: &Connection, change_log_bytes: u64) -> rusqlite::Result<NodeRecord> {
     let counters = Counters::load(conn)?;
     let (node, identity, vote, purged) = conn.query_row(
         "SELECT node, cluster_id, raft_id, founders, vote, purged_term, purged_leader, purged_index FROM node",
@@ -186,7 +187,7 @@ fn read(conn: &Connection, change_log_bytes: u64) -> rusqlite::Result<OnDisk> {
         purged: purged.is_some(),
         garbage: first.is_some_and(|f| f < begin),
     };
-    Ok(OnDisk {
+    Ok(NodeRecord {
         node,
         identity,
         vote,
@@ -197,10 +198,10 @@ fn read(conn: &Connection, change_log_bytes: u64) -> rusqlite::Result<OnDisk> {
     })
 }
 
-/// Refuses another node's directory; gives a new one its number.
+/// Refuses another node's directory; writes the node's number into a new one.
 fn check_node(
     db: &Db,
-    disk: &OnDisk,
+    disk: &NodeRecord,
     options: &StoreOptions,
 ) -> Result<(), Result<OpenError, rusqlite::Error>> {
     match disk.node {
@@ -220,7 +221,7 @@ fn check_node(
     }
 }
 
-/// An install that was cut short leaves tables behind; nothing refers to them.
+/// Drops the tables that an interrupted install left behind; nothing refers to them.
 fn drop_leftovers(db: &Db) -> rusqlite::Result<()> {
     for table in leftovers(&db.conn)? {
         db.wait_for_lock()?;

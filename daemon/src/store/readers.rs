@@ -1,5 +1,4 @@
-//! The pool of read-only connections. They are opened `SQLITE_OPEN_READ_ONLY`: `query_only` could be switched off
-//! through SQL.
+//! The pool of read-only connections.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,22 +11,22 @@ use crate::state::index::Memtable;
 
 /// How long a caller waits for a connection.
 const POOL_WAIT: Duration = Duration::from_secs(2);
-/// How long one use of a connection may take.
+/// How long one use of a connection may take. Longer read transactions would keep the WAL from being reset.
 pub(super) const READ_TIME: Duration = Duration::from_secs(5);
-/// Virtual-machine steps between two looks at the clock: some tens of microseconds.
+/// Virtual-machine instructions between two checks of the deadline: some tens of microseconds.
 const STEPS_BETWEEN_CHECKS: i32 = 10_000;
 
 /// Why a read failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// All connections were busy for too long, or this one took so long that what it read has moved on; nothing is
-    /// broken.
+    /// All connections were busy for too long, or the transaction is older than the message index in memory goes back.
+    /// Nothing is broken; the caller may try again.
     #[error("reading takes too long at the moment")]
     Busy,
-    /// The query ran into its time limit.
+    /// The query reached its time limit.
     #[error("the query took too long")]
     TimedOut,
-    /// Anything else.
+    /// Any other error of SQLite.
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
 }
@@ -59,12 +58,12 @@ impl Readers {
         Ok(Readers { pool, memtable })
     }
 
-    /// What queries for messages need beside a connection.
+    /// The part of the message index that is in memory: queries for messages need it beside a connection.
     pub fn memtable(&self) -> &Memtable {
         &self.memtable
     }
 
-    /// Runs `f` on a connection, in one read transaction: all its queries see the same state. Blocking: never call it
+    /// Runs `f` on a connection, in one read transaction: all its queries see the same state. Blocking: must not be called
     /// on an async thread.
     pub fn with<T>(
         &self,
@@ -73,7 +72,7 @@ impl Readers {
         self.with_time(READ_TIME, f)
     }
 
-    /// [`Readers::with`] under a time limit of its own.
+    /// [`Readers::with`] with another time limit.
     pub fn with_time<T>(
         &self,
         limit: Duration,
@@ -94,7 +93,7 @@ impl Readers {
         })
     }
 
-    /// Runs `f` on a connection on a blocking thread of tokio.
+    /// [`Readers::with`] on one of tokio's blocking threads.
     pub async fn run<T, F>(&self, f: F) -> Result<T, ReadError>
     where
         T: Send + 'static,

@@ -1,7 +1,7 @@
-//! Log entries between memory and the columns of `log`.
+//! Conversion of log entries to and from the columns of `log`.
 //!
-//! `change` is JSON that a person can read: `{"blank":{}}`, `{"membership":…}` or the envelope. Secrets go to a
-//! column of their own. The three forms are told apart by how they begin, which only this file writes.
+//! `change` is readable JSON: `{"blank":{}}`, `{"membership":…}` or the envelope. Secrets have a column of their own, so
+//! that operators can look at `change`. The three forms differ in how they begin; only this file writes them.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::state::sql::{int, opt_uint, uint};
 const BLANK: &str = "{\"blank\":{}}";
 const MEMBERSHIP: &str = "{\"membership\":";
 
-/// Bytes that an entry takes beside its text, in memory and in the file, roughly.
+/// Bytes of an entry beside its text, in memory and in the file, roughly.
 const ROW_OVERHEAD_BYTES: u64 = 96;
 
 /// The columns that [`read`] expects, in its order.
@@ -30,7 +30,7 @@ struct Readable<'a> {
     body: &'a Change,
 }
 
-/// The column `change`, into `text`, which is empty.
+/// Writes the column `change` into `text`, which is empty.
 fn write_change(payload: &LogPayload, text: &mut Vec<u8>) -> serde_json::Result<()> {
     match payload {
         LogPayload::Blank => text.extend_from_slice(BLANK.as_bytes()),
@@ -109,7 +109,7 @@ pub(super) fn insert(conn: &Connection, table: &str, rows: &[LogRow]) -> Result<
     ))?;
     let unwritable = |e: serde_json::Error| rusqlite::Error::ToSqlConversionFailure(Box::new(e));
     let mut bytes = 0;
-    // One for all rows: it grows once.
+    // One buffer for all rows, so that it grows once.
     let mut change = Vec::new();
     for row in rows {
         change.clear();
@@ -134,7 +134,7 @@ pub(super) fn ends(conn: &Connection, table: &str) -> Result<Option<(u64, u64)>>
     )
 }
 
-/// Bytes of those entries of a table that are in `[from, to)`, as [`insert`] counts them.
+/// Bytes of a table's entries in `[from, to)`, as [`insert`] counts them.
 pub(super) fn stored_bytes(conn: &Connection, table: &str, from: u64, to: u64) -> Result<u64> {
     conn.prepare_cached(&format!(
         "SELECT coalesce(sum(octet_length(change) + coalesce(octet_length(secrets), 0) + ?3), 0)
@@ -161,7 +161,7 @@ pub(super) fn id_at(conn: &Connection, index: u64) -> Result<Option<LogId>> {
         .transpose()
 }
 
-/// Bytes that an entry takes in memory, roughly.
+/// Bytes of an entry in memory, roughly.
 pub(super) fn memory_bytes(row: &LogRow) -> usize {
     let text = match &row.payload {
         LogPayload::Blank => 0,

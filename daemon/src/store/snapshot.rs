@@ -1,5 +1,5 @@
-//! Building, checking and keeping snapshot files: SQLite databases with the replicated tables and the indexes of
-//! messages, without SQL's indexes (an install makes them anew), and `snapshot_info`. Installing is the writer's.
+//! Building, checking and keeping snapshot files. A snapshot is an SQLite database with the replicated tables, the index
+//! of messages and `snapshot_info`. It has no SQL indexes, because an install makes them. The writer installs it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,16 +17,19 @@ use super::{SnapshotFile, StoreError};
 use crate::entry::LogId;
 use crate::state::Counters;
 
-/// Grows when the file's make-up changes.
+/// Grows when the form of the file changes.
 const FORMAT: i64 = 3;
 
 /// How long the copying waits for a lock of another connection's recovery on the live database.
 const LIVE_LOCK_WAIT: Duration = Duration::from_secs(5);
-/// What is being built; an interrupted one is removed at the next start.
+/// The file while it is built. After an interruption the next start removes it.
 const UNFINISHED: &str = "building.tmp";
 
 impl SnapshotFile {
-    /// Reads what a received file contains; refuses one of another cluster or schema and a damaged one. Blocking.
+    /// Checks and describes a received file. Blocking.
+    ///
+    /// # Errors
+    /// It is damaged, or of another cluster, schema or format.
     pub fn open_checked(path: &Path, cluster_id: &str) -> Result<SnapshotFile, StoreError> {
         let failed = |e: rusqlite::Error| fatal("read the snapshot", e);
         let refuse = |why: String| Err(fatal("take the snapshot", why));
@@ -75,7 +78,7 @@ fn file_name(last: LogId) -> String {
     format!("snapshot-{}-{}-{}.db", last.term, last.leader, last.index)
 }
 
-/// Builds a snapshot of what is applied, unless the current one holds all entries through this one.
+/// Builds a snapshot of the applied state, unless the current one holds all entries through this one.
 pub(super) fn build(shared: &StoreInner, through: u64) -> Result<SnapshotFile, StoreError> {
     let _one_at_a_time = shared.building.lock();
     if let Some(current) = shared.snapshot.lock().clone()
@@ -85,7 +88,7 @@ pub(super) fn build(shared: &StoreInner, through: u64) -> Result<SnapshotFile, S
     }
     let unfinished = shared.snapshots.join(UNFINISHED);
     let copied = copy_out(shared, &unfinished).and_then(|(last, membership)| {
-        if last.index < shared.useless_before.load(Ordering::Relaxed) {
+        if last.index < shared.snapshots_end_from.load(Ordering::Relaxed) {
             let why =
                 "the change log was shortened past it meanwhile. Hint: raise change_log_bytes";
             return Err(fatal("build the snapshot in time", why));
@@ -118,7 +121,7 @@ fn copy_out(shared: &StoreInner, to: &Path) -> Result<Contents, StoreError> {
     let copy = || -> rusqlite::Result<Counters> {
         let conn = connect::read_write(to)?;
         conn.busy_timeout(LIVE_LOCK_WAIT)?;
-        // Nobody reads the file before it is whole, synced and renamed: no journal, no sync on the way.
+        // Nobody reads the file before it is complete, synced and renamed; so no journal and no sync until then.
         conn.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
         conn.execute("ATTACH ?1 AS live", [connect::read_only_uri(&shared.file)])?;
         let tx = conn.unchecked_transaction()?;
@@ -154,15 +157,14 @@ fn copy_out(shared: &StoreInner, to: &Path) -> Result<Contents, StoreError> {
     Ok((last, counters.membership))
 }
 
-/// Sync, rename, sync of the directory: the name stands for a whole file even after a crash.
+/// Syncs, renames and syncs the directory: even after a crash a file with this name is complete.
 fn publish(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::File::open(from)?.sync_all()?;
     std::fs::rename(from, to)?;
     to.parent().map_or(Ok(()), sync_dir)
 }
 
-/// After an install: the received file becomes the current snapshot, under its proper name. Another store's file is
-/// left where it lies.
+/// Makes an installed file the current snapshot, under its proper name. A file from outside the directory is copied.
 pub(super) fn adopt(shared: &StoreInner, file: &SnapshotFile) -> io::Result<()> {
     let path = shared.snapshots.join(file_name(file.last));
     if file.path != path {
@@ -183,8 +185,8 @@ pub(super) fn adopt(shared: &StoreInner, file: &SnapshotFile) -> io::Result<()> 
     Ok(())
 }
 
-/// The newest only is kept: one that was being built while a newer one was installed goes at once. Whoever still
-/// sends an older one has it open.
+/// Keeps the newest snapshot only: one that was built while a newer one was installed is removed at once. A task that
+/// still sends an older one has it open.
 fn make_current(shared: &StoreInner, snapshot: SnapshotFile) {
     let old = {
         let mut current = shared.snapshot.lock();
@@ -207,9 +209,11 @@ fn make_current(shared: &StoreInner, snapshot: SnapshotFile) {
     }
 }
 
-/// Removes the current snapshot if it ends before `purged`, as well as one that is being built.
+/// Removes the current snapshot if it ends before `purged`, and makes one that is being built fail if it does.
 pub(super) fn forget_before(shared: &StoreInner, purged: u64) {
-    shared.useless_before.fetch_max(purged, Ordering::Relaxed);
+    shared
+        .snapshots_end_from
+        .fetch_max(purged, Ordering::Relaxed);
     let useless = shared
         .snapshot
         .lock()
@@ -221,9 +225,9 @@ pub(super) fn forget_before(shared: &StoreInner, purged: u64) {
     }
 }
 
-/// At start: the newest finished snapshot of what is applied; everything else in the directory is removed. One that
-/// ends before the log begins is of no use to anybody: a crash between an install's COMMIT and the renaming of its
-/// file leaves it. A new one is built when one is to be sent.
+/// At start: finds the newest finished snapshot of the applied state and removes everything else in the directory. No
+/// member can continue from one that ends before the log begins. A crash between an install's COMMIT and the renaming of
+/// its file leaves such a one. A new one is built when one is to be sent.
 pub(super) fn adopt_newest(
     dir: &Path,
     applied: Option<LogId>,

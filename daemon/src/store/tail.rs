@@ -1,5 +1,5 @@
-//! The end of the log in memory, and what the log looks like to readers: an appended entry is readable before it is
-//! on disk, a truncated one is gone before it is deleted there.
+//! The end of the log in memory, and the log as readers see it: an appended entry is readable before it is on disk, a
+//! truncated one is gone before it is deleted there.
 //!
 //! **Invariant:** entries of `[begin, end - rows.len())` are on disk and current; an entry that is not yet durable is
 //! always in `rows`.
@@ -10,37 +10,37 @@ use std::ops::Range;
 use super::rows::memory_bytes;
 use crate::entry::{LogId, LogRow};
 
-/// Durable entries are dropped from memory beyond this; entries that are not durable stay, bounded by what Raft has
-/// in flight.
+/// Beyond this, durable entries are dropped from memory. Entries that are not durable stay; Raft bounds how many are in
+/// flight.
 const TAIL_BYTES: usize = 8 * 1024 * 1024;
 
 struct TailRow {
     row: LogRow,
-    /// Which append brought it.
+    /// Number of the append that brought it.
     append: u64,
     bytes: usize,
 }
 
-/// See the file.
+/// The log as readers see it.
 pub(super) struct Tail {
     rows: VecDeque<TailRow>,
     bytes: usize,
     begin: u64,
     end: u64,
     purged: Option<LogId>,
-    /// Appends submitted and appends made durable. Counted, because an index can be appended again after a cut: being
-    /// durable belongs to the append, not to the index.
+    /// Appends submitted and appends made durable. They are counted, because an index can be appended again after a cut:
+    /// an append becomes durable, not an index.
     submitted: u64,
     durable: u64,
-    /// Moves with every cut, so that a reader notices that what it read from disk and from here is not of one piece.
+    /// Grows with every cut. A reader compares it, to notice that its rows from disk and from memory do not belong together.
     epoch: u64,
 }
 
-/// Where a range is to be found.
-pub(super) struct Plan {
-    /// To be read from disk first.
+/// Where the rows of a range are.
+pub(super) struct ReadPlan {
+    /// Read these from disk first.
     pub disk: Range<u64>,
-    /// Then these.
+    /// These follow, from memory.
     pub rows: Vec<LogRow>,
     pub epoch: u64,
 }
@@ -71,7 +71,7 @@ impl Tail {
         self.purged
     }
 
-    /// The last entry: its id, or its index when it has to be looked up on disk.
+    /// The last entry: its id, or only its index when the id has to be read from disk.
     pub fn last(&self) -> Option<Result<LogId, u64>> {
         match self.rows.back() {
             Some(last) => Some(Ok(last.row.id)),
@@ -80,7 +80,7 @@ impl Tail {
         }
     }
 
-    /// Makes the rows readable. They are consecutive.
+    /// Makes the rows, which are consecutive, readable.
     pub fn append(&mut self, rows: &[LogRow]) {
         self.submitted += 1;
         let Some(first) = rows.first().map(|row| row.id.index) else {
@@ -90,7 +90,7 @@ impl Tail {
             self.cut(first);
         }
         if first > self.end {
-            // An empty log begins here, or a snapshot that fills the hole is being installed.
+            // Either an empty log begins here, or a snapshot that fills the hole is being installed.
             self.rows.clear();
             self.bytes = 0;
             self.begin = first;
@@ -141,7 +141,7 @@ impl Tail {
         self.purged = Some(through);
     }
 
-    /// One more append is on disk.
+    /// To be called when one more append is on disk.
     pub fn appended(&mut self) {
         self.durable += 1;
         while self.bytes > TAIL_BYTES
@@ -154,7 +154,8 @@ impl Tail {
         }
     }
 
-    /// A snapshot replaced the log up to `last`; what was durable behind it stays only if it goes on from there.
+    /// To be called when a snapshot replaced the log through `last`. The durable entries behind it stay only if they
+    /// continue from `last`.
     pub fn installed(&mut self, last: LogId, keep_behind: bool) {
         if !keep_behind {
             while self
@@ -172,14 +173,14 @@ impl Tail {
         self.purge(last);
     }
 
-    /// What to read for `range`.
-    pub fn plan(&self, range: &Range<u64>) -> Plan {
+    /// Where to read `range`.
+    pub fn plan(&self, range: &Range<u64>) -> ReadPlan {
         let from = range.start.max(self.begin);
         let to = range.end.min(self.end);
         let in_memory = self.end - self.rows.len() as u64;
         let skip = usize::try_from(from.saturating_sub(in_memory)).unwrap_or(usize::MAX);
         let take = usize::try_from(to.saturating_sub(from.max(in_memory))).unwrap_or(usize::MAX);
-        Plan {
+        ReadPlan {
             disk: from..to.min(in_memory).max(from),
             rows: self
                 .rows

@@ -79,8 +79,8 @@ fn backup(s: &Driven, to: &str) -> PathBuf {
     path
 }
 
-fn new_life(last: LogId) -> NewLife {
-    NewLife {
+fn restored_node(last: LogId) -> RestoredNode {
+    RestoredNode {
         node: 2,
         cluster_id: "new".into(),
         raft_id: 65_538,
@@ -104,7 +104,7 @@ fn a_restored_node_has_everything_but_sessions_and_begins_behind_it() {
     let s = lived_in(&fixture);
     let file = backup(&s, "b.db");
     let options = as_node_2(&fixture);
-    let info = restore(&file, &options.dir, new_life).unwrap();
+    let info = restore(&file, &options.dir, restored_node).unwrap();
     let expected = BackupInfo {
         cluster_id: "old".into(),
         node: 1,
@@ -198,9 +198,9 @@ fn ids_are_raised_at_every_restore_whatever_the_clock_says() {
     let s = lived_in(&fixture);
     let restored = |file: &Path, name: &str, now_ms| {
         let dir = fixture.dir.path().join(name);
-        restore(file, &dir, |last| NewLife {
+        restore(file, &dir, |last| RestoredNode {
             now_ms,
-            ..new_life(last)
+            ..restored_node(last)
         })
         .unwrap();
         next_message_id(&dir)
@@ -212,7 +212,7 @@ fn ids_are_raised_at_every_restore_whatever_the_clock_says() {
         RAISED + 5_000
     );
 
-    restore(&file, &as_node_2(&fixture).dir, new_life).unwrap();
+    restore(&file, &as_node_2(&fixture).dir, restored_node).unwrap();
     let (store, writer) = Store::open(as_node_2(&fixture)).unwrap();
     let again = Driven {
         store,
@@ -226,9 +226,9 @@ fn ids_are_raised_at_every_restore_whatever_the_clock_says() {
     );
     assert!(
         restore(&file, &fixture.dir.path().join("far ahead"), |last| {
-            NewLife {
+            RestoredNode {
                 now_ms: 1 << 53,
-                ..new_life(last)
+                ..restored_node(last)
             }
         })
         .is_err()
@@ -244,7 +244,7 @@ fn a_backup_with_something_of_somebody_elses_in_it_is_refused() {
         .unwrap();
     drop(conn);
     let dir = as_node_2(&fixture).dir;
-    let error = restore(&file, &dir, new_life).unwrap_err();
+    let error = restore(&file, &dir, restored_node).unwrap_err();
     assert!(
         error.to_string().contains("not those of its version"),
         "{error}"
@@ -255,7 +255,7 @@ fn a_backup_with_something_of_somebody_elses_in_it_is_refused() {
     std::fs::write(fixture.dir.path().join("c.db-wal"), "").unwrap();
     std::fs::write(&file, "").unwrap();
     assert!(
-        restore(&file, &dir, new_life)
+        restore(&file, &dir, restored_node)
             .unwrap_err()
             .to_string()
             .contains("c.db-wal")
@@ -329,12 +329,12 @@ fn what_can_not_be_restored_changes_nothing() {
     let cut = fixture.dir.path().join("cut.db");
     std::fs::write(&cut, bytes).unwrap();
     assert!(matches!(
-        restore(&cut, &dir, new_life),
+        restore(&cut, &dir, restored_node),
         Err(RestoreError::Unusable(..))
     ));
     let snapshot = s.store.build_snapshot().unwrap().path;
     assert!(matches!(
-        restore(&snapshot, &dir, new_life),
+        restore(&snapshot, &dir, restored_node),
         Err(RestoreError::Unusable(..))
     ));
     assert!(!dir.exists());
@@ -342,12 +342,12 @@ fn what_can_not_be_restored_changes_nothing() {
     let ours = fixture.options().dir;
     let before = s.store.identity();
     assert!(matches!(
-        restore(&file, &ours, new_life),
+        restore(&file, &ours, restored_node),
         Err(RestoreError::InUse(_))
     ));
     drop(s);
     assert!(matches!(
-        restore(&file, &ours, new_life),
+        restore(&file, &ours, restored_node),
         Err(RestoreError::NotEmpty(..))
     ));
     assert_eq!(fixture.open().store.identity(), before);
@@ -355,10 +355,10 @@ fn what_can_not_be_restored_changes_nothing() {
     // What an interrupted restore left is no obstacle.
     std::fs::create_dir(&dir).unwrap();
     std::fs::write(dir.join("messagebase.db.restoring"), "half").unwrap();
-    restore(&file, &dir, new_life).unwrap();
+    restore(&file, &dir, restored_node).unwrap();
     assert!(!dir.join("messagebase.db.restoring").exists());
     assert!(matches!(
-        restore(&file, &dir, new_life),
+        restore(&file, &dir, restored_node),
         Err(RestoreError::NotEmpty(..))
     ));
 }
