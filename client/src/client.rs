@@ -11,7 +11,7 @@ use messagebase_protocol::json::{
     Ack, Consistency, DirectoryEntry, Empty, Inbox, LoggedIn, Op, Ping, Records, Registered, Sent,
     Status, Users,
 };
-use messagebase_protocol::name::{check_body, check_name, check_password};
+use messagebase_protocol::name::{check_body, check_key, check_name, check_password};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -104,7 +104,7 @@ impl Client {
         ))
     }
 
-    /// Starts a client on given addresses.
+    /// Starts a client on given addresses, over a transport of the caller's choice.
     pub fn start_with(finder: Finder, options: Options) -> (Client, Events) {
         let (orders, events, link) = driver::start(Setup {
             finder: finder.clone(),
@@ -303,7 +303,17 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn send(&self, to: &str, body: &str) -> Result<Sent, ClientError> {
-        let mut pending = self.enqueue(to, body).await?;
+        self.send_keyed(to, body, &random::send_key()).await
+    }
+
+    /// As [`Client::send`], under a key of the caller's: 1 to 64 printable ASCII characters, one for each message of
+    /// this user. A program that does not know whether it sent a message before it was killed sends it again under
+    /// the same key; it is delivered once, and [`Sent::duplicate`] says that it was sent before.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn send_keyed(&self, to: &str, body: &str, key: &str) -> Result<Sent, ClientError> {
+        let mut pending = self.enqueue_keyed(to, body, key).await?;
         let why = match self.calls.patiently(pending.answer()).await {
             Ok(answer) => return answer,
             Err(why) => why,
@@ -320,8 +330,22 @@ impl Client {
     /// # Errors
     /// `Refused` if no node could accept it, `NotLoggedIn`. A full outbox shows in the answer.
     pub async fn enqueue(&self, to: &str, body: &str) -> Result<Pending, ClientError> {
+        self.enqueue_keyed(to, body, &random::send_key()).await
+    }
+
+    /// As [`Client::enqueue`], under a key of the caller's; see [`Client::send_keyed`].
+    ///
+    /// # Errors
+    /// As [`Client::enqueue`].
+    pub async fn enqueue_keyed(
+        &self,
+        to: &str,
+        body: &str,
+        key: &str,
+    ) -> Result<Pending, ClientError> {
         check_name(to)
             .and_then(|()| check_body(body))
+            .and_then(|()| check_key(key))
             .map_err(ClientError::Refused)?;
         self.session()?;
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
@@ -330,7 +354,7 @@ impl Client {
             ticket,
             to: to.into(),
             body: body.into(),
-            key: random::send_key(),
+            key: key.into(),
             waiter,
         };
         self.calls.order(Order::Send(entry)).await?;

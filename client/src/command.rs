@@ -270,16 +270,7 @@ pub fn parse_slash(line: &str) -> Result<Command, Wrong> {
         "users" => Ok(Command::Users {
             pattern: one("glob")?,
         }),
-        "msg" => {
-            let (to, text) = split_word(rest);
-            if to.is_empty() {
-                return Err(Wrong("`msg` needs a name: msg NAME [TEXT]".into()));
-            }
-            Ok(Command::Msg {
-                to: to.to_owned(),
-                text: Some(text.to_owned()).filter(|text| !text.is_empty()),
-            })
-        }
+        "msg" => parse_msg(rest),
         "reply" => Ok(Command::Reply {
             text: Some(rest.to_owned()).filter(|text| !text.trim().is_empty()),
         }),
@@ -303,6 +294,17 @@ pub fn parse_slash(line: &str) -> Result<Command, Wrong> {
         "" => Err(Wrong("a command is missing; `help` shows them".into())),
         other => Err(Wrong(format!("no command `{other}`; `help` shows them"))),
     }
+}
+
+fn parse_msg(rest: &str) -> Result<Command, Wrong> {
+    let (to, text) = split_word(rest);
+    if to.is_empty() {
+        return Err(Wrong("`msg` needs a name: msg NAME [TEXT]".into()));
+    }
+    Ok(Command::Msg {
+        to: to.to_owned(),
+        text: Some(text.to_owned()).filter(|text| !text.is_empty()),
+    })
 }
 
 /// Reads a line of a script: a pipe line, or a slash command with or without its slash.

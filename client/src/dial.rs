@@ -1,11 +1,13 @@
 //! Where nodes are and how they are reached: the addresses of the configuration and of the membership, connections
 //! over TLS, and the question "how are you?" put to all of them at once. It decides nothing: see [`crate::election`].
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use messagebase_config::{Address, Config, ConfigError, pki};
 use messagebase_protocol::json::{Event, Op, Status};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -30,8 +32,27 @@ const ENDPOINTS_MAX: usize = 64;
 pub enum Transport {
     /// The `client` address.
     Tls(Arc<ClientConfig>),
-    /// The `plain` address of a node on this machine; tests use it for nodes that are none.
+    /// TCP without TLS: the `plain` address of a node on this machine.
     Plain,
+    /// Streams of the caller's making, for tests with a network of their own.
+    Custom(Arc<dyn Connector>),
+}
+
+/// A stream of bytes to a node.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
+
+/// The future of [`Connector::connect`].
+pub type ConnectFuture<'a> =
+    Pin<Box<dyn Future<Output = std::io::Result<Box<dyn Stream>>> + Send + 'a>>;
+
+/// Opens streams to nodes: the seam at which a test, a storm or a simulation puts its own network under the client, or
+/// records what passes. The client sees no difference: it speaks lines of the JSON dialect, opens one stream at a time
+/// to each address, and gives up a connect after 700 ms. All its waiting is on Tokio's clock, which a test can pause.
+pub trait Connector: Send + Sync + 'static {
+    /// Opens a stream to an address of the directory.
+    fn connect<'a>(&'a self, address: &'a Address) -> ConnectFuture<'a>;
 }
 
 impl Transport {
@@ -52,11 +73,14 @@ impl Transport {
         address: &Address,
     ) -> std::io::Result<(Connection, mpsc::Receiver<Event>)> {
         let dialed = async {
+            if let Transport::Custom(connector) = self {
+                return connector.connect(address).await.map(Connection::start);
+            }
             let tcp = TcpStream::connect((address.host.as_str(), address.port)).await?;
             // Requests are single small lines: waiting to fill a packet would only add latency.
             tcp.set_nodelay(true)?;
             match self {
-                Transport::Plain => Ok(Connection::start(tcp)),
+                Transport::Plain | Transport::Custom(_) => Ok(Connection::start(tcp)),
                 Transport::Tls(config) => {
                     let name = ServerName::try_from(address.host.clone())
                         .map_err(std::io::Error::other)?;

@@ -1,7 +1,9 @@
 //! The client as a whole against nodes that die, in one process ([`crate::fake_cluster`]).
 
+use messagebase_config::Address;
 use messagebase_protocol::json::ClosingReason;
 
+use crate::dial::{ConnectFuture, Connector, Stream, Transport};
 use crate::error::Unavailable;
 use crate::fake_cluster::{Cluster, next, next_bodies};
 use crate::notice::{ClientEvent, Ended, Notice};
@@ -354,4 +356,36 @@ async fn a_token_is_resumed_by_another_client_and_a_bad_one_refused() {
         second.send("bob", "x").await,
         Err(ClientError::NotLoggedIn)
     ));
+}
+
+/// A network of the test's own, which knows how often it was asked for a stream.
+#[derive(Default)]
+struct OwnNetwork(std::sync::atomic::AtomicUsize);
+
+impl Connector for OwnNetwork {
+    fn connect<'a>(&'a self, address: &'a Address) -> ConnectFuture<'a> {
+        Box::pin(async move {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+            let mut tcp =
+                tokio::net::TcpStream::connect((address.host.as_str(), address.port)).await?;
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut theirs, &mut tcp).await });
+            Ok(Box::new(ours) as Box<dyn Stream>)
+        })
+    }
+}
+
+#[tokio::test]
+async fn the_client_runs_over_a_network_of_the_callers_own() {
+    let cluster = Cluster::start(3).await;
+    let network = std::sync::Arc::new(OwnNetwork::default());
+    let transport = Transport::Custom(network.clone());
+    let (client, _events) = cluster.client_over(transport, Options::default());
+    client.login("alice", PASSWORD).await.unwrap();
+    cluster.kill(1);
+    let sent = client.send_keyed("bob", "hello", "key-1").await.unwrap();
+    let again = client.send_keyed("bob", "hello", "key-1").await.unwrap();
+    assert_eq!((again.id, again.duplicate), (sent.id, true));
+    assert!(network.0.load(std::sync::atomic::Ordering::Relaxed) > 3);
+    assert!(client.send_keyed("bob", "hello", "").await.is_err());
 }

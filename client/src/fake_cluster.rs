@@ -41,6 +41,8 @@ struct State {
     messages: Vec<MessageRecord>,
     /// Applies the next send and dies before answering it.
     die_before_answer: Option<u16>,
+    /// The request that is being answered is a send.
+    sent: bool,
     /// Takes every line and answers none.
     hung: Option<u16>,
     /// Answers sends only when this is taken back, all else at once.
@@ -183,6 +185,10 @@ impl Cluster {
     }
 
     pub fn client_with(&self, options: Options) -> (Client, Events) {
+        self.client_over(Transport::Plain, options)
+    }
+
+    pub fn client_over(&self, transport: Transport, options: Options) -> (Client, Events) {
         let ports = self.state().ports.clone();
         let endpoints = ports
             .iter()
@@ -195,7 +201,7 @@ impl Cluster {
             })
             .collect();
         let finder = Finder {
-            transport: Transport::Plain,
+            transport,
             directory: Directory::from_endpoints(endpoints),
         };
         Client::start_with(finder, options)
@@ -244,138 +250,148 @@ impl Cluster {
     ) -> Option<String> {
         let id = request.id;
         let mut state = self.state();
-        let hung = state.hung;
-        let well = |node: u16| state.alive.contains_key(&node) && hung != Some(node);
+        let answer = match state.answer_anybody(node, request, user, events) {
+            Ok(answer) => answer,
+            Err(op) => match user.clone() {
+                Some(me) => state.answer_user(id, op, me),
+                None => refuse(id, Code::NotLoggedIn),
+            },
+        };
+        if state.sent && state.die_before_answer == Some(node) {
+            state.die_before_answer = None;
+            drop(state);
+            self.kill(node);
+            return None;
+        }
+        Some(answer)
+    }
+}
+
+fn refuse(id: u64, code: Code) -> String {
+    encode_failure(Some(id), &Failure::not_done(code, "fake"))
+}
+
+impl State {
+    /// What needs no session. `Err`: the operation, which does.
+    fn answer_anybody(
+        &mut self,
+        node: u16,
+        request: Request,
+        user: &mut Option<String>,
+        events: &mpsc::Sender<String>,
+    ) -> Result<String, Op> {
+        let id = request.id;
+        self.sent = false;
+        let hung = self.hung;
+        let well = |node: u16| self.alive.contains_key(&node) && hung != Some(node);
         let quorum =
-            state.alive.keys().filter(|node| well(**node)).count() > usize::from(state.voters) / 2;
-        let led = quorum && state.leader.is_some_and(well);
-        let refuse = |code| Some(encode_failure(Some(id), &Failure::not_done(code, "fake")));
-        match request.op {
+            self.alive.keys().filter(|node| well(**node)).count() > usize::from(self.voters) / 2;
+        let led = quorum && self.leader.is_some_and(well);
+        Ok(match request.op {
             Op::Status {} => {
-                state.statuses += 1;
-                return Some(encode_ok(id, &state.status(node, led)));
+                self.statuses += 1;
+                encode_ok(id, &self.status(node, led))
             }
-            Op::Ping {} => {
-                return Some(encode_ok(
-                    id,
-                    &Ping {
-                        ready: led,
-                        applied: Some(state.index),
-                    },
-                ));
-            }
-            Op::Campaign {} if !quorum => return refuse(Code::NoQuorum),
+            Op::Ping {} => encode_ok(
+                id,
+                &Ping {
+                    ready: led,
+                    applied: Some(self.index),
+                },
+            ),
+            Op::Campaign {} if !quorum => refuse(id, Code::NoQuorum),
             Op::Campaign {} => {
                 if !led {
-                    state.term += 1;
-                    state.leader = Some(node);
+                    self.term += 1;
+                    self.leader = Some(node);
                 }
-                return Some(encode_ok(
-                    id,
-                    &Campaign {
-                        leader: state.leader.unwrap(),
-                    },
-                ));
+                let leader = self.leader.unwrap();
+                encode_ok(id, &Campaign { leader })
             }
-            _ if !led => return refuse(Code::NoQuorum),
+            _ if !led => refuse(id, Code::NoQuorum),
             Op::Login { user: name, .. } => {
-                let token = format!("token-{}", state.tokens.len());
-                state.tokens.insert(token.clone(), name.clone());
-                state.sessions.push((name.clone(), node, events.clone()));
+                let token = format!("token-{}", self.tokens.len());
+                self.tokens.insert(token.clone(), name.clone());
+                self.sessions.push((name.clone(), node, events.clone()));
                 *user = Some(name.clone());
-                return Some(encode_ok(
+                let queued = 0;
+                encode_ok(
                     id,
                     &LoggedIn {
                         user: name,
                         token,
-                        queued: 0,
+                        queued,
                     },
-                ));
+                )
             }
             Op::Resume { token, .. } => {
-                let Some(name) = state.tokens.get(&token).cloned() else {
-                    return refuse(Code::BadCredentials);
+                let Some(name) = self.tokens.get(&token).cloned() else {
+                    return Ok(refuse(id, Code::BadCredentials));
                 };
-                state.sessions.push((name.clone(), node, events.clone()));
+                self.sessions.push((name.clone(), node, events.clone()));
                 *user = Some(name.clone());
-                return Some(encode_ok(
+                let (queued, linear) = (0, true);
+                encode_ok(
                     id,
                     &Resumed {
                         user: name,
-                        queued: 0,
-                        linear: true,
+                        queued,
+                        linear,
                     },
-                ));
+                )
             }
-            _ => {}
-        }
-        let Some(me) = user.clone() else {
-            return refuse(Code::NotLoggedIn);
-        };
-        match request.op {
+            op => return Err(op),
+        })
+    }
+
+    fn answer_user(&mut self, id: u64, op: Op, me: String) -> String {
+        match op {
             Op::Send { to, body, key } => {
-                let sent = match state.keys.get(&(me.clone(), key.clone())) {
+                self.sent = true;
+                let duplicate = self.keys.get(&(me.clone(), key.clone())).cloned();
+                let sent = match duplicate {
                     Some(sent) => Sent {
                         duplicate: true,
-                        ..sent.clone()
+                        ..sent
                     },
                     None => {
-                        let sent = state.store(&me, &to, &body);
-                        state.keys.insert((me, key), sent.clone());
+                        let sent = self.store(&me, &to, &body);
+                        self.keys.insert((me, key), sent.clone());
                         sent
                     }
                 };
-                if state.die_before_answer == Some(node) {
-                    state.die_before_answer = None;
-                    drop(state);
-                    self.kill(node);
-                    return None;
-                }
-                Some(encode_ok(id, &sent))
+                encode_ok(id, &sent)
             }
             Op::Inbox { after, .. } => {
                 let wanted = |m: &&MessageRecord| {
                     m.to == me && m.delivered_at.is_none() && m.id > after.unwrap_or(0)
                 };
-                let all: Vec<Message> = state.messages.iter().filter(wanted).map(message).collect();
+                let all: Vec<Message> = self.messages.iter().filter(wanted).map(message).collect();
                 // Small pages, so that turning them is tested.
                 let more = all.len() > 2;
-                Some(encode_ok(
-                    id,
-                    &Inbox {
-                        messages: all.into_iter().take(2).collect(),
-                        more,
-                    },
-                ))
+                let messages = all.into_iter().take(2).collect();
+                encode_ok(id, &Inbox { messages, more })
             }
             Op::Sync { after, .. } => {
                 let wanted = |m: &&MessageRecord| (m.to == me || m.from == me) && m.id > after;
                 let all: Vec<MessageRecord> =
-                    state.messages.iter().filter(wanted).cloned().collect();
+                    self.messages.iter().filter(wanted).cloned().collect();
                 let more = all.len() > 2;
-                Some(encode_ok(
-                    id,
-                    &Records {
-                        messages: all.into_iter().take(2).collect(),
-                        more,
-                    },
-                ))
+                let messages = all.into_iter().take(2).collect();
+                encode_ok(id, &Records { messages, more })
             }
             Op::Ack { through } => {
-                for message in state
-                    .messages
-                    .iter_mut()
-                    .filter(|m| m.to == me && m.id <= through)
-                {
+                let acknowledged = |m: &&mut MessageRecord| m.to == me && m.id <= through;
+                for message in self.messages.iter_mut().filter(acknowledged) {
                     message.delivered_at = Some(1);
                 }
-                Some(encode_ok(id, &Empty {}))
+                encode_ok(id, &Empty {})
             }
             Op::Logout {} => {
-                state.tokens.retain(|_, name| *name != me);
-                Some(encode_ok(id, &Empty {}))
+                self.tokens.retain(|_, name| *name != me);
+                encode_ok(id, &Empty {})
             }
-            _ => refuse(Code::UnknownOp),
+            _ => refuse(id, Code::UnknownOp),
         }
     }
 }

@@ -1,7 +1,34 @@
 //! The client of MessageBase: a library that keeps a person (or a program) connected to a cluster while nodes come and
 //! go, and the command `mbclient` on top of it. It knows the line protocol's JSON dialect and nothing of Raft.
 //!
-//! A map, from the socket upwards:
+//! # For programs
+//!
+//! [`Client::start`] returns at once; each call waits for a node and goes on through failovers until it is answered or
+//! [`Options::patience`] ends. What arrives comes out of [`client::Events`] once, in order, and comes again in the next
+//! run until [`Client::acknowledge`] was called. `client/examples/` has an echo bot and a send with a stable key.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), messagebase_client::ClientError> {
+//! use messagebase_client::{Client, ClientEvent, Options};
+//!
+//! let config = messagebase_config::Config::find(None)?;
+//! let options = Options { receive: true, ..Options::default() };
+//! let (client, mut events) = Client::start(&config, options)?;
+//! client.login("ben", "a password").await?;
+//! client.send("anna", "hello").await?;
+//! while let Some(event) = events.recv().await {
+//!     if let ClientEvent::Message(message) = event {
+//!         client.acknowledge(message.id).await?;
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A test puts a network of its own under the client with [`dial::Transport::Custom`].
+//!
+//! # A map, from the socket upwards
+//!
 //! - [`connection`]: one connection to one node; requests out, replies and events in.
 //! - [`dial`]: reaches nodes over TLS; [`election`] decides, in pure code, where to go; [`failover`] goes there.
 //! - [`outbox`] keeps what was sent and not answered; [`feed`] puts what arrives in order, once, without a gap.

@@ -138,33 +138,7 @@ impl std::fmt::Display for Notice {
                 }
                 Ok(())
             }
-            Notice::Ended {
-                why: Ended::Closed(ClosingReason::Locked),
-            } => {
-                write!(
-                    f,
-                    "the session is over: the account was locked by the operator"
-                )
-            }
-            Notice::Ended {
-                why: Ended::Closed(ClosingReason::Deleted),
-            } => {
-                write!(f, "the session is over: the account was deleted")
-            }
-            Notice::Ended {
-                why: Ended::Closed(_),
-            } => write!(f, "the session is over: it was ended elsewhere"),
-            Notice::Ended {
-                why: Ended::TokenRefused,
-            } => write!(f, "the session is over: log in again"),
-            Notice::Ended {
-                why: Ended::NewCluster,
-            } => {
-                write!(
-                    f,
-                    "this is another cluster than before (restored?): log in again"
-                )
-            }
+            Notice::Ended { why } => write!(f, "{why}"),
             Notice::OutboxDropped { owner, count } => {
                 let messages = if *count == 1 {
                     "message was"
@@ -182,6 +156,20 @@ impl std::fmt::Display for Notice {
                  `/outbox send` sends them, `/outbox drop` forgets them"
             ),
         }
+    }
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Ended::Closed(ClosingReason::Locked) => {
+                "the session is over: the account was locked by the operator"
+            }
+            Ended::Closed(ClosingReason::Deleted) => "the session is over: the account was deleted",
+            Ended::Closed(_) => "the session is over: it was ended elsewhere",
+            Ended::TokenRefused => "the session is over: log in again",
+            Ended::NewCluster => "this is another cluster than before (restored?): log in again",
+        })
     }
 }
 
