@@ -26,16 +26,9 @@ pub enum Command {
     Delete {
         /// Must be the account that is logged in, where given.
         user: Option<String>,
-        /// Its password, which no line carries.
-        password: Option<String>,
     },
-    /// Change the password. No line carries one.
-    Password {
-        /// The old one.
-        old: Option<String>,
-        /// The new one.
-        new: Option<String>,
-    },
+    /// Change the password.
+    Password,
     /// List users.
     Users {
         /// A glob.
@@ -87,7 +80,7 @@ impl std::fmt::Debug for Command {
             Command::Login { .. } => "login",
             Command::Logout => "logout",
             Command::Delete { .. } => "delete",
-            Command::Password { .. } => "password",
+            Command::Password => "password",
             Command::Users { .. } => "users",
             Command::Msg { .. } => "msg",
             Command::Reply { .. } => "reply",
@@ -215,10 +208,7 @@ pub fn parse_pipe(line: &str) -> Option<Result<Command, Wrong>> {
             user: Some(user),
             password: Some(password),
         },
-        pipe::Command::Delete { user } => Command::Delete {
-            user: Some(user),
-            password: None,
-        },
+        pipe::Command::Delete { user } => Command::Delete { user: Some(user) },
         pipe::Command::List => Command::Users { pattern: None },
         pipe::Command::Search { pattern } => Command::Users {
             pattern: Some(pipe::search_glob(&pattern)),
@@ -259,14 +249,8 @@ pub fn parse_slash(line: &str) -> Result<Command, Wrong> {
             password: None,
         }),
         "logout" => none(Command::Logout),
-        "delete" => Ok(Command::Delete {
-            user: one("name")?,
-            password: None,
-        }),
-        "password" => none(Command::Password {
-            old: None,
-            new: None,
-        }),
+        "delete" => Ok(Command::Delete { user: one("name")? }),
+        "password" => none(Command::Password),
         "users" => Ok(Command::Users {
             pattern: one("glob")?,
         }),
@@ -421,8 +405,7 @@ mod tests {
         assert_eq!(
             parse_script_line("3|alice"),
             Ok(Command::Delete {
-                user: Some("alice".into()),
-                password: None
+                user: Some("alice".into())
             })
         );
         assert!(parse_script_line("d|bob").is_err());

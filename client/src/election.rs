@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use messagebase_protocol::json::Status;
+use messagebase_protocol::quorum::majority;
 
 /// What to do with a round of answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +112,7 @@ fn decide_within(mut nodes: Vec<&Status>) -> Decision {
         .into_iter()
         .filter(|status| voters.contains(&status.node))
         .collect();
-    let needed = voters.len() / 2 + 1;
+    let needed = majority(voters.len());
     if alive.len() < needed {
         return Decision::NoQuorum {
             alive: alive.len(),

@@ -2,6 +2,7 @@
 //! verdict out.
 
 use messagebase_protocol::peer::{MemberRow, NodeReport};
+use messagebase_protocol::quorum::majority;
 use messagebase_protocol::role::NodeRole;
 
 /// What is known of the cluster.
@@ -48,7 +49,7 @@ pub fn judge(reports: &[&NodeReport]) -> Verdict {
     };
     let voters = leader.members.iter().filter(|member| member.voter).count();
     let agreeing = reports.iter().filter(|report| agrees(report)).count();
-    let quorum = agreeing * 2 > voters;
+    let quorum = agreeing >= majority(voters);
     Verdict {
         leader: quorum.then_some(leader.node),
         quorum,

@@ -13,6 +13,7 @@ pub mod line;
 pub mod name;
 pub mod peer;
 pub mod pipe;
+pub mod quorum;
 pub mod role;
 pub mod time;
 mod words;

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::hash::Hasher;
 
 use messagebase_daemon::entry::{LogId, LogRow};
-use messagebase_daemon::raft::Glance;
+use messagebase_daemon::raft::RaftMetrics;
 use messagebase_daemon::store::RaftState;
 
 /// Violations kept; the first one is what matters.
@@ -42,7 +42,7 @@ struct Shadow {
     purged: Option<LogId>,
     applied: Option<LogId>,
     clock: u64,
-    glance: Option<Glance>,
+    glance: Option<RaftMetrics>,
 }
 
 /// The state of all invariants of one run.
@@ -250,7 +250,7 @@ impl Checks {
     }
 
     /// What the node knows after a step. Returns an entry that has to be in its log, when it began to lead.
-    pub fn glanced(&mut self, id: u64, life: u64, glance: Glance) -> Option<LogId> {
+    pub fn glanced(&mut self, id: u64, life: u64, glance: RaftMetrics) -> Option<LogId> {
         let before = self.node(id).glance.replace(glance);
         if before == Some(glance) {
             return None;
@@ -371,8 +371,13 @@ mod tests {
         }
     }
 
-    fn glance(term: u64, leads: bool, committed: Option<LogId>, applied: Option<LogId>) -> Glance {
-        Glance {
+    fn glance(
+        term: u64,
+        leads: bool,
+        committed: Option<LogId>,
+        applied: Option<LogId>,
+    ) -> RaftMetrics {
+        RaftMetrics {
             term,
             vote_for: A,
             vote_committed: true,

@@ -333,7 +333,7 @@ impl Cluster {
     pub fn leader(&self) -> Option<u16> {
         let alive = self.nodes.iter().filter(|(_, sim)| sim.life.lives());
         let leading = alive
-            .map(|(node, sim)| (sim.replica.glance(), *node))
+            .map(|(node, sim)| (sim.replica.metrics(), *node))
             .filter(|(glance, _)| glance.leads);
         leading
             .max_by_key(|(glance, node)| (glance.term, *node))
@@ -550,7 +550,7 @@ fn probe(
 ) -> Arc<dyn Fn() + Send + Sync> {
     let last = Mutex::new(None);
     Arc::new(move || {
-        let glance = replica.glance();
+        let glance = replica.metrics();
         let before = lock(&last).replace(glance);
         if before == Some(glance) {
             return;

@@ -1,4 +1,4 @@
-//! The words between `service/` and replication, and between replication and the wires under it.
+//! The types between `service/` and replication, and between replication and the connections under it.
 
 use std::future::Future;
 use std::time::Duration;
@@ -7,7 +7,46 @@ pub use messagebase_protocol::json::ReplicaView as View;
 use messagebase_protocol::peer::Purpose;
 use serde::{Deserialize, Serialize};
 
+use super::types::Node;
 use crate::change::{Change, Outcome, Refusal, Secrets};
+
+/// Why a replica can't start or go on.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct ReplicaError(pub String);
+
+/// Why the membership was not changed, or leadership not handed over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MemberError {
+    /// Ask the leader.
+    #[error("this node does not lead{}", .leader.map(|n| format!("; node {n} does")).unwrap_or_default())]
+    NotLeader {
+        /// Its number, if known.
+        leader: Option<u16>,
+    },
+    /// It may still happen.
+    #[error("no majority of the nodes answered in time")]
+    NoQuorum,
+    /// Nothing was changed; it will be possible.
+    #[error("node {0} is still catching up")]
+    Behind(u16),
+    /// Nothing was changed.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A member of the replicated membership.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// Raft id.
+    pub raft_id: u64,
+    /// Number and addresses.
+    pub node: Node,
+    /// Whether it votes.
+    pub voter: bool,
+    /// Last index that it is known to hold; only the leader knows.
+    pub matched: Option<u64>,
+}
 
 /// A change before the leader stamps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

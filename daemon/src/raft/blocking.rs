@@ -1,12 +1,13 @@
 //! Work that blocks on the disk, off the async threads.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use openraft::AsyncRuntime;
+use parking_lot::Mutex;
 
-/// Runs `work` on a blocking thread. The simulated runtime has one thread and refuses: there it runs at once, which is
-/// what virtual time wants.
+/// Runs `work` on a blocking thread. The simulated runtime has one thread and refuses: there it runs at once, as
+/// virtual time needs.
 pub(crate) async fn blocking<R, F, T>(work: F) -> io::Result<T>
 where
     R: AsyncRuntime,
@@ -15,7 +16,7 @@ where
 {
     let slot = Arc::new(Mutex::new(Some(work)));
     let theirs = slot.clone();
-    let take = |slot: &Mutex<Option<F>>| slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let take = |slot: &Mutex<Option<F>>| slot.lock().take();
     let result = R::spawn_blocking(move || take(&theirs).map(|work| work())).await;
     match result {
         Ok(Some(value)) => Ok(value),

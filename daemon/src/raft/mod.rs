@@ -1,42 +1,57 @@
-//! Replication: openraft behind a facade. Only this room names openraft. The async runtime is a type parameter
-//! everywhere, so that the simulation runs the same code in virtual time.
+//! Replication: openraft behind [`Replica`]. Only this room names openraft. The async runtime is a type parameter everywhere,
+//! so that the simulation runs the same code in virtual time.
 //!
-//! Start at [`Replica`], all that the rest of the daemon sees; `api` holds the words it speaks. `types` binds openraft
-//! to our entries, `log_store` and `state_machine` bind it to the store, `network`, `pipeline`, `notices`, `frame` and
-//! `serve` to peers. `propose` is the way of a write, `group` the last stretch of it, `barrier` of a linear read;
-//! `suspicion` and `election` find and replace a dead leader; `member` and `upkeep` are the rest.
+//! Start at [`Replica`], all that the rest of the daemon sees; `api` has the types that it speaks. It is made of parts that
+//! share a `core`:
 //!
-//! **Invariant:** no tokio timer, socket, `select!` or `spawn` in this room; tokio's channels need no runtime and are
-//! used.
+//! - `types`, `log_store`, `state_machine` and `config` bind openraft to our entries, our store and our timing;
+//! - `network`, `pipeline`, `commit_notify`, `frame`, `peer_links` and `serve` bind it to peers;
+//! - `propose` and `batch` are the path of a write, `barrier` of a linear read, `forward` of both to another leader;
+//! - `suspicion`, `probe`, `election` and `leadership` find and replace a dead leader, `transfer` a living one;
+//! - `membership`, `housekeeping` and `log_retention` are changes that nobody waits for;
+//! - `snapshot_receiver` and `snapshot_transfers` are snapshots on their way in and out.
+//!
+//! **Invariant:** no tokio timer, socket, `select!` or `spawn` in this room. tokio's channels need no runtime and are used.
 
 pub mod api;
 mod barrier;
+mod batch;
 mod blocking;
-mod due;
+mod commit_notify;
+mod config;
+mod core;
 mod election;
+mod forward;
 mod frame;
-mod glance;
-mod group;
-mod links;
+mod housekeeping;
+mod leadership;
+mod log_retention;
 mod log_store;
-mod member;
+mod membership;
+mod metrics;
 mod network;
-mod notices;
+mod peer_links;
+mod pending_requests;
 mod pipeline;
+mod probe;
 mod propose;
-mod receivers;
 mod replica;
 mod serve;
+mod snapshot_receiver;
+mod snapshot_transfers;
 mod state_machine;
 #[cfg(test)]
 mod suite;
 mod suspicion;
+mod transfer;
 mod types;
-mod upkeep;
+mod view;
 
+pub use api::{MemberError, Membership, ReplicaError};
+pub use config::{Clock, ReplicaConfig};
 pub use frame::kind as frame_kind;
-pub use glance::Glance;
-pub use replica::{Clock, MemberError, Membership, Replica, ReplicaConfig, ReplicaError};
+pub use metrics::RaftMetrics;
+pub use replica::Replica;
 pub use types::{Node, RAFT_ID_GENERATION, alone, node_of, raft_id};
 
 /// The replica as the daemon runs it.

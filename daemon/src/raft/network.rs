@@ -1,5 +1,5 @@
-//! openraft's network on [`Wire`]: one object a peer and purpose. Votes and transfers share a connection; appends,
-//! heartbeats and snapshots have one each, so that none delays another. All but those of snapshots are kept ([`PeerLinks`]).
+//! openraft's network on [`Wire`]: one object a peer and purpose. Votes and transfers share a connection. Appends, heartbeats
+//! and snapshots have one each, so that none delays another. All but those for snapshots are kept ([`PeerLinks`]).
 
 use std::future::Future;
 use std::io::{Read, Seek, SeekFrom};
@@ -24,20 +24,21 @@ use openraft::{AsyncRuntime, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 
 use super::api::{Link, Target, Wire, WireError};
 use super::blocking::blocking;
+use super::commit_notify::CommitGate;
 use super::frame::{
     Reply, Request, TransferReply, append_reply_from_wire, append_to_wire, decode, encode,
     from_wire_vote, to_wire_vote, transfer_to_wire,
 };
-use super::links::PeerLinks;
-use super::notices::{Asker, Askers, Gate};
+use super::peer_links::PeerLinks;
+use super::pending_requests::{PeerRequests, PendingRequests};
 use super::pipeline::{Answer, Told, pipelined};
-use super::receivers::Receivers;
+use super::snapshot_transfers::SnapshotTransfers;
 use super::state_machine::{Snapshot, SnapshotData};
 use super::types::{Node, Types, Vote, from_log_id, to_log_id};
 use crate::store::Store;
 
-/// An append's answer waits for the follower's fsync, and stalls of half a second were seen; giving up earlier would
-/// only send the same entries again. Openraft's own limit, the heartbeat interval, is meant for heartbeats.
+/// An append's answer waits for the follower's fsync, and stalls of half a second were seen. Giving up earlier would only
+/// send the same entries again. openraft's own limit, the heartbeat interval, is meant for heartbeats.
 const APPEND_ANSWER: Duration = Duration::from_millis(1_000);
 /// Installing a snapshot rewrites the receiver's tables.
 const SNAPSHOT_INSTALL: Duration = Duration::from_secs(120);
@@ -53,7 +54,7 @@ const RETRY_PAUSES: [Duration; 4] = [
     Duration::from_millis(200),
 ];
 
-/// What a stream of appends is opened with: its answers.
+/// An opened stream of appends: its answers.
 type Opened<'s, R> = BoxFuture<'s, Result<BoxStream<'s, Answer<R>>, RPCError<Types<R>>>>;
 
 /// Makes the connections of one replica.
@@ -62,10 +63,10 @@ pub(super) struct Network<R: AsyncRuntime, W: Wire> {
     /// For snapshots, whose connections are not kept.
     wire: W,
     links: Arc<PeerLinks<W>>,
-    /// Counts sendings of snapshots.
-    transfers: Arc<AtomicU64>,
-    receivers: Arc<Receivers<R::Instant>>,
-    askers: Arc<Askers>,
+    /// Numbers transfers of snapshots.
+    transfer_ids: Arc<AtomicU64>,
+    transfers: Arc<SnapshotTransfers<R::Instant>>,
+    pending: Arc<PendingRequests>,
     store: Store,
 }
 
@@ -75,16 +76,16 @@ impl<R: AsyncRuntime, W: Wire> Network<R, W> {
         store: Store,
         wire: W,
         links: Arc<PeerLinks<W>>,
-        receivers: Arc<Receivers<R::Instant>>,
-        askers: Arc<Askers>,
+        transfers: Arc<SnapshotTransfers<R::Instant>>,
+        pending: Arc<PendingRequests>,
     ) -> Self {
         Network {
             me,
             wire,
             links,
-            transfers: Arc::default(),
-            receivers,
-            askers,
+            transfer_ids: Arc::default(),
+            transfers,
+            pending,
             store,
         }
     }
@@ -92,16 +93,16 @@ impl<R: AsyncRuntime, W: Wire> Network<R, W> {
     fn peer(&self, target: Target, link: Arc<W::Link>, answer: Duration) -> Peer<R, W> {
         let raft_id = target.raft_id;
         let control = self.links.control.to(target);
-        let (transfers, receivers) = (self.transfers.clone(), self.receivers.clone());
-        let (asker, store) = (self.askers.of(raft_id), self.store.clone());
+        let (transfer_ids, transfers) = (self.transfer_ids.clone(), self.transfers.clone());
+        let (requests, store) = (self.pending.of(raft_id), self.store.clone());
         Peer {
             me: self.me,
             raft_id,
             link,
             control,
+            transfer_ids,
             transfers,
-            receivers,
-            asker,
+            requests,
             store,
             answer,
         }
@@ -144,15 +145,15 @@ pub(super) struct Peer<R: AsyncRuntime, W: Wire> {
     raft_id: u64,
     link: Arc<W::Link>,
     control: Arc<W::Link>,
-    transfers: Arc<AtomicU64>,
-    receivers: Arc<Receivers<R::Instant>>,
-    asker: Arc<Asker>,
+    transfer_ids: Arc<AtomicU64>,
+    transfers: Arc<SnapshotTransfers<R::Instant>>,
+    requests: Arc<PeerRequests>,
     store: Store,
-    /// Least time that an append's answer is waited for.
+    /// An append's answer is waited for at least this long.
     answer: Duration,
 }
 
-/// What became of a call, before it is told in openraft's terms.
+/// Why a call failed, before it is translated to openraft's terms.
 enum CallError {
     Unreachable(String),
     Lost(String),
@@ -178,7 +179,7 @@ async fn call_frame<L: Link>(
 ) -> Result<Reply, CallError> {
     let answer = link.call(frame, timeout).await?;
     match decode(&answer).map_err(CallError::Lost)? {
-        // Also what a node says that is stopping: go away for a while.
+        // A node that is stopping answers so too: the peer is left alone for a while.
         Reply::Failed(why) => Err(CallError::Unreachable(why)),
         reply => Ok(reply),
     }
@@ -240,7 +241,7 @@ impl<R: AsyncRuntime, W: Wire> Peer<R, W> {
         rpc: AppendEntriesRequest<Types<R>>,
         hard_ttl: Duration,
     ) -> (usize, impl Future<Output = Told<R>> + Send + '_) {
-        // Openraft drops the call at the hard limit; giving up before would lose the answers of peers that are far away.
+        // openraft drops the call at the hard limit. Giving up earlier would lose the answers of distant peers.
         let timeout = hard_ttl.max(self.answer);
         let frame = encode(&append_to_wire(rpc));
         let bytes = frame.as_ref().map_or(0, Vec::len);
@@ -275,8 +276,8 @@ impl<R: AsyncRuntime, W: Wire> Peer<R, W> {
             .and_then(|result| result);
         let mut source =
             opened.map_err(|e| CallError::Lost(format!("failed to open the snapshot: {e}")))?;
-        // Tells one sending of this replica from the next; a restart may repeat numbers, but offset 0 begins anew.
-        let transfer = self.transfers.fetch_add(1, Ordering::Relaxed);
+        // Tells one transfer of this replica from the next. A restart may repeat numbers, but offset 0 begins anew.
+        let transfer = self.transfer_ids.fetch_add(1, Ordering::Relaxed);
         let mut offset = 0_u64;
         loop {
             let (back, bytes) = read_chunk::<R>(source, offset).await?;
@@ -344,7 +345,7 @@ impl<R: AsyncRuntime, W: Wire> RaftNetworkV2<Types<R>> for Peer<R, W> {
         let this = &*self;
         let within = option.hard_ttl();
         let store = self.store.clone();
-        let gate = Gate::new(self.asker.clone(), move || store.last_log_index());
+        let gate = CommitGate::new(self.requests.clone(), move || store.last_log_index());
         let answers = pipelined(input, gate, move |rpc| this.append_call(rpc, within));
         Box::pin(async move { Ok(answers) })
     }
@@ -386,7 +387,7 @@ impl<R: AsyncRuntime, W: Wire> RaftNetworkV2<Types<R>> for Peer<R, W> {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types<R>>, StreamingError<Types<R>>> {
-        let _receiving = self.receivers.begin(self.raft_id);
+        let _transfer = self.transfers.begin(self.raft_id);
         let sent = {
             let cancel = pin!(cancel);
             let send = pin!(self.send_file(vote, snapshot.snapshot));

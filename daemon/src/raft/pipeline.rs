@@ -1,14 +1,14 @@
-//! Appends to one peer, several on their way: what is to be written next waits at the peer for its disk, instead of here
-//! for the answer about what came before. Answers are told in the order of the appends.
+//! Appends to one peer, several in flight: the next write waits at the peer for its disk, not here for the answer to the
+//! write before. Answers reach openraft in the order of the appends.
 //!
-//! Frames leave in order, and the peer door hands them over in order; still nothing here relies on that. An append that
-//! arrives before its predecessor is refused for the gap, which says nothing about the peer's log: the stream then ends,
-//! and openraft begins the next one behind what was acknowledged.
+//! Frames leave in order, and the peer's listener hands them over in order, but nothing here relies on that. An append that
+//! arrives before its predecessor is refused for the gap, which says nothing about the peer's log. The stream then ends, and
+//! openraft begins the next one behind the last acknowledged entry.
 //!
-//! **Invariant:** an answer is not told while a later request on its way confirms no more. openraft takes an answer for
-//! one to every request that it confirms (`drain_acked` in its replication/inflight_append_queue.rs), so a request without
-//! entries would count as answered before it was: the leader would believe that a majority knew it later than it did, and
-//! a linear read could miss what another leader has acknowledged. The answer to the later one tells as much.
+//! **Invariant:** an answer is held back while a later request in flight confirms no more. openraft takes an answer for one to
+//! every request that it confirms (`drain_acked` in its replication/inflight_append_queue.rs). A request without entries would
+//! count as answered before it was. The leader would date its confirmation by a majority too late, and a linear read could miss
+//! what another leader has acknowledged. The answer to the later request says as much.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -20,15 +20,15 @@ use openraft::base::BoxStream;
 use openraft::errors::RPCError;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult};
 
-use super::notices::Gate;
+use super::commit_notify::CommitGate;
 use super::types::{RaftLogId, Types};
 
-/// Requests on their way to one peer. The groups of writes are two at a time (`super::group`), and what is committed is
-/// told in between.
-const ON_THEIR_WAY_MAX: usize = 8;
-/// With so many bytes on their way nothing follows. One append may be larger (`APPEND_BYTES`): a peer that catches up gets
-/// one at a time, and has the whole time limit for each.
-const ON_THEIR_WAY_BYTES: usize = 256 * 1024;
+/// Requests in flight to one peer. Two batches of writes are in flight at a time (`super::batch`), and notices of commits
+/// between them.
+const IN_FLIGHT_MAX: usize = 8;
+/// With this many bytes in flight nothing follows. One append may be larger (`APPEND_BYTES`): a peer that catches up gets one
+/// at a time, and has the whole time limit for each.
+const IN_FLIGHT_BYTES: usize = 256 * 1024;
 
 type Asked<R> = AppendEntriesRequest<Types<R>>;
 /// What the peer answered.
@@ -36,11 +36,11 @@ pub(super) type Told<R> = Result<AppendEntriesResponse<Types<R>>, RPCError<Types
 /// What openraft is told of it.
 pub(super) type Answer<R> = Result<StreamAppendResult<Types<R>>, RPCError<Types<R>>>;
 
-/// Sends what `input` yields, when `gate` lets it be asked, by `send`, which tells a request's bytes; the first poll of its
-/// future puts the frame on its way. Ends after the first answer that is not a whole success.
+/// Sends what `input` yields, when `gate` allows to ask it. `send` returns a request's size in bytes and its call, whose first
+/// poll sends the frame. Ends after the first answer that is not a full success.
 pub(super) fn pipelined<'s, R, S, A>(
     input: S,
-    gate: Gate<R>,
+    gate: CommitGate<R>,
     send: impl Fn(Asked<R>) -> (usize, A) + Send + 's,
 ) -> BoxStream<'s, Answer<R>>
 where
@@ -48,13 +48,13 @@ where
     S: Stream<Item = Asked<R>> + Unpin + Send + 'static,
     A: Future<Output = Told<R>> + Send + 's,
 {
-    let (calls, on_the_way) = (FuturesOrdered::new(), VecDeque::new());
+    let (calls, in_flight) = (FuturesOrdered::new(), VecDeque::new());
     let pipeline = Pipeline {
         input: Some(input),
         gate,
         send,
         calls,
-        on_the_way,
+        in_flight,
         bytes: 0,
     };
     Box::pin(stream::unfold(Some(pipeline), |pipeline| async move {
@@ -64,7 +64,7 @@ where
     }))
 }
 
-/// What the request builds on, and what the peer has when it succeeds.
+/// The entry that the request builds on, and the last one that the peer has when it succeeds.
 fn range<R: AsyncRuntime>(rpc: &Asked<R>) -> (Option<RaftLogId>, Option<RaftLogId>) {
     (
         rpc.prev_log_id,
@@ -75,22 +75,22 @@ fn range<R: AsyncRuntime>(rpc: &Asked<R>) -> (Option<RaftLogId>, Option<RaftLogI
 }
 
 /// A request that is not answered yet.
-struct OnTheWay {
+struct InFlight {
     prev: Option<RaftLogId>,
     last: Option<RaftLogId>,
     bytes: usize,
-    /// Nothing else was on its way when it was sent.
+    /// Nothing else was in flight when it was sent.
     alone: bool,
 }
 
 struct Pipeline<R: AsyncRuntime, S, B, A: Future> {
     /// `None`: at its end.
     input: Option<S>,
-    gate: Gate<R>,
+    gate: CommitGate<R>,
     send: B,
     calls: FuturesOrdered<A>,
     /// Of each call, in their order.
-    on_the_way: VecDeque<OnTheWay>,
+    in_flight: VecDeque<InFlight>,
     bytes: usize,
 }
 
@@ -106,12 +106,12 @@ where
     B: Fn(Asked<R>) -> (usize, A),
     A: Future<Output = Told<R>>,
 {
-    /// What openraft is told next, and whether more may follow; sends what is to be sent meanwhile.
+    /// The next answer for openraft, and whether more may follow; meanwhile sends requests.
     async fn next(&mut self) -> Option<(Answer<R>, bool)> {
         loop {
             match self.event().await {
                 Event::Told(told) => {
-                    let answered = self.on_the_way.pop_front()?;
+                    let answered = self.in_flight.pop_front()?;
                     self.bytes -= answered.bytes;
                     let result = match told {
                         Ok(AppendEntriesResponse::Conflict) if !answered.alone => {
@@ -125,7 +125,7 @@ where
                     };
                     let whole = matches!(&result, Ok(matching) if *matching == answered.last);
                     let told_later = self
-                        .on_the_way
+                        .in_flight
                         .front()
                         .is_some_and(|next| next.last == answered.last);
                     if !(whole && told_later) {
@@ -133,14 +133,14 @@ where
                     }
                 }
                 Event::Asked(Some(rpc)) => {
-                    let alone = self.on_the_way.is_empty();
+                    let alone = self.in_flight.is_empty();
                     let (prev, last) = range(&rpc);
                     if let Some(entry) = rpc.entries.last() {
                         self.gate.sends(entry.log_id.index);
                     }
                     let (bytes, call) = (self.send)(rpc);
                     self.bytes += bytes;
-                    self.on_the_way.push_back(OnTheWay {
+                    self.in_flight.push_back(InFlight {
                         prev,
                         last,
                         bytes,
@@ -150,7 +150,7 @@ where
                 }
                 Event::Asked(None) => {
                     self.input = None;
-                    if self.on_the_way.is_empty() {
+                    if self.in_flight.is_empty() {
                         return None;
                     }
                 }
@@ -159,7 +159,7 @@ where
     }
 
     async fn event(&mut self) -> Event<R> {
-        let room = self.on_the_way.len() < ON_THEIR_WAY_MAX && self.bytes < ON_THEIR_WAY_BYTES;
+        let room = self.in_flight.len() < IN_FLIGHT_MAX && self.bytes < IN_FLIGHT_BYTES;
         let Pipeline {
             input, gate, calls, ..
         } = self;
@@ -260,7 +260,7 @@ mod tests {
                 };
                 (bytes, call)
             };
-            let gate = Gate::new(Arc::default(), || None);
+            let gate = CommitGate::new(Arc::default(), || None);
             let asked = Box::pin(stream::unfold(asked, |mut asked| async {
                 Some((asked.recv().await?, asked))
             }));
@@ -313,13 +313,13 @@ mod tests {
     #[test]
     fn appends_do_not_wait_for_each_other_and_are_answered_in_order() {
         let peer = Peer::new(1);
-        for n in 0..ON_THEIR_WAY_MAX as u64 + 2 {
+        for n in 0..IN_FLIGHT_MAX as u64 + 2 {
             peer.ask(append(n, n + 1));
         }
         assert_eq!(peer.told(), Poll::Pending);
         assert_eq!(
             peer.sent(),
-            (0..ON_THEIR_WAY_MAX as u64)
+            (0..IN_FLIGHT_MAX as u64)
                 .map(|n| (n, n + 1))
                 .collect::<Vec<_>>()
         );
@@ -329,12 +329,12 @@ mod tests {
         assert_eq!(peer.told(), Poll::Ready(Some(Ok(1))));
         assert_eq!(peer.told(), Poll::Ready(Some(Ok(2))));
         assert_eq!(peer.told(), Poll::Pending);
-        assert_eq!(peer.sent().len(), ON_THEIR_WAY_MAX + 2);
+        assert_eq!(peer.sent().len(), IN_FLIGHT_MAX + 2);
     }
 
     #[test]
     fn large_appends_go_one_at_a_time() {
-        let peer = Peer::new(ON_THEIR_WAY_BYTES);
+        let peer = Peer::new(IN_FLIGHT_BYTES);
         peer.ask(append(1, 2));
         peer.ask(append(2, 3));
         assert_eq!(peer.told(), Poll::Pending);

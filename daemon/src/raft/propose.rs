@@ -1,12 +1,12 @@
-//! Writes: from a session's batch to applied outcomes, through whoever leads.
+//! Writes: from a session's batch to applied outcomes, through the leader.
 //!
-//! One connection's order is kept like this: its caller has one batch in flight; the leader admits a batch whole or
-//! not at all; whatever went wrong, ALL of it that has no answer is proposed again, in its order. Keys make the
-//! repetition harmless, and the first occurrence of each change is in the order of the batch whichever attempts survive.
+//! The order of one connection is kept. Its caller has one batch in flight, and the leader admits a batch as a whole or not
+//! at all. After any failure, ALL drafts without an answer are proposed again, in order. Keys make the repetition harmless:
+//! whichever attempts survive, the first occurrence of each change is in the order of the batch.
 //!
-//! A change that has its answer is not proposed again: a refused one could take effect after all. And a refusal counts
-//! only while no attempt was lost before it ([`Verdict::InDoubt`]): the lost one may have taken effect, and what it
-//! needed, such as the session, may have ended since.
+//! A change that has its answer is not proposed again: a refused one could take effect after all. A refusal counts only
+//! while no attempt was lost before it ([`Verdict::InDoubt`]). The lost attempt may have taken effect, and what it needed,
+//! such as the session, may have ended since.
 
 use std::borrow::Cow;
 use std::pin::pin;
@@ -15,72 +15,65 @@ use std::time::Duration;
 
 use messagebase_protocol::limits::WRITE_DEADLINE;
 use openraft::AsyncRuntime;
-use openraft::async_runtime::{Instant, Select3, WatchReceiver};
+use openraft::async_runtime::{Instant, WatchReceiver};
 use openraft::metrics::SerdeInstant;
 
-use super::api::{Draft, Link, Verdict, Wire, WireError};
-use super::frame::{ForwardReply, Reply, Request, decode, encode};
-use super::group::{Written, in_a_group, in_a_group_or_apart};
-use super::replica::Replica;
-use super::types::Command;
-use crate::change::{Change, Envelope, LOG_VERSION, Outcome};
+use super::api::{Draft, Verdict, Wire};
+use super::batch::{Batcher, LeaseExpired, PART_BYTES, draft_bytes};
+use super::core::Core;
+use super::frame::ForwardReply;
+use crate::change::Outcome;
 
-/// Pause before an attempt is repeated when nothing tells that it would go better now.
-pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// The leader answers this much before the asking node gives up, so that the answer still counts.
-pub(super) const ANSWER_MARGIN: Duration = Duration::from_millis(50);
 /// Drafts proposed at once; a longer batch goes in parts, one after the other.
 const PART_DRAFTS: usize = 512;
-/// Bytes proposed at once; a part has to fit a frame.
-pub(super) const PART_BYTES: usize = 2 * 1024 * 1024;
 
-/// Who asks a leader to propose, which decides on whose threads that is done.
+/// Who asks a leader to propose. This decides on which threads the batch is made.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Origin {
-    /// Clients and operators of this node: beside them.
+    /// Clients and operators of this node: on their threads.
     Callers,
-    /// Another node, for its own: beside this node's callers too, that they go as one group, unless these keep their
-    /// threads too busy.
+    /// Another node, for its own callers: on the threads of this node's callers too, to share their batches, unless these
+    /// threads are too busy.
     Peer,
     /// Replication itself, which must not wait for callers.
     Replication,
 }
 
-/// What is known of each draft's fate.
-pub(super) type Answers = Vec<Option<(u64, Outcome)>>;
+/// Proposes for callers, peers and replication.
+pub(super) struct Proposer<R: AsyncRuntime, W: Wire> {
+    core: Arc<Core<R, W>>,
+    batcher: Batcher<R>,
+}
 
-impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
-    /// Proposes ONE ordered batch and waits until it is applied HERE. One verdict a draft, in order. The caller keeps
-    /// at most one batch of a connection in flight; that keeps the connection's order. Returns within
-    /// [`WRITE_DEADLINE`].
-    pub async fn propose(&self, drafts: Vec<Draft>) -> Vec<Verdict> {
-        self.propose_by(drafts, WRITE_DEADLINE).await
+impl<R: AsyncRuntime, W: Wire> Proposer<R, W> {
+    pub(super) fn new(core: Arc<Core<R, W>>, batcher: Batcher<R>) -> Self {
+        Proposer { core, batcher }
     }
 
-    /// As [`Replica::propose`], but returns within `within`: the caller's requests may have waited before. The leader
-    /// that a batch is forwarded to answers `ANSWER_MARGIN` earlier.
-    pub async fn propose_by(&self, drafts: Vec<Draft>, within: Duration) -> Vec<Verdict> {
+    /// Proposes one ordered batch and waits until it is applied on this node; returns within `within`, [`WRITE_DEADLINE`] at
+    /// most. See [`Replica::propose_by`](super::Replica::propose_by).
+    pub(super) async fn propose_by(&self, drafts: Vec<Draft>, within: Duration) -> Vec<Verdict> {
         let deadline = R::Instant::now() + within.min(WRITE_DEADLINE);
         let mut verdicts = Vec::with_capacity(drafts.len());
         let mut rest = drafts.as_slice();
         while !rest.is_empty() {
             let (part, later) = rest.split_at(part_len(rest));
-            // Pinned where it is: it is large, and moving it would cost more than what it does.
+            // Pinned where it is: the future is large, and moving it would cost more than its work.
             let proposing = pin!(self.propose_part(part, deadline));
-            let Some(fates) = self.unless_stopped(proposing).await else {
+            let Some(known) = self.core.unless_stopped(proposing).await else {
                 verdicts.resize(drafts.len(), Verdict::Closing);
                 return verdicts;
             };
-            let complete = !fates
+            let complete = !known
                 .iter()
-                .any(|fate| matches!(fate, None | Some(Verdict::InDoubt(_))));
+                .any(|verdict| matches!(verdict, None | Some(Verdict::InDoubt(_))));
             verdicts.extend(
-                fates
+                known
                     .into_iter()
-                    .map(|fate| fate.unwrap_or(Verdict::NoQuorum)),
+                    .map(|verdict| verdict.unwrap_or(Verdict::NoQuorum)),
             );
             if !complete {
-                // What follows must not overtake what its caller will repeat.
+                // Later drafts must not overtake those that their caller will repeat.
                 verdicts.resize(drafts.len(), Verdict::NoQuorum);
                 return verdicts;
             }
@@ -90,217 +83,107 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     }
 
     async fn propose_part(&self, drafts: &[Draft], deadline: R::Instant) -> Vec<Option<Verdict>> {
-        let mut fates = Fates::of(drafts.len());
+        let mut tracker = ProposalTracker::new(drafts.len());
         loop {
-            let leader = self.leader();
-            let open = fates.open(drafts);
+            let leader = self.core.leader();
+            let open = tracker.open(drafts);
             let reply = match leader {
-                Some(id) if id == self.raft_id() => {
+                Some(id) if id == self.core.raft_id() => {
                     self.propose_here(Origin::Callers, &open, deadline).await
                 }
-                Some(_) => self.propose_there(&open, deadline).await,
+                Some(_) => self.propose_to_leader(&open, deadline).await,
                 None => ForwardReply::NotLeader { hint: None },
             };
-            fates.take(reply);
-            let all_known = fates.are_all_known();
-            if all_known && self.applied(fates.last_index, deadline).await {
-                return fates.verdicts;
+            tracker.take(reply);
+            let all_known = tracker.are_all_known();
+            if all_known && self.core.applied(tracker.last_index, deadline).await {
+                return tracker.verdicts;
             }
             if all_known || R::Instant::now() >= deadline {
-                let applied = self.inner.store.applied().borrow().map_or(0, |id| id.index);
-                return fates.applied_through(applied);
+                let applied = self.core.store.applied().borrow().map_or(0, |id| id.index);
+                return tracker.applied_through(applied);
             }
-            Box::pin(self.another_chance(leader, deadline)).await;
+            Box::pin(self.core.wait_before_retry(leader, deadline)).await;
         }
     }
 
-    /// Waits for a reason to try again: another leader, or a short pause.
-    pub(super) async fn another_chance(&self, tried: Option<u64>, deadline: R::Instant) {
-        R::select3(
-            self.leader_changed(tried),
-            R::sleep(RETRY_PAUSE),
-            R::sleep_until(deadline),
-        )
-        .await;
-    }
-
-    /// Proposes as leader, in a group with what others ask. Waits for a fresh leader's lease, but not for another leader.
+    /// Proposes as leader. Waits for a fresh leader's lease, but not for another leader.
     pub(super) async fn propose_here(
         &self,
         origin: Origin,
         drafts: &[Draft],
         deadline: R::Instant,
     ) -> ForwardReply {
-        let (groups, apart) = (&self.inner.proposals, &self.inner.proposals_apart);
+        let unknown = || ForwardReply::Answered(vec![None; drafts.len()]);
         loop {
-            // Looked at before the attempt, so that an answer in between counts.
-            let acked = self
-                .inner
-                .raft
-                .data_metrics()
-                .borrow_watched()
-                .last_quorum_acked;
-            let written = match origin {
-                Origin::Callers => in_a_group::<R>(groups, drafts, deadline).await,
-                Origin::Peer => in_a_group_or_apart::<R>(groups, apart, drafts, deadline).await,
-                Origin::Replication => in_a_group::<R>(apart, drafts, deadline).await,
+            // Read before the attempt, so that an answer in between counts.
+            let metrics = self.core.raft.data_metrics();
+            let acked = metrics.borrow_watched().last_quorum_acked;
+            let result = match origin {
+                Origin::Callers => self.batcher.local(drafts, deadline).await,
+                Origin::Peer => self.batcher.local_or_apart(drafts, deadline).await,
+                Origin::Replication => self.batcher.apart(drafts, deadline).await,
             };
-            match written {
-                Some(Written::Answered(answers)) => return ForwardReply::Answered(answers),
-                Some(Written::NotLeader { hint }) => return ForwardReply::NotLeader { hint },
-                Some(Written::LeaseExpired) => {}
-                None => return ForwardReply::Answered(vec![None; drafts.len()]),
+            match result {
+                Some(Ok(reply)) => return reply,
+                Some(Err(LeaseExpired)) => {}
+                None => return unknown(),
             }
-            // A new leader's lease begins with the first quorum of answers, milliseconds after its election. Waiting
-            // for just any change of the metrics would spin: the refused attempt itself is one.
+            // A new leader's lease begins with the first quorum of answers, milliseconds after its election. To wait for just
+            // any change of the metrics would spin: the refused attempt itself is one.
             let another = R::select2(
                 self.acked_since(acked),
-                self.leader_changed(Some(self.raft_id())),
+                self.core.leader_changed(Some(self.core.raft_id())),
             );
             if Box::pin(R::timeout_at(deadline, another)).await.is_err() {
-                return ForwardReply::Answered(vec![None; drafts.len()]);
+                return unknown();
             }
         }
     }
 
-    /// Has whoever leads propose, in a group with what other connections here ask.
-    async fn propose_there(&self, drafts: &[Draft], deadline: R::Instant) -> ForwardReply {
-        match in_a_group::<R>(&self.inner.forwards, drafts, deadline).await {
-            Some(Written::Answered(answers)) => ForwardReply::Answered(answers),
-            Some(Written::NotLeader { hint }) => ForwardReply::NotLeader { hint },
-            Some(Written::LeaseExpired) => ForwardReply::NotLeader { hint: None },
+    /// Has the leader propose.
+    async fn propose_to_leader(&self, drafts: &[Draft], deadline: R::Instant) -> ForwardReply {
+        match self.batcher.leader(drafts, deadline).await {
+            Some(Ok(reply)) => reply,
+            Some(Err(LeaseExpired)) => ForwardReply::NotLeader { hint: None },
             None => ForwardReply::Answered(vec![None; drafts.len()]),
         }
     }
 
     /// Resolves when a quorum has answered this leader after `seen`.
     async fn acked_since(&self, seen: Option<SerdeInstant<R::Instant>>) {
-        let mut metrics = self.inner.raft.data_metrics();
+        let mut metrics = self.core.raft.data_metrics();
         loop {
             if metrics.borrow_and_update().last_quorum_acked != seen {
                 return;
             }
             if metrics.changed().await.is_err() {
-                return self.stopped().await;
+                return self.core.stopped().await;
             }
-        }
-    }
-
-    /// The leader's stamp: its clock, and the version that all members know.
-    pub(super) fn stamp(&self, drafts: Vec<Draft>) -> Vec<Command> {
-        let at = (self.inner.clock)();
-        let envelope = |Draft {
-                            actor,
-                            body,
-                            secrets,
-                        }| Envelope {
-            v: LOG_VERSION,
-            at,
-            actor,
-            body,
-            secrets,
-        };
-        drafts
-            .into_iter()
-            .map(|draft| Command(Arc::new(envelope(draft))))
-            .collect()
-    }
-
-    /// `None`: nothing is known of what became of them.
-    pub(super) async fn forward(
-        &self,
-        leader: u64,
-        drafts: Vec<Draft>,
-        deadline: R::Instant,
-    ) -> Option<ForwardReply> {
-        let Some(wait_ms) = time_left::<R>(deadline) else {
-            return Some(ForwardReply::NotLeader { hint: None });
-        };
-        let asked = drafts.len();
-        let request = Request::Forward { drafts, wait_ms };
-        match self.ask_leader(leader, &request, deadline).await {
-            Ok(Reply::Forward(ForwardReply::Answered(answers))) if answers.len() != asked => None,
-            Ok(Reply::Forward(reply)) => Some(reply),
-            Err(Silence::NotAsked) => Some(ForwardReply::NotLeader { hint: None }),
-            Ok(_) | Err(Silence::Lost) => None,
-        }
-    }
-
-    /// Asks `leader` over the kept connection; gives up when another one leads.
-    pub(super) async fn ask_leader(
-        &self,
-        leader: u64,
-        request: &Request,
-        deadline: R::Instant,
-    ) -> Result<Reply, Silence> {
-        let link = self
-            .inner
-            .links
-            .forward
-            .to(self.target(leader).ok_or(Silence::NotAsked)?);
-        let frame = match encode(request) {
-            Ok(frame) => frame,
-            Err(error) => {
-                tracing::error!(%error);
-                return Err(Silence::NotAsked);
-            }
-        };
-        let left = deadline.saturating_duration_since(R::Instant::now());
-        let call = link.call(frame, left);
-        match R::select3(
-            call,
-            self.leader_changed(Some(leader)),
-            R::sleep_until(deadline),
-        )
-        .await
-        {
-            Select3::First(Ok(answer)) => match decode(&answer) {
-                Ok(reply) => Ok(reply),
-                Err(error) => {
-                    tracing::warn!(%error, leader);
-                    Err(Silence::Lost)
-                }
-            },
-            Select3::First(Err(error)) => {
-                tracing::debug!(%error, leader, "failed to reach the leader");
-                Err(match error {
-                    WireError::Refused(_) | WireError::Unreachable(_) => Silence::NotAsked,
-                    WireError::Lost(_) => Silence::Lost,
-                })
-            }
-            Select3::Second(()) | Select3::Third(()) => Err(Silence::Lost),
         }
     }
 }
 
-/// Why a leader gave no answer.
-pub(super) enum Silence {
-    /// Nothing was sent.
-    NotAsked,
-    /// It may have got the question.
-    Lost,
-}
-
-/// What has become of the drafts of a part, over all attempts.
-struct Fates {
+/// What is known of the drafts of a part, over all attempts.
+struct ProposalTracker {
     /// One a draft; `None`: no answer yet.
     verdicts: Vec<Option<Verdict>>,
-    /// Whether an attempt was lost on its way there or back. It had all that has no answer yet.
+    /// Whether an attempt was lost. It contained all drafts that have no answer yet.
     is_in_doubt: bool,
     /// The greatest index of an answer.
     last_index: u64,
 }
 
-impl Fates {
-    fn of(drafts: usize) -> Fates {
-        Fates {
+impl ProposalTracker {
+    fn new(drafts: usize) -> Self {
+        ProposalTracker {
             verdicts: vec![None; drafts],
             is_in_doubt: false,
             last_index: 0,
         }
     }
 
-    /// The drafts that are to be proposed (again), in order.
+    /// The drafts without an answer, in order.
     fn open<'a>(&self, drafts: &'a [Draft]) -> Cow<'a, [Draft]> {
         if self.verdicts.iter().all(Option::is_none) {
             return Cow::Borrowed(drafts);
@@ -312,7 +195,7 @@ impl Fates {
         Cow::Owned(open.map(|(draft, _)| draft.clone()).collect())
     }
 
-    /// Takes the reply to an attempt with what was open.
+    /// Takes the reply to an attempt with all open drafts.
     fn take(&mut self, reply: ForwardReply) {
         let ForwardReply::Answered(answers) = reply else {
             return;
@@ -333,7 +216,7 @@ impl Fates {
         self.is_in_doubt |= is_lost;
     }
 
-    /// A read here would not see what is applied later: unknown is the honest answer to that.
+    /// Forgets what this node has not applied yet: a read here would not see it, so unknown is the honest answer.
     fn applied_through(self, here: u64) -> Vec<Option<Verdict>> {
         let seen =
             |verdict: &Verdict| !matches!(verdict, Verdict::Applied { index, .. } if *index > here);
@@ -348,15 +231,7 @@ impl Fates {
     }
 }
 
-/// What the leader may use of the time until `deadline`, ms; `None`: too little to ask.
-pub(super) fn time_left<R: AsyncRuntime>(deadline: R::Instant) -> Option<u64> {
-    let left = deadline
-        .saturating_duration_since(R::Instant::now())
-        .checked_sub(ANSWER_MARGIN)?;
-    u64::try_from(left.as_millis()).ok().filter(|ms| *ms > 0)
-}
-
-/// How many drafts from the beginning make the next part; at least one.
+/// How many of the first drafts make the next part; at least one.
 fn part_len(drafts: &[Draft]) -> usize {
     let mut bytes = 0;
     let fits = |draft: &&Draft| {
@@ -367,18 +242,10 @@ fn part_len(drafts: &[Draft]) -> usize {
     drafts.iter().take(PART_DRAFTS).take_while(fits).count()
 }
 
-pub(super) fn draft_bytes(draft: &Draft) -> usize {
-    const FIXED: usize = 512;
-    match &draft.body {
-        Change::Send { body, .. } => FIXED + body.len(),
-        _ => FIXED,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::Refusal;
+    use crate::change::{Change, Refusal};
 
     fn send(bytes: usize) -> Draft {
         let body = Change::Send {
@@ -412,25 +279,29 @@ mod tests {
             index: 7,
             outcome: Outcome::Refused(Refusal::NoSuchUser),
         };
-        let mut fates = Fates::of(1);
-        fates.take(ForwardReply::NotLeader { hint: None });
-        fates.take(answered(&[REFUSED]));
-        assert_eq!(fates.verdicts, [Some(refused)], "nothing had been proposed");
-
-        let mut fates = Fates::of(1);
-        fates.take(answered(&[None]));
-        fates.take(ForwardReply::NotLeader { hint: None });
-        fates.take(answered(&[REFUSED]));
+        let mut tracker = ProposalTracker::new(1);
+        tracker.take(ForwardReply::NotLeader { hint: None });
+        tracker.take(answered(&[REFUSED]));
         assert_eq!(
-            fates.verdicts,
+            tracker.verdicts,
+            [Some(refused)],
+            "nothing had been proposed"
+        );
+
+        let mut tracker = ProposalTracker::new(1);
+        tracker.take(answered(&[None]));
+        tracker.take(ForwardReply::NotLeader { hint: None });
+        tracker.take(answered(&[REFUSED]));
+        assert_eq!(
+            tracker.verdicts,
             [Some(Verdict::InDoubt(Refusal::NoSuchUser))]
         );
 
-        let mut fates = Fates::of(1);
-        fates.take(answered(&[None]));
-        fates.take(answered(&[DONE]));
+        let mut tracker = ProposalTracker::new(1);
+        tracker.take(answered(&[None]));
+        tracker.take(answered(&[DONE]));
         assert_eq!(
-            fates.verdicts,
+            tracker.verdicts,
             [Some(Verdict::Applied {
                 index: 7,
                 outcome: Outcome::Done
@@ -441,23 +312,23 @@ mod tests {
     #[test]
     fn what_was_answered_is_not_proposed_again() {
         let drafts = [send(1), send(2), send(3), send(4)];
-        let mut fates = Fates::of(4);
-        assert_eq!(*fates.open(&drafts), drafts);
-        fates.take(answered(&[REFUSED, DONE, None, None]));
-        assert_eq!(*fates.open(&drafts), drafts[2..]);
-        fates.take(answered(&[DONE, REFUSED]));
-        assert!(fates.are_all_known());
+        let mut tracker = ProposalTracker::new(4);
+        assert_eq!(*tracker.open(&drafts), drafts);
+        tracker.take(answered(&[REFUSED, DONE, None, None]));
+        assert_eq!(*tracker.open(&drafts), drafts[2..]);
+        tracker.take(answered(&[DONE, REFUSED]));
+        assert!(tracker.are_all_known());
         let of = |outcome| Some(Verdict::Applied { index: 7, outcome });
         let doubt = Some(Verdict::InDoubt(Refusal::NoSuchUser));
         let refused = of(Outcome::Refused(Refusal::NoSuchUser));
         assert_eq!(
-            fates.verdicts,
+            tracker.verdicts,
             [refused, of(Outcome::Done), of(Outcome::Done), doubt]
         );
-        assert_eq!(fates.last_index, 7);
+        assert_eq!(tracker.last_index, 7);
         // What is not applied here yet is unknown; of a refused repetition nothing can be seen anyway.
         assert_eq!(
-            fates.applied_through(6),
+            tracker.applied_through(6),
             [
                 None,
                 None,

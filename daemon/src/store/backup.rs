@@ -23,12 +23,11 @@ use crate::entry::LogId;
 use crate::state::Counters;
 use crate::state::sql::{int, uint};
 
-/// A restored cluster must not reuse the ids that the old cluster, or an earlier restore of this backup, issued after
-/// the backup. It continues from the wall clock: at most this many ids are issued per millisecond, so all earlier ids
-/// are smaller.
+/// A restored cluster must not reuse the ids that the old cluster, or an earlier restore of this backup, issued after the
+/// backup. It continues from the wall clock: at most this many ids are issued per millisecond, so all earlier ids are
+/// smaller.
 const IDS_PER_MILLISECOND: u64 = 1_000;
-/// The least distance to the backup's ids, in case the clock is behind: 15,000 messages a second for two years are
-/// fewer.
+/// The least distance to the backup's ids, in case the clock is behind: 15,000 messages a second for two years are fewer.
 const ID_GAP_MIN: u64 = 1_000_000_000_000;
 /// Ids are JSON numbers for clients: exact below 2^53, which is the year 2255.
 const IDS_END: u64 = 1 << 53;
@@ -192,8 +191,8 @@ pub enum RestoreError {
     Failed(&'static str, String),
 }
 
-/// Makes `dir` the directory of a node with the contents of the backup `from`. `identify` gets the last entry in it.
-/// Atomic: the database gets its name last. Blocking, for as long as reading and writing the file twice takes.
+/// Makes `dir` the directory of a node with the contents of the backup `from`. `identify` gets the last entry in it. Atomic:
+/// the database gets its name last. Blocking, for as long as reading and writing the file twice takes.
 ///
 /// # Errors
 /// [`RestoreError`]; then the directory still counts as empty if it did before.
@@ -312,8 +311,8 @@ fn make_only_member(
     identify: impl FnOnce(LogId) -> RestoredNode,
 ) -> Result<BackupInfo, Box<dyn std::error::Error>> {
     let mut conn = connect::read_write(file)?;
-    // The journal is in memory: one on disk, left by an interrupted restore, would be rolled back into this file. The
-    // file is synced when it is complete.
+    // The journal is in memory: one on disk, left by an interrupted restore, would be rolled back into this file. The file
+    // is synced when it is complete.
     conn.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF;")?;
     migrations().to_latest(&mut conn)?;
     let tx = conn.transaction()?;

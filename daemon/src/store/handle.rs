@@ -39,8 +39,8 @@ impl Store {
         Store { shared, jobs }
     }
 
-    /// Queues a job; waits while the queue is full. `done` is called in every case, also when this returns an error.
-    /// Only if this future is dropped while it waits, nothing has happened and `done` is not called.
+    /// Queues a job; waits while the queue is full. `done` is called in every case, also when this returns an error. Only
+    /// if this future is dropped while it waits, nothing has happened and `done` is not called.
     pub async fn submit(&self, job: Job) -> Result<(), StoreError> {
         let Ok(permit) = self.jobs.reserve().await else {
             let error = self
@@ -97,8 +97,8 @@ impl Store {
         self.submit(Job::Purge { through, done }).await
     }
 
-    /// Consecutive rows of `range`, from the first that is kept. Stops before `max_bytes` would be exceeded, but
-    /// returns at least one row if there is one. Blocking, unless all of them are in memory.
+    /// Consecutive rows of `range`, from the first that is kept. Stops before `max_bytes` would be exceeded, but returns at
+    /// least one row if there is one. Blocking, unless all of them are in memory.
     pub fn read_log(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<LogRow>, StoreError> {
         for _ in 0..READ_ATTEMPTS {
             let ReadPlan {
@@ -243,8 +243,8 @@ impl Store {
         &self.shared.readers
     }
 
-    /// The current snapshot if it holds all entries through this one. Otherwise builds one of the applied state and
-    /// makes it the current one. Blocking; one at a time.
+    /// The current snapshot if it holds all entries through this one. Otherwise builds one of the applied state and makes
+    /// it the current one. Blocking; one at a time.
     ///
     /// # Errors
     /// Also when the log was purged meanwhile past the snapshot's end, so that no member could continue from it.
@@ -261,8 +261,8 @@ impl Store {
         self.snapshot_of_all_through(applied)
     }
 
-    /// A backup of the applied state, stamped with the time. Blocking, for as long as copying the state takes; stops
-    /// early once `cancelled` returns true. May run beside a snapshot or another backup; then each takes longer.
+    /// A backup of the applied state, stamped with the time. Blocking, for as long as copying the state takes; stops early
+    /// once `cancelled` returns true. May run beside a snapshot or another backup; then each takes longer.
     ///
     /// # Errors
     /// Also when nothing is applied yet, and when it was cancelled. The store keeps working in any case.
@@ -274,14 +274,14 @@ impl Store {
         backup::build(&self.shared, cancelled, now_ms)
     }
 
-    /// To be called when the log is purged through this entry: removes the current snapshot if it ends before it,
-    /// because no member could continue from there. Blocking.
+    /// To be called when the log is purged through this entry: removes the current snapshot if it ends before it, because
+    /// no member could continue from there. Blocking.
     pub fn forget_snapshot_before(&self, purged: u64) {
         snapshot::forget_before(&self.shared, purged);
     }
 
-    /// The last end of a segment between `begin` and `through`, if there is one. Purging to it is better than to
-    /// `through`, because removing whole segments costs almost nothing.
+    /// The last end of a segment between `begin` and `through`, if there is one. Purging to it is better than to `through`,
+    /// because removing whole segments costs almost nothing.
     pub fn whole_segments(&self, begin: u64, through: u64) -> Option<u64> {
         let segments = self.shared.segments.lock();
         let before = segments.iter().rev().find(|last| **last <= through);

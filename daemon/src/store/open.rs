@@ -1,5 +1,5 @@
-//! Opening a node's directory: modes, lock, schema, node number, leftovers. All checks that can refuse it come before
-//! the first write.
+//! Opening a node's directory: modes, lock, schema, node number, leftovers. All checks that can refuse it come before the
+//! first write.
 
 use std::error::Error;
 use std::path::Path;
@@ -148,8 +148,8 @@ fn prepare_schema(db: &mut Db, file: &Path) -> Result<(), OpenError> {
             .to_latest(&mut db.conn)
             .map_err(|e| at(e.into()))?;
     }
-    // Until a version is released, its migration is edited. A file with the old form is refused here; otherwise the
-    // first merge would stop the node.
+    // Until a version is released, its migration is edited. A file with the old form is refused here; otherwise the first
+    // merge would stop the node.
     if let Some(missing) = first_missing(&db.conn).map_err(|e| at(e.into()))? {
         return Err(at(format!(
             "it has no table {missing}: a development version of this schema made it, which nothing can upgrade"

@@ -1,5 +1,5 @@
-//! Building, checking and keeping snapshot files. A snapshot is an SQLite database with the replicated tables, the
-//! index of messages and `snapshot_info`. It has no SQL indexes, because an install makes them. The writer installs it.
+//! Building, checking and keeping snapshot files. A snapshot is an SQLite database with the replicated tables, the index
+//! of messages and `snapshot_info`. It has no SQL indexes, because an install makes them. The writer installs it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -226,8 +226,8 @@ pub(super) fn forget_before(shared: &StoreInner, purged: u64) {
 }
 
 /// At start: finds the newest finished snapshot of the applied state and removes everything else in the directory. No
-/// member can continue from one that ends before the log begins. A crash between an install's COMMIT and the renaming
-/// of its file leaves such a one. A new one is built when one is to be sent.
+/// member can continue from one that ends before the log begins. A crash between an install's COMMIT and the renaming of
+/// its file leaves such a one. A new one is built when one is to be sent.
 pub(super) fn adopt_newest(
     dir: &Path,
     applied: Option<LogId>,

@@ -1,9 +1,9 @@
-//! Installing a snapshot. It is copied into `staging_*` tables in capped transactions. One short durable transaction
-//! switches. Then the old tables are emptied in capped transactions and dropped. Votes are served between any two.
+//! Installing a snapshot: copied into `staging_*` tables in capped transactions, switched in one short durable one,
+//! the old tables emptied in capped transactions and dropped. Votes are served between any two.
 //!
-//! The switch renames tables without touching the views (`legacy_alter_table`). It gives the indexes their proper names
-//! by editing `sqlite_schema`: creating them again takes seconds, and a later migration would not find them under other
-//! names.
+//! The switch renames tables, which leaves the views alone (`legacy_alter_table`), and gives the indexes their names
+//! back by editing `sqlite_schema`: making them anew takes seconds, and under other names a later migration would not
+//! find them.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -20,7 +20,7 @@ use crate::store::{BoxedDone, SnapshotFile, StoreError, rows, snapshot};
 /// Rows that one transaction copies or deletes.
 const CHUNK_ROWS: u32 = 1_000;
 
-/// An install in progress.
+/// An install on its way.
 pub(super) struct Install {
     file: SnapshotFile,
     pub done: BoxedDone<()>,
@@ -29,14 +29,14 @@ pub(super) struct Install {
     table: usize,
 }
 
-/// Deletions that nobody waits for.
+/// Work that nobody waits for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Cleanup {
-    /// Delete the rows before the log's beginning.
+    /// Rows before the log's beginning.
     PurgedRows,
-    /// Drop this index of an old table.
+    /// An index of a table that was put aside.
     Index(String),
-    /// Empty and drop the old form of this table of [`ROW_TABLES`].
+    /// A table that was put aside; by its name in [`ROW_TABLES`].
     Table(&'static str),
 }
 
@@ -46,7 +46,7 @@ impl Writer {
         let Some(StateJob::Install { file, done }) = self.state.pop_front() else {
             return Ok(());
         };
-        // Where `abort` finds the acknowledgement from here on.
+        // From here on the acknowledgement is where `die` finds it.
         self.unacknowledged.push(done);
         let applied = *self.shared.applied.borrow();
         if applied.is_some_and(|applied| applied.index >= file.last.index) {
@@ -141,7 +141,7 @@ impl Writer {
         Ok(())
     }
 
-    /// The short durable transaction. Returns whether the log continues behind the snapshot.
+    /// The one short transaction. Returns whether the log goes on behind the snapshot.
     fn switch(&mut self, file: &SnapshotFile, counters: &Counters) -> rusqlite::Result<bool> {
         self.db
             .conn
@@ -164,7 +164,7 @@ impl Writer {
                 name.strip_prefix(STAGING).unwrap_or(name).to_owned()
             })?;
         }
-        // Makes all connections, this one included, read the schema again.
+        // Other connections, and this one, must read the schema again.
         let cookie: i64 = conn.pragma_query_value(None, "schema_version", |row| row.get(0))?;
         conn.execute_batch(&format!("PRAGMA schema_version = {}", cookie + 1))?;
         counters.save(conn)?;
@@ -198,7 +198,7 @@ impl Writer {
         Ok(())
     }
 
-    /// One capped transaction of cleaning up; false if there is nothing to do.
+    /// One capped transaction of cleaning up; false if there is nothing to clean.
     pub(super) fn cleanup_piece(&mut self) -> Result<bool, StoreError> {
         let Some(work) = self.cleanup.pop_front() else {
             return Ok(false);
@@ -285,7 +285,7 @@ fn copy_chunk(conn: &Connection, table: &Table) -> rusqlite::Result<usize> {
     )
 }
 
-/// Renames the indexes of a table in `sqlite_schema`, because SQLite has no statement for it.
+/// Renames the indexes of a table where SQLite keeps them: it has no statement for it.
 fn rename_indexes(
     conn: &Connection,
     table: &str,

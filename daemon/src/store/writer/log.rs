@@ -1,5 +1,4 @@
-//! Log jobs: vote, append, truncate, purge, identity. They are carried out in order, many in one transaction, and
-//! acknowledged after COMMIT.
+//! Log jobs: vote, append, truncate, purge, identity. In order, many in one transaction, acknowledged after COMMIT.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -11,10 +10,10 @@ use crate::state::sql::int;
 use crate::store::api::fatal;
 use crate::store::{Identity, Job, StoreError};
 
-/// Jobs that are held for a snapshot that was not submitted yet. If more come before it, no snapshot is on its way.
+/// Jobs held for a snapshot that was not submitted yet. So many that come without it prove that none is on its way.
 const HELD_MAX: usize = 1_024;
 
-/// Values to publish when the transaction is committed.
+/// Published once the transaction is committed.
 #[derive(Default)]
 struct Published {
     vote: Option<String>,
@@ -23,13 +22,13 @@ struct Published {
 }
 
 impl Writer {
-    /// Carries out the log jobs that wait; false if there are none.
+    /// Carries out the log jobs that wait; false if there was nothing to do.
     pub(super) fn log_piece(&mut self) -> Result<bool, StoreError> {
-        let run = self.take_valid_jobs().map_err(write_failed)?;
+        let run = self.choose().map_err(write_failed)?;
         if run.is_empty() {
             return Ok(false);
         }
-        // A lost purge is repeated; everything else is promised by its acknowledgement.
+        // A lost purge is repeated; everything else has been promised.
         let durable = run.iter().any(|job| !matches!(job, Job::Purge { .. }));
         let mut published = Published::default();
         let result = self.log_transaction(run, durable, &mut published);
@@ -39,15 +38,15 @@ impl Writer {
             .fetch_add(u64::from(durable), Ordering::Relaxed);
         self.publish(published);
         self.acknowledge();
-        self.publish_applied();
+        self.settle();
         Ok(true)
     }
 
-    /// Takes the jobs for one transaction. An append that does not continue the log is held until the snapshot before
-    /// it is installed; so is a purge of entries that are not applied. All jobs behind them are held too, but for votes
-    /// and identities. Without that, a crash before the switch would leave a log with a hole, or a purged log without
-    /// its state. The append may even come before the snapshot is submitted, because another task of Raft does that.
-    fn take_valid_jobs(&mut self) -> Result<Vec<Job>, LogError> {
+    /// Takes the jobs for one transaction. An append that does not continue the log stays until the snapshot before it
+    /// is installed, and so does a purge of what is not applied, with everything behind them but votes and
+    /// identities: carried out before the switch, a crash in between would leave a log with a hole, or a purged log
+    /// without its state. The append may come before the snapshot is even submitted: Raft has another task do that.
+    fn choose(&mut self) -> Result<Vec<Job>, LogError> {
         let installing = self.installing();
         let applied = *self.shared.applied.borrow();
         let mut end = self.disk.end;
@@ -105,14 +104,14 @@ impl Writer {
         if let Some(first) =
             hole.filter(|first| !installing && (held > HELD_MAX || self.applies_from(*first)))
         {
-            // Back into the queue, so that all of them fail with the error.
+            // Back in the queue all of them are told.
             self.log.extend(run);
             return Err(LogError::Hole { end, first });
         }
         Ok(run)
     }
 
-    /// Whether an apply of an entry from `first` on waits. Raft submits one only after the snapshot before it.
+    /// Whether an entry from `first` on is to be applied. Raft submits that after the snapshot before it.
     fn applies_from(&self, first: u64) -> bool {
         self.state.iter().any(|job| match job {
             StateJob::Apply { items, .. } => {
@@ -128,46 +127,46 @@ impl Writer {
         durable: bool,
         published: &mut Published,
     ) -> Result<(), LogError> {
-        // All acknowledgements first, so that all jobs are told if the first one fails.
-        let mut writes = Vec::with_capacity(run.len());
+        // All of them are answered, also if the first one fails.
+        let mut steps = Vec::with_capacity(run.len());
         for job in run {
-            let (write, done) = split(job);
+            let (step, done) = split(job);
             self.unacknowledged.push(done);
-            writes.push(write);
+            steps.push(step);
         }
         self.db.begin(durable)?;
         let mut changed = false;
-        for write in writes {
-            match write {
-                LogWrite::Vote(vote) => {
+        for step in steps {
+            match step {
+                Step::Vote(vote) => {
                     self.db
                         .conn
                         .prepare_cached("UPDATE node SET vote = ?1")?
                         .execute([&vote])?;
                     published.vote = Some(vote);
                 }
-                LogWrite::Identity(identity) => {
+                Step::Identity(identity) => {
                     self.save_identity(&identity)?;
                     published.identity = Some(identity);
                 }
-                LogWrite::Local(write) => write(&self.db.conn)?,
-                LogWrite::Append(rows) => {
+                Step::Local(write) => write(&self.db.conn)?,
+                Step::Append(rows) => {
                     self.append(&rows)?;
                     changed |= !rows.is_empty();
                     published.appends += 1;
                 }
-                LogWrite::Truncate(keep_through) => {
+                Step::Truncate(keep_through) => {
                     self.cut(keep_through.map_or(0, |index| index + 1))?
                 }
-                LogWrite::Purge(through) => self.purge(through)?,
+                Step::Purge(through) => self.purge(through)?,
             }
         }
         if durable && !changed {
-            self.db.dirty_page()?;
+            self.db.touch()?;
         }
-        // A vote must not wait for applies.
+        // A vote does not wait for anybody.
         if published.appends > 0 && published.vote.is_none() {
-            self.piggyback_applies().map_err(LogError::Apply)?;
+            self.apply_riders().map_err(LogError::Apply)?;
         }
         Ok(self.db.commit()?)
     }
@@ -205,7 +204,7 @@ impl Writer {
         self.disk.end = rows.last().map_or(first, |last| last.id.index + 1);
         self.shared.log_bytes.fetch_add(bytes, Ordering::Relaxed);
         if begun {
-            self.publish_segments();
+            self.tell_segments();
         }
         Ok(())
     }
@@ -219,17 +218,16 @@ impl Writer {
         let bytes = self.segments.cut(&self.db.conn, end)?;
         self.shared.log_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.disk.end = end;
-        self.publish_segments();
+        self.tell_segments();
         Ok(())
     }
 
-    /// Publishes the ends of the full segments, which the next purge aims at.
-    pub(super) fn publish_segments(&self) {
+    /// Whoever purges goes by them.
+    pub(super) fn tell_segments(&self) {
         *self.shared.segments.lock() = self.segments.last_entries();
     }
 
-    /// Moves the log's beginning. The rows before it are deleted later, in capped transactions, because a vote may
-    /// wait.
+    /// Moves the beginning. The rows before it are deleted later, in capped transactions: a vote may be waiting.
     pub(super) fn purge(&mut self, through: LogId) -> rusqlite::Result<()> {
         let begin = through.index + 1;
         if self.disk.purged && begin <= self.disk.begin {
@@ -271,7 +269,7 @@ impl Writer {
 }
 
 /// A log job without its acknowledgement.
-enum LogWrite {
+enum Step {
     Vote(String),
     Identity(Identity),
     Local(crate::store::LocalWrite),
@@ -280,14 +278,14 @@ enum LogWrite {
     Purge(LogId),
 }
 
-fn split(job: Job) -> (LogWrite, crate::store::BoxedDone<()>) {
+fn split(job: Job) -> (Step, crate::store::BoxedDone<()>) {
     match job {
-        Job::SaveVote { vote, done } => (LogWrite::Vote(vote), done),
-        Job::SaveIdentity { identity, done } => (LogWrite::Identity(identity), done),
-        Job::Local { write, done } => (LogWrite::Local(write), done),
-        Job::Append { rows, done } => (LogWrite::Append(rows), done),
-        Job::Truncate { keep_through, done } => (LogWrite::Truncate(keep_through), done),
-        Job::Purge { through, done } => (LogWrite::Purge(through), done),
+        Job::SaveVote { vote, done } => (Step::Vote(vote), done),
+        Job::SaveIdentity { identity, done } => (Step::Identity(identity), done),
+        Job::Local { write, done } => (Step::Local(write), done),
+        Job::Append { rows, done } => (Step::Append(rows), done),
+        Job::Truncate { keep_through, done } => (Step::Truncate(keep_through), done),
+        Job::Purge { through, done } => (Step::Purge(through), done),
         // `Writer::take` puts these into the other queue.
         Job::Apply { .. } | Job::InstallSnapshot { .. } => unreachable!("no log job"),
     }

@@ -1,14 +1,13 @@
 //! The only writing connection, and the order in which jobs are carried out.
 //!
-//! A step takes all jobs that wait. Log jobs go first, in their order, in one durable transaction, which carries some
-//! of the waiting applies too (piggybacked). Then comes one piece of other work. The kinds take turns: the state (at
-//! most `APPLY_ROWS_MAX` applied rows, or one chunk of a snapshot install), the index of messages, cleaning up. Before
-//! each piece the writer takes new jobs, so that a vote never waits for more than one piece (and rarely for the end of
-//! a checkpoint). It also does before it chooses applies to piggyback: a follower's apply is submitted just behind its
-//! append.
+//! A step takes everything that waits. Log jobs go first, in their order, in one durable transaction, in which some of
+//! the applies that wait ride along. Then comes one piece of other work: on the state (at most `APPLY_ROWS_MAX` applied
+//! rows, or one chunk of a snapshot install), on the index of messages, or of cleaning up, in turn; before each it looks
+//! for new jobs again, so that a vote never waits for more than one of them (and now and then for the end of a checkpoint).
+//! So it does before riders are chosen: what an append brought a follower to apply is submitted just behind it.
 //!
-//! Applies may come after log jobs that were submitted later, but never before ones that were submitted earlier. While
-//! a snapshot is being installed, log jobs that are valid only after it wait for it (`log`).
+//! Applies may come after log jobs that were submitted later, never before ones that were submitted earlier. While a
+//! snapshot is being installed, log jobs that make sense only behind it are held until it is (`log`).
 
 mod apply;
 mod checkpoint;
@@ -36,11 +35,11 @@ use super::{ApplyItem, BoxedDone, EffectSink, Job, SnapshotFile, StoreError};
 use crate::state::Machine;
 use crate::state::index::Merge;
 
-/// Bytes of entries after which a transaction applies no further one.
+/// Bytes of entries that one transaction applies before it takes no more.
 const APPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Rows after which a log transaction takes no further job.
 const LOG_ROWS_MAX: usize = 4_096;
-/// Jobs that are accepted and not done; with more, jobs wait in the queue.
+/// Jobs taken over and not done yet; beyond it they wait in the queue.
 const TAKEN_MAX: usize = 2_048;
 
 /// Where the log on disk begins and ends (exclusive).
@@ -48,22 +47,22 @@ const TAKEN_MAX: usize = 2_048;
 pub(super) struct LogBounds {
     pub begin: u64,
     pub end: u64,
-    /// Whether anything was ever purged. Until then an empty log may begin anywhere.
+    /// Whether anything was ever purged: until then an empty log may begin anywhere.
     pub purged: bool,
-    /// Whether rows before `begin` still wait to be deleted.
+    /// Rows before `begin` are still to be deleted.
     pub garbage: bool,
 }
 
-/// The kinds of work, in the order of their turns.
+/// The kinds of work, in the order in which the writer comes by them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece {
-    /// All log jobs that are valid now, in one durable transaction.
+    /// All log jobs that may go, in one durable transaction.
     Log,
     /// Some applies, or a chunk of a snapshot install.
     State,
-    /// A chunk of the message index.
+    /// A chunk of the message index, to be written or read again.
     Merge,
-    /// A chunk of deletions that nobody waits for.
+    /// A chunk of what nobody waits for.
     Cleanup,
 }
 
@@ -97,17 +96,17 @@ pub struct Writer {
     install: Option<Install>,
     cleanup: VecDeque<Cleanup>,
     merge: Option<Merge>,
-    /// The merge continues when the memtable has received this many messages.
+    /// When the memtable has been given so many messages, the merge goes on.
     next_merge: u64,
     machine: Machine,
-    /// Acknowledgements of the log jobs in the open transaction.
+    /// Of log jobs inside the open transaction.
     unacknowledged: Vec<BoxedDone<()>>,
-    /// What the open transaction applied.
+    /// What the open transaction has applied.
     applying: Applying,
     observer: Option<Observer>,
 }
 
-/// Sees each job that the writer accepts, and may replace it.
+/// Sees each job that the writer takes over, and may replace it.
 pub type Observer = Box<dyn FnMut(Job) -> Job + Send>;
 
 impl Writer {
@@ -140,18 +139,18 @@ impl Writer {
         }
     }
 
-    /// Sets the observer. The simulation learns from the jobs what must be on disk.
+    /// From now on `observer` sees the jobs. For the simulation, which knows from them what must be on disk.
     pub fn observe(&mut self, observer: Observer) {
         self.observer = Some(observer);
     }
 
-    /// Waits for the next job; `None` once all handles are gone. For the simulation, which carries out the parts of
-    /// [`Writer::step`] one by one: [`Writer::accept`], [`Writer::piece`] and [`Writer::checkpoint`].
+    /// Waits for the next job; `None` once all handles are gone. For the simulation, which then does in pieces what
+    /// [`Writer::step`] does at once: [`Writer::accept`], [`Writer::piece`] and [`Writer::checkpoint`].
     pub async fn recv(&mut self) -> Option<Job> {
         self.jobs.recv().await
     }
 
-    /// The next job, if one waits and may be accepted now.
+    /// The next job if one waits and may be taken over now.
     pub fn try_recv(&mut self) -> Option<Job> {
         if self.log.len() + self.state.len() < TAKEN_MAX {
             self.jobs.try_recv().ok()
@@ -160,10 +159,10 @@ impl Writer {
         }
     }
 
-    /// Accepts a job, without beginning it.
+    /// Takes a job over, without beginning it.
     ///
     /// # Errors
-    /// After a final error, with which the job is acknowledged.
+    /// After a final error; the job is told.
     pub fn accept(&mut self, job: Job) -> Result<(), StoreError> {
         if let Some(error) = self.shared.fatal.get().cloned() {
             job.fail(&error);
@@ -173,10 +172,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Carries out one piece of the accepted jobs, at most one transaction. False if there is none of its kind.
-    ///
-    /// # Errors
-    /// Final: nothing more is done or acknowledged.
+    /// Carries out one piece of what was taken over, at most one transaction; false if there is none of its kind.
+    /// After an error nothing more is done or acknowledged.
     pub fn piece(&mut self, piece: Piece) -> Result<bool, StoreError> {
         let worked = match piece {
             Piece::Log => self.log_piece(),
@@ -184,10 +181,10 @@ impl Writer {
             Piece::Merge => self.merge_piece(),
             Piece::Cleanup => self.cleanup_piece(),
         };
-        worked.inspect_err(|error| self.abort(error))
+        worked.inspect_err(|error| self.die(error))
     }
 
-    /// Makes a checkpoint if one is due, or has it made. `idle`: no job waits.
+    /// Copies the WAL into the database if it is time to, or has it copied; `idle`: nothing waits.
     ///
     /// # Errors
     /// Final, as those of [`Writer::piece`].
@@ -196,7 +193,7 @@ impl Writer {
             .db
             .checkpoint(idle)
             .map_err(|e| fatal("copy the write-ahead log into the file", e));
-        copied.inspect_err(|error| self.abort(error))
+        copied.inspect_err(|error| self.die(error))
     }
 
     /// Frames in the WAL after the last COMMIT.
@@ -205,10 +202,7 @@ impl Writer {
         self.db.frames()
     }
 
-    /// Carries out `first` and all jobs that wait behind it.
-    ///
-    /// # Errors
-    /// As those of [`Writer::piece`].
+    /// Carries out `first` and everything that waits behind it. After an error nothing more is done or acknowledged.
     pub fn step(&mut self, first: Job) -> Result<(), StoreError> {
         self.accept(first)?;
         self.work()
@@ -229,7 +223,7 @@ impl Writer {
             .db
             .end()
             .map_err(|e| fatal("copy the write-ahead log into the file", e));
-        ended.inspect_err(|error| self.abort(error))
+        ended.inspect_err(|error| self.die(error))
     }
 
     fn work(&mut self) -> Result<(), StoreError> {
@@ -238,11 +232,11 @@ impl Writer {
             for piece in [Piece::State, Piece::Merge, Piece::Cleanup] {
                 while let Some(job) = self.try_recv() {
                     self.take(job);
-                    // Its kind may have had its turn in this round, so there must be another one.
+                    // Perhaps of a kind whose turn in this round is over: there must be another round.
                     worked = true;
                 }
                 worked |= self.piece(Piece::Log)?;
-                // Before each piece, so that one transaction at most exceeds the WAL's bound.
+                // Here, and not only once a round: the WAL's bound is then exceeded by one transaction at most.
                 self.checkpoint(false)?;
                 worked |= self.piece(piece)?;
             }
@@ -277,7 +271,7 @@ impl Writer {
         match self.state.front() {
             None => Ok(false),
             Some(StateJob::Apply { .. }) => self.apply_piece().map(|()| true),
-            // The last install's old tables still have the names that this one needs.
+            // Its tables' names are still taken by what the last install put aside.
             Some(StateJob::Install { .. }) if !self.cleanup.is_empty() => Ok(true),
             Some(StateJob::Install { .. }) => self.begin_install().map(|()| true),
         }
@@ -291,19 +285,19 @@ impl Writer {
                 .any(|job| matches!(job, StateJob::Install { .. }))
     }
 
-    /// After COMMIT: acknowledges the log jobs.
+    /// COMMIT has happened: tell everybody.
     fn acknowledge(&mut self) {
         for done in self.unacknowledged.drain(..) {
             done(Ok(()));
         }
     }
 
-    /// After a final error: all jobs fail with it, and nothing is acknowledged any more.
-    fn abort(&mut self, error: &StoreError) {
+    /// Nothing is acknowledged any more; everybody who waits is told why.
+    fn die(&mut self, error: &StoreError) {
         tracing::error!(%error, "the store failed; this node acknowledges nothing more");
-        // It can't be set already: only the writer sets it, once.
+        // Somebody else's error can't be there: only the writer sets it, once.
         let _ = self.shared.fatal.set(error.clone());
-        self.db.roll_back();
+        self.db.abandon();
         self.fail_all(error);
     }
 
@@ -312,7 +306,7 @@ impl Writer {
         for done in self
             .unacknowledged
             .drain(..)
-            .chain(self.applying.finished.drain(..))
+            .chain(self.applying.ended.drain(..))
         {
             done(Err(error.clone()));
         }
@@ -351,12 +345,12 @@ pub fn spawn_writer(
         match ended {
             Ok(Ok(())) => {}
             Ok(Err(error)) => on_fatal(error),
-            // The unwinding dropped the writer, which failed all jobs. Without this call the node would go on without
+            // Dropped by the unwinding, the writer has failed all jobs; without this the node would only stop
             // answering.
             Err(_) => on_fatal(StoreError::Fatal("the writer panicked".into())),
         }
     };
-    // Proof for the expect: made at the node's start, and there is no node without this thread.
+    // Proof for the expect: the one thread without which there is no node, made at its start.
     std::thread::Builder::new()
         .name("store-writer".into())
         .spawn(run)

@@ -1,19 +1,18 @@
-//! What a replica knows, cheaply: for whoever looks after every step, as the simulation's invariants do.
+//! Raft's metrics as plain values, cheap enough to read after every step of the simulation.
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::{AsyncRuntime, ServerState};
 
-use super::api::Wire;
-use super::replica::Replica;
+use super::core::OpenRaft;
 use super::types::to_log_id;
 use crate::entry::LogId;
 
-/// Copied, not counted: no allocation.
+/// What a replica knows of its vote and its log. Plain values: reading it allocates nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Glance {
+pub struct RaftMetrics {
     /// Term of the vote.
     pub term: u64,
-    /// Raft id of whom the vote is for.
+    /// Raft id of the node that the vote is for.
     pub vote_for: u64,
     /// Whether a quorum gave that vote.
     pub vote_committed: bool,
@@ -25,12 +24,12 @@ pub struct Glance {
     pub applied: Option<LogId>,
 }
 
-impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
-    /// Looks at Raft's metrics, which it publishes at the end of each of its rounds.
-    pub fn glance(&self) -> Glance {
-        let metrics = self.inner.raft.metrics();
+impl RaftMetrics {
+    /// Reads the metrics that openraft publishes at the end of each of its rounds.
+    pub(super) fn of<R: AsyncRuntime>(raft: &OpenRaft<R>) -> Self {
+        let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
-        Glance {
+        RaftMetrics {
             term: metrics.vote.leader_id.term,
             vote_for: metrics.vote.leader_id.node_id,
             vote_committed: metrics.vote.committed,

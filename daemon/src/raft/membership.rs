@@ -9,8 +9,8 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{AsyncRuntime, ChangeMembers};
 
-use super::api::Wire;
-use super::replica::{MemberError, Membership, Replica};
+use super::api::{MemberError, Membership, Wire};
+use super::core::Core;
 use super::types::{Node, node_of, raft_id};
 
 /// What a change of the membership may take.
@@ -18,28 +18,46 @@ const CHANGE_WAIT: Duration = Duration::from_secs(5);
 /// A learner at most this many entries behind may vote: it keeps up.
 pub(super) const CAUGHT_UP_ENTRIES: u64 = 1_000;
 
-impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
-    /// Takes a node in as a learner under a new Raft id, which is returned. With `promote` it becomes a voter by
-    /// itself once it has caught up, whoever leads then.
+/// Changes the membership.
+pub(super) struct MembershipChanges<R: AsyncRuntime, W: Wire> {
+    core: Arc<Core<R, W>>,
+    /// Changes whose tasks run on this node.
+    in_progress: Arc<AtomicU32>,
+}
+
+impl<R: AsyncRuntime, W: Wire> MembershipChanges<R, W> {
+    pub(super) fn new(core: Arc<Core<R, W>>) -> Self {
+        MembershipChanges {
+            core,
+            in_progress: Arc::default(),
+        }
+    }
+
+    /// Adds a node as a learner under a new Raft id, which is returned. With `promote` the leader makes it a voter once it
+    /// has caught up.
     ///
     /// # Errors
     /// On any node but the leader; when it is a member already.
-    pub async fn add_learner(
+    pub(super) async fn add_learner(
         &self,
         node: u16,
         client: String,
         peer: String,
         promote: bool,
     ) -> Result<u64, MemberError> {
-        self.ensure_leads()?;
+        self.core.ensure_leads()?;
         if self.member(node).is_some() {
             return Err(MemberError::Refused(format!(
                 "node {node} is a member already. Hint: mbctl member replace {node} takes it in anew"
             )));
         }
-        // A node that was a member once must not come back under an id it had: the index of the change is greater than
-        // all generations given so far, each of which took entries of its own.
-        let generation = self.last_log().map_or(0, |id| id.index).saturating_add(2);
+        // A node that was a member once must not come back under its old id. The index of the change is greater than all
+        // generations given so far, each of which took entries of its own.
+        let generation = self
+            .core
+            .last_log()
+            .map_or(0, |id| id.index)
+            .saturating_add(2);
         let id = raft_id(generation, node);
         let new = Node {
             node,
@@ -56,8 +74,8 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
     ///
     /// # Errors
     /// On any node but the leader; while it is far behind.
-    pub async fn promote(&self, node: u16) -> Result<(), MemberError> {
-        self.ensure_leads()?;
+    pub(super) async fn promote(&self, node: u16) -> Result<(), MemberError> {
+        self.core.ensure_leads()?;
         let member = self.member(node).ok_or_else(|| no_member(node))?;
         if member.voter {
             return Ok(());
@@ -69,45 +87,48 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
             .await
     }
 
-    /// Takes a node out of the membership.
+    /// Removes a node from the membership.
     ///
     /// # Errors
     /// On any node but the leader; for the leader itself and for the last voter.
-    pub async fn remove(&self, node: u16) -> Result<(), MemberError> {
-        self.ensure_leads()?;
+    pub(super) async fn remove(&self, node: u16) -> Result<(), MemberError> {
+        self.core.ensure_leads()?;
         let member = self.member(node).ok_or_else(|| no_member(node))?;
         self.refuse_self(&member, "removing")?;
         self.change(removal(&member)).await
     }
 
-    /// Takes all of the node's Raft ids out and its next generation in, as a learner that becomes a voter by itself if
-    /// the node voted, or was to. Returns the new Raft id, for the blank node to adopt. Each call gives out another
-    /// id: one that was given before may have been taken, and lived, and been lost with a disk again.
+    /// Removes all of the node's Raft ids and adds its next generation as a learner, which becomes a voter if the node voted
+    /// or was to vote. Returns the new Raft id, for the blank node to adopt. Each call gives out another id: a node may have
+    /// used an earlier one and lost it with another disk.
     ///
     /// # Errors
     /// On any node but the leader; for the leader itself.
-    pub async fn replace(&self, node: u16) -> Result<u64, MemberError> {
-        self.ensure_leads()?;
-        let lives: Vec<Membership> = self
+    pub(super) async fn replace(&self, node: u16) -> Result<u64, MemberError> {
+        self.core.ensure_leads()?;
+        let generations: Vec<Membership> = self
+            .core
             .members()
             .into_iter()
             .filter(|m| m.node.node == node)
             .collect();
-        let newest = lives
+        let newest = generations
             .iter()
             .max_by_key(|m| m.raft_id)
             .ok_or_else(|| no_member(node))?;
-        for life in &lives {
-            self.refuse_self(life, "replacing")?;
+        for generation in &generations {
+            self.refuse_self(generation, "replacing")?;
         }
         let id = raft_id(newest.raft_id / super::types::RAFT_ID_GENERATION + 1, node);
-        let promote = lives.iter().any(|life| life.voter || life.node.promote);
+        let promote = generations
+            .iter()
+            .any(|member| member.voter || member.node.promote);
         let new = Node {
             promote,
             ..newest.node.clone()
         };
         // In one change: between two, a crash would leave the cluster without the node and its addresses.
-        let mut changes: Vec<_> = lives.iter().map(removal).collect();
+        let mut changes: Vec<_> = generations.iter().map(removal).collect();
         changes.push(ChangeMembers::AddNodes(BTreeMap::from([(id, new)])));
         self.change(ChangeMembers::Batch(changes)).await?;
         Ok(id)
@@ -115,11 +136,14 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
 
     /// The member of that number.
     fn member(&self, node: u16) -> Option<Membership> {
-        self.members().into_iter().find(|m| m.node.node == node)
+        self.core
+            .members()
+            .into_iter()
+            .find(|m| m.node.node == node)
     }
 
     fn refuse_self(&self, member: &Membership, doing: &str) -> Result<(), MemberError> {
-        if member.raft_id != self.raft_id() {
+        if member.raft_id != self.core.raft_id() {
             return Ok(());
         }
         let node = member.node.node;
@@ -130,15 +154,16 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
 
     /// Whether the learner holds nearly all of the log, as its leader knows.
     pub(super) fn caught_up(&self, member: &Membership) -> bool {
-        let last = self.last_log().map_or(0, |id| id.index);
+        let last = self.core.last_log().map_or(0, |id| id.index);
         member
             .matched
             .is_some_and(|matched| matched.saturating_add(CAUGHT_UP_ENTRIES) >= last)
     }
 
-    /// Promotes the learners that want it and have caught up; the leader's upkeep calls this.
+    /// Promotes the learners that want it and have caught up. The leader's housekeeping calls this.
     pub(super) async fn promote_ready_learners(&self) {
         for member in self
+            .core
             .members()
             .into_iter()
             .filter(|m| !m.voter && m.node.promote)
@@ -161,11 +186,11 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
         }
     }
 
-    /// Finishes a change that its leader did not live to finish: openraft makes a change of voters as two proposals,
-    /// and the second one is its caller's. Until it comes, majorities of the old and the new voters are both needed.
+    /// Finishes a change whose leader died before its end. openraft changes voters by two proposals, and the caller makes the
+    /// second one. Until it comes, majorities of the old and the new voters are both needed.
     pub(super) async fn finish_change(&self) {
         let joint = {
-            let metrics = self.inner.raft.server_metrics();
+            let metrics = self.core.raft.server_metrics();
             let metrics = metrics.borrow_watched();
             metrics
                 .membership_config
@@ -174,11 +199,11 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
                 .len()
                 > 1
         };
-        // Of one that goes on here, its own task writes the second proposal.
-        if !joint || self.inner.changes.load(Ordering::SeqCst) > 0 {
+        // A change in progress on this node makes its second proposal itself.
+        if !joint || self.in_progress.load(Ordering::SeqCst) > 0 {
             return;
         }
-        // Nothing is added to the newer set of voters, which alone is what this proposes.
+        // Adds no voter: this proposes the newer set of voters alone.
         match self
             .change(ChangeMembers::AddVoterIds(BTreeSet::new()))
             .await
@@ -192,12 +217,11 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
 
     /// Makes a change in a task of its own: when the wait for it ends, both of its proposals still come.
     async fn change(&self, change: ChangeMembers<u64, Node>) -> Result<(), MemberError> {
-        let replica = self.clone();
-        let under_way = UnderWay::of(&self.inner.changes);
+        let core = self.core.clone();
+        let in_progress = InProgress::of(&self.in_progress);
         let task = R::spawn(async move {
-            let _under_way = under_way;
-            replica
-                .unless_stopped(replica.inner.raft.change_membership(change, false))
+            let _in_progress = in_progress;
+            core.unless_stopped(core.raft.change_membership(change, false))
                 .await
         });
         let result = match R::timeout(CHANGE_WAIT, task).await {
@@ -228,16 +252,16 @@ impl<R: AsyncRuntime, W: Wire> Replica<R, W> {
 }
 
 /// Counts a change while its task lives.
-struct UnderWay(Arc<AtomicU32>);
+struct InProgress(Arc<AtomicU32>);
 
-impl UnderWay {
-    fn of(changes: &Arc<AtomicU32>) -> UnderWay {
+impl InProgress {
+    fn of(changes: &Arc<AtomicU32>) -> InProgress {
         changes.fetch_add(1, Ordering::SeqCst);
-        UnderWay(changes.clone())
+        InProgress(changes.clone())
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for InProgress {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
