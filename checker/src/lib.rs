@@ -12,6 +12,6 @@ mod history;
 
 pub use check::{Violation, check, report};
 pub use history::{
-    Answer, Attempt, Call, Event, Fault, History, KeptUp, Mailbox, Message, Moment, Open, Outcome,
-    ReadError, Record, Recorder, RecordingClient, RecordingConnection, Reply, Rows, Shown,
+    Answer, Attempt, Call, Event, FaultRecord, History, KeptUp, Mailbox, Message, Moment, Open,
+    Outcome, ReadError, Record, Recorder, RecordingClient, RecordingConnection, Reply, Rows, Shown,
 };

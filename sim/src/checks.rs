@@ -1,7 +1,7 @@
 //! The invariants: cheap, looked at after every step of every node, never wrong at any instant of any run.
 //!
 //! - A vote on disk only grows, over crashes too.
-//! - A leader id (term, node) is led by one node in one life.
+//! - A leader id (term, node) is led by one node in one lifetime.
 //! - Equal log ids mean equal prefixes: each entry on a disk has a running hash over all before it.
 //! - An entry that was made durable is there after a crash.
 //! - Committed prefixes are equal; a committed entry is never cut, and is in the log of every later leader.
@@ -54,7 +54,7 @@ pub struct Checks {
     chains: BTreeMap<LogId, u64>,
     /// Committed entries, and under which leader's vote that was first seen.
     committed: BTreeMap<u64, (LogId, LeaderId)>,
-    /// Who led under a leader id, in which life.
+    /// Who led under a leader id, in which lifetime.
     leaders: BTreeMap<LeaderId, u64>,
     digests: BTreeMap<u64, String>,
 }
@@ -250,7 +250,7 @@ impl Checks {
     }
 
     /// What the node knows after a step. Returns an entry that has to be in its log, when it began to lead.
-    pub fn glanced(&mut self, id: u64, life: u64, glance: RaftMetrics) -> Option<LogId> {
+    pub fn glanced(&mut self, id: u64, lifetime: u64, glance: RaftMetrics) -> Option<LogId> {
         let before = self.node(id).glance.replace(glance);
         if before == Some(glance) {
             return None;
@@ -272,10 +272,10 @@ impl Checks {
                 "node {id:#x}: leads under another's vote {leader:?}"
             ));
         }
-        if let Some(other) = self.leaders.insert(leader, life) {
-            if other != life {
+        if let Some(other) = self.leaders.insert(leader, lifetime) {
+            if other != lifetime {
                 self.violated(format!(
-                    "node {id:#x}: leads under {leader:?} in a second life"
+                    "node {id:#x}: leads under {leader:?} in a second lifetime"
                 ));
             }
             return None;
@@ -458,7 +458,7 @@ mod tests {
             checks
                 .violations()
                 .iter()
-                .any(|broken| broken.contains("second life"))
+                .any(|broken| broken.contains("second lifetime"))
         );
 
         let mut checks = Checks::default();

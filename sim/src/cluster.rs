@@ -17,11 +17,11 @@ use openraft_rt::{AsyncRuntime, Instant};
 use openraft_rt_sim::{SimInstant, SimRuntime};
 use tempfile::TempDir;
 
-use crate::chance::Chance;
 use crate::disk::{self, DiskMood};
-use crate::life::{Life, NodeRuntime, lock};
 use crate::net::{Net, SimReplica, Station};
-use crate::world::World;
+use crate::node_lifetime::{NodeLifetime, NodeRuntime, lock};
+use crate::rng::Rng;
+use crate::run_context::RunContext;
 
 /// Unix ms at which every simulation begins.
 const EPOCH_MS: u64 = 1_700_000_000_000;
@@ -51,18 +51,18 @@ pub struct SimNode {
     pub replica: SimReplica,
     /// The store.
     pub store: Store,
-    /// Its life.
-    pub life: Arc<Life>,
+    /// Its lifetime.
+    pub lifetime: Arc<NodeLifetime>,
     /// How its disk behaves.
     pub mood: DiskMood,
     raft_id: u64,
     end: Arc<End>,
 }
 
-/// What becomes of a life's directory, and of its connections.
+/// What becomes of a lifetime's directory, and of its connections.
 struct End {
     dir: PathBuf,
-    /// Where the copy goes that the next life begins with.
+    /// Where the copy goes that the next lifetime begins with.
     heritage: PathBuf,
     /// The whole host goes, so that nobody is told.
     host: AtomicBool,
@@ -96,12 +96,12 @@ struct Down {
 pub struct Cluster {
     /// The network.
     pub net: Net,
-    /// Those that run, by number; one whose life just ended by itself is here until [`Cluster::bury`].
+    /// Those that run, by number; one whose lifetime just ended by itself is here until [`Cluster::bury`].
     pub nodes: BTreeMap<u16, SimNode>,
     down: BTreeMap<u16, Down>,
     seed: u64,
     change_log_bytes: u64,
-    chance: Chance,
+    rng: Rng,
     /// Counts lives, over all nodes.
     lives: AtomicU64,
     root: TempDir,
@@ -115,8 +115,8 @@ impl Cluster {
 
     /// The same, keeping only so many bytes of change log.
     pub async fn start_with(seed: u64, count: u16, change_log_bytes: u64) -> Cluster {
-        let mut chance = Chance::new(seed);
-        let net = Net::new(World::new(), chance.fork(1));
+        let mut rng = Rng::new(seed);
+        let net = Net::new(RunContext::new(), rng.fork(1));
         let root = temporary();
         let mut cluster = Cluster {
             net,
@@ -124,7 +124,7 @@ impl Cluster {
             down: BTreeMap::new(),
             seed,
             change_log_bytes,
-            chance,
+            rng,
             lives: AtomicU64::new(0),
             root,
         };
@@ -136,7 +136,7 @@ impl Cluster {
             .collect();
         let first = cluster.nodes[&1].replica.clone();
         let formed = cluster.nodes[&1]
-            .life
+            .lifetime
             .run(async move { first.initialize(members).await });
         formed
             .await
@@ -151,7 +151,7 @@ impl Cluster {
         self.begin(raft_id, dir).await;
     }
 
-    /// Starts a node again from its files. False if its life ended before it was up; then it is down again.
+    /// Starts a node again from its files. False if its lifetime ended before it was up; then it is down again.
     pub async fn restart(&mut self, node: u16) -> bool {
         let Some(Down { raft_id, dir }) = self.down.remove(&node) else {
             return false;
@@ -163,8 +163,8 @@ impl Cluster {
         let node = node_of(raft_id);
         let number = self.lives.fetch_add(1, Ordering::SeqCst);
         self.net
-            .world
-            .event(format_args!("start {raft_id:#x} life {number}"));
+            .context
+            .event(format_args!("start {raft_id:#x} lifetime {number}"));
         let heritage = self.new_dir(node);
         let end = End {
             dir,
@@ -179,13 +179,13 @@ impl Cluster {
             number,
             dir: end.dir.clone(),
             change_log_bytes: self.change_log_bytes,
-            skew_ms: self.chance.between(0, SKEW_MS),
-            chance: self.chance.fork(number),
+            skew_ms: self.rng.between(0, SKEW_MS),
+            rng: self.rng.fork(number),
             mood: DiskMood::default(),
         };
         let mood = start.mood.clone();
-        let life = new_life(&self.net, raft_id, end.clone());
-        let started = life.run(start.run(life.clone())).await;
+        let lifetime = new_life(&self.net, raft_id, end.clone());
+        let started = lifetime.run(start.run(lifetime.clone())).await;
         match started {
             Some((replica, store)) => {
                 self.nodes.insert(
@@ -193,7 +193,7 @@ impl Cluster {
                     SimNode {
                         replica,
                         store,
-                        life,
+                        lifetime,
                         mood,
                         raft_id,
                         end,
@@ -202,7 +202,7 @@ impl Cluster {
                 true
             }
             None => {
-                life.kill();
+                lifetime.kill();
                 self.down.insert(
                     node,
                     Down {
@@ -224,7 +224,7 @@ impl Cluster {
     pub fn kill(&mut self, node: u16, host: bool) {
         if let Some(sim) = self.nodes.get(&node) {
             sim.end.host.store(host, Ordering::SeqCst);
-            sim.life.kill();
+            sim.lifetime.kill();
         }
         self.bury();
     }
@@ -233,16 +233,16 @@ impl Cluster {
     pub fn kill_after(&mut self, node: u16, steps: u64, host: bool) {
         if let Some(sim) = self.nodes.get(&node) {
             sim.end.host.store(host, Ordering::SeqCst);
-            sim.life.end_after(steps);
+            sim.lifetime.end_after(steps);
         }
     }
 
-    /// Those whose life ended count as down from now on. Returns who they were.
+    /// Those whose lifetime ended count as down from now on. Returns who they were.
     pub fn bury(&mut self) -> Vec<u16> {
         let ended: Vec<u16> = self
             .nodes
             .iter()
-            .filter(|(_, sim)| !sim.life.lives())
+            .filter(|(_, sim)| !sim.lifetime.lives())
             .map(|(node, _)| *node)
             .collect();
         for node in &ended {
@@ -278,16 +278,16 @@ impl Cluster {
         };
         self.kill(node, false);
         self.net
-            .world
+            .context
             .event(format_args!("lost {raft_id:#x} with its disk"));
-        self.net.world.checks().lost(raft_id);
+        self.net.context.checks().lost(raft_id);
     }
 
     /// Stops the node as SIGTERM does; its files stay.
     pub async fn stop(&mut self, node: u16) {
         if let Some(sim) = self.nodes.get(&node) {
             let replica = sim.replica.clone();
-            let stopped = sim.life.run(async move {
+            let stopped = sim.lifetime.run(async move {
                 replica.step_down_for_stop().await;
                 replica.shutdown().await;
             });
@@ -304,7 +304,7 @@ impl Cluster {
 
     /// Virtual time since the start.
     pub fn elapsed(&self) -> Duration {
-        self.net.world.elapsed()
+        self.net.context.elapsed()
     }
 
     /// Parts `node` from all others.
@@ -331,7 +331,7 @@ impl Cluster {
 
     /// Who leads, as the node with the greatest term says.
     pub fn leader(&self) -> Option<u16> {
-        let alive = self.nodes.iter().filter(|(_, sim)| sim.life.lives());
+        let alive = self.nodes.iter().filter(|(_, sim)| sim.lifetime.lives());
         let leading = alive
             .map(|(node, sim)| (sim.replica.metrics(), *node))
             .filter(|(glance, _)| glance.leads);
@@ -352,7 +352,7 @@ impl Cluster {
     ) -> Result<T, String> {
         let deadline = SimInstant::now() + most;
         loop {
-            if let Some(broken) = self.net.world.checks().violations().first() {
+            if let Some(broken) = self.net.context.checks().violations().first() {
                 return Err(broken.clone());
             }
             if let Some(value) = condition(self) {
@@ -411,16 +411,16 @@ fn temporary() -> TempDir {
         .expect("a temporary directory")
 }
 
-fn new_life(net: &Net, raft_id: u64, end: Arc<End>) -> Arc<Life> {
-    let (at_end, at_panic) = (net.clone(), net.world.clone());
-    Life::begin(
+fn new_life(net: &Net, raft_id: u64, end: Arc<End>) -> Arc<NodeLifetime> {
+    let (at_end, at_panic) = (net.clone(), net.context.clone());
+    NodeLifetime::begin(
         Box::new(move || {
-            at_end.world.event(format_args!("dead {raft_id:#x}"));
-            at_end.world.count("deaths");
+            at_end.context.event(format_args!("dead {raft_id:#x}"));
+            at_end.context.count("deaths");
             if !end.disk.load(Ordering::SeqCst)
                 && let Err(error) = disk::copy_dir(&end.dir, &end.heritage)
             {
-                at_end.world.violated(format!(
+                at_end.context.violated(format!(
                     "the simulation failed to keep the files of {raft_id:#x}: {error}"
                 ));
             }
@@ -436,7 +436,7 @@ fn new_life(net: &Net, raft_id: u64, end: Arc<End>) -> Arc<Life> {
     )
 }
 
-/// A node's start, all of it within its life: it may end anywhere in it.
+/// A node's start, all of it within its lifetime: it may end anywhere in it.
 struct Start {
     net: Net,
     raft_id: u64,
@@ -444,12 +444,12 @@ struct Start {
     dir: PathBuf,
     change_log_bytes: u64,
     skew_ms: u64,
-    chance: Chance,
+    rng: Rng,
     mood: DiskMood,
 }
 
 impl Start {
-    async fn run(self, life: Arc<Life>) -> (SimReplica, Store) {
+    async fn run(self, lifetime: Arc<NodeLifetime>) -> (SimReplica, Store) {
         let Start {
             net,
             raft_id: id,
@@ -457,10 +457,10 @@ impl Start {
             dir,
             change_log_bytes,
             skew_ms,
-            chance,
+            rng,
             mood,
         } = self;
-        let world = net.world.clone();
+        let context = net.context.clone();
         let options = StoreOptions {
             dir,
             node: node_of(id),
@@ -470,19 +470,19 @@ impl Start {
             effects: Arc::new(Nobody),
         };
         let (store, writer) = Store::open(options).expect("its own store opens");
-        disk::reopened(&world, id, &store).expect("its own store can be read");
+        disk::reopened(&context, id, &store).expect("its own store can be read");
         NodeRuntime::spawn(disk::write(
-            world.clone(),
+            context.clone(),
             id,
             store.readers().clone(),
             writer,
             mood,
-            chance,
+            rng,
         ));
         if store.identity().is_none() {
             save_identity(&store, id).await;
         }
-        let began = world.clone();
+        let began = context.clone();
         let clock = move || {
             EPOCH_MS + skew_ms + u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
         };
@@ -497,8 +497,8 @@ impl Start {
         )
         .await;
         let replica = replica.expect("the replica starts");
-        life.set_probe(probe(
-            world.clone(),
+        lifetime.set_probe(probe(
+            context.clone(),
             id,
             number,
             replica.clone(),
@@ -507,11 +507,11 @@ impl Start {
         let failing = replica.clone();
         NodeRuntime::spawn(async move {
             let why = failing.failed().await;
-            world.violated(format!("node {id:#x}: replication failed: {why}"));
+            context.violated(format!("node {id:#x}: replication failed: {why}"));
         });
         net.join(Station {
             raft_id: id,
-            life,
+            lifetime,
             replica: replica.clone(),
             store: store.clone(),
         });
@@ -542,9 +542,9 @@ async fn save_identity(store: &Store, raft_id: u64) {
 
 /// Looks at a node after each of its steps.
 fn probe(
-    world: World,
+    context: RunContext,
     id: u64,
-    life: u64,
+    lifetime: u64,
     replica: SimReplica,
     store: Store,
 ) -> Arc<dyn Fn() + Send + Sync> {
@@ -557,10 +557,10 @@ fn probe(
         }
         let led = before.is_some_and(|before| before.leads && before.term == glance.term);
         if glance.leads && !led {
-            world.event(format_args!("leads {id:#x} in {}", glance.term));
-            world.count("elections won");
+            context.event(format_args!("leads {id:#x} in {}", glance.term));
+            context.count("elections won");
         }
-        let due = world.checks().glanced(id, life, glance);
+        let due = context.checks().glanced(id, lifetime, glance);
         let Some(due) = due.filter(|due| due.index >= store.log_begin()) else {
             return;
         };
@@ -572,7 +572,7 @@ fn probe(
             .is_none_or(|row| row.id != due)
         {
             let has = found.map(|rows| rows.first().map(|row| row.id));
-            world.violated(format!(
+            context.violated(format!(
                 "node {id:#x}: leads in {} without {due:?}; there: {has:?}",
                 glance.term
             ));

@@ -15,9 +15,9 @@ use messagebase_daemon::store::{Job, Piece, Readers, Store, StoreError, Writer, 
 use openraft_rt::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 
-use crate::chance::Chance;
-use crate::life::lock;
-use crate::world::World;
+use crate::node_lifetime::lock;
+use crate::rng::Rng;
+use crate::run_context::RunContext;
 
 /// A transaction, µs.
 const PIECE_US: (u64, u64) = (30, 800);
@@ -56,14 +56,14 @@ impl DiskMood {
 
 /// Carries out a node's jobs until its store is gone.
 pub async fn write(
-    world: World,
+    context: RunContext,
     id: u64,
     readers: Readers,
     mut writer: Writer,
     mood: DiskMood,
-    mut chance: Chance,
+    mut rng: Rng,
 ) {
-    let observing = world.clone();
+    let observing = context.clone();
     let disk = mood.clone();
     writer.observe(Box::new(move |job| {
         let early = disk.acknowledges_early.load(Ordering::SeqCst);
@@ -83,29 +83,29 @@ pub async fn write(
                     // Perhaps of a kind whose turn in this round is over.
                     worked = true;
                 }
-                let busy = if chance.hits(BUSY_PER_MILLE) {
-                    chance.millis(BUSY_MS.0, BUSY_MS.1)
+                let busy = if rng.hits(BUSY_PER_MILLE) {
+                    rng.millis(BUSY_MS.0, BUSY_MS.1)
                 } else {
-                    chance.micros(PIECE_US.0, PIECE_US.1)
+                    rng.micros(PIECE_US.0, PIECE_US.1)
                 };
-                SimRuntime::sleep(busy.max(mood.stall_left(world.elapsed()))).await;
+                SimRuntime::sleep(busy.max(mood.stall_left(context.elapsed()))).await;
                 match writer.piece(piece) {
                     Ok(false) => {}
                     Ok(true) => {
                         worked = true;
                         // Applies ride in the log's transactions too.
                         if matches!(piece, Piece::Log | Piece::State) {
-                            look(&world, id, &readers);
+                            look(&context, id, &readers);
                         }
                     }
                     Err(error) => {
-                        world.violated(format!("node {id:#x}: its store failed: {error}"));
+                        context.violated(format!("node {id:#x}: its store failed: {error}"));
                         return;
                     }
                 }
             }
             if let Err(error) = writer.checkpoint(!worked) {
-                world.violated(format!("node {id:#x}: its store failed: {error}"));
+                context.violated(format!("node {id:#x}: its store failed: {error}"));
                 return;
             }
             if !worked {
@@ -116,7 +116,7 @@ pub async fn write(
 }
 
 /// The state after applying: its clock, and now and then all of its rows.
-fn look(world: &World, id: u64, readers: &Readers) {
+fn look(context: &RunContext, id: u64, readers: &Readers) {
     let seen = readers.with(|conn| {
         let (term, leader, index, clock): (Option<i64>, Option<i64>, Option<i64>, i64) = conn
             .query_row(
@@ -140,13 +140,13 @@ fn look(world: &World, id: u64, readers: &Readers) {
     });
     match seen {
         Ok((applied, clock, rows)) => {
-            let mut checks = world.checks();
+            let mut checks = context.checks();
             checks.applied(id, applied, clock);
             if let Some((index, rows)) = rows {
                 checks.digested(id, index, rows);
             }
         }
-        Err(error) => world.violated(format!("node {id:#x}: its file can't be read: {error}")),
+        Err(error) => context.violated(format!("node {id:#x}: its file can't be read: {error}")),
     }
 }
 
@@ -165,19 +165,19 @@ fn acknowledged(job: Job) -> Job {
 type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 /// The job, whose acknowledgement is heard by the invariants first.
-fn observed(world: &World, id: u64, job: Job) -> Job {
+fn observed(context: &RunContext, id: u64, job: Job) -> Job {
     let then = |done: Done, tell: Box<dyn FnOnce(&mut crate::checks::Checks) + Send>| -> Done {
-        let world = world.clone();
+        let context = context.clone();
         Box::new(move |result: Result<(), StoreError>| {
             if result.is_ok() {
-                tell(&mut world.checks());
+                tell(&mut context.checks());
             }
             done(result);
         })
     };
     match job {
         Job::SaveVote { vote, done } => {
-            world.event(format_args!("disk {id:#x} vote {vote}"));
+            context.event(format_args!("disk {id:#x} vote {vote}"));
             let copy = vote.clone();
             Job::SaveVote {
                 vote,
@@ -185,7 +185,7 @@ fn observed(world: &World, id: u64, job: Job) -> Job {
             }
         }
         Job::Append { rows, done } => {
-            world.event(format_args!("disk {id:#x} append {:?}", ends(&rows)));
+            context.event(format_args!("disk {id:#x} append {:?}", ends(&rows)));
             let copy = rows.clone();
             Job::Append {
                 rows,
@@ -193,8 +193,8 @@ fn observed(world: &World, id: u64, job: Job) -> Job {
             }
         }
         Job::Truncate { keep_through, done } => {
-            world.event(format_args!("disk {id:#x} truncate {keep_through:?}"));
-            world.count("logs cut");
+            context.event(format_args!("disk {id:#x} truncate {keep_through:?}"));
+            context.count("logs cut");
             Job::Truncate {
                 keep_through,
                 done: then(
@@ -204,8 +204,8 @@ fn observed(world: &World, id: u64, job: Job) -> Job {
             }
         }
         Job::Purge { through, done } => {
-            world.event(format_args!("disk {id:#x} purge {through:?}"));
-            world.count("logs purged");
+            context.event(format_args!("disk {id:#x} purge {through:?}"));
+            context.count("logs purged");
             Job::Purge {
                 through,
                 done: then(done, Box::new(move |checks| checks.purged(id, through))),
@@ -214,14 +214,14 @@ fn observed(world: &World, id: u64, job: Job) -> Job {
         Job::Apply { items, done } => {
             let entries: Vec<LogId> = items.iter().map(|item| item.row.id).collect();
             let ends = entries.first().copied().zip(entries.last().copied());
-            world.event(format_args!("disk {id:#x} apply {ends:?}"));
-            world.checks().applying(id, &entries);
+            context.event(format_args!("disk {id:#x} apply {ends:?}"));
+            context.checks().applying(id, &entries);
             Job::Apply { items, done }
         }
         Job::InstallSnapshot { file, done } => {
             let last = file.last;
-            world.event(format_args!("disk {id:#x} install {last:?}"));
-            world.count("snapshots installed");
+            context.event(format_args!("disk {id:#x} install {last:?}"));
+            context.count("snapshots installed");
             Job::InstallSnapshot {
                 file,
                 done: then(done, Box::new(move |checks| checks.installed(id, last))),
@@ -239,7 +239,7 @@ fn ends(rows: &[LogRow]) -> Option<(LogId, LogId)> {
 ///
 /// # Errors
 /// When the file can't be read.
-pub fn reopened(world: &World, id: u64, store: &Store) -> Result<(), StoreError> {
+pub fn reopened(context: &RunContext, id: u64, store: &Store) -> Result<(), StoreError> {
     let state = store.raft_state()?;
     let begin = store.log_begin();
     let end = state.last.map_or(begin, |last| last.index + 1);
@@ -249,11 +249,11 @@ pub fn reopened(world: &World, id: u64, store: &Store) -> Result<(), StoreError>
         Vec::new()
     };
     if rows.last().map_or(begin, |last| last.id.index + 1) < end {
-        world.violated(format!(
+        context.violated(format!(
             "node {id:#x}: its log has a hole between {begin} and {end}"
         ));
     }
-    world.checks().reopened(id, &state, &rows);
+    context.checks().reopened(id, &state, &rows);
     Ok(())
 }
 

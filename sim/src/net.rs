@@ -20,9 +20,9 @@ use openraft_rt::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 use tokio::sync::oneshot;
 
-use crate::chance::Chance;
-use crate::life::{Life, NodeRuntime, lock};
-use crate::world::World;
+use crate::node_lifetime::{NodeLifetime, NodeRuntime, lock};
+use crate::rng::Rng;
+use crate::run_context::RunContext;
 
 /// A replica in the simulation.
 pub type SimReplica = Replica<NodeRuntime, SimWire>;
@@ -50,9 +50,9 @@ pub struct Noise {
 pub struct Station {
     /// Its Raft id.
     pub raft_id: u64,
-    /// Its life.
-    pub life: Arc<Life>,
-    /// Its replica. Work on it belongs into its life.
+    /// Its lifetime.
+    pub lifetime: Arc<NodeLifetime>,
+    /// Its replica. Work on it belongs into its lifetime.
     pub replica: SimReplica,
     /// Its store.
     pub store: Store,
@@ -72,18 +72,18 @@ struct State {
 #[derive(Clone)]
 pub struct Net {
     /// The run.
-    pub world: World,
+    pub context: RunContext,
     state: Arc<Mutex<State>>,
-    chance: Arc<Mutex<Chance>>,
+    rng: Arc<Mutex<Rng>>,
 }
 
 impl Net {
     /// A quiet network.
-    pub fn new(world: World, chance: Chance) -> Net {
+    pub fn new(context: RunContext, rng: Rng) -> Net {
         Net {
-            world,
+            context,
             state: Arc::default(),
-            chance: Arc::new(Mutex::new(chance)),
+            rng: Arc::new(Mutex::new(rng)),
         }
     }
 
@@ -135,8 +135,8 @@ impl Net {
         let after = self.draw(BROKEN_US);
         SimRuntime::spawn(async move {
             SimRuntime::sleep(after).await;
-            if peer.life.lives() && !net.is_cut(gone, peer.raft_id) {
-                net.world
+            if peer.lifetime.lives() && !net.is_cut(gone, peer.raft_id) {
+                net.context
                     .event(format_args!("broken {gone:#x} {:#x}", peer.raft_id));
                 peer.replica.peer_lost(gone);
             }
@@ -148,7 +148,7 @@ impl Net {
         lock(&self.state)
             .stations
             .get(&raft_id)
-            .filter(|station| station.life.lives())
+            .filter(|station| station.lifetime.lives())
             .cloned()
     }
 
@@ -157,7 +157,7 @@ impl Net {
         lock(&self.state)
             .stations
             .values()
-            .filter(|station| station.life.lives())
+            .filter(|station| station.lifetime.lives())
             .cloned()
             .collect()
     }
@@ -206,7 +206,7 @@ impl Net {
     }
 
     fn draw(&self, (least, most): (u64, u64)) -> Duration {
-        lock(&self.chance).micros(least, most)
+        lock(&self.rng).micros(least, most)
     }
 
     /// When the copies of a frame arrive; none if it is lost.
@@ -216,23 +216,23 @@ impl Net {
             .get(&(node_of(from), node_of(to)))
             .copied()
             .unwrap_or_default();
-        let mut chance = lock(&self.chance);
-        if chance.hits(noise.lost) {
-            self.world.count("frames lost");
+        let mut rng = lock(&self.rng);
+        if rng.hits(noise.lost) {
+            self.context.count("frames lost");
             return Vec::new();
         }
-        let copies = if chance.hits(noise.twice) {
-            self.world.count("frames twice");
+        let copies = if rng.hits(noise.twice) {
+            self.context.count("frames twice");
             2
         } else {
             1
         };
         let mut way = || {
-            if chance.hits(noise.slow) {
-                self.world.count("frames held up");
-                chance.micros(SLOW_US.0, SLOW_US.1)
+            if rng.hits(noise.slow) {
+                self.context.count("frames held up");
+                rng.micros(SLOW_US.0, SLOW_US.1)
             } else {
-                chance.micros(DELAY_US.0, DELAY_US.1)
+                rng.micros(DELAY_US.0, DELAY_US.1)
             }
         };
         (0..copies).map(|_| way()).collect()
@@ -246,7 +246,7 @@ impl Net {
     ) -> oneshot::Receiver<Result<Vec<u8>, WireError>> {
         let (answer, answered) = oneshot::channel();
         let answer = Arc::new(Mutex::new(Some(answer)));
-        self.world.count("frames");
+        self.context.count("frames");
         for way in self.ways(from, to) {
             let journey = Journey {
                 net: self.clone(),
@@ -285,27 +285,27 @@ impl Journey {
         SimRuntime::sleep(way).await;
         let Journey { net, from, to, .. } = &self;
         if net.is_cut(*from, *to) || net.is_silent(*to) {
-            net.world.count("frames cut off");
+            net.context.count("frames cut off");
             return;
         }
         let Some(station) = net.at(*to) else {
             return self.back(Err(WireError::Refused("refused".into())));
         };
         let kind = frame_kind(&frame);
-        net.world.event(format_args!(
+        net.context.event(format_args!(
             "{kind} {from:#x} {to:#x} {:016x} {}",
             digest(&frame),
             frame.len()
         ));
         match kind {
-            "suspect" => net.world.count("suspicions"),
-            "drop-lease" => net.world.count("leases dropped"),
-            "transfer" => net.world.count("leaderships handed over"),
-            "snapshot-chunk" => net.world.count("pieces of snapshots"),
+            "suspect" => net.context.count("suspicions"),
+            "drop-lease" => net.context.count("leases dropped"),
+            "transfer" => net.context.count("leaderships handed over"),
+            "snapshot-chunk" => net.context.count("pieces of snapshots"),
             _ => {}
         }
         let (replica, from) = (station.replica.clone(), *from);
-        let handled = station.life.run(serve(replica, from, frame));
+        let handled = station.lifetime.run(serve(replica, from, frame));
         drop(station);
         let answer = handled
             .await
@@ -320,13 +320,13 @@ impl Journey {
             SimRuntime::spawn(async move {
                 SimRuntime::sleep(way).await;
                 if net.is_cut(to, from) || (answer.is_err() && net.is_silent(to)) {
-                    return net.world.count("frames cut off");
+                    return net.context.count("frames cut off");
                 }
                 let Some(asker) = lock(&slot).take() else {
                     return;
                 };
                 let hash = answer.as_ref().map(|bytes| digest(bytes));
-                net.world
+                net.context
                     .event(format_args!("answer {to:#x} {from:#x} {hash:x?}"));
                 // Whoever asked may have given up.
                 let _ = asker.send(answer);

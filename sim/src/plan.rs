@@ -1,5 +1,5 @@
-//! What happens to the nodes of a run: faults and operations drawn from the seed, always so that the cluster can
-//! recover in the end. At most one node at a time is without its disk or outside of the membership.
+//! Faults and operators' calls of a run, drawn from the seed. The cluster can always recover in the end: at most one
+//! node at a time has lost its disk or is outside of the membership.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -9,27 +9,27 @@ use messagebase_daemon::raft::{node_of, raft_id};
 use openraft_rt::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 
-use crate::chance::Chance;
 use crate::cluster::Cluster;
-use crate::life::lock;
 use crate::net::{Noise, Station};
+use crate::node_lifetime::lock;
+use crate::rng::Rng;
 
-/// Between two faults, ms.
+/// Pause between two faults, ms.
 const PAUSE_MS: (u64, u64) = (5, 220);
 /// Steps until a crash; most seconds of a leader have a few thousand.
 const STEPS: (u64, u64) = (0, 1_500);
-/// A node stays down so long, ms.
+/// How long a node stays down, ms.
 const DOWN_MS: (u64, u64) = (10, 1_200);
-/// The network stays as it was made, ms.
-const WEATHER_MS: (u64, u64) = (100, 1_500);
-/// A disk stands still so long, ms.
+/// How long a link fault lasts, ms.
+const LINK_FAULT_MS: (u64, u64) = (100, 1_500);
+/// How long a disk stalls, ms.
 const STALL_MS: (u64, u64) = (40, 500);
-/// One call of an operator may take so long before another leader is asked.
-const SURGERY_WAIT: Duration = Duration::from_secs(3);
+/// How long an operator's call may take before another leader is asked.
+const OPERATOR_WAIT: Duration = Duration::from_secs(3);
 
-/// What a run is to be like.
+/// The parameters of a run.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct RunPlan {
     /// Founders.
     pub nodes: u16,
     /// Small ones make snapshots necessary.
@@ -37,50 +37,50 @@ pub struct Plan {
     /// How long faults happen, in virtual time.
     pub chaos: Duration,
     /// Whether the membership is changed too.
-    pub surgery: bool,
+    pub membership_change: bool,
 }
 
-impl Plan {
-    /// Of a seed.
-    pub fn draw(chance: &mut Chance) -> Plan {
-        Plan {
-            nodes: chance.pick(&[3, 3, 3, 4, 5]).unwrap_or(3),
-            change_log_bytes: chance
+impl RunPlan {
+    /// Draws the parameters.
+    pub fn draw(rng: &mut Rng) -> RunPlan {
+        RunPlan {
+            nodes: rng.pick(&[3, 3, 3, 4, 5]).unwrap_or(3),
+            change_log_bytes: rng
                 .pick(&[6 * 1024, 16 * 1024, 1024 * 1024])
                 .unwrap_or(16 * 1024),
-            chaos: chance.millis(1_500, 3_000),
-            surgery: chance.hits(400),
+            chaos: rng.millis(1_500, 3_000),
+            membership_change: rng.hits(400),
         }
     }
 }
 
-/// A change of the membership that goes on.
+/// A change of the membership in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Surgery {
-    /// Without its disk since then; to be replaced.
+enum MembershipChange {
+    /// The node lost its disk and is to be replaced.
     Replace(u16),
-    /// To be taken out.
+    /// The node is to be removed.
     Remove(u16),
-    /// Out; to be taken in again.
+    /// The node was removed and is to be added again.
     Add(u16),
 }
 
 /// Draws the faults of a run, one after the other.
-pub struct Storm {
-    chance: Chance,
-    plan: Plan,
+pub struct FaultInjector {
+    rng: Rng,
+    plan: RunPlan,
     /// When nodes that are down come back, in virtual time.
     back_at: BTreeMap<u16, Duration>,
-    calm_at: Option<Duration>,
-    surgery: Option<Surgery>,
-    /// The operator's call that goes on: when it began, and what became of it.
+    heal_at: Option<Duration>,
+    membership_change: Option<MembershipChange>,
+    /// The operator's call in progress: when it began, and its result.
     call: Option<(Duration, CallSlot)>,
 }
 
 type CallSlot = Arc<Mutex<Option<Option<u64>>>>;
 
 #[derive(Debug, Clone, Copy)]
-enum Fault {
+enum FaultKind {
     Crash,
     CrashAll,
     Stop,
@@ -92,62 +92,91 @@ enum Fault {
     Stall,
     Transfer,
     Campaign,
-    Surgery,
+    MembershipChange,
 }
 
-/// Each so often as it stands here.
-const FAULTS: [Fault; 32] = {
-    use Fault::{
-        Campaign, Crash, CrashAll, Isolate, Noise, OneWay, Reset, Split, Stall, Stop, Surgery,
-        Transfer,
+/// Drawn in proportion to how often each is listed.
+const FAULTS: [FaultKind; 32] = {
+    use FaultKind::{
+        Campaign, Crash, CrashAll, Isolate, MembershipChange, Noise, OneWay, Reset, Split, Stall,
+        Stop, Transfer,
     };
     [
-        Crash, Crash, Crash, Crash, Crash, Crash, Crash, Crash, Crash, CrashAll, Stop, Isolate,
-        Isolate, Isolate, OneWay, OneWay, OneWay, Split, Split, Noise, Noise, Noise, Reset, Reset,
-        Stall, Stall, Transfer, Transfer, Campaign, Campaign, Surgery, Surgery,
+        Crash,
+        Crash,
+        Crash,
+        Crash,
+        Crash,
+        Crash,
+        Crash,
+        Crash,
+        Crash,
+        CrashAll,
+        Stop,
+        Isolate,
+        Isolate,
+        Isolate,
+        OneWay,
+        OneWay,
+        OneWay,
+        Split,
+        Split,
+        Noise,
+        Noise,
+        Noise,
+        Reset,
+        Reset,
+        Stall,
+        Stall,
+        Transfer,
+        Transfer,
+        Campaign,
+        Campaign,
+        MembershipChange,
+        MembershipChange,
     ]
 };
 
-impl Storm {
-    /// Of a plan.
-    pub fn new(plan: Plan, chance: Chance) -> Storm {
-        Storm {
-            chance,
+impl FaultInjector {
+    /// An injector for one run.
+    pub fn new(plan: RunPlan, rng: Rng) -> FaultInjector {
+        FaultInjector {
+            rng,
             plan,
             back_at: BTreeMap::new(),
-            calm_at: None,
-            surgery: None,
+            heal_at: None,
+            membership_change: None,
             call: None,
         }
     }
 
-    /// Faults, until the plan's time is over or an invariant is broken.
-    pub async fn rage(&mut self, cluster: &mut Cluster) {
+    /// Injects faults until the plan's time is over or an invariant is broken.
+    pub async fn inject(&mut self, cluster: &mut Cluster) {
         let end = cluster.elapsed() + self.plan.chaos;
-        while cluster.elapsed() < end && cluster.net.world.checks().violations().is_empty() {
-            self.tend(cluster).await;
-            if let Some(fault) = self.chance.pick(&FAULTS) {
-                self.strike(fault, cluster).await;
+        while cluster.elapsed() < end && cluster.net.context.checks().violations().is_empty() {
+            self.end_due_faults(cluster).await;
+            if let Some(fault) = self.rng.pick(&FAULTS) {
+                self.apply(fault, cluster).await;
             }
-            SimRuntime::sleep(self.chance.millis(PAUSE_MS.0, PAUSE_MS.1)).await;
+            SimRuntime::sleep(self.rng.millis(PAUSE_MS.0, PAUSE_MS.1)).await;
         }
     }
 
-    /// The end of all faults: mended, everybody comes back, what was begun is finished. False if it was in vain.
-    pub async fn abate(&mut self, cluster: &mut Cluster, most: Duration) -> bool {
+    /// Ends all faults, restarts all nodes and completes the membership change. False if this takes longer than `most`.
+    pub async fn recover(&mut self, cluster: &mut Cluster, most: Duration) -> bool {
         let end = cluster.elapsed() + most;
         cluster.net.heal();
         for sim in cluster.nodes.values() {
-            sim.life.end_after(u64::MAX);
+            sim.lifetime.end_after(u64::MAX);
         }
         self.back_at.clear();
-        while cluster.elapsed() < end && cluster.net.world.checks().violations().is_empty() {
+        while cluster.elapsed() < end && cluster.net.context.checks().violations().is_empty() {
             cluster.bury();
             for node in cluster.down() {
                 cluster.restart(node).await;
             }
             self.operate(cluster).await;
-            if cluster.down().is_empty() && self.surgery.is_none() {
+            if cluster.down().is_empty() && self.membership_change.is_none() {
                 return true;
             }
             SimRuntime::sleep(Duration::from_millis(20)).await;
@@ -155,26 +184,26 @@ impl Storm {
         false
     }
 
-    /// What is due: the dead come back, the weather clears.
-    async fn tend(&mut self, cluster: &mut Cluster) {
+    /// Restarts nodes and heals links whose time has come.
+    async fn end_due_faults(&mut self, cluster: &mut Cluster) {
         cluster.bury();
         let now = cluster.elapsed();
         for node in cluster.down() {
             let at = *self
                 .back_at
                 .entry(node)
-                .or_insert_with(|| now + self.chance.millis(DOWN_MS.0, DOWN_MS.1));
+                .or_insert_with(|| now + self.rng.millis(DOWN_MS.0, DOWN_MS.1));
             if at <= now {
                 self.back_at.remove(&node);
                 if cluster.restart(node).await {
-                    cluster.net.world.count("restarts");
+                    cluster.net.context.count("restarts");
                 }
             }
         }
-        if self.calm_at.is_some_and(|at| at <= now) {
-            cluster.net.world.event(format_args!("calm"));
+        if self.heal_at.is_some_and(|at| at <= now) {
+            cluster.net.context.event(format_args!("calm"));
             cluster.net.heal();
-            self.calm_at = None;
+            self.heal_at = None;
         }
         self.operate(cluster).await;
     }
@@ -183,17 +212,17 @@ impl Storm {
         let nodes: Vec<u16> = cluster.nodes.keys().copied().collect();
         // The leader is the most interesting one.
         match cluster.leader() {
-            Some(leader) if self.chance.hits(500) => Some(leader),
-            _ => self.chance.pick(&nodes),
+            Some(leader) if self.rng.hits(500) => Some(leader),
+            _ => self.rng.pick(&nodes),
         }
     }
 
-    fn weather(&mut self, cluster: &Cluster) {
-        self.calm_at
-            .get_or_insert(cluster.elapsed() + self.chance.millis(WEATHER_MS.0, WEATHER_MS.1));
+    fn schedule_healing(&mut self, cluster: &Cluster) {
+        self.heal_at
+            .get_or_insert(cluster.elapsed() + self.rng.millis(LINK_FAULT_MS.0, LINK_FAULT_MS.1));
     }
 
-    async fn strike(&mut self, fault: Fault, cluster: &mut Cluster) {
+    async fn apply(&mut self, fault: FaultKind, cluster: &mut Cluster) {
         let Some(node) = self.any(cluster) else {
             return;
         };
@@ -205,110 +234,113 @@ impl Storm {
             .collect();
         cluster
             .net
-            .world
+            .context
             .event(format_args!("fault {fault:?} {node}"));
-        let world = cluster.net.world.clone();
+        let context = cluster.net.context.clone();
         match fault {
-            Fault::Crash => {
-                world.count("crashes aimed");
-                let (steps, host) = (self.chance.between(STEPS.0, STEPS.1), self.chance.hits(300));
+            FaultKind::Crash => {
+                context.count("crashes aimed");
+                let (steps, host) = (self.rng.between(STEPS.0, STEPS.1), self.rng.hits(300));
                 cluster.kill_after(node, steps, host);
             }
-            Fault::CrashAll => {
-                world.count("crashes aimed at all");
+            FaultKind::CrashAll => {
+                context.count("crashes aimed at all");
                 for node in nodes {
-                    cluster.kill_after(node, self.chance.between(STEPS.0, STEPS.1), false);
+                    cluster.kill_after(node, self.rng.between(STEPS.0, STEPS.1), false);
                 }
             }
-            Fault::Stop => {
-                world.count("stops");
+            FaultKind::Stop => {
+                context.count("stops");
                 cluster.stop(node).await;
             }
-            Fault::Isolate => {
-                world.count("cuts");
+            FaultKind::Isolate => {
+                context.count("cuts");
                 cluster.isolate(node);
-                self.weather(cluster);
+                self.schedule_healing(cluster);
             }
-            Fault::OneWay => {
-                world.count("cuts one way");
-                let Some(other) = self.chance.pick(&others) else {
+            FaultKind::OneWay => {
+                context.count("cuts one way");
+                let Some(other) = self.rng.pick(&others) else {
                     return;
                 };
-                let (from, to) = if self.chance.hits(500) {
+                let (from, to) = if self.rng.hits(500) {
                     (node, other)
                 } else {
                     (other, node)
                 };
                 cluster.net.cut_one_way(from, to);
-                self.weather(cluster);
+                self.schedule_healing(cluster);
             }
-            Fault::Split => {
-                world.count("splits");
+            FaultKind::Split => {
+                context.count("splits");
                 let side: Vec<u16> = nodes
                     .iter()
                     .copied()
-                    .filter(|_| self.chance.hits(500))
+                    .filter(|_| self.rng.hits(500))
                     .collect();
                 for a in &side {
                     cluster
                         .net
                         .cut(*a, nodes.iter().copied().filter(|b| !side.contains(b)));
                 }
-                self.weather(cluster);
+                self.schedule_healing(cluster);
             }
-            Fault::Noise => self.noise(cluster, &nodes),
-            Fault::Reset => {
-                world.count("resets");
+            FaultKind::Noise => self.noise(cluster, &nodes),
+            FaultKind::Reset => {
+                context.count("resets");
                 let ids: Vec<u64> = cluster
                     .nodes
                     .values()
                     .map(crate::cluster::SimNode::raft_id)
                     .collect();
-                let all = self.chance.hits(300);
+                let all = self.rng.hits(300);
                 for (n, a) in ids.iter().enumerate() {
                     for b in ids.iter().skip(n + 1) {
-                        if all || self.chance.hits(300) {
+                        if all || self.rng.hits(300) {
                             cluster.net.reset(*a, *b);
                         }
                     }
                 }
             }
-            Fault::Stall => {
-                world.count("disk stalls");
-                let until = cluster.elapsed() + self.chance.millis(STALL_MS.0, STALL_MS.1);
+            FaultKind::Stall => {
+                context.count("disk stalls");
+                let until = cluster.elapsed() + self.rng.millis(STALL_MS.0, STALL_MS.1);
                 cluster.nodes[&node].mood.stall_until(until);
             }
-            Fault::Transfer => self.transfer(cluster, &others),
-            Fault::Campaign => {
-                world.count("campaigns");
-                let Some(Station { life, replica, .. }) = cluster.net.station(node) else {
+            FaultKind::Transfer => self.transfer(cluster, &others),
+            FaultKind::Campaign => {
+                context.count("campaigns");
+                let Some(Station {
+                    lifetime, replica, ..
+                }) = cluster.net.station(node)
+                else {
                     return;
                 };
                 // Nobody waits for it.
-                drop(life.run(async move {
-                    world.event(format_args!("campaign {:?}", replica.campaign().await))
+                drop(lifetime.run(async move {
+                    context.event(format_args!("campaign {:?}", replica.campaign().await))
                 }));
             }
-            Fault::Surgery => self.begin_surgery(cluster, &nodes).await,
+            FaultKind::MembershipChange => self.begin_membership_change(cluster, &nodes).await,
         }
     }
 
     fn noise(&mut self, cluster: &Cluster, nodes: &[u16]) {
-        cluster.net.world.count("noise");
-        let chance = &mut self.chance;
+        cluster.net.context.count("noise");
+        let rng = &mut self.rng;
         let noise = Noise {
-            lost: chance.between(0, 200),
-            twice: chance.between(0, 300),
-            slow: chance.between(0, 300),
+            lost: rng.between(0, 200),
+            twice: rng.between(0, 300),
+            slow: rng.between(0, 300),
         };
         for from in nodes {
             for to in nodes {
-                if from != to && self.chance.hits(600) {
+                if from != to && self.rng.hits(600) {
                     cluster.net.disturb(*from, *to, noise);
                 }
             }
         }
-        self.weather(cluster);
+        self.schedule_healing(cluster);
     }
 
     fn transfer(&mut self, cluster: &Cluster, others: &[u16]) {
@@ -318,15 +350,17 @@ impl Storm {
         else {
             return;
         };
-        let Some(to) = self.chance.pick(others) else {
+        let Some(to) = self.rng.pick(others) else {
             return;
         };
-        let world = cluster.net.world.clone();
-        let Station { life, replica, .. } = leader;
-        drop(life.run(async move {
+        let context = cluster.net.context.clone();
+        let Station {
+            lifetime, replica, ..
+        } = leader;
+        drop(lifetime.run(async move {
             let result = replica.transfer(to).await;
-            world.event(format_args!("transfer to {to}: {result:?}"));
-            world.count(if result.is_ok() {
+            context.event(format_args!("transfer to {to}: {result:?}"));
+            context.count(if result.is_ok() {
                 "transfers"
             } else {
                 "transfers in vain"
@@ -334,8 +368,11 @@ impl Storm {
         }));
     }
 
-    async fn begin_surgery(&mut self, cluster: &mut Cluster, nodes: &[u16]) {
-        if !self.plan.surgery || self.surgery.is_some() || !cluster.down().is_empty() {
+    async fn begin_membership_change(&mut self, cluster: &mut Cluster, nodes: &[u16]) {
+        if !self.plan.membership_change
+            || self.membership_change.is_some()
+            || !cluster.down().is_empty()
+        {
             return;
         }
         // All are up, and all vote: whoever is cut out now leaves a majority that holds everything.
@@ -350,29 +387,31 @@ impl Storm {
             .copied()
             .filter(|node| *node != leader)
             .collect();
-        let Some(node) = self.chance.pick(&others).filter(|_| settled) else {
+        let Some(node) = self.rng.pick(&others).filter(|_| settled) else {
             return;
         };
-        self.surgery = Some(if self.chance.hits(600) {
-            cluster.net.world.count("disks lost");
+        self.membership_change = Some(if self.rng.hits(600) {
+            cluster.net.context.count("disks lost");
             cluster.lose(node).await;
-            Surgery::Replace(node)
+            MembershipChange::Replace(node)
         } else {
-            Surgery::Remove(node)
+            MembershipChange::Remove(node)
         });
     }
 
     /// The operator, who asks whoever leads until it is done.
     async fn operate(&mut self, cluster: &mut Cluster) {
-        let Some(surgery) = self.surgery else { return };
+        let Some(membership_change) = self.membership_change else {
+            return;
+        };
         let now = cluster.elapsed();
         if let Some((began, slot)) = &self.call {
             let result = *lock(slot);
             match result {
-                None if now < *began + SURGERY_WAIT => return,
+                None if now < *began + OPERATOR_WAIT => return,
                 Some(Some(id)) => {
                     self.call = None;
-                    return self.operated(surgery, id, cluster).await;
+                    return self.operated(membership_change, id, cluster).await;
                 }
                 None | Some(None) => self.call = None,
             }
@@ -382,7 +421,7 @@ impl Storm {
             .and_then(|leader| cluster.net.station(leader));
         let Some(Station {
             raft_id: leader_id,
-            life,
+            lifetime,
             replica,
             ..
         }) = leader
@@ -391,8 +430,8 @@ impl Storm {
         };
         let slot = CallSlot::default();
         self.call = Some((now, slot.clone()));
-        let world = cluster.net.world.clone();
-        drop(life.run(async move {
+        let context = cluster.net.context.clone();
+        drop(lifetime.run(async move {
             // The answer to an earlier call may have been lost.
             let member = |node: u16| {
                 replica
@@ -401,25 +440,27 @@ impl Storm {
                     .find(|m| m.node.node == node)
                     .map(|m| m.raft_id)
             };
-            let done = match surgery {
-                Surgery::Replace(node) => replica.replace(node).await.ok(),
-                Surgery::Remove(node) if member(node).is_none() => Some(raft_id(0, node)),
+            let done = match membership_change {
+                MembershipChange::Replace(node) => replica.replace(node).await.ok(),
+                MembershipChange::Remove(node) if member(node).is_none() => Some(raft_id(0, node)),
                 // A leader does not remove itself. Once another one leads it is asked again.
-                Surgery::Remove(node) if node_of(leader_id) == node => {
+                MembershipChange::Remove(node) if node_of(leader_id) == node => {
                     let other = replica
                         .members()
                         .into_iter()
                         .find(|m| m.voter && m.node.node != node);
                     if let Some(other) = other {
-                        world.event(format_args!(
-                            "before {surgery:?}: {:?}",
+                        context.event(format_args!(
+                            "before {membership_change:?}: {:?}",
                             replica.transfer(other.node.node).await
                         ));
                     }
                     None
                 }
-                Surgery::Remove(node) => replica.remove(node).await.ok().map(|()| raft_id(0, node)),
-                Surgery::Add(node) => match member(node) {
+                MembershipChange::Remove(node) => {
+                    replica.remove(node).await.ok().map(|()| raft_id(0, node))
+                }
+                MembershipChange::Add(node) => match member(node) {
                     Some(id) => Some(id),
                     None => {
                         let address = format!("node-{node}");
@@ -430,27 +471,32 @@ impl Storm {
                     }
                 },
             };
-            world.event(format_args!("{surgery:?} {done:?}"));
+            context.event(format_args!("{membership_change:?} {done:?}"));
             *lock(&slot) = Some(done);
         }));
     }
 
-    async fn operated(&mut self, surgery: Surgery, id: u64, cluster: &mut Cluster) {
-        let world = cluster.net.world.clone();
-        match surgery {
-            Surgery::Replace(_) => {
-                world.count("replacements");
-                self.surgery = None;
+    async fn operated(
+        &mut self,
+        membership_change: MembershipChange,
+        id: u64,
+        cluster: &mut Cluster,
+    ) {
+        let context = cluster.net.context.clone();
+        match membership_change {
+            MembershipChange::Replace(_) => {
+                context.count("replacements");
+                self.membership_change = None;
                 cluster.start_blank(id).await;
             }
-            Surgery::Remove(node) => {
-                world.count("removals");
+            MembershipChange::Remove(node) => {
+                context.count("removals");
                 cluster.lose(node).await;
-                self.surgery = Some(Surgery::Add(node));
+                self.membership_change = Some(MembershipChange::Add(node));
             }
-            Surgery::Add(_) => {
-                world.count("additions");
-                self.surgery = None;
+            MembershipChange::Add(_) => {
+                context.count("additions");
+                self.membership_change = None;
                 cluster.start_blank(id).await;
             }
         }

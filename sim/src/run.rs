@@ -11,10 +11,10 @@ use std::time::Duration;
 use openraft_rt::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 
-use crate::chance::Chance;
 use crate::cluster::Cluster;
 use crate::net::Net;
-use crate::plan::{Plan, Storm};
+use crate::plan::{FaultInjector, RunPlan};
+use crate::rng::Rng;
 
 /// The first leader is there after this, in virtual time.
 const FORMED_MOST: Duration = Duration::from_secs(10);
@@ -33,8 +33,8 @@ pub type Judging<'a> = Pin<Box<dyn Future<Output = Vec<String>> + 'a>>;
 /// What clients do during a run.
 pub trait Workload {
     /// Spawns the clients (`SimRuntime::spawn`). They find nodes through [`Net::station`] and [`Net::stations`]; what
-    /// they ask of one runs within its life ([`crate::life::Life::run`]), which answers `None` when the node dies.
-    fn begin(&mut self, net: Net, chance: Chance);
+    /// they ask of one runs within its lifetime ([`crate::node_lifetime::NodeLifetime::run`]), which answers `None` when the node dies.
+    fn begin(&mut self, net: Net, rng: Rng);
 
     /// Begins nothing new; resolves when nothing is in flight any more. All nodes are up by then.
     fn end(&mut self) -> Ending<'_>;
@@ -45,7 +45,7 @@ pub trait Workload {
 
 /// A run in figures. Equal for equal seeds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct RunReport {
     /// The seed.
     pub seed: u64,
     /// Hash over all events, and how many there were.
@@ -84,7 +84,7 @@ impl fmt::Display for Failure {
 ///
 /// # Errors
 /// What was broken, and how to see it again.
-pub fn run(seed: u64, workload: &mut dyn Workload) -> Result<Report, Failure> {
+pub fn run(seed: u64, workload: &mut dyn Workload) -> Result<RunReport, Failure> {
     let simulated = || SimRuntime::with_seed(seed).block_on(live(seed, workload));
     match std::panic::catch_unwind(AssertUnwindSafe(simulated)) {
         Ok(Ok(report)) => Ok(report),
@@ -101,14 +101,14 @@ pub fn run(seed: u64, workload: &mut dyn Workload) -> Result<Report, Failure> {
     }
 }
 
-async fn live(seed: u64, workload: &mut dyn Workload) -> Result<Report, Vec<String>> {
-    let mut chance = Chance::new(seed);
-    let plan = Plan::draw(&mut chance);
-    let mut cluster = Cluster::start_with(chance.draw(), plan.nodes, plan.change_log_bytes).await;
-    cluster.net.world.event(format_args!("{plan:?}"));
-    let broken = story(&mut cluster, plan, chance, workload).await;
-    let world = cluster.net.world.clone();
-    let mut violations = world.checks().violations().to_vec();
+async fn live(seed: u64, workload: &mut dyn Workload) -> Result<RunReport, Vec<String>> {
+    let mut rng = Rng::new(seed);
+    let plan = RunPlan::draw(&mut rng);
+    let mut cluster = Cluster::start_with(rng.draw(), plan.nodes, plan.change_log_bytes).await;
+    cluster.net.context.event(format_args!("{plan:?}"));
+    let broken = story(&mut cluster, plan, rng, workload).await;
+    let context = cluster.net.context.clone();
+    let mut violations = context.checks().violations().to_vec();
     if let Err(why) = broken
         && !violations.contains(&why)
     {
@@ -120,8 +120,8 @@ async fn live(seed: u64, workload: &mut dyn Workload) -> Result<Report, Vec<Stri
     let took = cluster.elapsed();
     cluster.shutdown().await;
     if violations.is_empty() {
-        let trace = world.trace();
-        Ok(Report {
+        let trace = context.trace();
+        Ok(RunReport {
             seed,
             trace: trace.hash(),
             took,
@@ -134,17 +134,17 @@ async fn live(seed: u64, workload: &mut dyn Workload) -> Result<Report, Vec<Stri
 
 async fn story(
     cluster: &mut Cluster,
-    plan: Plan,
-    mut chance: Chance,
+    plan: RunPlan,
+    mut rng: Rng,
     workload: &mut dyn Workload,
 ) -> Result<(), String> {
     cluster
         .try_wait("the first leader", FORMED_MOST, Cluster::leader)
         .await?;
-    workload.begin(cluster.net.clone(), chance.fork(1));
-    let mut storm = Storm::new(plan, chance.fork(2));
-    storm.rage(cluster).await;
-    if !storm.abate(cluster, MENDED_MOST).await {
+    workload.begin(cluster.net.clone(), rng.fork(1));
+    let mut injector = FaultInjector::new(plan, rng.fork(2));
+    injector.inject(cluster).await;
+    if !injector.recover(cluster, MENDED_MOST).await {
         return Err("the cluster could not be mended in time".into());
     }
     workload.end().await;

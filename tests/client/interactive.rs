@@ -1,7 +1,7 @@
 //! At a terminal: prompts say what Enter does, passwords stay hidden, an arriving message changes neither whom a
 //! conversation addresses nor the half-typed line.
 
-use messagebase_harness::{Client, Cluster, LONG, PASSWORD, Terminal};
+use messagebase_harness::{Cluster, LONG, PASSWORD, Terminal, TestClient};
 
 use crate::cluster_with;
 
@@ -14,7 +14,7 @@ fn sit_down(cluster: &Cluster, user: &str) -> Terminal {
     terminal
 }
 
-fn logged_in(cluster: &Cluster, user: &str) -> Client {
+fn logged_in(cluster: &Cluster, user: &str) -> TestClient {
     let mut client = cluster.client(1);
     client.login(user);
     client
@@ -38,7 +38,7 @@ fn assert_no_password_in_the_state(cluster: &Cluster) {
 
 /// The body of the next message to a client.
 #[track_caller]
-fn next_body(client: &mut Client) -> String {
+fn next_body(client: &mut TestClient) -> String {
     client.event("message")["message"]["body"]
         .as_str()
         .unwrap_or_default()

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use messagebase_checker::{Answer, Attempt, Call, Recorder, Reply};
-use messagebase_harness::{Client, Cluster, Load, judge};
+use messagebase_harness::{Cluster, Load, TestClient, judge};
 
 use crate::cluster;
 
@@ -25,7 +25,7 @@ fn repeat_unacknowledged(cluster: &Cluster, node: u16, recorder: &Recorder) {
     }
     for (user, mut attempts) in again {
         attempts.sort_by_key(|attempt| attempt.sequence);
-        let mut client: Client = cluster.client(node);
+        let mut client: TestClient = cluster.client(node);
         client.login(&user);
         let mut recording = recorder.client().connect(node);
         for Attempt { call, .. } in attempts {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cluster;
 
-/// Everything that CONTRACT 2 promises to be selectable.
+/// Everything that OPERATING.md promises to be selectable.
 const PROMISED: &[(&str, &str)] = &[
     ("users", "id, name, password_hash, created_at, locked_at"),
     (

@@ -1,14 +1,14 @@
 //! Keys: repeating a write on any node, after any failover, answers as the first time. Order: one connection's writes
 //! take effect in the order sent, also through a leader change.
 
-use messagebase_harness::{Client, Cluster, PASSWORD, SHORT, messages};
+use messagebase_harness::{Cluster, PASSWORD, SHORT, TestClient, messages};
 use serde_json::{Value, json};
 
 use crate::cluster;
 
 const OTHER_PASSWORD: &str = "another long one";
 
-fn login_with(cluster: &Cluster, node: u16, user: &str, password: &str) -> Client {
+fn login_with(cluster: &Cluster, node: u16, user: &str, password: &str) -> TestClient {
     let mut client = cluster.client(node);
     client.ok("login", json!({"user": user, "password": password}));
     client
@@ -148,7 +148,7 @@ fn pipelined(cluster: &Cluster, sender_on: u16, change: impl FnOnce()) {
     cluster.client(sender_on).register("ben");
     let mut anna = cluster.client(sender_on);
     anna.sign_up("anna");
-    let post = |anna: &mut Client, n: usize| {
+    let post = |anna: &mut TestClient, n: usize| {
         anna.post(
             "send",
             json!({"to": "ben", "body": format!("{n}"), "key": format!("k{n}")}),

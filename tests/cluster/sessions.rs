@@ -70,7 +70,7 @@ fn pages_are_in_order_and_say_whether_more_follow() {
     for n in 0..7 {
         anna.send("ben", &format!("{n}"), &format!("{n}"));
     }
-    let page = |client: &mut messagebase_harness::Client, op: &str, fields| {
+    let page = |client: &mut messagebase_harness::TestClient, op: &str, fields| {
         let ok = client.ok(op, fields);
         let values = ok["messages"].as_array().cloned().unwrap_or_default();
         let bodies: Vec<String> = messages(&values).into_iter().map(|m| m.body).collect();
@@ -312,6 +312,6 @@ fn a_slow_reader_is_dropped_and_delays_nobody() {
     );
 }
 
-fn online(client: &mut messagebase_harness::Client, user: &str) -> bool {
+fn online(client: &mut messagebase_harness::TestClient, user: &str) -> bool {
     client.ok("users", json!({"pattern": user}))["users"][0]["online"] == true
 }

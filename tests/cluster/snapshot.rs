@@ -1,6 +1,6 @@
 //! A follower that slept through more changes than the log keeps catches up by snapshot; its sessions miss nothing.
 
-use messagebase_harness::{Client, Cluster, Rows, messages, programs};
+use messagebase_harness::{Cluster, Rows, TestClient, messages, programs};
 
 /// Little enough that a few hundred long messages push it out of the log.
 const CHANGE_LOG_BYTES: u64 = 1024 * 1024;
@@ -15,7 +15,7 @@ fn number(file: &std::path::Path, query: &str) -> u64 {
 }
 
 /// Sends long messages until the leader's log begins after everything that `sleeper` has.
-fn outrun(cluster: &Cluster, sleeper: u16, anna: &mut Client) -> Vec<String> {
+fn outrun(cluster: &Cluster, sleeper: u16, anna: &mut TestClient) -> Vec<String> {
     let leader = cluster.leader_among(&cluster.others(&[sleeper]));
     let has = number(
         &cluster.database(sleeper),

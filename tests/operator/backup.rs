@@ -2,17 +2,17 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use messagebase_harness::{Client, LONG, Place, messages, wait_for};
+use messagebase_harness::{LONG, Place, TestClient, messages, wait_for};
 use serde_json::{Value, json};
 
 use crate::place;
 
-fn client(place: &Place, node: u16) -> Client {
-    Client::plain(place.ports(node).plain)
+fn client(place: &Place, node: u16) -> TestClient {
+    TestClient::plain(place.ports(node).plain)
         .unwrap_or_else(|e| panic!("failed to connect to node {node}: {e}"))
 }
 
-fn bodies(client: &mut Client) -> Vec<String> {
+fn bodies(client: &mut TestClient) -> Vec<String> {
     messages(&client.sync(0))
         .into_iter()
         .map(|message| message.body)

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use messagebase_harness::{Client, LONG, PASSWORD, Place, Signal, signal, wait_for};
+use messagebase_harness::{LONG, PASSWORD, Place, Signal, TestClient, signal, wait_for};
 use serde_json::{Value, json};
 
 use crate::place;
@@ -16,8 +16,8 @@ fn up(nodes: u16) -> Place {
     place
 }
 
-fn client(place: &Place, node: u16) -> Client {
-    Client::plain(place.ports(node).plain)
+fn client(place: &Place, node: u16) -> TestClient {
+    TestClient::plain(place.ports(node).plain)
         .unwrap_or_else(|e| panic!("failed to connect to node {node}: {e}"))
 }
 

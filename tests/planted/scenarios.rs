@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use messagebase_checker::{Answer, Call, Event, Recorder, Reply, Violation};
-use messagebase_harness::storm::{Caller, Heard, examine, take_mailbox};
-use messagebase_harness::{Cluster, Lock, PASSWORD, Rows, Way, Weather, programs};
+use messagebase_harness::storm::{Heard, RecordedClient, examine, take_mailbox};
+use messagebase_harness::{Cluster, DirectionState, LinkState, Lock, PASSWORD, Rows, programs};
 
 use super::defects::Defect;
 use super::{Test, VARIABLE, defective};
@@ -62,15 +62,15 @@ impl Stage {
     }
 
     #[track_caller]
-    fn dial(&self, node: u16) -> Caller {
+    fn dial(&self, node: u16) -> RecordedClient {
         let client = self.recorder.client();
-        Caller::dial(&self.cluster, node, false, &client)
+        RecordedClient::dial(&self.cluster, node, false, &client)
             .unwrap_or_else(|| panic!("no connection to node {node}"))
     }
 
     /// Makes an account and logs in; returns the token too.
     #[track_caller]
-    fn sign_up(&mut self, user: &str, node: u16) -> (Caller, String) {
+    fn sign_up(&mut self, user: &str, node: u16) -> (RecordedClient, String) {
         let mut caller = self.dial(node);
         let (name, password, key) = (
             user.to_owned(),
@@ -107,7 +107,7 @@ impl Stage {
 }
 
 #[track_caller]
-fn answer(caller: &mut Caller, call: Call) -> Answer {
+fn answer(caller: &mut RecordedClient, call: Call) -> Answer {
     let shown = format!("{call:?}");
     caller
         .ask(call, ANSWER_WITHIN, &mut drop)
@@ -184,7 +184,7 @@ fn writes_of_one_connection_that_overtake_each_other_are_found() {
 }
 
 #[track_caller]
-fn await_all(caller: &mut Caller, posted: &[u64]) {
+fn await_all(caller: &mut RecordedClient, posted: &[u64]) {
     let mut left: Vec<u64> = posted.to_vec();
     while !left.is_empty() {
         match caller.hear(ANSWER_WITHIN) {
@@ -206,7 +206,8 @@ fn a_resumed_session_that_misses_what_arrived_in_between_is_found() {
             drop(ben);
             answer(&mut anna, send("ben", "while ben is away"));
             let client = stage.recorder.client();
-            let mut ben = Caller::dial(&stage.cluster, 3, false, &client).expect("node 3 runs");
+            let mut ben =
+                RecordedClient::dial(&stage.cluster, 3, false, &client).expect("node 3 runs");
             answer(
                 &mut ben,
                 Call::Resume {
@@ -241,7 +242,7 @@ fn a_resumed_session_that_misses_what_arrived_in_between_is_found() {
 }
 
 #[track_caller]
-fn await_message(caller: &mut Caller) {
+fn await_message(caller: &mut RecordedClient) {
     loop {
         match caller.hear(ANSWER_WITHIN) {
             Heard::Event(Event::Message(_)) => return,
@@ -259,16 +260,16 @@ fn a_linear_read_that_does_not_wait_is_found() {
         let (mut anna, _) = stage.sign_up("anna", leader);
         let (mut ben, _) = stage.sign_up("ben", behind);
         // Nothing that the leader says of itself reaches the follower; what it asks is answered.
-        let held = Way {
+        let held = DirectionState {
             held: true,
-            ..Way::default()
+            ..DirectionState::default()
         };
         stage.cluster.set_link(
             leader,
             behind,
-            Weather {
+            LinkState {
                 forth: held,
-                back: Way::default(),
+                back: DirectionState::default(),
             },
         );
         answer(&mut anna, send("ben", "acknowledged by the others"));

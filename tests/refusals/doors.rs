@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use messagebase_harness::{Client, Cluster, Connection, Heard, Place, SHORT, programs};
+use messagebase_harness::{Cluster, Connection, Heard, Place, SHORT, TestClient, programs};
 use serde_json::json;
 
 /// The cluster's configuration, but with the keys of another `pki/`.
@@ -72,7 +72,7 @@ fn a_foreign_authority_is_trusted_by_nobody() {
     serves(&cluster, "anna");
     let plain = cluster.ports(3).plain;
     let mut stranger = cluster.wait("the stranger to open its door", || {
-        Client::plain(plain).ok()
+        TestClient::plain(plain).ok()
     });
     let ready = stranger.ok("ping", json!({}))["ready"].clone();
     assert_eq!(ready, false);

@@ -1,4 +1,4 @@
-//! Every bad input of CONTRACT 1–6 gets the error that is written there, and harms nobody else.
+//! Every bad input gets its documented error (PROTOCOL.md, OPERATING.md) and harms no other client.
 
 mod config;
 mod doors;

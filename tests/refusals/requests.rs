@@ -1,6 +1,6 @@
-//! Bad lines and bad requests: the code that CONTRACT 3 names, and the connection lives or closes as it says.
+//! Bad lines and bad requests: the code that PROTOCOL.md names, and the connection lives or closes as it says.
 
-use messagebase_harness::{Client, Cluster, Connection, Heard, PASSWORD, SHORT, programs};
+use messagebase_harness::{Cluster, Connection, Heard, PASSWORD, SHORT, TestClient, programs};
 use serde_json::{Value, json};
 
 const LINE_MAX_BYTES: usize = 128 * 1024;
@@ -12,7 +12,7 @@ fn one_node() -> Cluster {
 
 /// Still there and still answering?
 #[track_caller]
-fn lives(client: &mut Client) {
+fn lives(client: &mut TestClient) {
     client.ok("ping", json!({}));
 }
 

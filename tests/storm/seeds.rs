@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use messagebase_harness::programs;
-use messagebase_harness::storm::{Report, Sum, Wish, run};
+use messagebase_harness::storm::{StormReport, Sum, Wish, run};
 
 /// How long the faults of a storm in `cargo test` last.
 const SHORT_STORM: Duration = Duration::from_secs(6);
 
 /// Runs one seed and says all that is needed to look into a failure.
-fn storm(wish: &Wish) -> Report {
+fn storm(wish: &Wish) -> StormReport {
     let report = run(programs!(), wish);
     eprintln!("{report}");
     if !report.wrong.is_empty() {

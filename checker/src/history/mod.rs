@@ -109,7 +109,7 @@ pub struct Rows {
 
 /// What was done to the cluster; for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fault {
+pub struct FaultRecord {
     /// When.
     pub at: Moment,
     /// In words.
@@ -132,7 +132,7 @@ pub enum Record {
     /// A table of a node in the end.
     Rows(Rows),
     /// What was done to the cluster.
-    Fault(Fault),
+    Fault(FaultRecord),
 }
 
 /// All that is known of a run. The order within the lists does not count; moments do.
@@ -149,7 +149,7 @@ pub struct History {
     /// The nodes' files in the end; recorded once all nodes had applied the same.
     pub rows: Vec<Rows>,
     /// What was done to the cluster.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<FaultRecord>,
 }
 
 /// Why kept lines are no history.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Answer, Attempt, Call, Event, Fault, History, KeptUp, Mailbox, Message, Moment, Record, Reply,
-    Rows, Shown,
+    Answer, Attempt, Call, Event, FaultRecord, History, KeptUp, Mailbox, Message, Moment, Record,
+    Reply, Rows, Shown,
 };
 
 type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -98,7 +98,7 @@ impl Recorder {
     pub fn fault(&self, what: impl Into<String>) {
         let mut state = self.lock();
         let at = self.tick(&mut state);
-        state.history.push(Record::Fault(Fault {
+        state.history.push(Record::Fault(FaultRecord {
             at,
             what: what.into(),
         }));

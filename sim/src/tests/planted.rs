@@ -102,7 +102,7 @@ async fn all_die_with_slow_disks(seed: u64, acknowledge_early: bool) -> Vec<Stri
     let node = &cluster.nodes[&leader];
     let replica = node.replica.clone();
     let verdicts = node
-        .life
+        .lifetime
         .run(async move { replica.propose(vec![draft]).await })
         .await;
     let answer = match verdicts.as_deref() {
@@ -138,7 +138,7 @@ async fn all_die_with_slow_disks(seed: u64, acknowledge_early: bool) -> Vec<Stri
         linear: true,
     };
     let open = connection.invoke(Some("somebody"), call);
-    let names = node.life.run(async move {
+    let names = node.lifetime.run(async move {
         replica.linear().await.expect("two of three read");
         let page = store
             .readers()

@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::run::{Failure, Report, run};
+use crate::run::{Failure, RunReport, run};
 use crate::workload::Clients;
 
 /// The seeds that are run when nobody says otherwise.
@@ -35,12 +35,12 @@ fn seeds() -> Range<u64> {
     parsed.unwrap_or_else(|| panic!("{SEEDS_ENV}={text} is no range; say 0..500 or 7..=7"))
 }
 
-fn once(seed: u64) -> Result<Report, Failure> {
+fn once(seed: u64) -> Result<RunReport, Failure> {
     run(seed, &mut Clients::default())
 }
 
 /// Now and then twice: a seed is one run.
-fn checked(seed: u64) -> Result<Report, Failure> {
+fn checked(seed: u64) -> Result<RunReport, Failure> {
     let first = once(seed)?;
     if seed.is_multiple_of(TWICE_EVERY) {
         let second = once(seed)?;
@@ -55,7 +55,7 @@ fn checked(seed: u64) -> Result<Report, Failure> {
     Ok(first)
 }
 
-fn all(seeds: &Range<u64>) -> (Vec<Report>, Vec<Failure>) {
+fn all(seeds: &Range<u64>) -> (Vec<RunReport>, Vec<Failure>) {
     let next = AtomicU64::new(seeds.start);
     let results = Mutex::new((Vec::new(), Vec::new()));
     let work = || {

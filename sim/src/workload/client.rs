@@ -10,8 +10,8 @@ use openraft_rt_sim::SimRuntime;
 
 use super::door::{self, Session, Token};
 use super::{Defect, USERS, user};
-use crate::chance::Chance;
 use crate::net::Net;
+use crate::rng::Rng;
 
 /// Between two requests, ms.
 const THINK_MS: (u64, u64) = (2, 60);
@@ -30,7 +30,7 @@ pub(super) struct Client {
     name: String,
     password: String,
     net: Net,
-    chance: Chance,
+    rng: Rng,
     over: Arc<AtomicBool>,
     /// Clients that may still send.
     writing: Arc<AtomicUsize>,
@@ -54,7 +54,7 @@ impl Client {
         number: usize,
         name: String,
         net: Net,
-        chance: Chance,
+        rng: Rng,
         over: Arc<AtomicBool>,
         writing: Arc<AtomicUsize>,
     ) -> Client {
@@ -63,7 +63,7 @@ impl Client {
             password: format!("password of {name}"),
             name,
             net,
-            chance,
+            rng,
             over,
             writing,
             recording: recorder.client(),
@@ -99,11 +99,11 @@ impl Client {
             .iter()
             .map(|s| messagebase_daemon::raft::node_of(s.raft_id))
             .collect();
-        self.chance.pick(&nodes)
+        self.rng.pick(&nodes)
     }
 
     async fn pause(&mut self, (least, most): (u64, u64)) {
-        SimRuntime::sleep(self.chance.millis(least, most)).await;
+        SimRuntime::sleep(self.rng.millis(least, most)).await;
     }
 
     /// Lives until it is over, then hears what there is to hear.
@@ -187,7 +187,7 @@ impl Client {
                 token,
             ),
             None => {
-                let token = std::array::from_fn(|_| self.chance.draw() as u8);
+                let token = std::array::from_fn(|_| self.rng.draw() as u8);
                 (
                     Call::Login {
                         user: self.name.clone(),
@@ -300,9 +300,9 @@ impl Client {
     }
 
     async fn act(&mut self) {
-        match self.chance.between(0, 99) {
+        match self.rng.between(0, 99) {
             0..50 => {
-                let many = self.chance.between(1, PIPELINED);
+                let many = self.rng.between(1, PIPELINED);
                 let calls = (0..many).map(|_| self.message()).collect();
                 self.write(calls).await;
             }
@@ -310,7 +310,7 @@ impl Client {
                 self.catch_up(false).await;
             }
             65..75 => {
-                let linear = !self.chance.hits(200);
+                let linear = !self.rng.hits(200);
                 let reply = self
                     .read(Call::Inbox {
                         after: 0,
@@ -360,12 +360,12 @@ impl Client {
     }
 
     fn somebody(&mut self) -> String {
-        user(self.chance.between(0, USERS as u64 - 1) as usize)
+        user(self.rng.between(0, USERS as u64 - 1) as usize)
     }
 
     fn message(&mut self) -> Call {
         let (to, key) = (self.somebody(), self.key());
-        let body = format!("{key} {}", "x".repeat(self.chance.between(0, 200) as usize));
+        let body = format!("{key} {}", "x".repeat(self.rng.between(0, 200) as usize));
         Call::Send { to, body, key }
     }
 

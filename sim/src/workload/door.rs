@@ -1,4 +1,4 @@
-//! What a node does for a client, in the node's life: the way through `service/` without its sockets and hashes. A
+//! What a node does for a client, in the node's lifetime: the way through `service/` without its sockets and hashes. A
 //! stored "hash" is the password itself behind a mark.
 
 use std::future::Future;
@@ -31,7 +31,7 @@ pub(super) fn stored(password: &str) -> String {
     format!("$argon2id$v=19$m=8,t=1,p=1$c2FsdA${password}")
 }
 
-/// Runs work on a node within its life. `None`: it is not there, or died meanwhile.
+/// Runs work on a node within its lifetime. `None`: it is not there, or died meanwhile.
 async fn at<T, F>(
     net: &Net,
     node: u16,
@@ -42,13 +42,13 @@ where
     F: Future<Output = T> + Send + 'static,
 {
     let Station {
-        life,
+        lifetime,
         replica,
         store,
         ..
     } = net.station(node)?;
     let work = work(replica, store);
-    life.run(work).await
+    lifetime.run(work).await
 }
 
 /// Proposes a connection's writes as one ordered batch; one answer each. `None`: no answers.

@@ -13,9 +13,9 @@ use messagebase_daemon::state::read;
 use openraft_rt::AsyncRuntime;
 use openraft_rt_sim::{SimJoinHandle, SimRuntime};
 
-use crate::chance::Chance;
 use crate::cluster::Cluster;
 use crate::net::Net;
+use crate::rng::Rng;
 use crate::run::{Ending, Judging, Workload};
 use client::Client;
 
@@ -80,21 +80,21 @@ fn user(number: usize) -> String {
 }
 
 impl Workload for Clients {
-    fn begin(&mut self, net: Net, mut chance: Chance) {
-        let world = net.world.clone();
+    fn begin(&mut self, net: Net, mut rng: Rng) {
+        let context = net.context.clone();
         let recorder = Recorder::with_clock(move || {
-            u64::try_from(world.elapsed().as_micros()).unwrap_or(u64::MAX)
+            u64::try_from(context.elapsed().as_micros()).unwrap_or(u64::MAX)
         });
         let writing = Arc::new(AtomicUsize::new(CLIENTS));
         for number in 0..CLIENTS {
-            let chance = chance.fork(number as u64);
+            let rng = rng.fork(number as u64);
             let (over, writing) = (self.over.clone(), writing.clone());
             let client = Client::new(
                 &recorder,
                 number,
                 user(number),
                 net.clone(),
-                chance,
+                rng,
                 over,
                 writing,
             );
@@ -120,7 +120,7 @@ impl Workload for Clients {
             };
             take_down_the_end(recorder, cluster);
             let history = recorder.finish();
-            let trace = &cluster.net.world;
+            let trace = &cluster.net.context;
             trace.trace().add("attempts", history.attempts.len() as u64);
             trace
                 .trace()

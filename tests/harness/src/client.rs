@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::clock_stall::Watch;
 use crate::connection::{Connection, Heard};
-use crate::lateness::Watch;
 use crate::wait::{LONG, SHORT};
 
 /// The password of every user in the tests.
@@ -34,7 +34,7 @@ pub type Answer = Result<Value, Refusal>;
 
 /// A connection that speaks JSON.
 #[derive(Debug)]
-pub struct Client {
+pub struct TestClient {
     connection: Connection,
     next_id: u64,
     answers: HashMap<u64, Answer>,
@@ -43,10 +43,10 @@ pub struct Client {
     lost: bool,
 }
 
-impl Client {
+impl TestClient {
     /// Speaks JSON on a connection.
-    pub fn on(connection: Connection) -> Client {
-        Client {
+    pub fn on(connection: Connection) -> TestClient {
+        TestClient {
             connection,
             next_id: 1,
             answers: HashMap::new(),
@@ -60,8 +60,8 @@ impl Client {
     ///
     /// # Errors
     /// When nobody listens there.
-    pub fn plain(port: u16) -> std::io::Result<Client> {
-        Connection::plain(port).map(Client::on)
+    pub fn plain(port: u16) -> std::io::Result<TestClient> {
+        Connection::plain(port).map(TestClient::on)
     }
 
     /// Sends a request without waiting; several may be under way.
@@ -179,7 +179,7 @@ impl Client {
         &mut self,
         what: &str,
         within: Duration,
-        mut take: impl FnMut(&mut Client) -> Option<T>,
+        mut take: impl FnMut(&mut TestClient) -> Option<T>,
     ) -> T {
         let until = Instant::now() + within;
         loop {

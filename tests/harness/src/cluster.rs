@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::client::Client;
+use crate::client::TestClient;
 use crate::connection::Connection;
 use crate::node::Node;
 use crate::place::{Place, PlaceBuilder, Programs};
-use crate::proxy::{Proxy, Weather};
+use crate::proxy::{LinkState, Proxy};
 use crate::rows::{Rows, TABLES_THAT_MUST_AGREE};
 use crate::wait::{LONG, wait_for};
 
@@ -280,16 +280,17 @@ impl Cluster {
 
     /// A JSON client on a node's `plain` port.
     #[track_caller]
-    pub fn client(&self, number: u16) -> Client {
+    pub fn client(&self, number: u16) -> TestClient {
         let port = self.ports(number).plain;
-        Client::plain(port).unwrap_or_else(|e| panic!("failed to connect to node {number}: {e}"))
+        TestClient::plain(port)
+            .unwrap_or_else(|e| panic!("failed to connect to node {number}: {e}"))
     }
 
     /// A JSON client over TLS.
     #[track_caller]
-    pub fn tls_client(&self, number: u16) -> Client {
+    pub fn tls_client(&self, number: u16) -> TestClient {
         let connection = Connection::tls(self.ports(number).client, &self.pki(), "127.0.0.1");
-        Client::on(
+        TestClient::on(
             connection
                 .unwrap_or_else(|e| panic!("failed to connect to node {number} over TLS: {e}")),
         )
@@ -383,10 +384,10 @@ impl Cluster {
 
     /// Sets the link that `from` dials `to` over.
     #[track_caller]
-    pub fn set_link(&self, from: u16, to: u16, weather: Weather) {
+    pub fn set_link(&self, from: u16, to: u16, link_state: LinkState) {
         let link = self.links.get(&(from, to));
         link.unwrap_or_else(|| panic!("this cluster has no proxy from node {from} to node {to}"))
-            .set(weather);
+            .set(link_state);
     }
 
     /// Resets what is open between the two groups; new connections are accepted.

@@ -1,5 +1,5 @@
 //! A blocking connection to a node that exchanges lines, over TLS or plain; for the pipe dialect and for everything a
-//! client should not send. [`crate::Client`] speaks JSON on top.
+//! client should not send. [`crate::TestClient`] speaks JSON on top.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -3,7 +3,7 @@
 //!
 //! Sees the three programs from outside only: sockets, exit codes, output and the files they leave. It never links the
 //! daemon, so a test can't pass by sharing its mistakes. Map: [`Place`] is a directory with a configuration and keys,
-//! [`Cluster`] runs daemons in one, [`Client`] and [`Connection`] speak to them, [`Command`] and [`Talk`] run the
+//! [`Cluster`] runs daemons in one, [`TestClient`] and [`Connection`] speak to them, [`Command`] and [`Talk`] run the
 //! command-line tools, [`Terminal`] gives one of them a terminal, [`Rows`] reads the files, [`Proxy`] breaks the
 //! network, [`Load`] takes down for the checker what it does, [`judge`] asks for its verdict, [`storm`] lets a seed choose
 //! faults and what clients do meanwhile, [`while_the_machine_runs`] judges promises about time, [`wait_for`] is the only
@@ -16,11 +16,11 @@
 )]
 
 mod client;
+mod clock_stall;
 mod cluster;
 mod command;
 mod connection;
 mod judge;
-mod lateness;
 mod load;
 mod node;
 mod place;
@@ -31,18 +31,18 @@ pub mod storm;
 mod terminal;
 mod wait;
 
-pub use client::{Answer, Client, PASSWORD, Refusal};
+pub use client::{Answer, PASSWORD, Refusal, TestClient};
+pub use clock_stall::while_the_machine_runs;
 pub use cluster::{Cluster, ClusterBuilder};
 pub use command::{Command, Ran, Talk, signal};
 pub use connection::{Connection, Heard};
 pub use judge::{judge, messages};
-pub use lateness::while_the_machine_runs;
 pub use load::Load;
 pub use nix::sys::signal::Signal;
 pub use node::Node;
 pub use place::{Place, PlaceBuilder, Programs};
 pub use ports::NodePorts;
-pub use proxy::{Proxy, Way, Weather};
+pub use proxy::{DirectionState, LinkState, Proxy};
 pub use rows::{Lock, Rows, TABLES_THAT_MUST_AGREE};
 pub use terminal::Terminal;
 pub use wait::{LONG, SHORT, wait_for};

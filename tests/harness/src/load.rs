@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use messagebase_checker::{Answer, Call, Open, Recorder, RecordingConnection, Reply};
 
-use crate::client::Client;
+use crate::client::TestClient;
 use crate::cluster::Cluster;
 use crate::wait::SHORT;
 
@@ -88,7 +88,7 @@ impl Drop for Load {
 }
 
 struct Sender {
-    client: Client,
+    client: TestClient,
     recording: RecordingConnection,
     from: String,
     to: String,

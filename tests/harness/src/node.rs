@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::clock_stall::Watch;
 use crate::command::code_of;
-use crate::lateness::Watch;
 use crate::ports::NodePorts;
 use crate::wait::{SHORT, wait_for};
 
-/// How long a graceful stop may take (CONTRACT: 5 s) and a little for a busy machine.
+/// How long a graceful stop may take : the promised 5 s and a little for a busy machine.
 const STOP_WITHIN: Duration = Duration::from_secs(8);
 const LOG_LINES_SHOWN: usize = 60;
 

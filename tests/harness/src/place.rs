@@ -8,8 +8,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::client::PASSWORD;
+use crate::clock_stall::Watch;
 use crate::command::{Command, Ran};
-use crate::lateness::Watch;
 use crate::ports::{NodePorts, PortBlock};
 use crate::wait::{LONG, wait_for};
 
@@ -228,7 +228,7 @@ impl Place {
         self.command(&self.programs.mbctl).args(arguments)
     }
 
-    /// `mbclient --user USER` on this configuration, with the password that [`crate::Client`] registers users with, and
+    /// `mbclient --user USER` on this configuration, with the password that [`crate::TestClient`] registers users with, and
     /// with more patience than usual if the arguments don't say how much.
     pub fn mbclient(&self, user: &str, arguments: &[&str]) -> Command {
         let command = self

@@ -15,7 +15,7 @@ const DIAL_WITHIN: Duration = Duration::from_secs(2);
 
 /// What happens to the bytes of one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Way {
+pub struct DirectionState {
     /// They wait until this is over.
     pub held: bool,
     /// They are gone.
@@ -26,11 +26,11 @@ pub struct Way {
 
 /// What a link is like.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Weather {
+pub struct LinkState {
     /// From who dialed to who was dialed.
-    pub forth: Way,
+    pub forth: DirectionState,
     /// From who was dialed to who dialed.
-    pub back: Way,
+    pub back: DirectionState,
 }
 
 /// Which way a pump carries.
@@ -42,7 +42,7 @@ enum Direction {
 
 #[derive(Debug, Default)]
 struct State {
-    weather: Weather,
+    link_state: LinkState,
     ended: bool,
     /// Both ends of each open connection, and whether bytes of it were lost.
     open: HashMap<u64, Open>,
@@ -102,10 +102,10 @@ impl Proxy {
 
     /// Makes the link like this from now on. What was held back and no longer is goes on; what lost bytes and no longer
     /// does is reset.
-    pub fn set(&self, weather: Weather) {
+    pub fn set(&self, link_state: LinkState) {
         self.link.change(|state| {
-            state.weather = weather;
-            if !weather.forth.lost && !weather.back.lost {
+            state.link_state = link_state;
+            if !link_state.forth.lost && !link_state.back.lost {
                 state
                     .open
                     .values()
@@ -117,11 +117,11 @@ impl Proxy {
 
     /// Holds back everything from now on, on open connections and new ones.
     pub fn cut(&self) {
-        let held = Way {
+        let held = DirectionState {
             held: true,
-            ..Way::default()
+            ..DirectionState::default()
         };
-        self.set(Weather {
+        self.set(LinkState {
             forth: held,
             back: held,
         });
@@ -129,16 +129,16 @@ impl Proxy {
 
     /// Lets everything through again, also what was held back.
     pub fn heal(&self) {
-        self.set(Weather::default());
+        self.set(LinkState::default());
     }
 
     /// Delays what comes from now on.
     pub fn delay(&self, by: Duration) {
-        let late = Way {
+        let late = DirectionState {
             delay: by,
-            ..Way::default()
+            ..DirectionState::default()
         };
-        self.set(Weather {
+        self.set(LinkState {
             forth: late,
             back: late,
         });
@@ -187,8 +187,8 @@ impl Link {
                 return Fate::End;
             }
             let way = match direction {
-                Direction::Forth => state.weather.forth,
-                Direction::Back => state.weather.back,
+                Direction::Forth => state.link_state.forth,
+                Direction::Back => state.link_state.back,
             };
             let due = came + way.delay;
             let now = Instant::now();
@@ -276,7 +276,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
 
-    use super::{Proxy, Way, Weather};
+    use super::{DirectionState, LinkState, Proxy};
 
     #[test]
     fn a_loss_in_one_direction_lets_the_other_pass_and_resets_the_connection_when_it_ends() {
@@ -284,12 +284,12 @@ mod tests {
         let proxy = Proxy::to(listener.local_addr().expect("bound").port());
         let mut near = TcpStream::connect(("127.0.0.1", proxy.port())).expect("the proxy");
         let (mut far, _) = listener.accept().expect("the proxy dials");
-        proxy.set(Weather {
-            forth: Way {
+        proxy.set(LinkState {
+            forth: DirectionState {
                 lost: true,
-                ..Way::default()
+                ..DirectionState::default()
             },
-            back: Way::default(),
+            back: DirectionState::default(),
         });
         near.write_all(b"a").expect("open");
         far.set_read_timeout(Some(Duration::from_millis(150)))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 
-/// Equal on every node with the same `applied_index` (CONTRACT 2).
+/// Equal on every node with the same `applied_index`.
 pub const TABLES_THAT_MUST_AGREE: [&str; 3] = ["users", "messages", "sessions"];
 /// The node checkpoints or swaps tables in less.
 const BUSY: Duration = Duration::from_secs(10);

@@ -11,8 +11,8 @@ use messagebase_checker::Recorder;
 
 use crate::cluster::Cluster;
 use crate::command::Ran;
-use crate::proxy::{Way, Weather};
-use crate::storm::plan::{Fault, Plan, Slot, Trouble};
+use crate::proxy::{DirectionState, LinkState};
+use crate::storm::plan::{Fault, LinkFault, Slot, StormPlan};
 
 /// A node that was asked to stop has ended by then (it promises 5 s, and the machine may be busy).
 const STOP_WITHIN: Duration = Duration::from_secs(20);
@@ -41,8 +41,8 @@ pub struct Diary {
     pub wrong: Vec<String>,
 }
 
-/// Troubles of links that are not over, by id: what, from whom, to whom, who is not well.
-type Troubles = BTreeMap<usize, (Trouble, Vec<u16>, Vec<u16>, Option<u16>)>;
+/// LinkFaults of links that are not over, by id: what, from whom, to whom, who is not well.
+type LinkFaults = BTreeMap<usize, (LinkFault, Vec<u16>, Vec<u16>, Option<u16>)>;
 
 /// Does what the plan says.
 pub struct Conductor<'a> {
@@ -51,7 +51,7 @@ pub struct Conductor<'a> {
     began: Instant,
     /// The node at each place, from place 1.
     places: Vec<u16>,
-    troubles: Troubles,
+    link_faults: LinkFaults,
     /// Killed or asked to stop, and not started again.
     down: BTreeSet<u16>,
     frozen: BTreeSet<u16>,
@@ -71,13 +71,13 @@ impl<'a> Conductor<'a> {
             health,
             ..Diary::default()
         };
-        let (troubles, operators) = (Troubles::new(), Vec::new());
+        let (link_faults, operators) = (LinkFaults::new(), Vec::new());
         Conductor {
             cluster,
             recorder,
             began,
             places,
-            troubles,
+            link_faults,
             down: BTreeSet::new(),
             frozen: BTreeSet::new(),
             operators,
@@ -86,7 +86,7 @@ impl<'a> Conductor<'a> {
     }
 
     /// The whole schedule, in time, until the storm is over.
-    pub fn conduct(mut self, plan: &Plan) -> Diary {
+    pub fn conduct(mut self, plan: &StormPlan) -> Diary {
         for scheduled in &plan.faults {
             pause_until(self.began + scheduled.at);
             if let Some(slot) = scheduled.leader {
@@ -102,7 +102,7 @@ impl<'a> Conductor<'a> {
     /// Ends every fault and starts whoever is down.
     fn heal_everything(&mut self) {
         self.cluster.heal();
-        self.troubles.clear();
+        self.link_faults.clear();
         let frozen: Vec<u16> = self.frozen.iter().copied().collect();
         frozen.into_iter().for_each(|node| self.thaw(node));
         let down: Vec<u16> = self.down.iter().copied().collect();
@@ -133,7 +133,7 @@ impl<'a> Conductor<'a> {
 
     fn well(&self) -> BTreeSet<u16> {
         let cut: BTreeSet<u16> = self
-            .troubles
+            .link_faults
             .values()
             .filter_map(|(.., unwell)| *unwell)
             .collect();
@@ -218,22 +218,23 @@ impl<'a> Conductor<'a> {
             }
             Fault::Links {
                 id,
-                trouble,
+                link_fault,
                 from,
                 to,
                 unwell,
             } => {
                 let (from, to) = (self.nodes_at(from), self.nodes_at(to));
-                let shown = format!("{trouble:?} from {from:?} to {to:?}");
+                let shown = format!("{link_fault:?} from {from:?} to {to:?}");
                 let unwell = unwell.map(|slot| self.node_at(slot));
-                self.troubles.insert(*id, (*trouble, from, to, unwell));
+                self.link_faults
+                    .insert(*id, (*link_fault, from, to, unwell));
                 self.set_links();
                 self.note(&shown);
             }
             Fault::Heal(id) => {
-                self.troubles.remove(id);
+                self.link_faults.remove(id);
                 self.set_links();
-                self.note(&format!("link trouble {id} is over"));
+                self.note(&format!("link link_fault {id} is over"));
             }
             Fault::Reset(from, to) => {
                 let (from, to) = (self.nodes_at(from), self.nodes_at(to));
@@ -314,32 +315,32 @@ impl<'a> Conductor<'a> {
         ));
     }
 
-    /// Makes every link what the troubles together say.
+    /// Makes every link what the link_faults together say.
     fn set_links(&self) {
         let numbers = self.cluster.numbers();
         for from in &numbers {
             for to in numbers.iter().filter(|to| *to != from) {
-                let weather = Weather {
-                    forth: way(&self.troubles, *from, *to),
-                    back: way(&self.troubles, *to, *from),
+                let link_state = LinkState {
+                    forth: way(&self.link_faults, *from, *to),
+                    back: way(&self.link_faults, *to, *from),
                 };
-                self.cluster.set_link(*from, *to, weather);
+                self.cluster.set_link(*from, *to, link_state);
             }
         }
     }
 }
 
 /// What becomes of bytes from one node to another.
-fn way(troubles: &Troubles, from: u16, to: u16) -> Way {
-    let mut way = Way::default();
-    for (trouble, group, others, _) in troubles.values() {
+fn way(link_faults: &LinkFaults, from: u16, to: u16) -> DirectionState {
+    let mut way = DirectionState::default();
+    for (link_fault, group, others, _) in link_faults.values() {
         let forth = group.contains(&from) && others.contains(&to);
         let either = forth || (group.contains(&to) && others.contains(&from));
-        match trouble {
-            Trouble::Cut => way.held |= either,
-            Trouble::OneWayLoss => way.lost |= forth,
-            Trouble::Delay(by) if either => way.delay = way.delay.max(*by),
-            Trouble::Delay(_) => {}
+        match link_fault {
+            LinkFault::Cut => way.held |= either,
+            LinkFault::OneWayLoss => way.lost |= forth,
+            LinkFault::Delay(by) if either => way.delay = way.delay.max(*by),
+            LinkFault::Delay(_) => {}
         }
     }
     way
@@ -359,20 +360,22 @@ pub(super) fn pause_until(until: Instant) {
 mod tests {
     use std::time::Duration;
 
-    use super::{Trouble, Troubles, way};
+    use super::{LinkFault, LinkFaults, way};
 
     #[test]
     fn troubles_add_up_and_each_goes_its_way() {
-        let late = Trouble::Delay(Duration::from_millis(5));
-        let mut troubles = Troubles::new();
-        troubles.insert(0, (Trouble::OneWayLoss, vec![1], vec![2, 3], Some(1)));
-        troubles.insert(1, (Trouble::Cut, vec![3], vec![1], Some(3)));
-        troubles.insert(2, (late, vec![2], vec![1], None));
-        assert!(way(&troubles, 1, 2).lost && !way(&troubles, 2, 1).lost);
+        let late = LinkFault::Delay(Duration::from_millis(5));
+        let mut link_faults = LinkFaults::new();
+        link_faults.insert(0, (LinkFault::OneWayLoss, vec![1], vec![2, 3], Some(1)));
+        link_faults.insert(1, (LinkFault::Cut, vec![3], vec![1], Some(3)));
+        link_faults.insert(2, (late, vec![2], vec![1], None));
+        assert!(way(&link_faults, 1, 2).lost && !way(&link_faults, 2, 1).lost);
         assert!(
-            way(&troubles, 1, 3).held && way(&troubles, 3, 1).held && !way(&troubles, 1, 2).held
+            way(&link_faults, 1, 3).held
+                && way(&link_faults, 3, 1).held
+                && !way(&link_faults, 1, 2).held
         );
-        assert_eq!(way(&troubles, 2, 1).delay, Duration::from_millis(5));
-        assert_eq!(way(&troubles, 2, 3), super::Way::default());
+        assert_eq!(way(&link_faults, 2, 1).delay, Duration::from_millis(5));
+        assert_eq!(way(&link_faults, 2, 3), super::DirectionState::default());
     }
 }

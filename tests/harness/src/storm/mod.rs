@@ -1,23 +1,23 @@
 //! Storms: real processes under faults and load that a seed chooses, judged by `messagebase-checker`.
 //!
-//! [`Plan`] says what a seed means, [`run`] does it and returns a [`Report`]. Inside, the conductor (`faults`) hurts the
-//! cluster; guests (`guest`, `habits`; what they share: `world`) use it meanwhile and take everything down, [`Caller`] is
-//! one such connection; `verdict` looks at the healed cluster and judges, `report` counts. It decides nothing about right
-//! and wrong: that is the checker's, except for what only shows from outside (processes that end, nodes that never serve
-//! again).
+//! [`StormPlan`] says what a seed means; [`run`] does it and returns a [`StormReport`]. Inside, the conductor (`faults`)
+//! hurts the cluster while clients use it and record everything: `storm_client` keeps one served, `workload` chooses its
+//! operations, `context` is what all share, and a [`RecordedClient`] is one connection. `verdict` examines the healed
+//! cluster and `report` counts. Right and wrong are the checker's to decide, except for what shows only from outside:
+//! processes that end and nodes that never serve again.
 
-mod caller;
+mod context;
 mod faults;
-mod guest;
-mod habits;
 mod plan;
+mod recorded_client;
 mod report;
 mod run;
+mod storm_client;
 mod verdict;
-mod world;
+mod workload;
 
-pub use caller::{Caller, Heard};
-pub use plan::{Fault, Guest, Habit, Plan, Scheduled, Slot, Trouble, Wish};
-pub use report::{Report, Sum};
+pub use plan::{Behavior, ClientPlan, Fault, LinkFault, Scheduled, Slot, StormPlan, Wish};
+pub use recorded_client::{Heard, RecordedClient};
+pub use report::{StormReport, Sum};
 pub use run::run;
 pub use verdict::{Findings, examine, take_mailbox};

@@ -41,7 +41,7 @@ pub struct Wish {
 
 /// How a client behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Habit {
+pub enum Behavior {
     /// Does everything a person might, goes to another node when its own is lost.
     Roaming,
     /// Sends one message after the other and stays with its node, so that at any moment each node has a write to do.
@@ -50,7 +50,7 @@ pub enum Habit {
 
 /// One client.
 #[derive(Debug, Clone)]
-pub struct Guest {
+pub struct ClientPlan {
     /// Its account. Two clients may share one.
     pub user: String,
     /// Where it begins.
@@ -58,14 +58,14 @@ pub struct Guest {
     /// Over TLS rather than plain.
     pub tls: bool,
     /// What it does.
-    pub habit: Habit,
+    pub behavior: Behavior,
     /// Determines which operations it chooses.
     pub seed: u64,
 }
 
 /// What happens to the bytes between two groups of places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
+pub enum LinkFault {
     /// Held back in both directions until it is over.
     Cut,
     /// Lost from the first group to the second; then those connections are reset.
@@ -89,12 +89,12 @@ pub enum Fault {
     Stop(Slot),
     /// `mbctl transfer`.
     Transfer(Slot),
-    /// The links between the groups get into trouble number `id`.
+    /// The links between the groups get into link_fault number `id`.
     Links {
         /// By which `Heal` names it.
         id: usize,
         /// What.
-        trouble: Trouble,
+        link_fault: LinkFault,
         /// From these.
         from: Vec<Slot>,
         /// To these.
@@ -102,7 +102,7 @@ pub enum Fault {
         /// Who is not well meanwhile; nobody, when bytes are only late.
         unwell: Option<Slot>,
     },
-    /// The end of trouble `id`.
+    /// The end of link_fault `id`.
     Heal(usize),
     /// What is open between the groups is reset; new connections are accepted.
     Reset(Vec<Slot>, Vec<Slot>),
@@ -118,15 +118,15 @@ impl Fault {
             Fault::Stop(_) => "graceful stop",
             Fault::Transfer(_) => "leader transfer",
             Fault::Links {
-                trouble: Trouble::Cut,
+                link_fault: LinkFault::Cut,
                 ..
             } => "network cut",
             Fault::Links {
-                trouble: Trouble::OneWayLoss,
+                link_fault: LinkFault::OneWayLoss,
                 ..
             } => "one-way loss",
             Fault::Links {
-                trouble: Trouble::Delay(_),
+                link_fault: LinkFault::Delay(_),
                 ..
             } => "delay",
             Fault::Reset(..) => "reset",
@@ -148,7 +148,7 @@ pub struct Scheduled {
 
 /// Everything that a seed says.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct StormPlan {
     /// It.
     pub seed: u64,
     /// Nodes of the cluster.
@@ -156,65 +156,65 @@ pub struct Plan {
     /// How long faults last.
     pub lasts: Duration,
     /// The clients.
-    pub guests: Vec<Guest>,
+    pub clients: Vec<ClientPlan>,
     /// The faults, by time.
     pub faults: Vec<Scheduled>,
 }
 
-impl Plan {
+impl StormPlan {
     /// What the seed says.
-    pub fn of(wish: &Wish) -> Plan {
-        let mut chance = Rng::with_seed(wish.seed);
+    pub fn of(wish: &Wish) -> StormPlan {
+        let mut rng = Rng::with_seed(wish.seed);
         // Drawn also when it is not used, so that a given number of nodes leaves the rest of the plan as it is.
-        let drawn = if chance.u8(0..3) == 0 { 5 } else { 3 };
+        let drawn = if rng.u8(0..3) == 0 { 5 } else { 3 };
         let nodes = wish.nodes.unwrap_or(drawn);
-        let guests = guests(&mut chance, nodes);
-        let faults = Weaver::new(&mut chance, nodes, wish.lasts).weave();
-        Plan {
+        let clients = clients(&mut rng, nodes);
+        let faults = Weaver::new(&mut rng, nodes, wish.lasts).weave();
+        StormPlan {
             seed: wish.seed,
             nodes,
             lasts: wish.lasts,
-            guests,
+            clients,
             faults,
         }
     }
 }
 
 /// Four to eight clients that roam, and one a node that stays.
-fn guests(chance: &mut Rng, nodes: u16) -> Vec<Guest> {
-    let mut guests = Vec::new();
-    for n in 0..chance.usize(ROAMING) {
+fn clients(rng: &mut Rng, nodes: u16) -> Vec<ClientPlan> {
+    let mut clients = Vec::new();
+    for n in 0..rng.usize(ROAMING) {
         // Every third shares the account of the one before it: two sessions of one user.
         let user = if n % 3 == 2 {
             format!("user-{}", n - 1)
         } else {
             format!("user-{n}")
         };
-        let (node, tls, seed) = (chance.u16(1..=nodes), chance.bool(), chance.u64(..));
-        guests.push(Guest {
+        let (node, tls, seed) = (rng.u16(1..=nodes), rng.bool(), rng.u64(..));
+        clients.push(ClientPlan {
             user,
             node,
             tls,
-            habit: Habit::Roaming,
+            behavior: Behavior::Roaming,
             seed,
         });
     }
     for node in 1..=nodes {
-        let (tls, seed) = (chance.u8(0..3) == 0, chance.u64(..));
-        guests.push(Guest {
+        let (tls, seed) = (rng.u8(0..3) == 0, rng.u64(..));
+        clients.push(ClientPlan {
             user: format!("steady-{node}"),
             node,
             tls,
-            habit: Habit::Steady,
+            behavior: Behavior::Steady,
             seed,
         });
     }
-    guests
+    clients
 }
 
 /// Draws faults one after the other; several overlap.
 struct Weaver<'a> {
-    chance: &'a mut Rng,
+    rng: &'a mut Rng,
     nodes: u16,
     lasts: Duration,
     /// Per place, until when it is not well.
@@ -226,9 +226,9 @@ struct Weaver<'a> {
 }
 
 impl<'a> Weaver<'a> {
-    fn new(chance: &'a mut Rng, nodes: u16, lasts: Duration) -> Self {
+    fn new(rng: &'a mut Rng, nodes: u16, lasts: Duration) -> Self {
         Weaver {
-            chance,
+            rng,
             nodes,
             lasts,
             unwell: Vec::new(),
@@ -245,7 +245,7 @@ impl<'a> Weaver<'a> {
             if at >= self.busy {
                 self.draw(at);
             }
-            at += Duration::from_millis(self.chance.u64(BETWEEN_MS));
+            at += Duration::from_millis(self.rng.u64(BETWEEN_MS));
         }
         // Stable: what was drawn first and is due at the same time comes first.
         self.faults.sort_by_key(|scheduled| scheduled.at);
@@ -263,9 +263,9 @@ impl<'a> Weaver<'a> {
             .collect();
         let may_hurt = self.unwell.len() < self.minority();
         let all: Vec<Slot> = (1..=self.nodes).collect();
-        let one = well[self.chance.usize(..well.len())];
+        let one = well[self.rng.usize(..well.len())];
         let until = self.end_of(at, LASTS_MS);
-        match self.chance.u8(0..100) {
+        match self.rng.u8(0..100) {
             0..=17 if may_hurt => self.kill(at, one),
             18..=27 if may_hurt => {
                 self.hurt(at, one, Fault::Freeze(one), until, Fault::Thaw(one));
@@ -273,14 +273,14 @@ impl<'a> Weaver<'a> {
             28..=35 if may_hurt => {
                 self.hurt(at, one, Fault::Stop(one), until, Fault::Start(vec![one]))
             }
-            36..=47 if may_hurt => self.links(at, until, one, Trouble::Cut),
-            48..=59 if may_hurt => self.links(at, until, one, Trouble::OneWayLoss),
+            36..=47 if may_hurt => self.links(at, until, one, LinkFault::Cut),
+            48..=59 if may_hurt => self.links(at, until, one, LinkFault::OneWayLoss),
             60..=69 => {
-                let by = Duration::from_millis(self.chance.u64(DELAY_MS));
-                self.links(at, until, one, Trouble::Delay(by));
+                let by = Duration::from_millis(self.rng.u64(DELAY_MS));
+                self.links(at, until, one, LinkFault::Delay(by));
             }
             70..=79 => {
-                let from = if self.chance.u8(0..3) == 0 {
+                let from = if self.rng.u8(0..3) == 0 {
                     all.clone()
                 } else {
                     vec![one]
@@ -297,13 +297,13 @@ impl<'a> Weaver<'a> {
 
     /// The end of what begins at `at`, within the storm.
     fn end_of(&mut self, at: Duration, lasts: std::ops::Range<u64>) -> Duration {
-        (at + Duration::from_millis(self.chance.u64(lasts))).min(self.lasts)
+        (at + Duration::from_millis(self.rng.u64(lasts))).min(self.lasts)
     }
 
     /// Half of what hits one place is meant for the leader.
     fn aim(&mut self, places: &[Slot]) -> Option<Slot> {
         match places {
-            [one] if self.chance.bool() => Some(*one),
+            [one] if self.rng.bool() => Some(*one),
             _ => None,
         }
     }
@@ -321,7 +321,7 @@ impl<'a> Weaver<'a> {
 
     /// Half of the killed are started again at once, as a service manager would.
     fn kill(&mut self, at: Duration, slot: Slot) {
-        let until = if self.chance.bool() {
+        let until = if self.rng.bool() {
             at
         } else {
             self.end_of(at, LASTS_MS)
@@ -336,17 +336,17 @@ impl<'a> Weaver<'a> {
     }
 
     /// Between one place and all others, or one other.
-    fn links(&mut self, at: Duration, until: Duration, one: Slot, trouble: Trouble) {
+    fn links(&mut self, at: Duration, until: Duration, one: Slot, link_fault: LinkFault) {
         let mut others: Vec<Slot> = (1..=self.nodes).filter(|slot| *slot != one).collect();
-        if self.chance.u8(0..3) == 0 {
-            others = vec![others[self.chance.usize(..others.len())]];
+        if self.rng.u8(0..3) == 0 {
+            others = vec![others[self.rng.usize(..others.len())]];
         }
-        let unwell = (!matches!(trouble, Trouble::Delay(_))).then_some(one);
+        let unwell = (!matches!(link_fault, LinkFault::Delay(_))).then_some(one);
         let leader = self.aim(&[one]);
         self.unwell.extend(unwell.map(|slot| (slot, until)));
         let id = self.ids;
         self.ids += 1;
-        let towards_it = trouble == Trouble::OneWayLoss && self.chance.bool();
+        let towards_it = link_fault == LinkFault::OneWayLoss && self.rng.bool();
         let (from, to) = if towards_it {
             (others, vec![one])
         } else {
@@ -357,7 +357,7 @@ impl<'a> Weaver<'a> {
             leader,
             Fault::Links {
                 id,
-                trouble,
+                link_fault,
                 from,
                 to,
                 unwell,
@@ -368,7 +368,7 @@ impl<'a> Weaver<'a> {
 
     /// Every process at once, as when the power goes.
     fn crash_all(&mut self, at: Duration, all: Vec<Slot>) {
-        let until = if self.chance.bool() {
+        let until = if self.rng.bool() {
             at
         } else {
             self.end_of(at, 1..1_000)
@@ -380,11 +380,11 @@ impl<'a> Weaver<'a> {
 
     /// So many that no majority is left, for a while.
     fn take_quorum(&mut self, at: Duration, mut all: Vec<Slot>) {
-        self.chance.shuffle(&mut all);
+        self.rng.shuffle(&mut all);
         all.truncate(self.minority() + 1);
         let until = self.end_of(at, WITHOUT_QUORUM_MS);
         self.busy = until;
-        if self.chance.bool() {
+        if self.rng.bool() {
             self.push(at, None, Fault::Kill(all.clone()));
             self.push(until, None, Fault::Start(all));
             return;
@@ -396,26 +396,26 @@ impl<'a> Weaver<'a> {
     }
 }
 
-impl fmt::Display for Plan {
+impl fmt::Display for StormPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan {
+        let StormPlan {
             seed,
             nodes,
             lasts,
-            guests,
+            clients,
             faults,
         } = self;
         writeln!(
             f,
             "seed {seed}: {nodes} nodes, {} clients, faults for {lasts:?}",
-            guests.len()
+            clients.len()
         )?;
-        for guest in guests {
-            let over = if guest.tls { "TLS" } else { "plain" };
+        for client in clients {
+            let over = if client.tls { "TLS" } else { "plain" };
             writeln!(
                 f,
                 "  client of {} on node {} over {over}: {:?}",
-                guest.user, guest.node, guest.habit
+                client.user, client.node, client.behavior
             )?;
         }
         for Scheduled { at, leader, fault } in faults {
@@ -431,10 +431,10 @@ mod tests {
     use std::collections::BTreeSet;
     use std::time::Duration;
 
-    use super::{Fault, Habit, Plan, Slot, Wish};
+    use super::{Behavior, Fault, Slot, StormPlan, Wish};
 
-    fn plan(seed: u64, nodes: Option<u16>) -> Plan {
-        Plan::of(&Wish {
+    fn plan(seed: u64, nodes: Option<u16>) -> StormPlan {
+        StormPlan::of(&Wish {
             seed,
             lasts: Duration::from_secs(20),
             nodes,
@@ -451,7 +451,7 @@ mod tests {
 
     #[test]
     fn seeds_cover_both_sizes_and_every_kind_of_fault() {
-        let plans: Vec<Plan> = (0..40).map(|seed| plan(seed, None)).collect();
+        let plans: Vec<StormPlan> = (0..40).map(|seed| plan(seed, None)).collect();
         let sizes: BTreeSet<u16> = plans.iter().map(|plan| plan.nodes).collect();
         assert_eq!(sizes, BTreeSet::from([3, 5]));
         let kinds: BTreeSet<&str> = plans
@@ -462,16 +462,16 @@ mod tests {
         assert_eq!(kinds.len(), 9, "{kinds:?}");
         for plan in &plans {
             let roaming = plan
-                .guests
+                .clients
                 .iter()
-                .filter(|guest| guest.habit == Habit::Roaming)
+                .filter(|client| client.behavior == Behavior::Roaming)
                 .count();
             assert!((4..=8).contains(&roaming), "{plan}");
         }
     }
 
     /// Follows a plan and says after each fault how many places are not well.
-    fn unwell_over_time(plan: &Plan) -> Vec<(Duration, usize)> {
+    fn unwell_over_time(plan: &StormPlan) -> Vec<(Duration, usize)> {
         let mut down: BTreeSet<Slot> = BTreeSet::new();
         let mut cut: Vec<(usize, Slot)> = Vec::new();
         let mut counts = Vec::new();

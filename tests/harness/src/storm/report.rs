@@ -15,7 +15,7 @@ pub type Counts = BTreeMap<&'static str, u64>;
 
 /// What one storm was like and whether all promises held.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct StormReport {
     /// Which.
     pub seed: u64,
     /// Of the cluster.
@@ -61,7 +61,7 @@ pub struct Sum {
 
 impl Sum {
     /// One storm more.
-    pub fn add(&mut self, report: &Report) {
+    pub fn add(&mut self, report: &StormReport) {
         self.storms += 1;
         for (sum, counts) in [
             (&mut self.operations, &report.operations),
@@ -94,7 +94,7 @@ fn listed(counts: &Counts) -> String {
         .join(", ")
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for StormReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = if self.wrong.is_empty() {
             "good"

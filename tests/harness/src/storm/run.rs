@@ -12,12 +12,12 @@ use messagebase_checker::{History, Recorder};
 
 use crate::cluster::Cluster;
 use crate::place::Programs;
+use crate::storm::context::StormContext;
 use crate::storm::faults::{Conductor, Diary, pause_until};
-use crate::storm::guest::Guest;
-use crate::storm::plan::{Plan, Wish};
-use crate::storm::report::{Report, Spell, acknowledged_writes, count, worst_recovery};
+use crate::storm::plan::{StormPlan, Wish};
+use crate::storm::report::{Spell, StormReport, acknowledged_writes, count, worst_recovery};
+use crate::storm::storm_client::StormClient;
 use crate::storm::verdict::{self, examine};
-use crate::storm::world::World;
 
 /// What is under way when everything is healed is done by then, or the cluster does not serve.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,14 +29,14 @@ const FAILED_LOGINS: u64 = 100_000;
 const SHORT_CHANGE_LOG_BYTES: u64 = 150_000;
 
 /// Lets the storm of a seed happen.
-pub fn run(programs: Programs, wish: &Wish) -> Report {
-    let plan = Plan::of(wish);
-    let mut report = Report {
+pub fn run(programs: Programs, wish: &Wish) -> StormReport {
+    let plan = StormPlan::of(wish);
+    let mut report = StormReport {
         seed: plan.seed,
         nodes: plan.nodes,
-        clients: plan.guests.len(),
+        clients: plan.clients.len(),
         lasts: plan.lasts,
-        ..Report::default()
+        ..StormReport::default()
     };
     let mut builder = Cluster::with(programs, plan.nodes)
         .proxied()
@@ -59,38 +59,44 @@ pub fn run(programs: Programs, wish: &Wish) -> Report {
     let began = Instant::now();
     let clock = move || u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     let recorder = Recorder::with_clock(clock);
-    let names: BTreeSet<String> = plan.guests.iter().map(|guest| guest.user.clone()).collect();
-    let world = Arc::new(World::new(
+    let names: BTreeSet<String> = plan
+        .clients
+        .iter()
+        .map(|client| client.user.clone())
+        .collect();
+    let context = Arc::new(StormContext::new(
         Arc::clone(&cluster),
         recorder.clone(),
         names.into_iter().collect(),
     ));
 
-    let visits: Vec<JoinHandle<Guest>> = plan
-        .guests
+    let visits: Vec<JoinHandle<StormClient>> = plan
+        .clients
         .iter()
         .enumerate()
         .map(|(number, planned)| {
-            let mut guest = Guest::new(Arc::clone(&world), number, planned);
-            let habit = planned.habit;
+            let mut client = StormClient::new(Arc::clone(&context), number, planned);
+            let behavior = planned.behavior;
             std::thread::spawn(move || {
-                guest.visit(habit);
-                guest
+                client.visit(behavior);
+                client
             })
         })
         .collect();
-    wait_for_guests(&world, visits.len(), &mut report.wrong);
+    wait_for_clients(&context, visits.len(), &mut report.wrong);
     let mut diary = Conductor::new(&cluster, &recorder).conduct(&plan);
     let end_us = clock();
-    world.end(Instant::now() + PATIENCE);
-    let guests = gather(visits, &mut report.wrong);
-    report
-        .wrong
-        .extend(guests.into_iter().filter_map(|guest| guest.finish().err()));
-    report.wrong.extend(world.take_wrong());
+    context.end(Instant::now() + PATIENCE);
+    let clients = gather(visits, &mut report.wrong);
+    report.wrong.extend(
+        clients
+            .into_iter()
+            .filter_map(|client| client.finish().err()),
+    );
+    report.wrong.extend(context.take_wrong());
     report.wrong.append(&mut diary.wrong);
 
-    let history = judge(&cluster, &world, &mut report.wrong);
+    let history = judge(&cluster, &context, &mut report.wrong);
     (report.operations, report.outcomes) = count(&history);
     let spells = well_spells(&diary, plan.nodes, began, end_us);
     report.worst_recovery = worst_recovery(&acknowledged_writes(&history), &spells);
@@ -103,13 +109,13 @@ pub fn run(programs: Programs, wish: &Wish) -> Report {
 }
 
 /// Waits until every client was served once.
-fn wait_for_guests(world: &World, expected: usize, wrong: &mut Vec<String>) {
+fn wait_for_clients(context: &StormContext, expected: usize, wrong: &mut Vec<String>) {
     let until = Instant::now() + PATIENCE;
-    while world.there() < expected {
+    while context.there() < expected {
         if Instant::now() >= until {
             return wrong.push(format!(
                 "only {} of {expected} clients were served before the storm",
-                world.there()
+                context.there()
             ));
         }
         pause_until(Instant::now() + Duration::from_millis(10));
@@ -117,9 +123,9 @@ fn wait_for_guests(world: &World, expected: usize, wrong: &mut Vec<String>) {
 }
 
 /// Waits for the clients to end; those that don't are left behind and told.
-fn gather(visits: Vec<JoinHandle<Guest>>, wrong: &mut Vec<String>) -> Vec<Guest> {
+fn gather(visits: Vec<JoinHandle<StormClient>>, wrong: &mut Vec<String>) -> Vec<StormClient> {
     let until = Instant::now() + PATIENCE + LAST_WORDS;
-    let mut guests = Vec::new();
+    let mut clients = Vec::new();
     for visit in visits {
         while !visit.is_finished() && Instant::now() < until {
             pause_until(Instant::now() + Duration::from_millis(10));
@@ -131,19 +137,19 @@ fn gather(visits: Vec<JoinHandle<Guest>>, wrong: &mut Vec<String>) -> Vec<Guest>
             continue;
         }
         match visit.join() {
-            Ok(guest) => guests.push(guest),
+            Ok(client) => clients.push(client),
             Err(panic) => wrong.push(format!("a client panicked: {}", text_of(&*panic))),
         }
     }
-    guests
+    clients
 }
 
 /// Examines the healed cluster. When that can't be done, the history so far is kept.
-fn judge(cluster: &Arc<Cluster>, world: &Arc<World>, wrong: &mut Vec<String>) -> History {
+fn judge(cluster: &Arc<Cluster>, context: &Arc<StormContext>, wrong: &mut Vec<String>) -> History {
     let (there, recorder, accounts) = (
         Arc::clone(cluster),
-        world.recorder.clone(),
-        world.accounts(),
+        context.recorder.clone(),
+        context.accounts(),
     );
     let examined = std::thread::spawn(move || examine(&there, &recorder, &accounts)).join();
     match examined {
@@ -156,7 +162,7 @@ fn judge(cluster: &Arc<Cluster>, world: &Arc<World>, wrong: &mut Vec<String>) ->
                 "the healed cluster could not be examined: {}",
                 text_of(&*panic)
             ));
-            world.recorder.finish()
+            context.recorder.finish()
         }
     }
 }
@@ -209,7 +215,7 @@ fn failovers(cluster: &Cluster) -> u64 {
 /// Keeps what is needed to understand a failure: data directories, logs, history, plan, what was done and what is wrong.
 fn keep(
     cluster: &Cluster,
-    plan: &Plan,
+    plan: &StormPlan,
     diary: &Diary,
     history: &History,
     wrong: &[String],

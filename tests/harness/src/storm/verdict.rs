@@ -7,7 +7,7 @@ use messagebase_checker::{Answer, Call, History, Message, Recorder, Reply, Viola
 
 use crate::cluster::Cluster;
 use crate::rows::{Rows, TABLES_THAT_MUST_AGREE};
-use crate::storm::caller::Caller;
+use crate::storm::recorded_client::RecordedClient;
 use crate::wait::{LONG, wait_for};
 
 const PAGE: u32 = 1_000;
@@ -77,9 +77,9 @@ pub fn take_mailbox(
     let failed =
         |what: &str| format!("the mailbox of {user} could not be read on node {node}: {what}");
     let client = recorder.client();
-    let mut caller =
-        Caller::dial(cluster, node, false, &client).ok_or_else(|| failed("no connection"))?;
-    let ask = |caller: &mut Caller, call| {
+    let mut caller = RecordedClient::dial(cluster, node, false, &client)
+        .ok_or_else(|| failed("no connection"))?;
+    let ask = |caller: &mut RecordedClient, call| {
         caller
             .ask(call, ANSWER_WITHIN, &mut drop)
             .ok_or_else(|| failed("no answer"))

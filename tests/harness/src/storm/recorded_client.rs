@@ -20,7 +20,7 @@ pub enum Heard {
     Answer(u64, Answer),
     /// An event that the checker judges.
     Event(Event),
-    /// The answer to something that it does not judge ([`Caller::post_aside`]); `None`: refused.
+    /// The answer to something that it does not judge ([`RecordedClient::post_aside`]); `None`: refused.
     Aside(u64, Option<Value>),
     /// The other side closed, in order or not.
     Lost,
@@ -30,7 +30,7 @@ pub enum Heard {
 
 /// The connection.
 #[derive(Debug)]
-pub struct Caller {
+pub struct RecordedClient {
     connection: Connection,
     recording: RecordingConnection,
     node: u16,
@@ -40,14 +40,14 @@ pub struct Caller {
     wrong: Option<String>,
 }
 
-impl Caller {
+impl RecordedClient {
     /// Connects a client of the history to a node; `None` when that fails or takes too long.
     pub fn dial(
         cluster: &Cluster,
         node: u16,
         tls: bool,
         client: &RecordingClient,
-    ) -> Option<Caller> {
+    ) -> Option<RecordedClient> {
         let ports = cluster.ports(node);
         let (port, pki) = if tls {
             (ports.client, Some(cluster.pki()))
@@ -56,7 +56,7 @@ impl Caller {
         };
         let connection = Connection::dial(port, pki.as_deref(), DIAL_WITHIN).ok()?;
         let recording = client.connect(node);
-        Some(Caller {
+        Some(RecordedClient {
             connection,
             recording,
             node,
@@ -96,7 +96,7 @@ impl Caller {
         self.post_for(user.as_deref(), call)
     }
 
-    /// [`Caller::post`] in the name of a user that this connection has no session of: the repetition of a deletion.
+    /// [`RecordedClient::post`] in the name of a user that this connection has no session of: the repetition of a deletion.
     pub fn post_for(&mut self, user: Option<&str>, call: Call) -> u64 {
         let (op, mut fields) = call.request();
         if let (Call::Delete { .. }, Some(user)) = (&call, user) {

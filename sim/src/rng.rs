@@ -1,22 +1,23 @@
-//! Chance that follows from a seed: SplitMix64, small, and the same on every machine and in every release.
+//! A random generator that follows from a seed: SplitMix64, which gives the same numbers on every machine and in every
+//! release, so that a seed in an old report can be run again.
 
 use std::time::Duration;
 
-/// A stream of chance.
+/// A stream of random numbers.
 #[derive(Debug, Clone)]
-pub struct Chance(u64);
+pub struct Rng(u64);
 
-impl Chance {
+impl Rng {
     /// The stream of a seed.
-    pub fn new(seed: u64) -> Chance {
+    pub fn new(seed: u64) -> Rng {
         // Mixed once, so that neighbouring seeds have nothing in common.
-        let mut chance = Chance(seed);
-        Chance(chance.draw())
+        let mut rng = Rng(seed);
+        Rng(rng.draw())
     }
 
-    /// A stream of its own for `what`: more draws of the one do not move the other.
-    pub fn fork(&mut self, what: u64) -> Chance {
-        Chance::new(self.draw() ^ what)
+    /// An independent stream for `what`: drawing more from one does not change the other.
+    pub fn fork(&mut self, what: u64) -> Rng {
+        Rng::new(self.draw() ^ what)
     }
 
     /// The next 64 bits.
@@ -28,13 +29,13 @@ impl Chance {
         z ^ (z >> 31)
     }
 
-    /// From `least` to `most`, both possible.
+    /// From `least` to `most`, both included.
     pub fn between(&mut self, least: u64, most: u64) -> u64 {
         // The bias is below 2^-40 for ranges that occur here.
         least + self.draw() % (most - least + 1)
     }
 
-    /// True `per_mille` times of 1,000.
+    /// True in `per_mille` of 1,000 draws.
     pub fn hits(&mut self, per_mille: u64) -> bool {
         self.between(0, 999) < per_mille
     }
@@ -49,7 +50,7 @@ impl Chance {
         self.micros(least * 1_000, most * 1_000)
     }
 
-    /// One of them; `None` of none.
+    /// One of these; `None` if there are none.
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> Option<T> {
         if of.is_empty() {
             return None;

@@ -1,6 +1,6 @@
 //! One client of a storm: holds one account's session over whatever happens to its node. Resumes by token, repeats what
 //! was not answered in order under the same keys before anything new, and fetches what it missed, as PROTOCOL.md 11 says.
-//! What it does with that is in [`crate::storm::habits`].
+//! What it does with that is in [`crate::storm::workload`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use fastrand::Rng;
 use messagebase_checker::{Answer, Call, Event, Message, RecordingClient, Reply};
 
 use crate::client::PASSWORD;
-use crate::storm::caller::{Caller, Heard};
+use crate::storm::context::StormContext;
 use crate::storm::faults::pause_until;
-use crate::storm::plan::{Guest as Planned, Habit};
-use crate::storm::world::World;
+use crate::storm::plan::{Behavior, ClientPlan};
+use crate::storm::recorded_client::{Heard, RecordedClient};
 
 /// A client takes its node for lost when an answer takes longer (PROTOCOL.md 7).
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(4);
@@ -29,20 +29,20 @@ pub(super) struct GaveUp;
 
 /// The client.
 #[derive(Debug)]
-pub struct Guest {
-    pub(super) world: Arc<World>,
+pub struct StormClient {
+    pub(super) context: Arc<StormContext>,
     pub(super) user: String,
-    habit: Habit,
+    behavior: Behavior,
     tls: bool,
-    pub(super) chance: Rng,
+    pub(super) rng: Rng,
     /// In the history; a new one when it breaks off without repeating.
-    client: RecordingClient,
+    recording: RecordingClient,
     /// Where it is or wants to be.
     pub(super) node: u16,
-    caller: Option<Caller>,
+    connection: Option<RecordedClient>,
     token: Option<String>,
     registered: bool,
-    /// Unlike those of every other guest.
+    /// Unlike those of every other client.
     stem: String,
     keys: u64,
     /// Every message to or from the user up to here was shown.
@@ -55,18 +55,18 @@ pub struct Guest {
     held: Option<Vec<Message>>,
 }
 
-impl Guest {
-    /// As planned; `number` is unlike that of every other guest.
-    pub fn new(world: Arc<World>, number: usize, planned: &Planned) -> Guest {
-        Guest {
-            client: world.recorder.client(),
-            world,
+impl StormClient {
+    /// As planned; `number` is unlike that of every other client.
+    pub fn new(context: Arc<StormContext>, number: usize, planned: &ClientPlan) -> StormClient {
+        StormClient {
+            recording: context.recorder.client(),
+            context,
             user: planned.user.clone(),
-            habit: planned.habit,
+            behavior: planned.behavior,
             tls: planned.tls,
-            chance: Rng::with_seed(planned.seed),
+            rng: Rng::with_seed(planned.seed),
             node: planned.node,
-            caller: None,
+            connection: None,
             token: None,
             registered: false,
             stem: format!("g{number}"),
@@ -78,18 +78,18 @@ impl Guest {
         }
     }
 
-    /// A guest of the same place with an account of its own that does not exist yet.
-    pub(super) fn companion(&mut self, user: &str) -> Guest {
+    /// A client of the same place with an account of its own that does not exist yet.
+    pub(super) fn companion(&mut self, user: &str) -> StormClient {
         self.keys += 1;
-        Guest {
-            client: self.world.recorder.client(),
-            world: Arc::clone(&self.world),
+        StormClient {
+            recording: self.context.recorder.client(),
+            context: Arc::clone(&self.context),
             user: user.to_owned(),
-            habit: self.habit,
+            behavior: self.behavior,
             tls: self.tls,
-            chance: Rng::with_seed(self.chance.u64(..)),
+            rng: Rng::with_seed(self.rng.u64(..)),
             node: self.node,
-            caller: None,
+            connection: None,
             token: None,
             registered: false,
             stem: format!("{}c{}", self.stem, self.keys),
@@ -109,25 +109,25 @@ impl Guest {
 
     /// The line is dead, or the client wants away: nothing is read from it any more.
     pub(super) fn hang_up(&mut self) {
-        if let Some(caller) = self.caller.take()
-            && let Some(wrong) = caller.wrong()
+        if let Some(connection) = self.connection.take()
+            && let Some(wrong) = connection.wrong()
         {
-            self.world.wrong(wrong.to_owned());
+            self.context.wrong(wrong.to_owned());
         }
     }
 
     /// Goes on as somebody who never repeats what is open: as another client of the history.
     pub(super) fn become_another(&mut self) {
         self.hang_up();
-        self.client = self.world.recorder.client();
+        self.recording = self.context.recorder.client();
         self.since = self.last;
     }
 
     /// Another node than this one, unless the client is one that stays.
     pub(super) fn move_on(&mut self) {
-        let others = self.world.cluster.others(&[self.node]);
-        if self.habit == Habit::Roaming && !others.is_empty() {
-            self.node = others[self.chance.usize(..others.len())];
+        let others = self.context.cluster.others(&[self.node]);
+        if self.behavior == Behavior::Roaming && !others.is_empty() {
+            self.node = others[self.rng.usize(..others.len())];
         }
     }
 
@@ -142,8 +142,8 @@ impl Guest {
     /// Tries nodes until one serves the account's session, with all that was missed fetched.
     pub(super) fn come_up(&mut self) -> Result<(), GaveUp> {
         let mut pause = BACKOFF_FIRST;
-        while self.caller.is_none() {
-            if self.world.out_of_patience() {
+        while self.connection.is_none() {
+            if self.context.out_of_patience() {
                 return Err(GaveUp);
             }
             if self.enter() {
@@ -152,7 +152,7 @@ impl Guest {
             self.hang_up();
             self.move_on();
             let jitter = Duration::from_millis(
-                self.chance
+                self.rng
                     .u64(0..=u64::try_from(pause.as_millis()).unwrap_or(0)),
             );
             pause_until(Instant::now() + jitter);
@@ -163,15 +163,16 @@ impl Guest {
 
     /// One attempt at one node.
     fn enter(&mut self) -> bool {
-        self.caller = Caller::dial(&self.world.cluster, self.node, self.tls, &self.client);
-        if self.caller.is_none() {
+        self.connection =
+            RecordedClient::dial(&self.context.cluster, self.node, self.tls, &self.recording);
+        if self.connection.is_none() {
             return false;
         }
         self.held = Some(Vec::new());
         let linear = match self.token.clone() {
             Some(token) => {
                 // Most people are not in a hurry; some read before it is clear who leads.
-                let linear = self.world.is_over() || self.chance.u8(0..8) != 0;
+                let linear = self.context.is_over() || self.rng.u8(0..8) != 0;
                 if !self.resume(token, linear) {
                     return false;
                 }
@@ -185,8 +186,8 @@ impl Guest {
             }
         };
         let user = self.user.clone();
-        if let Some(caller) = &mut self.caller {
-            caller.logged_in(&user);
+        if let Some(connection) = &mut self.connection {
+            connection.logged_in(&user);
         }
         self.catch_up(linear)
     }
@@ -195,7 +196,7 @@ impl Guest {
     pub(super) fn ask(&mut self, call: Call) -> Option<Answer> {
         let mut seen = Vec::new();
         let answer = self
-            .caller
+            .connection
             .as_mut()?
             .ask(call, ANSWER_WITHIN, &mut |event| seen.push(event));
         let ended = seen.into_iter().any(|event| self.take_in(event));
@@ -209,8 +210,8 @@ impl Guest {
         // The same key on every node and by both clients of a shared account: whoever is first makes it for both.
         let (user, password) = (self.user.clone(), PASSWORD.to_owned());
         let key = format!("register {user}");
-        if self.world.passwords(&user).is_empty() {
-            self.world.may_have(&user, PASSWORD);
+        if self.context.passwords(&user).is_empty() {
+            self.context.may_have(&user, PASSWORD);
         }
         let answer = self.ask(Call::Register {
             user,
@@ -222,7 +223,7 @@ impl Guest {
     }
 
     fn login(&mut self) -> bool {
-        for password in self.world.passwords(&self.user) {
+        for password in self.context.passwords(&self.user) {
             match self.ask(Call::Login {
                 user: self.user.clone(),
                 password,
@@ -268,7 +269,7 @@ impl Guest {
                 return true;
             }
             if !came {
-                self.world.wrong(format!(
+                self.context.wrong(format!(
                     "an empty page of sync for {} says that more follows",
                     self.user
                 ));
@@ -310,11 +311,11 @@ impl Guest {
         let until = Instant::now() + for_;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let Some(caller) = &mut self.caller else {
+            let Some(connection) = &mut self.connection else {
                 pause_until(until);
                 return;
             };
-            match caller.hear(left) {
+            match connection.hear(left) {
                 Heard::Event(event) => {
                     if self.take_in(event) {
                         self.hang_up();
@@ -343,13 +344,13 @@ impl Guest {
             if let Some(done) = answers.iter().cloned().collect() {
                 return Ok(done);
             }
-            if self.world.out_of_patience() {
+            if self.context.out_of_patience() {
                 return Err(GaveUp);
             }
             // Without a quorum a node may say so at once: whoever repeats at once would do nothing else.
             self.listen(pause);
             pause = (pause * 2).min(BACKOFF_MAX);
-            if self.chance.bool() && self.habit == Habit::Roaming {
+            if self.rng.bool() && self.behavior == Behavior::Roaming {
                 self.hang_up();
                 self.move_on();
             }
@@ -358,7 +359,7 @@ impl Guest {
 
     /// One round over one connection.
     fn post_open(&mut self, calls: &[Call], answers: &mut [Option<Answer>]) {
-        let Some(caller) = &mut self.caller else {
+        let Some(connection) = &mut self.connection else {
             return;
         };
         let mut open: BTreeMap<u64, usize> = BTreeMap::new();
@@ -367,16 +368,16 @@ impl Guest {
             .enumerate()
             .filter(|(at, _)| answers[*at].is_none())
         {
-            open.insert(caller.post(call.clone()), at);
+            open.insert(connection.post(call.clone()), at);
         }
         let mut refused = Vec::new();
         let mut until = Instant::now() + ANSWER_WITHIN;
         while !open.is_empty() {
-            let Some(caller) = &mut self.caller else {
+            let Some(connection) = &mut self.connection else {
                 break;
             };
             let left = until.saturating_duration_since(Instant::now());
-            match caller.hear(left) {
+            match connection.hear(left) {
                 Heard::Answer(id, answer) => {
                     let Some(at) = open.remove(&id) else { continue };
                     until = Instant::now() + ANSWER_WITHIN;
@@ -426,9 +427,9 @@ impl Guest {
     /// Writes these, reads nothing and hangs up: whoever repeats them does so elsewhere.
     pub(super) fn post_and_hang_up(&mut self, calls: &[Call]) -> Result<(), GaveUp> {
         self.come_up()?;
-        if let Some(caller) = &mut self.caller {
+        if let Some(connection) = &mut self.connection {
             for call in calls {
-                let _ = caller.post(call.clone());
+                let _ = connection.post(call.clone());
             }
         }
         self.hang_up();
@@ -439,15 +440,15 @@ impl Guest {
     /// Deletes the account, repeating under the same key until it is answered for good, also when the session is gone.
     pub(super) fn delete_account(&mut self) -> Result<(), GaveUp> {
         let (user, key) = (self.user.clone(), self.key());
-        let Some(password) = self.world.passwords(&user).first().cloned() else {
+        let Some(password) = self.context.passwords(&user).first().cloned() else {
             return Ok(());
         };
         let call = Call::Delete { password, key };
         loop {
-            if self.world.out_of_patience() {
+            if self.context.out_of_patience() {
                 return Err(GaveUp);
             }
-            if self.caller.is_none() && !self.enter() {
+            if self.connection.is_none() && !self.enter() {
                 self.hang_up();
                 self.move_on();
                 pause_until(Instant::now() + BACKOFF_FIRST);
@@ -455,12 +456,17 @@ impl Guest {
                     continue;
                 }
                 // The session is dead, perhaps because the account is: the key knows.
-                self.caller = Caller::dial(&self.world.cluster, self.node, self.tls, &self.client);
+                self.connection = RecordedClient::dial(
+                    &self.context.cluster,
+                    self.node,
+                    self.tls,
+                    &self.recording,
+                );
             }
-            let Some(caller) = &mut self.caller else {
+            let Some(connection) = &mut self.connection else {
                 continue;
             };
-            let id = caller.post_for(Some(&user), call.clone());
+            let id = connection.post_for(Some(&user), call.clone());
             if let Some(Answer::Ok(_)) = self.answer_to(id) {
                 self.hang_up();
                 return Ok(());
@@ -474,7 +480,7 @@ impl Guest {
         let until = Instant::now() + ANSWER_WITHIN;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match self.caller.as_mut()?.hear(left) {
+            match self.connection.as_mut()?.hear(left) {
                 Heard::Answer(answered, answer) if answered == id => return Some(answer),
                 Heard::Lost => return None,
                 _ if left.is_zero() => return None,
@@ -485,17 +491,17 @@ impl Guest {
 
     /// Asks for something that the history does not hold.
     pub(super) fn aside(&mut self, op: &str) {
-        let Some(caller) = &mut self.caller else {
+        let Some(connection) = &mut self.connection else {
             return;
         };
-        let id = caller.post_aside(op);
+        let id = connection.post_aside(op);
         let until = Instant::now() + ANSWER_WITHIN;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let Some(caller) = &mut self.caller else {
+            let Some(connection) = &mut self.connection else {
                 return;
             };
-            match caller.hear(left) {
+            match connection.hear(left) {
                 Heard::Aside(answered, _) if answered == id => return,
                 Heard::Event(event) => {
                     if self.take_in(event) {
@@ -516,16 +522,17 @@ impl Guest {
     /// # Errors
     /// For people, when the cluster does not serve it.
     pub fn finish(mut self) -> Result<(), String> {
-        let failed =
-            |guest: &Guest| format!("{} could not fetch what it missed in the end", guest.user);
+        let failed = |client: &StormClient| {
+            format!("{} could not fetch what it missed in the end", client.user)
+        };
         self.hang_up();
         if self.come_up().is_err() || !self.catch_up(true) {
             return Err(failed(&self));
         }
-        let Some(caller) = &self.caller else {
+        let Some(connection) = &self.connection else {
             return Err(failed(&self));
         };
-        caller.kept_up(&self.user, self.since);
+        connection.kept_up(&self.user, self.since);
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ type Accounts = BTreeMap<String, Vec<String>>;
 
 /// What all clients of a storm share.
 #[derive(Debug)]
-pub struct World {
+pub struct StormContext {
     /// The nodes.
     pub cluster: Arc<Cluster>,
     /// The history.
@@ -28,10 +28,10 @@ pub struct World {
     wrong: Mutex<Vec<String>>,
 }
 
-impl World {
+impl StormContext {
     /// Before anybody has an account.
-    pub fn new(cluster: Arc<Cluster>, recorder: Recorder, names: Vec<String>) -> World {
-        World {
+    pub fn new(cluster: Arc<Cluster>, recorder: Recorder, names: Vec<String>) -> StormContext {
+        StormContext {
             cluster,
             recorder,
             names,

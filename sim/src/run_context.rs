@@ -1,4 +1,4 @@
-//! What everything in one run shares: the clock, the trace, the invariants. Cheap to clone.
+//! What all parts of one run share: the clock, the trace and the invariants. Cheap to clone.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,12 +8,12 @@ use openraft_rt::Instant;
 use openraft_rt_sim::SimInstant;
 
 use crate::checks::Checks;
-use crate::life::lock;
+use crate::node_lifetime::lock;
 use crate::trace::Trace;
 
-/// One run.
+/// The context of one run.
 #[derive(Clone)]
-pub struct World(Arc<Shared>);
+pub struct RunContext(Arc<Shared>);
 
 struct Shared {
     began: SimInstant,
@@ -21,15 +21,15 @@ struct Shared {
     checks: Mutex<Checks>,
 }
 
-impl World {
+impl RunContext {
     /// Begins now, inside the simulated runtime.
-    pub fn new() -> World {
+    pub fn new() -> RunContext {
         let shared = Shared {
             began: SimInstant::now(),
             trace: Mutex::default(),
             checks: Mutex::default(),
         };
-        World(Arc::new(shared))
+        RunContext(Arc::new(shared))
     }
 
     /// Virtual time since it began.
@@ -37,12 +37,12 @@ impl World {
         self.0.began.elapsed()
     }
 
-    /// An event of the trace.
+    /// Adds an event to the trace.
     pub fn event(&self, what: fmt::Arguments<'_>) {
         lock(&self.0.trace).event(self.elapsed(), what);
     }
 
-    /// One more of a kind, for the coverage.
+    /// Counts one more of a kind, for the coverage.
     pub fn count(&self, kind: &'static str) {
         lock(&self.0.trace).count(kind);
     }
@@ -57,15 +57,15 @@ impl World {
         lock(&self.0.checks)
     }
 
-    /// A promise was broken.
+    /// Records a broken promise.
     pub fn violated(&self, what: String) {
         self.event(format_args!("VIOLATED {what}"));
         self.checks().violated(what);
     }
 }
 
-impl Default for World {
+impl Default for RunContext {
     fn default() -> Self {
-        World::new()
+        RunContext::new()
     }
 }

@@ -1,11 +1,11 @@
-//! A node's life, from its start to its crash: all tasks that it spawned, and their end at one instant.
+//! A node's lifetime, from its start to its crash: it owns all tasks that the node spawned and ends them at one instant.
 //!
 //! [`NodeRuntime`] is the async runtime that nodes run on: openraft's simulated one, except that a task spawned within
-//! a life belongs to it. A life counts the polls of its tasks, its STEPS; it can be told to end at one, so that a crash
-//! falls between any two of them: at any await of the writer, of openraft, of our own tasks. Nothing of a dead life
-//! runs again; what it wrote stays as it was, see [`Life::kill`].
+//! a lifetime belongs to it. A lifetime counts the polls of its tasks as STEPS and can end at a chosen step. So a crash can
+//! happen between any two polls: at any await of the writer, of openraft or of our own tasks. No task of an ended lifetime
+//! runs again; its files stay as they are, see [`NodeLifetime::kill`].
 //!
-//! After every step of a life its probe runs, which is where the invariants look.
+//! After every step of a lifetime its probe runs, which is where the invariants look.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -24,23 +24,23 @@ use openraft_rt_sim::{SimInstant, SimRuntime};
 use tokio::sync::oneshot;
 
 thread_local! {
-    /// Whose task is being polled.
-    static HERE: RefCell<Option<Arc<Life>>> = const { RefCell::new(None) };
+    /// The lifetime whose task is being polled.
+    static HERE: RefCell<Option<Arc<NodeLifetime>>> = const { RefCell::new(None) };
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs after each step of a life.
+/// Runs after each step of a lifetime.
 pub type Probe = Arc<dyn Fn() + Send + Sync>;
-/// Runs at the instant of a life's end, before its tasks are dropped.
+/// Runs at the instant of a lifetime's end, before its tasks are dropped.
 pub type LastWord = Box<dyn FnOnce() + Send>;
 /// Hears of a task that panicked.
 pub type OnPanic = Box<dyn Fn(&str) + Send + Sync>;
 
-/// One life of one node.
-pub struct Life {
+/// One lifetime of one node.
+pub struct NodeLifetime {
     dead: AtomicBool,
     steps: AtomicU64,
     /// The step that is the last one.
@@ -52,10 +52,10 @@ pub struct Life {
     on_panic: OnPanic,
 }
 
-impl Life {
+impl NodeLifetime {
     /// Begins; `last_word` runs at its end.
-    pub fn begin(last_word: LastWord, on_panic: OnPanic) -> Arc<Life> {
-        Arc::new(Life {
+    pub fn begin(last_word: LastWord, on_panic: OnPanic) -> Arc<NodeLifetime> {
+        Arc::new(NodeLifetime {
             dead: AtomicBool::new(false),
             steps: AtomicU64::new(0),
             ends_at: AtomicU64::new(u64::MAX),
@@ -77,7 +77,7 @@ impl Life {
         self.steps.load(Ordering::SeqCst)
     }
 
-    /// Ends after so many more steps.
+    /// Ends the lifetime after this many more steps.
     pub fn end_after(&self, steps: u64) {
         self.ends_at
             .store(self.steps().saturating_add(steps), Ordering::SeqCst);
@@ -107,29 +107,29 @@ impl Life {
         }
     }
 
-    /// Runs `work` as a task of this life. Resolves to `None` when the life ends first.
+    /// Runs `work` as a task of this lifetime. Resolves to `None` when the lifetime ends first.
     pub fn run<T: Send + 'static>(
-        self: &Arc<Life>,
+        self: &Arc<NodeLifetime>,
         work: impl Future<Output = T> + Send + 'static,
     ) -> impl Future<Output = Option<T>> + Send + 'static {
         let (done, ended) = oneshot::channel();
         SimRuntime::spawn(self.confine(async move {
-            // Whoever asked may have gone.
+            // The caller may have gone.
             let _ = done.send(work.await);
         }));
         async move { ended.await.ok() }
     }
 
-    fn confine<F: Future + Send + 'static>(self: &Arc<Life>, future: F) -> Confined<F> {
+    fn confine<F: Future + Send + 'static>(self: &Arc<NodeLifetime>, future: F) -> Confined<F> {
         let task = self.next_task.fetch_add(1, Ordering::SeqCst);
-        // In a dead life nothing begins: dropped, so that whoever waits for it is told.
+        // In an ended lifetime nothing begins. The future is dropped, which wakes its waiter.
         let body = Arc::new(Mutex::new(self.lives().then(|| Box::pin(future))));
         if self.lives() {
             lock(&self.tasks).insert(task, body.clone());
         }
         Confined {
             body,
-            life: self.clone(),
+            lifetime: self.clone(),
             task,
         }
     }
@@ -154,7 +154,7 @@ impl Life {
     }
 }
 
-/// A task's future, where its life can reach it.
+/// A task's future, where its lifetime can reach it.
 trait Body: Send + Sync {
     fn clear(&self);
 }
@@ -167,11 +167,11 @@ impl<F: Send> Body for Mutex<Option<Pin<Box<F>>>> {
     }
 }
 
-/// A future that ends with its life.
+/// A future that ends with its lifetime.
 struct Confined<F> {
     /// Empty while it is being polled, and once it ended.
     body: Arc<Mutex<Option<Pin<Box<F>>>>>,
-    life: Arc<Life>,
+    lifetime: Arc<NodeLifetime>,
     task: u64,
 }
 
@@ -179,31 +179,31 @@ impl<F: Future + Send> Future for Confined<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        if !self.life.step() {
+        if !self.lifetime.step() {
             return Poll::Pending;
         }
         let Some(mut future) = lock(&self.body).take() else {
             return Poll::Pending;
         };
-        let outer = HERE.replace(Some(self.life.clone()));
+        let outer = HERE.replace(Some(self.lifetime.clone()));
         let polled = std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
         HERE.set(outer);
         let result = match polled {
-            Ok(Poll::Ready(output)) if self.life.lives() => Poll::Ready(output),
-            Ok(Poll::Pending) if self.life.lives() => {
+            Ok(Poll::Ready(output)) if self.lifetime.lives() => Poll::Ready(output),
+            Ok(Poll::Pending) if self.lifetime.lives() => {
                 *lock(&self.body) = Some(future);
                 Poll::Pending
             }
             Ok(_) => Poll::Pending,
             Err(panic) => {
-                (self.life.on_panic)(panic_message(panic.as_ref()));
+                (self.lifetime.on_panic)(panic_message(panic.as_ref()));
                 Poll::Pending
             }
         };
         if result.is_ready() {
-            lock(&self.life.tasks).remove(&self.task);
+            lock(&self.lifetime.tasks).remove(&self.task);
         }
-        self.life.look();
+        self.lifetime.look();
         result
     }
 }
@@ -244,7 +244,7 @@ impl AsyncRuntime for NodeRuntime {
         T::Output: OptionalSend + 'static,
     {
         match HERE.with_borrow(Clone::clone) {
-            Some(life) => Sim::spawn(life.confine(future)),
+            Some(lifetime) => Sim::spawn(lifetime.confine(future)),
             None => Sim::spawn(future),
         }
     }
@@ -305,9 +305,9 @@ mod tests {
 
     use super::*;
 
-    fn life(ends: &Arc<AtomicU32>) -> Arc<Life> {
+    fn lifetime(ends: &Arc<AtomicU32>) -> Arc<NodeLifetime> {
         let ends = ends.clone();
-        Life::begin(
+        NodeLifetime::begin(
             Box::new(move || {
                 ends.fetch_add(1, Ordering::SeqCst);
             }),
@@ -315,7 +315,7 @@ mod tests {
         )
     }
 
-    /// A task of the life that counts, and spawns another one that does.
+    /// A task of the lifetime that counts, and spawns another one that does.
     async fn count(counter: Arc<AtomicU32>) {
         let other = counter.clone();
         NodeRuntime::spawn(async move {
@@ -334,12 +334,12 @@ mod tests {
     fn a_kill_ends_all_tasks_of_a_life_and_those_that_they_spawned() {
         SimRuntime::with_seed(1).block_on(async {
             let (ends, counter) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-            let life = life(&ends);
-            let running = life.run(count(counter.clone()));
+            let lifetime = lifetime(&ends);
+            let running = lifetime.run(count(counter.clone()));
             SimRuntime::sleep(Duration::from_millis(10)).await;
             let before = counter.load(Ordering::SeqCst);
             assert!(before >= 18, "both count: {before}");
-            life.kill();
+            lifetime.kill();
             assert_eq!(running.await, None, "whoever waits is told");
             SimRuntime::sleep(Duration::from_millis(10)).await;
             assert_eq!(counter.load(Ordering::SeqCst), before);
@@ -347,9 +347,9 @@ mod tests {
             assert_eq!(Arc::strong_count(&counter), 1);
             assert_eq!(ends.load(Ordering::SeqCst), 1);
             assert_eq!(
-                life.run(async { 7 }).await,
+                lifetime.run(async { 7 }).await,
                 None,
-                "nothing begins in a dead life"
+                "nothing begins in a dead lifetime"
             );
         });
     }
@@ -359,12 +359,12 @@ mod tests {
         for steps in 0..20 {
             SimRuntime::with_seed(1).block_on(async {
                 let (ends, counter) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-                let life = life(&ends);
-                life.end_after(steps);
-                assert_eq!(life.run(count(counter)).await, None);
-                assert!(!life.lives());
+                let lifetime = lifetime(&ends);
+                lifetime.end_after(steps);
+                assert_eq!(lifetime.run(count(counter)).await, None);
+                assert!(!lifetime.lives());
                 assert_eq!(
-                    life.steps(),
+                    lifetime.steps(),
                     steps + 1,
                     "the step that was the end is counted and not made"
                 );

@@ -1,13 +1,13 @@
-//! What clients of a storm do all the time: which operation is next, by the guest's own chance. How it gets through is
-//! [`crate::storm::guest`]'s.
+//! What clients of a storm do all the time: which operation is next, by the client's own random generator. How it gets through is
+//! [`crate::storm::storm_client`]'s.
 
 use std::time::Duration;
 
 use messagebase_checker::{Answer, Call, Reply};
 
 use crate::client::PASSWORD;
-use crate::storm::guest::{GaveUp, Guest};
-use crate::storm::plan::Habit;
+use crate::storm::plan::Behavior;
+use crate::storm::storm_client::{GaveUp, StormClient};
 
 /// Sends that are written before the first answer is read.
 const PIPELINED: std::ops::RangeInclusive<usize> = 2..=24;
@@ -22,39 +22,39 @@ const CONTESTED: u32 = 12;
 const LONG_BODY: usize = 12_000;
 const PAGE_MAX: u32 = 100;
 
-impl Guest {
+impl StormClient {
     /// Works until the storm is over, and ends what is under way then.
-    pub fn visit(&mut self, habit: Habit) {
+    pub fn visit(&mut self, behavior: Behavior) {
         // Accounts are made before the storm begins: hashing passwords would be most of what a short one sees.
         let served = self.come_up();
-        self.world.has_come();
+        self.context.has_come();
         if served.is_err() {
-            return self.world.wrong(format!(
+            return self.context.wrong(format!(
                 "a client of {} was not served before the storm",
                 self.user
             ));
         }
         let mut rounds = 0_u64;
-        while !self.world.is_over() {
+        while !self.context.is_over() {
             rounds += 1;
-            let done = match habit {
-                Habit::Roaming => self.anything(),
-                Habit::Steady => self.steady(rounds),
+            let done = match behavior {
+                Behavior::Roaming => self.anything(),
+                Behavior::Steady => self.steady(rounds),
             };
             if done.is_err() {
                 let what = format!(
                     "a client of {} was not served until patience ended, on a healed cluster",
                     self.user
                 );
-                self.world.wrong(what);
+                self.context.wrong(what);
                 return;
             }
-            let thinks = if habit == Habit::Steady {
+            let thinks = if behavior == Behavior::Steady {
                 STEADY_THINKS_MS
             } else {
                 THINKS_MS
             };
-            let thinks = Duration::from_millis(self.chance.u64(thinks));
+            let thinks = Duration::from_millis(self.rng.u64(thinks));
             self.listen(thinks);
         }
     }
@@ -71,7 +71,7 @@ impl Guest {
 
     fn anything(&mut self) -> Result<(), GaveUp> {
         self.come_up()?;
-        match self.chance.u8(0..100) {
+        match self.rng.u8(0..100) {
             0..=24 => self.send_one(),
             25..=44 => self.send_many(),
             45..=51 => self.send_and_vanish(),
@@ -100,15 +100,15 @@ impl Guest {
     // ---- sending ----
 
     fn a_send(&mut self) -> Call {
-        let names = &self.world.names;
-        let to = names[self.chance.usize(..names.len())].clone();
+        let names = &self.context.names;
+        let to = names[self.rng.usize(..names.len())].clone();
         self.a_send_to(to)
     }
 
     fn a_send_to(&mut self, to: String) -> Call {
         let key = self.key();
-        let long = if self.chance.u8(0..50) == 0 {
-            "x".repeat(self.chance.usize(..LONG_BODY))
+        let long = if self.rng.u8(0..50) == 0 {
+            "x".repeat(self.rng.usize(..LONG_BODY))
         } else {
             String::new()
         };
@@ -120,16 +120,16 @@ impl Guest {
     }
 
     fn send_one(&mut self) -> Result<(), GaveUp> {
-        let send = match self.chance.u8(0..20) {
+        let send = match self.rng.u8(0..20) {
             0 => self.a_send_to("nobody".into()),
             1 => {
-                let name = contested(self.chance.u32(..CONTESTED));
+                let name = contested(self.rng.u32(..CONTESTED));
                 self.a_send_to(name)
             }
             _ => self.a_send(),
         };
         self.insist(vec![send.clone()])?;
-        if self.chance.u8(0..10) == 0 {
+        if self.rng.u8(0..10) == 0 {
             // Days later, as far as the key is concerned.
             self.insist(vec![send])?;
         }
@@ -137,7 +137,7 @@ impl Guest {
     }
 
     fn some_sends(&mut self) -> Vec<Call> {
-        (0..self.chance.usize(PIPELINED))
+        (0..self.rng.usize(PIPELINED))
             .map(|_| self.a_send())
             .collect()
     }
@@ -151,7 +151,7 @@ impl Guest {
     fn send_and_vanish(&mut self) -> Result<(), GaveUp> {
         let sends = self.some_sends();
         self.post_and_hang_up(&sends)?;
-        if self.chance.u8(0..4) == 0 {
+        if self.rng.u8(0..4) == 0 {
             self.become_another();
             return Ok(());
         }
@@ -161,17 +161,17 @@ impl Guest {
     // ---- reading ----
 
     fn a_read(&mut self) -> Call {
-        let linear = self.chance.u8(0..4) != 0;
-        let limit = Some(self.chance.u32(1..=PAGE_MAX));
-        let name = self.world.names[self.chance.usize(..self.world.names.len())].clone();
-        match self.chance.u8(0..4) {
+        let linear = self.rng.u8(0..4) != 0;
+        let limit = Some(self.rng.u32(1..=PAGE_MAX));
+        let name = self.context.names[self.rng.usize(..self.context.names.len())].clone();
+        match self.rng.u8(0..4) {
             0 => Call::Inbox {
                 after: 0,
                 limit,
                 linear,
             },
             1 => Call::Sync {
-                after: self.last.saturating_sub(self.chance.u64(0..50)),
+                after: self.last.saturating_sub(self.rng.u64(0..50)),
                 limit,
                 linear,
             },
@@ -182,7 +182,7 @@ impl Guest {
                 linear,
             },
             _ => Call::Users {
-                pattern: self.chance.bool().then(|| "user-*".into()),
+                pattern: self.rng.bool().then(|| "user-*".into()),
                 after: None,
                 limit,
                 linear,
@@ -229,28 +229,28 @@ impl Guest {
 
     fn change_password(&mut self) -> Result<(), GaveUp> {
         let user = self.user.clone();
-        let Some(old) = self.world.passwords(&user).first().cloned() else {
+        let Some(old) = self.context.passwords(&user).first().cloned() else {
             return Ok(());
         };
         let key = self.key();
         let new = format!("a new one: {key}");
         // It may be the right one from now on, and is not the likeliest before the answer.
-        self.world.may_have(&user, &new);
-        self.world.may_have(&user, &old);
+        self.context.may_have(&user, &new);
+        self.context.may_have(&user, &old);
         let answers = self.insist(vec![Call::Password {
             old,
             new: new.clone(),
             key,
         }])?;
         if matches!(answers.first(), Some(Answer::Ok(_))) {
-            self.world.may_have(&user, &new);
+            self.context.may_have(&user, &new);
         }
         Ok(())
     }
 
     /// Registers a name that others want too.
     fn want_a_name(&mut self) -> Result<(), GaveUp> {
-        let name = contested(self.chance.u32(..CONTESTED));
+        let name = contested(self.rng.u32(..CONTESTED));
         let key = self.key();
         let call = Call::Register {
             user: name.clone(),
@@ -259,7 +259,7 @@ impl Guest {
         };
         let answers = self.insist(vec![call])?;
         if let Some(Answer::Ok(Reply::Registered { .. })) = answers.first() {
-            self.world.may_have(&name, PASSWORD);
+            self.context.may_have(&name, PASSWORD);
         }
         Ok(())
     }
@@ -267,13 +267,13 @@ impl Guest {
     /// An account that is made, used and deleted.
     fn come_and_go(&mut self) -> Result<(), GaveUp> {
         let name = self.key();
-        let mut guest = self.companion(&name);
-        let sends: Vec<Call> = (0..3).map(|_| guest.a_send()).collect();
-        guest.insist(sends)?;
+        let mut client = self.companion(&name);
+        let sends: Vec<Call> = (0..3).map(|_| client.a_send()).collect();
+        client.insist(sends)?;
         let mine = self.a_send_to(name.clone());
         self.insist(vec![mine])?;
-        guest.delete_account()?;
-        self.world.forget(&name);
+        client.delete_account()?;
+        self.context.forget(&name);
         let too_late = self.a_send_to(name);
         self.insist(vec![too_late]).map(drop)
     }
