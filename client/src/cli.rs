@@ -13,7 +13,7 @@ use crate::error::ClientError;
 pub const PASSWORD_ENV: &str = "MESSAGEBASE_PASSWORD";
 /// The new password of the `password` command, without a question.
 pub const NEW_PASSWORD_ENV: &str = "MESSAGEBASE_NEW_PASSWORD";
-/// A day: whoever waits longer wants to be asked again.
+/// The longest patience: a day.
 const PATIENCE_MAX_SECONDS: u64 = 24 * 60 * 60;
 /// A password file holds one line.
 const PASSWORD_FILE_MAX_BYTES: u64 = 4 * 1024;
@@ -122,7 +122,7 @@ impl Cli {
 }
 
 /// Marks the text of `msg NAME TEXT` as text, which clap would take for options where it begins with a dash: options
-/// first, then `--`, then the text. All else stays as it is.
+/// first, then `--`, then the text. Other commands stay as they are.
 fn text_behind_dashes(arguments: Vec<OsString>) -> Vec<OsString> {
     let mut definition = Cli::command();
     definition.build();

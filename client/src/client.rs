@@ -27,7 +27,7 @@ use crate::random;
 
 /// How long a call goes on by default when nodes answer but the cluster does not serve.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a call goes on when not a single node answers: waiting longer for nothing helps nobody.
+/// How long a call goes on by default when no node answers.
 pub const NO_NODE_PATIENCE: Duration = Duration::from_secs(4);
 /// Health is asked this often; a hung node is noticed within this and two seconds.
 pub const HEALTH_EVERY: Duration = Duration::from_secs(2);
@@ -37,7 +37,7 @@ const USER_PAGES_MAX: usize = 1_000;
 /// How a client behaves.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The node to begin with; else the first of the configuration that is ready.
+    /// The node to begin with. Default: the first ready one in the configuration's order.
     pub node: Option<u16>,
     /// Whether incoming messages are wanted as events. They are never acknowledged without [`Client::acknowledge`].
     pub receive: bool,
@@ -64,14 +64,15 @@ impl Default for Options {
 /// What arrives unasked. A program that does not read it loses news, never messages.
 pub type Events = mpsc::Receiver<ClientEvent>;
 
-/// A user's (or nobody's) place in the cluster. Cheap to share behind an `Arc`; dropping it ends its task.
+/// One user's connection to a cluster, which goes from node to node. Share it behind an `Arc`; dropping it ends its
+/// task.
 pub struct Client {
     calls: Calls,
     finder: Finder,
     tickets: AtomicU64,
 }
 
-/// A message in the outbox whose answer may be awaited or not.
+/// A message in the outbox. It is sent whether its answer is awaited or not.
 pub struct Pending {
     /// For [`Client::withdraw`].
     pub ticket: u64,
@@ -203,7 +204,7 @@ impl Client {
     /// Takes up a session of an earlier run. `cluster_id` is the cluster it was with; another one never sees the token.
     ///
     /// # Errors
-    /// `NotLoggedIn` when the token is not good (any more); else see [`ClientError`].
+    /// `NotLoggedIn` when the token is not valid any more; others: see [`ClientError`].
     pub async fn resume(
         &self,
         user: &str,
@@ -519,7 +520,8 @@ impl Client {
         self.calls.call(Op::Ping {}).await
     }
 
-    /// Asks all known addresses for their status, whether the cluster serves or not: what they say, or why they can't be had.
+    /// Asks all known addresses for their status, whether the cluster serves or not. Returns what each answered, or why
+    /// it could not be reached.
     pub async fn survey(&self) -> Vec<(Endpoint, Result<Status, Unreached>)> {
         self.finder.survey().await
     }

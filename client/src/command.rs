@@ -61,7 +61,7 @@ pub enum Command {
     Status,
     /// What to do with messages that were written for another cluster (interactive).
     Outbox {
-        /// Send them, else forget them.
+        /// True sends them, false forgets them.
         send: bool,
     },
     /// All commands.

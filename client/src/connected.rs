@@ -36,9 +36,9 @@ const UNREADY_MAX: Duration = Duration::from_secs(1);
 /// A node that owes an answer and has said nothing at all for this long is doubted. Doubled each time the doubt was
 /// unfounded: questions do not help a cluster under load.
 const DOUBT_AFTER: Duration = Duration::from_millis(250);
-/// Longest such time.
+/// Limit of that doubling.
 const DOUBT_MOST: Duration = Duration::from_secs(2);
-/// A doubted node answers a `ping` in this time, or all nodes are asked about it.
+/// Time for a doubted node to answer a `ping` before all nodes are asked about it.
 const DOUBT_PING: Duration = Duration::from_millis(100);
 /// Pause before a busy node is asked again, before jitter, when it does not say.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
@@ -111,7 +111,7 @@ struct Health {
 /// When a silent node is doubted.
 struct Doubt {
     asking: bool,
-    /// When it was found unfounded last.
+    /// When the last doubt was found unfounded.
     unfounded: Option<Instant>,
     after: Duration,
 }
@@ -328,7 +328,7 @@ impl Connected {
     ) -> Option<End> {
         let result = match meaning(answer) {
             Meaning::Done(sent) => {
-                // By half: one late answer after the other would have the whole cluster asked each time.
+                // Halved, not reset: with one late answer after another the whole cluster would be asked each time.
                 self.doubt.after = (self.doubt.after / 2).max(DOUBT_AFTER);
                 Ok(sent)
             }
@@ -400,7 +400,7 @@ impl Connected {
                 self.health.next = Instant::now() + UNREADY_EVERY;
                 (since.elapsed() >= UNREADY_MAX).then_some(End::NotServing)
             }
-            // It answers, if in words that can't be used.
+            // Any answer shows that the node is alive.
             Err(CallError::Refused(_) | CallError::TooMany | CallError::Unreadable(_)) => {
                 self.health.next = Instant::now() + self.health.every;
                 None
@@ -464,7 +464,7 @@ async fn silent(connection: &Connection, doubt: &Doubt) {
     connection.silent(doubt.after).await;
     if let Some(unfounded) = doubt.unfounded {
         tokio::time::sleep_until(unfounded + doubt.after).await;
-        // What came meanwhile counts.
+        // An answer that came meanwhile ends the silence.
         connection.silent(doubt.after).await;
     }
 }

@@ -49,7 +49,7 @@ type Waiter = oneshot::Sender<Result<String, Failure>>;
 
 /// What the handle and both tasks share.
 struct Shared {
-    /// Unanswered requests by id. Locked for single map operations only, never across an await.
+    /// Unanswered requests by id. Locked for single map operations, never across an await.
     waiters: Mutex<HashMap<u64, Waiter>>,
     /// Ids are never reused on a connection.
     next_id: AtomicU64,
@@ -57,7 +57,7 @@ struct Shared {
     gap: AtomicBool,
     /// Since when the node owes an answer and has said nothing at all. Locked after `waiters`, where both are.
     owed_since: Mutex<Option<Instant>>,
-    /// Wakes when something is owed after a time in which nothing was.
+    /// Wakes when the node owes its first answer after a time without one.
     asked: Notify,
 }
 
@@ -72,7 +72,7 @@ impl Shared {
 
     /// A line came, or a caller gave up.
     fn settle(&self) {
-        // Held throughout: what is asked meanwhile is seen here, or sees what was done here.
+        // Held throughout: a request that is made meanwhile is counted here, or finds the new time.
         let waiters = self.waiters.lock();
         let owed = (!waiters.is_empty()).then(Instant::now);
         let before = std::mem::replace(&mut *self.owed_since.lock(), owed);
@@ -234,12 +234,12 @@ impl Connection {
             .unwrap_or(Err(CallError::TimedOut))
     }
 
-    /// Whether it is over.
+    /// Whether the connection is over.
     pub fn is_closed(&self) -> bool {
         *self.closed.borrow()
     }
 
-    /// Ends it: the node is not worth waiting for. Every caller hears that it is lost.
+    /// Ends the connection without waiting for the node. Every caller gets [`CallError::Lost`].
     pub fn close(&self) {
         self.closing.send_replace(true);
     }
@@ -256,7 +256,7 @@ impl Connection {
         }
     }
 
-    /// Waits until it is over.
+    /// Waits until the connection is over.
     pub async fn closed(&self) {
         let mut closed = self.closed.clone();
         // An error means that both tasks are gone, which is the same.
@@ -299,7 +299,7 @@ async fn read_lines<R: AsyncRead>(read_half: R, shared: &Shared, events: &mpsc::
     }
 }
 
-/// Hands one line to whom it belongs. False: the connection is over.
+/// Hands one line to the caller or the event queue it is for. False: the connection is over.
 fn take_line(line: &[u8], shared: &Shared, events: &mpsc::Sender<Event>) -> bool {
     let Some(incoming) = std::str::from_utf8(line).ok().map(parse_incoming) else {
         tracing::warn!("a node sent a line that is not UTF-8; closing");
@@ -332,7 +332,7 @@ fn take_reply(reply: ReplyLine, shared: &Shared) {
     };
     let answer = match (reply.ok, reply.error) {
         (_, Some(failure)) => Err(failure),
-        // Its text as it is, not a copy.
+        // Moved, not copied.
         (Some(ok), None) => Ok(Box::<str>::from(ok).into()),
         (None, None) => Ok("null".to_owned()),
     };
@@ -347,7 +347,7 @@ async fn write_lines<W: AsyncWrite>(
     ping_after: Duration,
 ) {
     tokio::pin!(write_half);
-    // Armed anew only when it has run out, not with every line: most lines come long before it does.
+    // The timer is reset when it fires, not with every line: most lines come long before that.
     let ping = tokio::time::sleep(ping_after);
     tokio::pin!(ping);
     let mut said = Instant::now();

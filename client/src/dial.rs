@@ -218,8 +218,7 @@ impl From<std::io::Error> for Unreached {
     }
 }
 
-/// What it means that no node answered. A node that is there but can't be trusted is worth its own words: waiting for
-/// it is in vain.
+/// Why no node answered. A node whose certificate is not trusted is reported as such: waiting does not mend that.
 pub fn nobody<'a>(
     unreached: impl IntoIterator<Item = (&'a Endpoint, &'a Unreached)>,
 ) -> Unavailable {

@@ -24,7 +24,7 @@ pub(crate) const EVENTS_MAX: usize = 1_024;
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 /// Longest pause between two rounds, before jitter: a cluster that is back should be noticed within this.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
-/// Rounds in which a majority answers but has no leader are not worth a word before this long.
+/// Rounds in which a majority answers but has no leader are reported after this long.
 const ELECTING_QUIET: Duration = Duration::from_secs(3);
 
 /// How the task is set up.
@@ -35,7 +35,7 @@ pub(crate) struct Setup {
     pub receive: bool,
 }
 
-/// Whose fault the end of a connection was.
+/// Why a connection ended, as far as the node is concerned.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fault {
     /// The session has to be taken up again, nothing more.
@@ -49,7 +49,7 @@ enum Fault {
 struct Loss {
     node: u16,
     at: Instant,
-    /// Not the node's fault and over in an instant: not worth a word.
+    /// The node is well and the connection is back at once: nothing is reported.
     quiet: bool,
     /// The node itself is gone, rather than alive without a majority.
     dead: bool,
@@ -140,10 +140,10 @@ impl Driver {
         loop {
             match self.round().await? {
                 Ok(entered) => return Some(entered),
-                // The user changed who they are: at once again.
+                // The user changed: begin another round at once.
                 Err(Unavailable::Connecting) => continue,
                 Err(why) => {
-                    // A node that can't be had quickly is a loss like any other.
+                    // A node that can't be reached again quickly counts as lost.
                     self.target = Target::Leader;
                     if let Some(loss) = &mut self.loss {
                         loss.quiet = false;
@@ -180,7 +180,7 @@ impl Driver {
                 }
                 order = self.orders.recv() => {
                     if self.order_while_down(order?) {
-                        // Who we are has changed: this round would resume the wrong session.
+                        // The user changed: this round would resume the wrong session.
                         return Some(Err(Unavailable::Connecting));
                     }
                 }

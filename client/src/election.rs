@@ -1,5 +1,5 @@
-//! Where a client goes when it lost its node. Pure: the answers of all nodes in, one decision out; asking and dialing
-//! is [`crate::failover`]'s.
+//! Where a client goes when it lost its node. Pure: the answers of all nodes in, one decision out. [`crate::failover`]
+//! asks and dials.
 //!
 //! Majorities count the voters that the nodes report, not the lines of the configuration.
 

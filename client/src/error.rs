@@ -8,7 +8,7 @@ use messagebase_protocol::code::{Code, Failure};
 /// Why the cluster can't be used at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unavailable {
-    /// Still looking; no verdict yet.
+    /// The client is still looking for a node.
     Connecting,
     /// No node answered.
     NoNode {
@@ -65,10 +65,10 @@ pub enum ClientError {
     /// A node answered no. Change the request; the failure says whether it may have taken effect.
     #[error("{}", .0.message)]
     Refused(Failure),
-    /// Log in first.
+    /// The call needs a session.
     #[error("not logged in")]
     NotLoggedIn,
-    /// Waited as long as agreed. A write that was under way may have taken effect (`unknown`).
+    /// Patience ended. A write that was under way may have taken effect (`unknown`).
     #[error("{why}")]
     Unreachable {
         /// What was found at the last try.

@@ -1,5 +1,5 @@
 //! One round of looking for a node: ask all, decide ([`crate::election`]), campaign if need be, go there, take the
-//! session up again. Whether and when there is another round is [`crate::driver`]'s affair.
+//! session up again. [`crate::driver`] decides whether and when there is another round.
 
 use std::time::Duration;
 
@@ -14,22 +14,22 @@ use crate::dial::{
 use crate::election::{Decision, decide, is_better_elsewhere};
 use crate::error::Unavailable;
 
-/// On the way there and back.
+/// Added to a node's own deadline for the way there and back.
 const ROUND_TRIP: Duration = Duration::from_millis(500);
 
 /// Which node is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// Nothing is wrong: this node if it is ready, else the first of the directory that is.
+    /// No node was lost: this node if it is ready, or the first ready one of the directory.
     Any {
         /// Preferred.
         node: Option<u16>,
     },
-    /// A node was lost: the leader, if need be a new one.
+    /// A node was lost: the leader, after an election if there is none.
     Leader,
 }
 
-/// What the session was, to be taken up again.
+/// The session to resume.
 #[derive(Clone, Default)]
 pub struct PreviousSession {
     /// The cluster it was with.
@@ -38,12 +38,12 @@ pub struct PreviousSession {
     pub token: Option<String>,
 }
 
-/// The result of taking a session up again.
+/// The result of resuming a session.
 #[derive(Debug)]
 pub enum Session {
-    /// There was none.
+    /// There was no session to resume.
     None,
-    /// It goes on.
+    /// The session goes on.
     Resumed(Resumed),
     /// The token is not good any more, for this reason.
     Dead(Code),
@@ -63,9 +63,9 @@ pub struct Entered {
 /// Knows the addresses and how to dial them.
 #[derive(Clone)]
 pub struct Finder {
-    /// How.
+    /// Opens connections.
     pub transport: Transport,
-    /// Where.
+    /// The known addresses.
     pub directory: Directory,
 }
 
@@ -100,7 +100,7 @@ impl Finder {
             .filter(|(_, e)| e.node == node)
             .map(|(at, _)| at)
             .collect();
-        // The others wait for that one, as long as for any straggler: it is to have its say.
+        // The probe waits for this node as long as for any straggler: its own answer counts.
         let heard = |slots: &[Slot]| {
             own.iter().any(|at| slots[*at].reached().is_some())
                 && !matches!(decide(&statuses(slots)), Decision::NoQuorum { .. })
@@ -166,7 +166,7 @@ impl Finder {
                     },
                 };
                 let mut reached = reached.ok_or(Unavailable::Electing)?;
-                // What it said before the election is out of date.
+                // Its status from before the election is out of date.
                 reached.status = ask_status(&reached.connection)
                     .await
                     .map_err(|_| Unavailable::Electing)?;
@@ -198,7 +198,7 @@ impl Finder {
     }
 }
 
-/// Asks a node to see to it that there is a leader; the winner's number.
+/// Asks a node to campaign, which ends when there is a leader. Returns the leader's number.
 async fn campaign(reached: &Reached) -> Result<u16, Unavailable> {
     let answer = reached
         .connection

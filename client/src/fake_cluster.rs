@@ -122,7 +122,7 @@ impl Cluster {
         state.keys.clear();
     }
 
-    /// The node hangs as if stopped: its connections stay, nothing is answered. A hung leader is replaced by whoever is
+    /// The node hangs as if stopped: its connections stay, nothing is answered. A hung leader is replaced by the node that is
     /// asked to campaign.
     pub fn hang(&self, node: u16) {
         self.state().hung = Some(node);

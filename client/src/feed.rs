@@ -1,6 +1,6 @@
 //! Puts what arrives in order: messages come as events, as pages of the inbox and, after a reconnect, as pages of
-//! `sync`; out go ascending ids, each once, none left out. That is what makes acknowledging an id safe: everything
-//! below it was held. Pure: it fetches nothing itself.
+//! `sync`; out go ascending ids, each once, none left out. Acknowledging an id is therefore safe: every message below
+//! it was handed on. Pure: it fetches nothing itself.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ pub struct Feed {
     paged: u64,
     /// Whether the inbox was emptied once: from then on a reconnect asks `sync`, which leaves nothing out.
     complete_once: bool,
-    /// Some while pages are being fetched: the events that came meanwhile, by id.
+    /// `Some` while pages are fetched: the events that came meanwhile, by id.
     catching_up: Option<BTreeMap<u64, Message>>,
     /// An event was dropped: one more round is needed.
     again: bool,

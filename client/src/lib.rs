@@ -73,6 +73,6 @@ mod show;
 mod state;
 pub mod token;
 
-pub use client::{Client, Options};
+pub use client::{Client, Events, Options, Pending};
 pub use error::ClientError;
 pub use notice::{ClientEvent, Notice};

@@ -99,7 +99,7 @@ impl Mailbox {
 
     /// Reports something that a program may miss.
     pub fn tell(&self, event: ClientEvent) {
-        // With a full queue the program shows nothing anyhow; news grow old, messages come again.
+        // A program with a full queue shows nothing now. News get old, and messages come again.
         let _ = self.events.try_send(event);
     }
 

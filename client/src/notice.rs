@@ -40,7 +40,7 @@ pub enum Notice {
         /// From noticing the loss to being served again.
         took: Duration,
     },
-    /// The cluster can't be used; said once per verdict, the client keeps trying.
+    /// The cluster can't be used; reported once for each reason. The client keeps trying.
     Unavailable {
         /// The node that is gone, if this began with one.
         lost: Option<u16>,
@@ -65,7 +65,7 @@ pub enum Notice {
         /// Why.
         why: Ended,
     },
-    /// The cluster was restored: token and cursors are dropped; the outbox waits for the user's word.
+    /// The cluster was restored: token and cursors are dropped; the outbox is held until the user decides.
     NewCluster {
         /// Messages that are held until they are released or discarded.
         held: usize,

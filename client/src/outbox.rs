@@ -24,11 +24,11 @@ pub struct Entry<W> {
     pub body: String,
     /// Never changes, so that a node recognizes the repetition.
     pub key: String,
-    /// Whom to tell the answer.
+    /// Gets the answer.
     pub waiter: W,
 }
 
-/// A bounded queue of which only the head may be on its way.
+/// A bounded queue; only its head may be on its way.
 #[derive(Debug)]
 pub struct Outbox<W> {
     entries: VecDeque<Entry<W>>,
@@ -96,8 +96,7 @@ impl<W> Outbox<W> {
         self.in_flight = None;
     }
 
-    /// Takes a message out before it was answered. If it was on its way, its answer will find nothing, and only then
-    /// does the next one go.
+    /// Takes a message out before it was answered. If it was on its way, the next one still waits for its answer.
     pub fn withdraw(&mut self, ticket: u64) -> Option<Entry<W>> {
         self.take(ticket)
     }

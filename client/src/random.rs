@@ -1,15 +1,15 @@
-//! Chance: idempotency keys and jitter. The operating system's generator, because two clients must never choose the
-//! same key for different messages. For the keys of sends it is asked for many bytes at once: a call for each would cost as
-//! much as the rest of the key.
+//! Random idempotency keys and jitter. Keys come from the operating system's generator, because two clients must never
+//! choose the same key for different messages. For the keys of sends it is asked for many bytes at once: a call for
+//! each key would cost as much as the rest of the key.
 
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Of a send's key that are random: the lowest ones.
+/// Random bits of a send's key, the lowest ones.
 const SEND_KEY_RANDOM_BITS: u32 = 80;
 /// Milliseconds since 1970 in a send's key, as in a UUID of version 7 (RFC 9562, section 5.7): the lowest 48 bits.
 const SEND_KEY_TIME_BITS: u32 = 48;
-/// The system is asked for so many bytes at once; it gives up to 256 in one piece (getrandom(2)).
+/// Bytes that the system is asked for at once; it gives up to 256 without interruption (getrandom(2)).
 const POOL_BYTES: usize = 256;
 
 thread_local! {
@@ -25,7 +25,7 @@ pub fn key() -> String {
 
 /// A fresh key for a send: the time and 80 random bits as 32 hexadecimal digits. A sender sends thousands of messages:
 /// with keys that grow, the nodes' index of keys grows at its end, instead of writing another page for nearly every
-/// message. Nothing else rests on the time; a clock that goes back costs nothing but that.
+/// message. Nothing relies on the time: a clock that goes back costs only that.
 pub fn send_key() -> String {
     send_key_at(SystemTime::now())
 }
@@ -64,7 +64,7 @@ fn pooled<const N: usize>() -> [u8; N] {
         let mut bytes = [0; N];
         let rest = pool.len() - N;
         bytes.copy_from_slice(&pool[rest..]);
-        // What is given is not given again.
+        // Bytes that were used are not used again.
         pool.truncate(rest);
         bytes
     })

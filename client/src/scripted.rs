@@ -36,7 +36,7 @@ use crate::token::{Store, Token};
 const PAGE: u32 = 200;
 /// `history` shows at most this many of the newest messages.
 const HISTORY_MAX: usize = 10_000;
-/// The session that a password opened is closed within this at the end; else it expires by itself.
+/// Time to close, at the end, the session that a password opened; without it the session expires by itself.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// How long a line of standard input goes on when nodes answer but the cluster does not serve.
 const LINES_PATIENCE: Duration = Duration::from_secs(60);
@@ -692,7 +692,7 @@ async fn ask(prompt: &'static str) -> Result<String, ClientError> {
             "no password; set MESSAGEBASE_PASSWORD (for a new one MESSAGEBASE_NEW_PASSWORD), or --password-file".into(),
         ));
     }
-    // With a handler Ctrl-C comes back as an error, else it would end the process with the echo off.
+    // With a handler Ctrl-C comes back as an error; without one it would end the process with the echo off.
     let _handler = signal(SignalKind::interrupt()).map_err(|e| io_error("signal handler", &e))?;
     let asked = tokio::task::spawn_blocking(move || crate::secret::ask(prompt)).await;
     match asked {

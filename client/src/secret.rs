@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 
-/// Puts the terminal back as it was.
+/// Turns the echo off, and on again when dropped.
 struct Silence(Termios);
 
 impl Silence {

@@ -32,7 +32,7 @@ use crate::repl::prompt::Prompt;
 
 /// Lines of history kept.
 const HISTORY_MAX: usize = 1_000;
-/// Texts that wait to be printed; whoever prints waits beyond it.
+/// Texts that wait to be printed; beyond it the printing task waits.
 const PRINTS_MAX: usize = 64;
 /// Names that completion remembers.
 const NAMES_MAX: usize = 10_000;
@@ -191,7 +191,7 @@ impl Editor {
         }
     }
 
-    /// Changes the prompt of the line being read, if nothing has been typed; else it shows with the next line.
+    /// Changes the prompt of the line being read, if nothing has been typed; otherwise it shows with the next line.
     pub fn set_prompt(&self, prompt: Prompt) {
         *self.shared.wanted.lock() = prompt;
         self.nudge();
@@ -295,7 +295,7 @@ fn read_line(line_editor: &mut LineEditor, shared: &Shared, history: Option<&Pat
 /// ahead would come as the next line, and go into the history or to somebody.
 fn read_secret(line_editor: &mut LineEditor, shared: &Shared, prompt: &str) -> Option<String> {
     shared.secret.store(true, Ordering::SeqCst);
-    // Whatever NO_COLOR says: without highlighting the editor would show what is typed.
+    // Regardless of NO_COLOR: without highlighting the editor would show what is typed.
     line_editor.set_color_mode(ColorMode::Forced);
     let secret = loop {
         match line_editor.readline(prompt) {
@@ -349,7 +349,7 @@ impl ConditionalEventHandler for CtrlC {
     }
 }
 
-/// rustyline's view of [`assist`]; also how we know what has been typed so far.
+/// Gives rustyline the completions, and tells the async side what has been typed so far.
 struct Assistant(Arc<Shared>);
 
 /// A hint that only shows: Right must not put a usage text into the line.

@@ -35,7 +35,7 @@ use crate::token::Store;
 const SEND_GRACE: Duration = Duration::from_secs(1);
 /// While the prompt on the screen is out of date its change is tried again this often.
 const NUDGE_EVERY: Duration = Duration::from_millis(100);
-/// What was shown last is acknowledged within this at the end, else shown again next time.
+/// Time for the last acknowledgement at the end; without it the messages are shown again next time.
 const GOODBYE: Duration = Duration::from_millis(500);
 /// Messages that are shown when a conversation is opened.
 const LAST_LINES: u32 = 5;
@@ -182,7 +182,7 @@ impl Repl {
     async fn only_other_user(&mut self) -> Option<String> {
         let me = self.client.user()?;
         let client = self.client.clone();
-        // Of three names one more than both is enough to know that there are others.
+        // Three names are enough to see that there are more than two users.
         let page = self
             .while_showing(tokio::time::timeout(SEND_GRACE, async move {
                 client.users_page(None, None, 3).await

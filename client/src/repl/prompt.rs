@@ -1,10 +1,10 @@
-//! What the prompt says and what Enter does: a pure state machine. One rule above all: the prompt never lies. Enter on
-//! the empty line opens a conversation only with whom the prompt that was on the screen named, and a message that
-//! arrives never changes whom a conversation addresses.
+//! What the prompt says and what Enter does: a pure state machine. Its rule: the prompt is always true. Enter on the
+//! empty line opens a conversation with the user that the prompt on the screen named, and no other. A message that
+//! arrives never changes the recipient of an open conversation.
 
 use crate::command::{Command, parse_pipe, parse_slash};
 
-/// How the refusal of text begins that is addressed to nobody.
+/// The first words when a text has no recipient.
 pub const NOT_SENT: &str = "not sent: nobody is addressed";
 
 /// What Enter on the empty line does, as the prompt on the screen says.
@@ -23,7 +23,7 @@ pub struct Prompt {
     pub text: String,
     /// What it promises.
     pub empty_enter: EmptyEnter,
-    /// Whom a line that is no command goes to.
+    /// The recipient of a line that is no command.
     pub conversation: Option<String>,
 }
 

@@ -87,7 +87,7 @@ fn clock(unix_ms: u64) -> String {
     iso8601(unix_ms).get(11..19).unwrap_or_default().to_owned()
 }
 
-/// Text of somebody else: line feeds indent, a tab is a blank, every other control character is shown, not obeyed.
+/// A text from outside: line feeds indent, a tab is a blank, every other control character is shown, not executed.
 pub fn body(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
