@@ -1,6 +1,6 @@
 //! The TOML as written: every key optional, every value with its place, types checked but not yet meanings
-//! ([`crate::validate`] does that). serde reads it; [`explain`] turns its errors into ones that name the key, the line and
-//! the next step.
+//! ([`crate::validate`] does that). serde reads it; [`explain`] turns its errors into ones that name the key, the line
+//! and the next step.
 
 use std::ops::Range;
 

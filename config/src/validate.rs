@@ -1,5 +1,5 @@
-//! Raw TOML to a valid [`crate::Config`]: defaults, ranges, and what must be unique. Reads no key file and resolves no host
-//! name: a configuration is valid on all machines or on none.
+//! Raw TOML to a valid [`crate::Config`]: defaults, ranges, and what must be unique. Reads no key file and resolves no
+//! host name: a configuration is valid on all machines or on none.
 
 use std::net::IpAddr;
 use std::ops::Range;

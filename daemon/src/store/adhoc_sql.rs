@@ -1,5 +1,5 @@
-//! SQL that an operator typed (`mbctl sql`). The connection is read-only, and an authorizer allows nothing but reading. Time,
-//! rows and bytes are limited.
+//! SQL that an operator typed (`mbctl sql`). The connection is read-only, and an authorizer allows nothing but reading.
+//! Time, rows and bytes are limited.
 
 use data_encoding::HEXLOWER;
 use messagebase_protocol::peer::SqlRows;

@@ -23,11 +23,12 @@ use crate::entry::LogId;
 use crate::state::Counters;
 use crate::state::sql::{int, uint};
 
-/// A restored cluster must not reuse the ids that the old cluster, or an earlier restore of this backup, issued after the
-/// backup. It continues from the wall clock: at most this many ids are issued per millisecond, so all earlier ids are
-/// smaller.
+/// A restored cluster must not reuse the ids that the old cluster, or an earlier restore of this backup, issued after
+/// the backup. It continues from the wall clock: at most this many ids are issued per millisecond, so all earlier ids
+/// are smaller.
 const IDS_PER_MILLISECOND: u64 = 1_000;
-/// The least distance to the backup's ids, in case the clock is behind: 15,000 messages a second for two years are fewer.
+/// The least distance to the backup's ids, in case the clock is behind: 15,000 messages a second for two years are
+/// fewer.
 const ID_GAP_MIN: u64 = 1_000_000_000_000;
 /// Ids are JSON numbers for clients: exact below 2^53, which is the year 2255.
 const IDS_END: u64 = 1 << 53;
@@ -57,18 +58,18 @@ pub(super) fn build(
     mut cancelled: impl FnMut() -> bool + Send + 'static,
     now_ms: u64,
 ) -> Result<Backup, StoreError> {
-    let number = shared.backups.fetch_add(1, Ordering::Relaxed);
+    let number = shared.snapshots.backups.fetch_add(1, Ordering::Relaxed);
     // After a crash the next start removes it, as all files in this directory that are no snapshots.
-    let path = shared.snapshots.join(format!("backup-{number}.tmp"));
+    let path = shared.snapshots.dir.join(format!("backup-{number}.tmp"));
     let failed = |e: io::Error| fatal("make the backup's file", e);
-    check_room(&shared.snapshots, shared.db_bytes()).map_err(failed)?;
+    check_room(&shared.snapshots.dir, shared.db_bytes()).map_err(failed)?;
     remove_if_there(&path).map_err(failed)?;
     let file = open_private_file(&path).map_err(failed)?;
-    let snapshots = shared.snapshots.clone();
+    let snapshots = shared.snapshots.dir.clone();
     let stop = move || cancelled() || check_room(&snapshots, 0).is_err();
     let copied = copy_out(shared, &path, stop, now_ms).map_err(|e| fatal("copy the tables", e));
     // Too little room is the cause to report, if it stopped the copying.
-    let room = check_room(&shared.snapshots, 0).map_err(failed);
+    let room = check_room(&shared.snapshots.dir, 0).map_err(failed);
     remove_if_there(&path).map_err(failed)?;
     room?;
     let last = copied?.ok_or_else(|| fatal("make a backup", "nothing is applied yet"))?;
@@ -191,8 +192,8 @@ pub enum RestoreError {
     Failed(&'static str, String),
 }
 
-/// Makes `dir` the directory of a node with the contents of the backup `from`. `identify` gets the last entry in it. Atomic:
-/// the database gets its name last. Blocking, for as long as reading and writing the file twice takes.
+/// Makes `dir` the directory of a node with the contents of the backup `from`. `identify` gets the last entry in it.
+/// Atomic: the database gets its name last. Blocking, for as long as reading and writing the file twice takes.
 ///
 /// # Errors
 /// [`RestoreError`]; then the directory still counts as empty if it did before.
@@ -311,8 +312,8 @@ fn make_only_member(
     identify: impl FnOnce(LogId) -> RestoredNode,
 ) -> Result<BackupInfo, Box<dyn std::error::Error>> {
     let mut conn = connect::read_write(file)?;
-    // The journal is in memory: one on disk, left by an interrupted restore, would be rolled back into this file. The file
-    // is synced when it is complete.
+    // The journal is in memory: one on disk, left by an interrupted restore, would be rolled back into this file. The
+    // file is synced when it is complete.
     conn.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF;")?;
     migrations().to_latest(&mut conn)?;
     let tx = conn.transaction()?;

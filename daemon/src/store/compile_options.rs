@@ -1,6 +1,6 @@
-//! How SQLite was compiled. `.cargo/config.toml` sets `LIBSQLITE3_FLAGS`, which cargo reads only when it is run inside the
-//! repository: a package that is built elsewhere has a database that is as correct and slower. The log then says so.
-//! `HAVE_FDATASYNC`, which is set there too, cannot be checked: SQLite does not list it.
+//! How SQLite was compiled. `.cargo/config.toml` sets `LIBSQLITE3_FLAGS`, which cargo reads only when it is run inside
+//! the repository: a package that is built elsewhere has a database that is as correct and slower. The log then says
+//! so. `HAVE_FDATASYNC`, which is set there too, cannot be checked: SQLite does not list it.
 
 use rusqlite::{Connection, Result};
 

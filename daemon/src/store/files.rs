@@ -1,4 +1,5 @@
-//! A node's directory: its files, their modes and its lock. Modes are set explicitly, because the umask may be too open.
+//! A node's directory: its files, their modes and its lock. Modes are set explicitly, because the umask may be too
+//! open.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
@@ -25,8 +26,8 @@ pub(super) fn make_private_dir(path: &Path) -> io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(DIR_MODE))
 }
 
-/// Opens a file for writing; creates it if it is missing. Its mode is 0600 in both cases. SQLite gives `-wal` and `-shm`
-/// the mode of the database.
+/// Opens a file for writing; creates it if it is missing. Its mode is 0600 in both cases. SQLite gives `-wal` and
+/// `-shm` the mode of the database.
 pub(super) fn open_private_file(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)

@@ -39,8 +39,8 @@ impl Store {
         Store { shared, jobs }
     }
 
-    /// Queues a job; waits while the queue is full. `done` is called in every case, also when this returns an error. Only
-    /// if this future is dropped while it waits, nothing has happened and `done` is not called.
+    /// Queues a job; waits while the queue is full. `done` is called in every case, also when this returns an error.
+    /// Only if this future is dropped while it waits, nothing has happened and `done` is not called.
     pub async fn submit(&self, job: Job) -> Result<(), StoreError> {
         let Ok(permit) = self.jobs.reserve().await else {
             let error = self
@@ -53,7 +53,7 @@ impl Store {
             return Err(error);
         };
         // Under one lock, so that the tail changes in the order of the jobs.
-        let mut tail = self.shared.tail.lock();
+        let mut tail = self.shared.log.tail.lock();
         match &job {
             Job::Append { rows, .. } => {
                 if !consecutive(rows) {
@@ -97,15 +97,15 @@ impl Store {
         self.submit(Job::Purge { through, done }).await
     }
 
-    /// Consecutive rows of `range`, from the first that is kept. Stops before `max_bytes` would be exceeded, but returns at
-    /// least one row if there is one. Blocking, unless all of them are in memory.
+    /// Consecutive rows of `range`, from the first that is kept. Stops before `max_bytes` would be exceeded, but
+    /// returns at least one row if there is one. Blocking, unless all of them are in memory.
     pub fn read_log(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<LogRow>, StoreError> {
         for _ in 0..READ_ATTEMPTS {
             let ReadPlan {
                 disk,
                 rows: in_memory,
                 epoch,
-            } = self.shared.tail.lock().plan(&range);
+            } = self.shared.log.tail.lock().plan(&range);
             let mut limit = ByteLimit {
                 left: max_bytes,
                 any: false,
@@ -113,7 +113,7 @@ impl Store {
             let mut found = Vec::new();
             if !disk.is_empty() {
                 found = self.read_disk(&disk, &mut limit)?;
-                if self.shared.tail.lock().epoch() != epoch {
+                if self.shared.log.tail.lock().epoch() != epoch {
                     continue;
                 }
                 let reached = found.last().map_or(disk.start, |row| row.id.index + 1);
@@ -132,7 +132,7 @@ impl Store {
         range: &Range<u64>,
         limit: &mut ByteLimit,
     ) -> Result<Vec<LogRow>, StoreError> {
-        let conn = self.shared.log_reader.lock();
+        let conn = self.shared.log.reader.lock();
         let mut read = || -> rusqlite::Result<Vec<LogRow>> {
             let mut statement = conn.prepare_cached(&format!(
                 "SELECT {} FROM log WHERE log_index >= ?1 AND log_index < ?2 ORDER BY log_index",
@@ -158,16 +158,16 @@ impl Store {
     /// The rows of `range` if all of them are in memory. Never blocks on the disk.
     pub fn read_tail(&self, range: Range<u64>) -> Option<Vec<LogRow>> {
         let wanted = usize::try_from(range.end.saturating_sub(range.start)).ok()?;
-        let rows = self.shared.tail.lock().plan(&range).rows;
+        let rows = self.shared.log.tail.lock().plan(&range).rows;
         (rows.len() == wanted).then_some(rows)
     }
 
     /// What Raft needs at start: vote and applied entry from disk, the log as readers see it. Blocking.
     pub fn raft_state(&self) -> Result<RaftState, StoreError> {
         let failed = |e: rusqlite::Error| fatal("read Raft's state", e);
-        let conn = self.shared.log_reader.lock();
+        let conn = self.shared.log.reader.lock();
         let (purged, last) = {
-            let tail = self.shared.tail.lock();
+            let tail = self.shared.log.tail.lock();
             (tail.purged(), tail.last())
         };
         let last = match last {
@@ -192,7 +192,7 @@ impl Store {
 
     /// Index of the last entry, purged ones included; `None` if there never was one.
     pub fn last_log_index(&self) -> Option<u64> {
-        let tail = self.shared.tail.lock();
+        let tail = self.shared.log.tail.lock();
         tail.last()
             .map(|last| last.map_or_else(|index| index, |id| id.index))
             .or(tail.purged().map(|id| id.index))
@@ -215,17 +215,17 @@ impl Store {
 
     /// Durable log transactions of this process; each synced the disk once.
     pub fn synced_commits(&self) -> u64 {
-        self.shared.synced_commits.load(Ordering::Relaxed)
+        self.shared.log.synced_commits.load(Ordering::Relaxed)
     }
 
     /// Bytes of change log that are kept, roughly; reads a counter.
     pub fn log_bytes(&self) -> u64 {
-        self.shared.log_bytes.load(Ordering::Relaxed)
+        self.shared.log.bytes.load(Ordering::Relaxed)
     }
 
     /// Index of the first entry that is kept; of the next one if the log is empty.
     pub fn log_begin(&self) -> u64 {
-        self.shared.tail.lock().begin()
+        self.shared.log.tail.lock().begin()
     }
 
     /// Size of messagebase.db and its WAL. Two `stat`s.
@@ -243,8 +243,8 @@ impl Store {
         &self.shared.readers
     }
 
-    /// The current snapshot if it holds all entries through this one. Otherwise builds one of the applied state and makes
-    /// it the current one. Blocking; one at a time.
+    /// The current snapshot if it holds all entries through this one. Otherwise builds one of the applied state and
+    /// makes it the current one. Blocking; one at a time.
     ///
     /// # Errors
     /// Also when the log was purged meanwhile past the snapshot's end, so that no member could continue from it.
@@ -261,8 +261,8 @@ impl Store {
         self.snapshot_of_all_through(applied)
     }
 
-    /// A backup of the applied state, stamped with the time. Blocking, for as long as copying the state takes; stops early
-    /// once `cancelled` returns true. May run beside a snapshot or another backup; then each takes longer.
+    /// A backup of the applied state, stamped with the time. Blocking, for as long as copying the state takes; stops
+    /// early once `cancelled` returns true. May run beside a snapshot or another backup; then each takes longer.
     ///
     /// # Errors
     /// Also when nothing is applied yet, and when it was cancelled. The store keeps working in any case.
@@ -274,33 +274,33 @@ impl Store {
         backup::build(&self.shared, cancelled, now_ms)
     }
 
-    /// To be called when the log is purged through this entry: removes the current snapshot if it ends before it, because
-    /// no member could continue from there. Blocking.
+    /// To be called when the log is purged through this entry: removes the current snapshot if it ends before it,
+    /// because no member could continue from there. Blocking.
     pub fn forget_snapshot_before(&self, purged: u64) {
         snapshot::forget_before(&self.shared, purged);
     }
 
-    /// The last end of a segment between `begin` and `through`, if there is one. Purging to it is better than to `through`,
-    /// because removing whole segments costs almost nothing.
+    /// The last end of a segment between `begin` and `through`, if there is one. Purging to it is better than to
+    /// `through`, because removing whole segments costs almost nothing.
     pub fn whole_segments(&self, begin: u64, through: u64) -> Option<u64> {
-        let segments = self.shared.segments.lock();
+        let segments = self.shared.log.segments.lock();
         let before = segments.iter().rev().find(|last| **last <= through);
         before.copied().filter(|last| *last > begin)
     }
 
     /// Whether purged rows of the log still wait to be deleted; [`Store::log_bytes`] counts them.
     pub fn purging(&self) -> bool {
-        self.shared.purging.load(Ordering::Relaxed)
+        self.shared.log.purging.load(Ordering::Relaxed)
     }
 
     /// The newest snapshot that was built or received, if there is one.
     pub fn current_snapshot(&self) -> Option<SnapshotFile> {
-        self.shared.snapshot.lock().clone()
+        self.shared.snapshots.current.lock().clone()
     }
 
     /// The directory of snapshots. Received ones are written here under a name that begins with `receiving-`.
     pub fn snapshot_dir(&self) -> &Path {
-        &self.shared.snapshots
+        &self.shared.snapshots.dir
     }
 }
 

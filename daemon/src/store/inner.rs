@@ -16,35 +16,57 @@ use crate::watch;
 pub(super) struct StoreInner {
     /// messagebase.db.
     pub file: PathBuf,
-    /// snapshots/.
-    pub snapshots: PathBuf,
-    pub tail: Mutex<Tail>,
+    /// How often this directory was opened, this time included.
+    pub starts: u64,
     pub identity: Mutex<Option<Identity>>,
     pub vote: Mutex<Option<String>>,
     pub applied: watch::Sender<Option<LogId>>,
-    /// How often this directory was opened, this time included.
-    pub starts: u64,
-    pub log_bytes: AtomicU64,
+    /// Set once, when the writer fails.
+    pub fatal: OnceLock<StoreError>,
+    pub readers: Readers,
+    pub log: LogView,
+    pub snapshots: Snapshots,
+    /// Keeps the directory locked until the last handle and the writer are gone.
+    pub _lock: DirLock,
+}
+
+/// The change log, as the writer publishes it.
+pub(super) struct LogView {
+    pub tail: Mutex<Tail>,
+    /// Raft's own connection, so that clients' reads cannot keep it from the log.
+    pub reader: Mutex<Connection>,
+    pub bytes: AtomicU64,
     /// The last entries of the log's full segments, ascending.
     pub segments: Mutex<Vec<u64>>,
     /// Whether purged rows of the log still wait to be deleted.
     pub purging: AtomicBool,
     /// Durable log transactions since the start; each synced the WAL once.
     pub synced_commits: AtomicU64,
-    /// Set once, when the writer fails.
-    pub fatal: OnceLock<StoreError>,
-    pub readers: Readers,
-    /// Raft's own connection, so that clients' reads cannot keep it from the log.
-    pub log_reader: Mutex<Connection>,
+}
+
+/// Snapshots and backups that are built from the applied state.
+pub(super) struct Snapshots {
+    /// snapshots/.
+    pub dir: PathBuf,
+    pub current: Mutex<Option<SnapshotFile>>,
     /// Held while a snapshot is built: one at a time.
     pub building: Mutex<()>,
-    pub snapshot: Mutex<Option<SnapshotFile>>,
+    /// The log was purged through this entry: nobody can continue from a snapshot that ends before it.
+    pub end_from: AtomicU64,
     /// Backups begun since the start: numbers their temporary files.
     pub backups: AtomicU64,
-    /// The log was purged through this entry: nobody can continue from a snapshot that ends before it.
-    pub snapshots_end_from: AtomicU64,
-    /// Keeps the directory locked until the last handle and the writer are gone.
-    pub _lock: DirLock,
+}
+
+impl Snapshots {
+    pub fn new(dir: PathBuf, current: Option<SnapshotFile>) -> Snapshots {
+        Snapshots {
+            dir,
+            current: Mutex::new(current),
+            building: Mutex::new(()),
+            end_from: AtomicU64::new(0),
+            backups: AtomicU64::new(0),
+        }
+    }
 }
 
 impl StoreInner {

@@ -1,5 +1,5 @@
-//! Opening a node's directory: modes, lock, schema, node number, leftovers. All checks that can refuse it come before the
-//! first write.
+//! Opening a node's directory: modes, lock, schema, node number, leftovers. All checks that can refuse it come before
+//! the first write.
 
 use std::error::Error;
 use std::path::Path;
@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use tokio::sync::mpsc;
 
 use super::files::{DirLock, LOCK_FILE, LockError, make_private_dir, open_private_file, sync_dir};
-use super::inner::StoreInner;
+use super::inner::{LogView, Snapshots, StoreInner};
 use super::schema::{SCHEMA_VERSION, first_missing, is_backup, leftovers, migrations};
 use super::tail::Tail;
 use super::writer::{Db, LogBounds, Segments};
@@ -81,23 +81,14 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
     let (sender, receiver) = mpsc::channel(JOBS_MAX);
     let shared = Arc::new(StoreInner {
         file,
-        snapshots,
-        tail: Mutex::new(Tail::new(disk.bounds.begin, disk.bounds.end, disk.purged)),
+        starts,
+        log: log_view(&disk, log_reader),
         identity: Mutex::new(disk.identity),
         vote: Mutex::new(disk.vote),
         applied: watch::Sender::new(disk.applied),
-        starts,
-        log_bytes: AtomicU64::new(disk.segments.bytes()),
-        segments: Mutex::new(disk.segments.last_entries()),
-        purging: AtomicBool::new(disk.bounds.garbage),
-        synced_commits: AtomicU64::new(0),
         fatal: OnceLock::new(),
         readers,
-        log_reader: Mutex::new(log_reader),
-        building: Mutex::new(()),
-        snapshot: Mutex::new(snapshot),
-        backups: AtomicU64::new(0),
-        snapshots_end_from: AtomicU64::new(0),
+        snapshots: Snapshots::new(snapshots, snapshot),
         _lock: lock,
     });
     let writer = Writer::new(
@@ -108,6 +99,18 @@ pub(super) fn open(options: StoreOptions) -> Result<(Store, Writer), OpenError> 
         options.effects,
     );
     Ok((Store::new(shared, sender), writer))
+}
+
+fn log_view(disk: &NodeRecord, reader: Connection) -> LogView {
+    let bounds = &disk.bounds;
+    LogView {
+        tail: Mutex::new(Tail::new(bounds.begin, bounds.end, disk.purged)),
+        reader: Mutex::new(reader),
+        bytes: AtomicU64::new(disk.segments.bytes()),
+        segments: Mutex::new(disk.segments.last_entries()),
+        purging: AtomicBool::new(bounds.garbage),
+        synced_commits: AtomicU64::new(0),
+    }
 }
 
 /// Counts this start. Durable before this node talks to anybody: peers recognize an older copy of the directory by it.
@@ -148,8 +151,8 @@ fn prepare_schema(db: &mut Db, file: &Path) -> Result<(), OpenError> {
             .to_latest(&mut db.conn)
             .map_err(|e| at(e.into()))?;
     }
-    // Until a version is released, its migration is edited. A file with the old form is refused here; otherwise the first
-    // merge would stop the node.
+    // Until a version is released, its migration is edited. A file with the old form is refused here; otherwise the
+    // first merge would stop the node.
     if let Some(missing) = first_missing(&db.conn).map_err(|e| at(e.into()))? {
         return Err(at(format!(
             "it has no table {missing}: a development version of this schema made it, which nothing can upgrade"

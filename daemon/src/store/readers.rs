@@ -63,8 +63,8 @@ impl Readers {
         &self.memtable
     }
 
-    /// Runs `f` on a connection, in one read transaction: all its queries see the same state. Blocking: must not be called
-    /// on an async thread.
+    /// Runs `f` on a connection, in one read transaction: all its queries see the same state. Blocking: must not be
+    /// called on an async thread.
     pub fn with<T>(
         &self,
         f: impl FnOnce(&Connection) -> rusqlite::Result<T>,

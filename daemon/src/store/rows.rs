@@ -1,7 +1,7 @@
 //! Conversion of log entries to and from the columns of `log`.
 //!
-//! `change` is readable JSON: `{"blank":{}}`, `{"membership":…}` or the envelope. Secrets have a column of their own, so
-//! that operators can look at `change`. The three forms differ in how they begin; only this file writes them.
+//! `change` is readable JSON: `{"blank":{}}`, `{"membership":…}` or the envelope. Secrets have a column of their own,
+//! so that operators can look at `change`. The three forms differ in how they begin; only this file writes them.
 
 use std::sync::Arc;
 

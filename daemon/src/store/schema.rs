@@ -21,13 +21,13 @@ pub(super) struct Table {
     pub key: &'static str,
 }
 
-/// The row of counters: replaced in place, never by renaming.
+/// The row of counters. An install replaces its contents, not the table.
 pub(super) const STATE_TABLE: Table = Table {
     name: "replicated_state",
     key: "one",
 };
 
-/// Tables with rows of users' making: what a snapshot install stages and switches. The replicated ones come first.
+/// The tables that a snapshot install stages and switches. The replicated ones come first.
 pub(super) const ROW_TABLES: [Table; 9] = [
     Table {
         name: "users",
@@ -66,7 +66,7 @@ pub(super) const ROW_TABLES: [Table; 9] = [
         key: "user_id, side, id",
     },
 ];
-/// How many of them are replicated. The rest follows from them, each node at its own pace: nothing to compare.
+/// How many of them are replicated. Each node derives the others at its own pace, so they are not compared.
 const REPLICATED: usize = 7;
 
 /// The segments of the change log, in their order around the ring.
@@ -74,14 +74,14 @@ pub(super) const LOG_TABLES: [&str; 8] = [
     "log_0", "log_1", "log_2", "log_3", "log_4", "log_5", "log_6", "log_7",
 ];
 
-/// All replicated tables: what digests are made of.
+/// All replicated tables, of which digests are made.
 pub(super) fn replicated() -> impl Iterator<Item = &'static Table> {
     ROW_TABLES[..REPLICATED]
         .iter()
         .chain(std::iter::once(&STATE_TABLE))
 }
 
-/// What snapshots and backups hold.
+/// The tables of snapshots and backups.
 pub(super) fn in_snapshots() -> impl Iterator<Item = &'static Table> {
     ROW_TABLES.iter().chain(std::iter::once(&STATE_TABLE))
 }
@@ -94,28 +94,28 @@ pub(super) fn is_backup(conn: &Connection) -> rusqlite::Result<bool> {
     conn.table_exists(Some("main"), BACKUP_TABLE)
 }
 
-/// What an install copies into.
+/// Prefix of the tables that an install copies into.
 pub(super) const STAGING: &str = "staging_";
-/// What an install put aside and is emptying.
+/// Prefix of the tables that an install replaced and empties.
 pub(super) const OLD: &str = "old_";
 
-/// An index's DDL taken apart.
+/// The parts of an index's DDL.
 pub(super) struct IndexDdl {
     pub name: String,
     pub unique: bool,
-    /// From the opening parenthesis on: columns and WHERE.
+    /// Columns and WHERE, from the opening parenthesis on.
     pub tail: String,
 }
 
 impl IndexDdl {
-    /// The DDL under another name for another table.
+    /// The DDL for another name and table.
     pub fn render(&self, name: &str, table: &str) -> String {
         let unique = if self.unique { "UNIQUE " } else { "" };
         format!("CREATE {unique}INDEX {name} ON {table} {}", self.tail)
     }
 }
 
-/// The DDL of a table of the attached database `schema` (`main`: the first one), with another name.
+/// The DDL of a table of the attached database `schema`, with another name.
 pub(super) fn table_ddl(
     conn: &Connection,
     schema: &str,
@@ -156,7 +156,7 @@ fn from_parenthesis(sql: &str) -> &str {
     sql.find('(').map_or("", |at| &sql[at..])
 }
 
-/// A table that should be there and is not.
+/// The first table that is missing, if one is.
 pub(super) fn first_missing(conn: &Connection) -> Result<Option<&'static str>> {
     for table in in_snapshots().map(|table| table.name).chain(LOG_TABLES) {
         if !conn.table_exists(Some("main"), table)? {

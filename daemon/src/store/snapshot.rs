@@ -1,5 +1,5 @@
-//! Building, checking and keeping snapshot files. A snapshot is an SQLite database with the replicated tables, the index
-//! of messages and `snapshot_info`. It has no SQL indexes, because an install makes them. The writer installs it.
+//! Building, checking and keeping snapshot files. A snapshot is an SQLite database with the replicated tables, the
+//! index of messages and `snapshot_info`. It has no SQL indexes, because an install makes them. The writer installs it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -80,15 +80,15 @@ fn file_name(last: LogId) -> String {
 
 /// Builds a snapshot of the applied state, unless the current one holds all entries through this one.
 pub(super) fn build(shared: &StoreInner, through: u64) -> Result<SnapshotFile, StoreError> {
-    let _one_at_a_time = shared.building.lock();
-    if let Some(current) = shared.snapshot.lock().clone()
+    let _one_at_a_time = shared.snapshots.building.lock();
+    if let Some(current) = shared.snapshots.current.lock().clone()
         && current.last.index >= through
     {
         return Ok(current);
     }
-    let unfinished = shared.snapshots.join(UNFINISHED);
+    let unfinished = shared.snapshots.dir.join(UNFINISHED);
     let copied = copy_out(shared, &unfinished).and_then(|(last, membership)| {
-        if last.index < shared.snapshots_end_from.load(Ordering::Relaxed) {
+        if last.index < shared.snapshots.end_from.load(Ordering::Relaxed) {
             let why =
                 "the change log was shortened past it meanwhile. Hint: raise change_log_bytes";
             return Err(fatal("build the snapshot in time", why));
@@ -100,7 +100,7 @@ pub(super) fn build(shared: &StoreInner, through: u64) -> Result<SnapshotFile, S
             tracing::warn!(%error, "failed to remove an unfinished snapshot");
         }
     })?;
-    let path = shared.snapshots.join(file_name(last));
+    let path = shared.snapshots.dir.join(file_name(last));
     publish(&unfinished, &path).map_err(|e| fatal("publish the snapshot", e))?;
     let snapshot = SnapshotFile {
         path,
@@ -166,9 +166,9 @@ fn publish(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Makes an installed file the current snapshot, under its proper name. A file from outside the directory is copied.
 pub(super) fn adopt(shared: &StoreInner, file: &SnapshotFile) -> io::Result<()> {
-    let path = shared.snapshots.join(file_name(file.last));
+    let path = shared.snapshots.dir.join(file_name(file.last));
     if file.path != path {
-        if file.path.parent() == Some(&shared.snapshots) {
+        if file.path.parent() == Some(&shared.snapshots.dir) {
             publish(&file.path, &path)?;
         } else {
             std::fs::copy(&file.path, &path)?;
@@ -189,7 +189,7 @@ pub(super) fn adopt(shared: &StoreInner, file: &SnapshotFile) -> io::Result<()> 
 /// still sends an older one has it open.
 fn make_current(shared: &StoreInner, snapshot: SnapshotFile) {
     let old = {
-        let mut current = shared.snapshot.lock();
+        let mut current = shared.snapshots.current.lock();
         match current.take() {
             Some(newer) if newer.last.index > snapshot.last.index => {
                 *current = Some(newer);
@@ -212,10 +212,12 @@ fn make_current(shared: &StoreInner, snapshot: SnapshotFile) {
 /// Removes the current snapshot if it ends before `purged`, and makes one that is being built fail if it does.
 pub(super) fn forget_before(shared: &StoreInner, purged: u64) {
     shared
-        .snapshots_end_from
+        .snapshots
+        .end_from
         .fetch_max(purged, Ordering::Relaxed);
     let useless = shared
-        .snapshot
+        .snapshots
+        .current
         .lock()
         .take_if(|current| current.last.index < purged);
     if let Some(old) = useless
@@ -226,8 +228,8 @@ pub(super) fn forget_before(shared: &StoreInner, purged: u64) {
 }
 
 /// At start: finds the newest finished snapshot of the applied state and removes everything else in the directory. No
-/// member can continue from one that ends before the log begins. A crash between an install's COMMIT and the renaming of
-/// its file leaves such a one. A new one is built when one is to be sent.
+/// member can continue from one that ends before the log begins. A crash between an install's COMMIT and the renaming
+/// of its file leaves such a one. A new one is built when one is to be sent.
 pub(super) fn adopt_newest(
     dir: &Path,
     applied: Option<LogId>,

@@ -28,11 +28,12 @@ pub(super) struct Tail {
     begin: u64,
     end: u64,
     purged: Option<LogId>,
-    /// Appends submitted and appends made durable. They are counted, because an index can be appended again after a cut:
-    /// an append becomes durable, not an index.
+    /// Appends submitted and appends made durable. They are counted, because an index can be appended again after a
+    /// cut: an append becomes durable, not an index.
     submitted: u64,
     durable: u64,
-    /// Grows with every cut. A reader compares it, to notice that its rows from disk and from memory do not belong together.
+    /// Grows with every cut. A reader compares it, to notice that its rows from disk and from memory do not belong
+    /// together.
     epoch: u64,
 }
 

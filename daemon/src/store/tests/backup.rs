@@ -125,6 +125,23 @@ fn a_restored_node_has_everything_but_sessions_and_begins_behind_it() {
         writer,
         dir: fixture.dir.clone(),
     };
+    begins_behind_the_backup(&restored);
+    assert_eq!(restored.count("SELECT count(*) FROM sessions"), 0);
+    for table in [
+        "users",
+        "messages",
+        "mailboxes",
+        "account_keys",
+        "message_lists",
+    ] {
+        let count = format!("SELECT count(*) FROM {table}");
+        assert_eq!(restored.count(&count), s.count(&count), "{table}");
+    }
+    goes_on_with_new_ids(&mut restored);
+}
+
+/// The restored node has its new identity, and its log begins behind the last entry of the backup.
+fn begins_behind_the_backup(restored: &Driven) {
     let identity = Identity {
         cluster_id: "new".into(),
         raft_id: 65_538,
@@ -146,19 +163,10 @@ fn a_restored_node_has_everything_but_sessions_and_begins_behind_it() {
         5,
         "nobody takes it for a blank node"
     );
-    assert_eq!(restored.count("SELECT count(*) FROM sessions"), 0);
-    for table in [
-        "users",
-        "messages",
-        "mailboxes",
-        "account_keys",
-        "message_lists",
-    ] {
-        let count = format!("SELECT count(*) FROM {table}");
-        assert_eq!(restored.count(&count), s.count(&count), "{table}");
-    }
+}
 
-    // What the old cluster gave out after the backup is not given out again, and keys are still known.
+/// Ids that the old cluster issued after the backup are not issued again, and idempotency keys are still known.
+fn goes_on_with_new_ids(restored: &mut Driven) {
     let rows = vec![
         register(5, "cora"),
         send(6, 1, "stale", "from a session of the old cluster"),

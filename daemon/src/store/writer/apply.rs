@@ -1,5 +1,5 @@
-//! Applies: at most [`APPLY_ROWS_MAX`] rows in one transaction; after COMMIT effects, then responders, then
-//! acknowledgements.
+//! Applies: at most [`APPLY_ROWS_MAX`] rows in one transaction. After COMMIT come the effects, then the responses, then
+//! the acknowledgements.
 
 use super::{APPLY_BYTES_MAX, StateJob, Writer};
 use crate::change::{Change, Outcome};
@@ -8,45 +8,45 @@ use crate::state::effect::Effect;
 use crate::store::api::fatal;
 use crate::store::{ApplyItem, BoxedDone, Job, StoreError, rows};
 
-/// Rows that one transaction applies at most.
+/// Rows that a transaction of its own applies at most.
 const APPLY_ROWS_MAX: usize = 2_000;
-/// Rows that are applied in a log transaction at most: what waits for the log must not wait for them long.
-const RIDERS_MAX: usize = 256;
+/// Rows that a log transaction applies at most: its acknowledgements wait for them.
+const PIGGYBACK_ROWS_MAX: usize = 256;
 
-/// A responder and what it is to be told.
-type Answer = (Box<dyn FnOnce(Outcome) + Send>, Outcome);
+/// A responder and the outcome that it is to get.
+type Response = (Box<dyn FnOnce(Outcome) + Send>, Outcome);
 
-/// What the open transaction applied; told after its COMMIT.
+/// What the open transaction applied; published after its COMMIT.
 #[derive(Default)]
 pub(super) struct Applying {
     effects: Vec<Effect>,
-    answers: Vec<Answer>,
+    responses: Vec<Response>,
     /// The last entry.
     applied: Option<LogId>,
-    /// Of jobs of which nothing is left.
-    pub(super) ended: Vec<BoxedDone<()>>,
+    /// Acknowledgements of jobs whose last item is in it.
+    pub(super) finished: Vec<BoxedDone<()>>,
 }
 
 impl Writer {
-    /// Applies what stands at the front of the queue. Not synced: a lost apply is replayed from the log, because the
-    /// applied id is lost with it.
+    /// Applies the items at the front of the queue. Not synced: with a lost apply its applied id is lost, and the log
+    /// is replayed from there.
     pub(super) fn apply_piece(&mut self) -> Result<(), StoreError> {
-        let items = self.choose_items(APPLY_ROWS_MAX, |_| true);
+        let items = self.take_items(APPLY_ROWS_MAX, |_| true);
         if !items.is_empty() {
             let failed = |e: rusqlite::Error| fatal("apply", e);
             self.db.begin(false).map_err(failed)?;
             self.apply_items(items)?;
             self.db.commit().map_err(failed)?;
         }
-        self.settle();
+        self.publish_applied();
         Ok(())
     }
 
-    /// Applies, in the open log transaction, some of what waits: under load that saves a transaction of its own. Not
-    /// while a snapshot is being installed, whose transactions come between, nor while log jobs are left over, which
-    /// were submitted earlier. What is submitted meanwhile comes along, up to the next log job, which must not be
-    /// overtaken; a vote doesn't wait for anybody.
-    pub(super) fn apply_riders(&mut self) -> Result<(), StoreError> {
+    /// Applies some of the waiting items in the open log transaction: under load that saves a transaction. Not while a
+    /// snapshot is being installed, whose transactions come between. Nor while log jobs are left over, which were
+    /// submitted earlier. Jobs that were submitted meanwhile are included up to the next log job, which must not be
+    /// overtaken. If a vote came, nothing is applied: it must not wait.
+    pub(super) fn piggyback_applies(&mut self) -> Result<(), StoreError> {
         if self.install.is_some() || !self.log.is_empty() {
             return Ok(());
         }
@@ -62,7 +62,7 @@ impl Writer {
         {
             return Ok(());
         }
-        let items = self.choose_items(RIDERS_MAX, is_quick);
+        let items = self.take_items(PIGGYBACK_ROWS_MAX, is_quick);
         self.apply_items(items)
     }
 
@@ -75,7 +75,7 @@ impl Writer {
             let applied = applied.map_err(|e| StoreError::Fatal(e.to_string().into()))?;
             self.applying.effects.extend(applied.effects);
             self.applying
-                .answers
+                .responses
                 .extend(item.respond.map(|respond| (respond, applied.outcome)));
         }
         self.applying.applied = self
@@ -85,13 +85,13 @@ impl Writer {
         Ok(())
     }
 
-    /// COMMIT has happened: tell everybody who waits for what it applied.
-    pub(super) fn settle(&mut self) {
+    /// After COMMIT: publishes what the transaction applied.
+    pub(super) fn publish_applied(&mut self) {
         let Applying {
             effects,
-            answers,
+            responses,
             applied,
-            ended,
+            finished,
         } = std::mem::take(&mut self.applying);
         if applied.is_some() {
             self.shared.applied.send_replace(applied);
@@ -99,21 +99,17 @@ impl Writer {
         if !effects.is_empty() {
             self.effects.publish(effects);
         }
-        for (respond, outcome) in answers {
+        for (respond, outcome) in responses {
             respond(outcome);
         }
-        for done in ended {
+        for done in finished {
             done(Ok(()));
         }
     }
 
-    /// At most so many items for one transaction, up to the first that may not; jobs of which none is left are
-    /// acknowledged with it.
-    fn choose_items(
-        &mut self,
-        at_most: usize,
-        may: impl Fn(&LogPayload) -> bool,
-    ) -> Vec<ApplyItem> {
+    /// Takes at most `at_most` items for one transaction, up to the first that `may` refuses. Jobs with no item left
+    /// are acknowledged after it.
+    fn take_items(&mut self, at_most: usize, may: impl Fn(&LogPayload) -> bool) -> Vec<ApplyItem> {
         let mut chosen = Vec::new();
         let mut bytes = 0;
         while let Some(StateJob::Apply { items, .. }) = self.state.front_mut() {
@@ -128,15 +124,15 @@ impl Writer {
                 break;
             }
             if let Some(StateJob::Apply { done, .. }) = self.state.pop_front() {
-                self.applying.ended.push(done);
+                self.applying.finished.push(done);
             }
         }
         chosen
     }
 }
 
-/// Whether applying it costs no more than a few rows. An acknowledgement may be of ten thousand messages, and so may
-/// the end of an account.
+/// Whether applying it costs a few rows at most. An acknowledgement, or the end of an account, may concern ten thousand
+/// messages.
 fn is_quick(payload: &LogPayload) -> bool {
     match payload {
         LogPayload::Blank | LogPayload::Membership(_) => true,

@@ -1,9 +1,9 @@
-//! Copying the WAL into the database, so that it can begin anew.
+//! Checkpoints: copying the WAL into the database, so that SQLite can reset the WAL.
 //!
-//! A copy of some thousand pages, with the syncs before and after it, takes tens of milliseconds: on the writer's thread
-//! every append would wait for it. So a thread of its own copies on a connection of its own. But what is written
-//! meanwhile lies behind its copy, and the WAL begins anew only when a copy has reached its end: the writer, between two
-//! transactions, copies the last, small rest itself.
+//! Copying some thousand pages, with the syncs before and after, takes tens of milliseconds. On the writer's thread
+//! every append would wait for it, so a thread with its own connection copies. But the WAL is reset only when a copy
+//! has reached its end, and the writer appends meanwhile. So the writer copies the last, small rest itself, between two
+//! transactions.
 //!
 //! The simulation has no threads; there the writer copies everything.
 
@@ -19,26 +19,26 @@ use crate::store::connect;
 
 /// WAL frames (4 KiB) after which an idle moment is used for a checkpoint: 4 MiB.
 const IDLE_FRAMES: u32 = 1_024;
-/// WAL frames after which a checkpoint is made also under load: 16 MiB.
+/// WAL frames after which a checkpoint is made under load too: 16 MiB.
 const LOAD_FRAMES: u32 = 4_096;
-/// WAL frames that the writer copies itself at the end; with more, the thread goes on first: 2 MiB.
+/// WAL frames that the writer copies itself; with more left, the thread copies again first: 2 MiB.
 const REST_FRAMES: u32 = 512;
-/// Times that the thread goes on before the writer copies whatever is left: a disk that is slower than its writer.
+/// Copies of the thread after which the writer copies the rest, however long: the disk is slower than the writer.
 const COPIES_MAX: u32 = 4;
-/// WAL frames that a reader may keep from being recycled before it is warned of, and that the thread may be behind before
-/// the writer waits for it: 64 MiB.
+/// WAL frames after which the log warns of a reader that prevents the reset, and after which the writer waits for the
+/// thread: 64 MiB.
 const WARN_FRAMES: u32 = 16_384;
 
-/// When to copy, and who does.
+/// Decides when to copy, and on which thread.
 pub(super) struct Checkpoints {
-    /// WAL frames at which the next one is due at the earliest.
+    /// WAL frames at which the next checkpoint is due, under load and when idle.
     under_load: u32,
     when_idle: u32,
     background: Option<Background>,
     warned: Option<Instant>,
 }
 
-/// How many WAL frames there were, and how many of them are in the database now.
+/// How many frames the WAL had, and how many of them are in the database now.
 #[derive(Debug, Clone, Copy)]
 struct Copied {
     frames: u32,
@@ -47,10 +47,10 @@ struct Copied {
 
 /// The thread that copies.
 struct Background {
-    ask: SyncSender<()>,
-    answers: Receiver<rusqlite::Result<Copied>>,
-    /// Copies asked for since the writer last copied a rest.
-    asked: u32,
+    requests: SyncSender<()>,
+    results: Receiver<rusqlite::Result<Copied>>,
+    /// Copies requested since the writer last copied a rest.
+    requested: u32,
     busy: bool,
     thread: JoinHandle<()>,
 }
@@ -67,17 +67,20 @@ impl Default for Checkpoints {
 }
 
 impl Checkpoints {
-    /// From now on a thread copies. Fails when the system gives none, or the file can't be opened again.
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system starts no thread, or the file can't be opened again.
     pub fn in_background(
         &mut self,
         file: &Path,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let conn = connect::read_write(file)?;
-        let (ask, asked) = sync_channel(1);
-        let (answer, answers) = sync_channel(1);
+        let (requests, requested) = sync_channel(1);
+        let (result, results) = sync_channel(1);
         let copy = move || {
-            while let Ok(()) = asked.recv() {
-                if answer.send(copy(&conn)).is_err() {
+            while let Ok(()) = requested.recv() {
+                if result.send(copy(&conn)).is_err() {
                     return;
                 }
             }
@@ -86,57 +89,67 @@ impl Checkpoints {
             .name("store-checkpoint".into())
             .spawn(copy)?;
         self.background = Some(Background {
-            ask,
-            answers,
-            asked: 0,
+            requests,
+            results,
+            requested: 0,
             busy: false,
             thread,
         });
         Ok(())
     }
 
-    /// The WAL has begun anew.
-    pub fn begun_anew(&mut self) {
+    /// To be called when SQLite has reset the WAL.
+    pub fn wal_was_reset(&mut self) {
         (self.under_load, self.when_idle) = (LOAD_FRAMES, IDLE_FRAMES);
     }
 
-    /// To be called between transactions with the number of frames in the WAL; copies, or has copied, if it is time to.
+    /// Copies, or has the thread copy, if a checkpoint is due. To be called between transactions with the number of
+    /// frames in the WAL.
     ///
     /// # Errors
-    /// SQLite's, and final: a sync of the database that failed must not be repeated. The kernel tells of a page that it
-    /// could not write once, and then holds it for written; SQLite, asked again, would begin the WAL anew, which still
-    /// has the page. Behind a COMMIT of the writer SQLite notes a copy as made without having synced it.
-    pub fn consider(&mut self, conn: &Connection, frames: u32, idle: bool) -> rusqlite::Result<()> {
+    /// SQLite's; final, because a failed sync of the database must not be repeated. The kernel reports a failed write
+    /// of a page once and then treats the page as written. At the next checkpoint SQLite would therefore reset the WAL,
+    /// which has the only good copy. After a COMMIT of the writer SQLite records a copy as complete without having
+    /// synced it.
+    pub fn run_if_due(
+        &mut self,
+        conn: &Connection,
+        frames: u32,
+        idle: bool,
+    ) -> rusqlite::Result<()> {
         let due = frames
             >= if idle {
                 self.when_idle
             } else {
                 self.under_load
             };
-        let next = match &mut self.background {
-            None if due => Next::CopyRest,
-            None => Next::Nothing,
+        let action = match &mut self.background {
+            None if due => Action::CopyRest,
+            None => Action::None,
             Some(background) => background.next(frames, due)?,
         };
-        match next {
-            Next::Nothing => Ok(()),
-            Next::CopyRest => self.copy_rest(conn, frames),
+        match action {
+            Action::None => Ok(()),
+            Action::CopyRest => self.copy_rest(conn, frames),
         }
     }
 
-    /// Ends the thread, after the copy that it is at if it is `awaited`: on a disk that has failed that may never be.
+    /// Ends the thread. If `awaited`, waits for the copy that it is making: on a failed disk that copy may never end.
     pub fn end(&mut self, awaited: bool) {
-        if let Some(Background { ask, thread, .. }) = self.background.take() {
-            drop(ask);
+        if let Some(Background {
+            requests, thread, ..
+        }) = self.background.take()
+        {
+            drop(requests);
             if awaited {
-                // A panic in it was told when it happened.
+                // A panic in it was reported when it happened.
                 let _ = thread.join();
             }
         }
     }
 
     fn copy_rest(&mut self, conn: &Connection, frames: u32) -> rusqlite::Result<()> {
-        // Whether or not all of it can be copied: not again before the WAL has grown by as much once more.
+        // Also if a reader prevents a complete copy: the next attempt waits until the WAL has grown by as much again.
         (self.under_load, self.when_idle) = (frames + LOAD_FRAMES, frames + IDLE_FRAMES);
         let Copied { frames, copied } = copy(conn)?;
         if copied < frames && frames > WARN_FRAMES {
@@ -157,61 +170,61 @@ impl Checkpoints {
     }
 }
 
-/// What the writer is to do.
-enum Next {
-    Nothing,
+/// What the writer is to do now.
+enum Action {
+    None,
     CopyRest,
 }
 
 impl Background {
-    fn next(&mut self, frames: u32, due: bool) -> rusqlite::Result<Next> {
+    fn next(&mut self, frames: u32, due: bool) -> rusqlite::Result<Action> {
         if !self.busy {
-            return Ok(if due { self.ask() } else { Next::Nothing });
+            return Ok(if due { self.request() } else { Action::None });
         }
-        let answer = match self.answers.try_recv() {
-            // So much was written meanwhile that the writer has to wait: the WAL must not grow without bound.
-            Err(TryRecvError::Empty) if frames > WARN_FRAMES => self.answers.recv().ok(),
-            Err(TryRecvError::Empty) => return Ok(Next::Nothing),
+        let result = match self.results.try_recv() {
+            // The WAL must not grow without bound, so the writer waits for the thread.
+            Err(TryRecvError::Empty) if frames > WARN_FRAMES => self.results.recv().ok(),
+            Err(TryRecvError::Empty) => return Ok(Action::None),
             Err(TryRecvError::Disconnected) => None,
-            Ok(answer) => Some(answer),
+            Ok(result) => Some(result),
         };
         self.busy = false;
-        match answer.transpose()? {
-            // Not held up by a reader, only too slow.
+        match result.transpose()? {
+            // The copy was complete, but the writer has appended much since: the thread copies again.
             Some(Copied {
                 frames: seen,
                 copied,
             }) if seen.saturating_sub(copied) <= REST_FRAMES
                 && frames.saturating_sub(seen) > REST_FRAMES
                 && frames < WARN_FRAMES
-                && self.asked < COPIES_MAX =>
+                && self.requested < COPIES_MAX =>
             {
-                Ok(self.ask())
+                Ok(self.request())
             }
-            // Also when the thread is gone: the writer copies itself.
+            // Also if the thread is gone.
             _ => {
-                self.asked = 0;
-                Ok(Next::CopyRest)
+                self.requested = 0;
+                Ok(Action::CopyRest)
             }
         }
     }
 
-    fn ask(&mut self) -> Next {
-        self.asked += 1;
-        // It is not busy, so there is room.
-        self.busy = self.ask.try_send(()).is_ok();
+    fn request(&mut self) -> Action {
+        self.requested += 1;
+        // The thread is not busy, so the channel has room.
+        self.busy = self.requests.try_send(()).is_ok();
         if self.busy {
-            Next::Nothing
+            Action::None
         } else {
-            Next::CopyRest
+            Action::CopyRest
         }
     }
 }
 
-/// As much as no reader still needs to find in the WAL.
+/// Copies the frames that no reader still needs in the WAL.
 fn copy(conn: &Connection) -> rusqlite::Result<Copied> {
     let copied = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-        // -1 when another connection is at it.
+        // -1 while another connection makes a checkpoint.
         let count = |column| {
             row.get::<_, i64>(column)
                 .map(|count| count.try_into().unwrap_or(0))

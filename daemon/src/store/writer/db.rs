@@ -1,4 +1,4 @@
-//! The writing connection: pragmas, transactions that wait out foreign locks.
+//! The writing connection: its pragmas, its transactions, which wait out foreign locks, and its checkpoints.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -10,11 +10,11 @@ use super::checkpoint::Checkpoints;
 use super::foreign_lock::wait_out;
 use crate::store::connect;
 
-/// Prepared statements kept; more than apply has.
+/// Prepared statements kept; more than apply uses.
 const STATEMENTS_MAX: usize = 128;
 
 thread_local! {
-    /// Frames in the WAL after the last COMMIT on this thread. SQLite's hook can't carry a state of its own; it runs
+    /// Frames in the WAL after the last COMMIT on this thread. The hook is a plain function without state. It runs
     /// inside COMMIT, and the value is read right after it.
     static WAL_FRAMES: Cell<u32> = const { Cell::new(0) };
 }
@@ -39,7 +39,7 @@ impl Db {
         })
     }
 
-    /// Page size, WAL, no checkpoints inside COMMIT.
+    /// Sets page size and WAL mode, and replaces SQLite's checkpoints inside COMMIT.
     pub fn configure(&mut self) -> Result<()> {
         self.conn
             .set_prepared_statement_cache_capacity(STATEMENTS_MAX);
@@ -49,7 +49,7 @@ impl Db {
                  PRAGMA foreign_keys = OFF;",
             )
         })?;
-        // Replaces SQLite's own hook, which would checkpoint inside COMMIT.
+        // Replaces SQLite's own hook, which checkpoints inside COMMIT.
         self.conn.wal_hook(Some(|_, frames| {
             WAL_FRAMES.set(u32::try_from(frames).unwrap_or(0));
             Ok(())
@@ -69,7 +69,7 @@ impl Db {
         Ok(())
     }
 
-    /// Begins a transaction; its COMMIT is synced if `durable`. A foreign lock is waited out, however long.
+    /// Begins a transaction; its COMMIT is synced if `durable`. Waits for a foreign lock without limit.
     pub fn begin(&mut self, durable: bool) -> Result<()> {
         self.set_durable(durable)?;
         wait_out(|| {
@@ -80,20 +80,23 @@ impl Db {
         })
     }
 
-    /// Lets the open transaction change a page: a FULL commit that changes none syncs nothing.
-    pub fn touch(&self) -> Result<()> {
+    /// Changes a page in the open transaction: SQLite syncs no COMMIT that changes none.
+    pub fn dirty_page(&self) -> Result<()> {
         self.conn
             .prepare_cached("UPDATE node SET syncs = syncs + 1")?
             .execute([])
             .map(drop)
     }
 
-    /// Makes the transaction permanent. An error is final: an fsync is never retried.
+    /// Commits the transaction.
+    ///
+    /// # Errors
+    /// Final: a failed fsync must not be retried.
     pub fn commit(&mut self) -> Result<()> {
         wait_out(|| self.conn.prepare_cached("COMMIT")?.execute([]).map(drop))?;
         let frames = WAL_FRAMES.get();
         if frames < self.frames {
-            self.checkpoints.begun_anew();
+            self.checkpoints.wal_was_reset();
         }
         self.frames = frames;
         Ok(())
@@ -105,8 +108,8 @@ impl Db {
         self.frames
     }
 
-    /// After a final error.
-    pub fn abandon(&mut self) {
+    /// Ends checkpoints and rolls the open transaction back, after a final error.
+    pub fn roll_back(&mut self) {
         self.checkpoints.end(false);
         if !self.conn.is_autocommit()
             && let Err(error) = self.conn.execute_batch("ROLLBACK")
@@ -115,12 +118,12 @@ impl Db {
         }
     }
 
-    /// Returns when nobody else holds a write lock.
+    /// Waits until no other connection holds the write lock.
     pub fn wait_for_lock(&self) -> Result<()> {
         wait_out(|| self.conn.execute_batch("BEGIN IMMEDIATE; COMMIT"))
     }
 
-    /// From now on a thread of its own copies the WAL into the database.
+    /// Starts the thread that makes checkpoints.
     pub fn checkpoint_in_background(
         &mut self,
         file: &Path,
@@ -128,15 +131,15 @@ impl Db {
         self.checkpoints.in_background(file)
     }
 
-    /// Copies the WAL into the database when it has grown enough; between transactions, so that no COMMIT waits for it.
+    /// Makes a checkpoint if the WAL has grown enough. Called between transactions, so that no COMMIT waits for it.
     ///
     /// # Errors
-    /// SQLite's, and final.
+    /// SQLite's; final.
     pub fn checkpoint(&mut self, idle: bool) -> Result<()> {
-        self.checkpoints.consider(&self.conn, self.frames, idle)
+        self.checkpoints.run_if_due(&self.conn, self.frames, idle)
     }
 
-    /// Nothing more is written.
+    /// Ends the thread and makes a last checkpoint. To be called when nothing more is written.
     pub fn end(&mut self) -> Result<()> {
         self.checkpoints.end(true);
         self.checkpoint(true)

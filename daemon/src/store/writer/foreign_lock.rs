@@ -1,11 +1,11 @@
-//! Locks of other programs on the database, such as an `sqlite3` shell or a backup. They are waited out: never a reason to
-//! stop a node.
+//! Locks of other programs on the database, such as an `sqlite3` shell's. They never stop a node: the writer waits for
+//! them and warns.
 
 use std::time::{Duration, Instant};
 
 use rusqlite::{ErrorCode, Result};
 
-/// Between two warnings of one kind.
+/// Least time between two warnings of one kind.
 pub(super) const WARN_EVERY: Duration = Duration::from_secs(5);
 
 /// Repeats `attempt` until no lock of another connection is in the way.

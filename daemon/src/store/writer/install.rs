@@ -1,9 +1,9 @@
-//! Installing a snapshot: copied into `staging_*` tables in capped transactions, switched in one short durable one,
-//! the old tables emptied in capped transactions and dropped. Votes are served between any two.
+//! Installing a snapshot. It is copied into `staging_*` tables in capped transactions. One short durable transaction
+//! switches. Then the old tables are emptied in capped transactions and dropped. Votes are served between any two.
 //!
-//! The switch renames tables, which leaves the views alone (`legacy_alter_table`), and gives the indexes their names
-//! back by editing `sqlite_schema`: making them anew takes seconds, and under other names a later migration would not
-//! find them.
+//! The switch renames tables without touching the views (`legacy_alter_table`). It gives the indexes their proper names
+//! by editing `sqlite_schema`: creating them again takes seconds, and a later migration would not find them under other
+//! names.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -20,7 +20,7 @@ use crate::store::{BoxedDone, SnapshotFile, StoreError, rows, snapshot};
 /// Rows that one transaction copies or deletes.
 const CHUNK_ROWS: u32 = 1_000;
 
-/// An install on its way.
+/// An install in progress.
 pub(super) struct Install {
     file: SnapshotFile,
     pub done: BoxedDone<()>,
@@ -29,14 +29,14 @@ pub(super) struct Install {
     table: usize,
 }
 
-/// Work that nobody waits for.
+/// Deletions that nobody waits for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Cleanup {
-    /// Rows before the log's beginning.
+    /// Delete the rows before the log's beginning.
     PurgedRows,
-    /// An index of a table that was put aside.
+    /// Drop this index of an old table.
     Index(String),
-    /// A table that was put aside; by its name in [`ROW_TABLES`].
+    /// Empty and drop the old form of this table of [`ROW_TABLES`].
     Table(&'static str),
 }
 
@@ -46,7 +46,7 @@ impl Writer {
         let Some(StateJob::Install { file, done }) = self.state.pop_front() else {
             return Ok(());
         };
-        // From here on the acknowledgement is where `die` finds it.
+        // Where `abort` finds the acknowledgement from here on.
         self.unacknowledged.push(done);
         let applied = *self.shared.applied.borrow();
         if applied.is_some_and(|applied| applied.index >= file.last.index) {
@@ -131,7 +131,11 @@ impl Writer {
         let keep_behind = self.switch(&file, &counters).map_err(failed)?;
         self.db.conn.execute_batch("DETACH snap").map_err(failed)?;
 
-        self.shared.tail.lock().installed(file.last, keep_behind);
+        self.shared
+            .log
+            .tail
+            .lock()
+            .installed(file.last, keep_behind);
         self.shared.applied.send_replace(counters.applied);
         snapshot::adopt(&self.shared, &file).map_err(|e| fatal("keep the snapshot", e))?;
         self.plan_cleanup().map_err(failed)?;
@@ -141,7 +145,7 @@ impl Writer {
         Ok(())
     }
 
-    /// The one short transaction. Returns whether the log goes on behind the snapshot.
+    /// The short durable transaction. Returns whether the log continues behind the snapshot.
     fn switch(&mut self, file: &SnapshotFile, counters: &Counters) -> rusqlite::Result<bool> {
         self.db
             .conn
@@ -164,7 +168,7 @@ impl Writer {
                 name.strip_prefix(STAGING).unwrap_or(name).to_owned()
             })?;
         }
-        // Other connections, and this one, must read the schema again.
+        // Makes all connections, this one included, read the schema again.
         let cookie: i64 = conn.pragma_query_value(None, "schema_version", |row| row.get(0))?;
         conn.execute_batch(&format!("PRAGMA schema_version = {}", cookie + 1))?;
         counters.save(conn)?;
@@ -198,7 +202,7 @@ impl Writer {
         Ok(())
     }
 
-    /// One capped transaction of cleaning up; false if there is nothing to clean.
+    /// One capped transaction of cleaning up; false if there is nothing to do.
     pub(super) fn cleanup_piece(&mut self) -> Result<bool, StoreError> {
         let Some(work) = self.cleanup.pop_front() else {
             return Ok(false);
@@ -232,10 +236,10 @@ impl Writer {
             .delete_before(&self.db.conn, self.disk.begin)?
         else {
             self.disk.garbage = false;
-            self.shared.purging.store(false, Ordering::Relaxed);
+            self.shared.log.purging.store(false, Ordering::Relaxed);
             return Ok(false);
         };
-        self.shared.log_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.shared.log.bytes.fetch_sub(bytes, Ordering::Relaxed);
         Ok(true)
     }
 
@@ -285,7 +289,7 @@ fn copy_chunk(conn: &Connection, table: &Table) -> rusqlite::Result<usize> {
     )
 }
 
-/// Renames the indexes of a table where SQLite keeps them: it has no statement for it.
+/// Renames the indexes of a table in `sqlite_schema`, because SQLite has no statement for it.
 fn rename_indexes(
     conn: &Connection,
     table: &str,

@@ -1,4 +1,5 @@
-//! Log jobs: vote, append, truncate, purge, identity. In order, many in one transaction, acknowledged after COMMIT.
+//! Log jobs: vote, append, truncate, purge, identity. They are carried out in order, many in one transaction, and
+//! acknowledged after COMMIT.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -10,10 +11,10 @@ use crate::state::sql::int;
 use crate::store::api::fatal;
 use crate::store::{Identity, Job, StoreError};
 
-/// Jobs held for a snapshot that was not submitted yet. So many that come without it prove that none is on its way.
+/// Jobs that are held for a snapshot that was not submitted yet. If more come before it, no snapshot is on its way.
 const HELD_MAX: usize = 1_024;
 
-/// Published once the transaction is committed.
+/// Values to publish when the transaction is committed.
 #[derive(Default)]
 struct Published {
     vote: Option<String>,
@@ -22,31 +23,32 @@ struct Published {
 }
 
 impl Writer {
-    /// Carries out the log jobs that wait; false if there was nothing to do.
+    /// Carries out the log jobs that wait; false if there are none.
     pub(super) fn log_piece(&mut self) -> Result<bool, StoreError> {
-        let run = self.choose().map_err(write_failed)?;
+        let run = self.take_valid_jobs().map_err(write_failed)?;
         if run.is_empty() {
             return Ok(false);
         }
-        // A lost purge is repeated; everything else has been promised.
+        // A lost purge is repeated; everything else is promised by its acknowledgement.
         let durable = run.iter().any(|job| !matches!(job, Job::Purge { .. }));
         let mut published = Published::default();
         let result = self.log_transaction(run, durable, &mut published);
         result.map_err(write_failed)?;
         self.shared
+            .log
             .synced_commits
             .fetch_add(u64::from(durable), Ordering::Relaxed);
         self.publish(published);
         self.acknowledge();
-        self.settle();
+        self.publish_applied();
         Ok(true)
     }
 
-    /// Takes the jobs for one transaction. An append that does not continue the log stays until the snapshot before it
-    /// is installed, and so does a purge of what is not applied, with everything behind them but votes and
-    /// identities: carried out before the switch, a crash in between would leave a log with a hole, or a purged log
-    /// without its state. The append may come before the snapshot is even submitted: Raft has another task do that.
-    fn choose(&mut self) -> Result<Vec<Job>, LogError> {
+    /// Takes the jobs for one transaction. An append that does not continue the log is held until the snapshot before
+    /// it is installed; so is a purge of entries that are not applied. All jobs behind them are held too, but for votes
+    /// and identities. Without that, a crash before the switch would leave a log with a hole, or a purged log without
+    /// its state. The append may even come before the snapshot is submitted, because another task of Raft does that.
+    fn take_valid_jobs(&mut self) -> Result<Vec<Job>, LogError> {
         let installing = self.installing();
         let applied = *self.shared.applied.borrow();
         let mut end = self.disk.end;
@@ -104,14 +106,14 @@ impl Writer {
         if let Some(first) =
             hole.filter(|first| !installing && (held > HELD_MAX || self.applies_from(*first)))
         {
-            // Back in the queue all of them are told.
+            // Back into the queue, so that all of them fail with the error.
             self.log.extend(run);
             return Err(LogError::Hole { end, first });
         }
         Ok(run)
     }
 
-    /// Whether an entry from `first` on is to be applied. Raft submits that after the snapshot before it.
+    /// Whether an apply of an entry from `first` on waits. Raft submits one only after the snapshot before it.
     fn applies_from(&self, first: u64) -> bool {
         self.state.iter().any(|job| match job {
             StateJob::Apply { items, .. } => {
@@ -127,46 +129,46 @@ impl Writer {
         durable: bool,
         published: &mut Published,
     ) -> Result<(), LogError> {
-        // All of them are answered, also if the first one fails.
-        let mut steps = Vec::with_capacity(run.len());
+        // All acknowledgements first, so that all jobs are told if the first one fails.
+        let mut writes = Vec::with_capacity(run.len());
         for job in run {
-            let (step, done) = split(job);
+            let (write, done) = split(job);
             self.unacknowledged.push(done);
-            steps.push(step);
+            writes.push(write);
         }
         self.db.begin(durable)?;
         let mut changed = false;
-        for step in steps {
-            match step {
-                Step::Vote(vote) => {
+        for write in writes {
+            match write {
+                LogWrite::Vote(vote) => {
                     self.db
                         .conn
                         .prepare_cached("UPDATE node SET vote = ?1")?
                         .execute([&vote])?;
                     published.vote = Some(vote);
                 }
-                Step::Identity(identity) => {
+                LogWrite::Identity(identity) => {
                     self.save_identity(&identity)?;
                     published.identity = Some(identity);
                 }
-                Step::Local(write) => write(&self.db.conn)?,
-                Step::Append(rows) => {
+                LogWrite::Local(write) => write(&self.db.conn)?,
+                LogWrite::Append(rows) => {
                     self.append(&rows)?;
                     changed |= !rows.is_empty();
                     published.appends += 1;
                 }
-                Step::Truncate(keep_through) => {
+                LogWrite::Truncate(keep_through) => {
                     self.cut(keep_through.map_or(0, |index| index + 1))?
                 }
-                Step::Purge(through) => self.purge(through)?,
+                LogWrite::Purge(through) => self.purge(through)?,
             }
         }
         if durable && !changed {
-            self.db.touch()?;
+            self.db.dirty_page()?;
         }
-        // A vote does not wait for anybody.
+        // A vote must not wait for applies.
         if published.appends > 0 && published.vote.is_none() {
-            self.apply_riders().map_err(LogError::Apply)?;
+            self.piggyback_applies().map_err(LogError::Apply)?;
         }
         Ok(self.db.commit()?)
     }
@@ -202,9 +204,9 @@ impl Writer {
         }
         let (bytes, begun) = self.segments.append(&self.db.conn, rows)?;
         self.disk.end = rows.last().map_or(first, |last| last.id.index + 1);
-        self.shared.log_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.shared.log.bytes.fetch_add(bytes, Ordering::Relaxed);
         if begun {
-            self.tell_segments();
+            self.publish_segments();
         }
         Ok(())
     }
@@ -216,18 +218,19 @@ impl Writer {
             return Ok(());
         }
         let bytes = self.segments.cut(&self.db.conn, end)?;
-        self.shared.log_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.shared.log.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.disk.end = end;
-        self.tell_segments();
+        self.publish_segments();
         Ok(())
     }
 
-    /// Whoever purges goes by them.
-    pub(super) fn tell_segments(&self) {
-        *self.shared.segments.lock() = self.segments.last_entries();
+    /// Publishes the ends of the full segments, which the next purge aims at.
+    pub(super) fn publish_segments(&self) {
+        *self.shared.log.segments.lock() = self.segments.last_entries();
     }
 
-    /// Moves the beginning. The rows before it are deleted later, in capped transactions: a vote may be waiting.
+    /// Moves the log's beginning. The rows before it are deleted later, in capped transactions, because a vote may
+    /// wait.
     pub(super) fn purge(&mut self, through: LogId) -> rusqlite::Result<()> {
         let begin = through.index + 1;
         if self.disk.purged && begin <= self.disk.begin {
@@ -246,7 +249,7 @@ impl Writer {
             purged: true,
             garbage: true,
         };
-        self.shared.purging.store(true, Ordering::Relaxed);
+        self.shared.log.purging.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -257,7 +260,7 @@ impl Writer {
         if let Some(identity) = published.identity {
             *self.shared.identity.lock() = Some(identity);
         }
-        let mut tail = self.shared.tail.lock();
+        let mut tail = self.shared.log.tail.lock();
         for _ in 0..published.appends {
             tail.appended();
         }
@@ -269,7 +272,7 @@ impl Writer {
 }
 
 /// A log job without its acknowledgement.
-enum Step {
+enum LogWrite {
     Vote(String),
     Identity(Identity),
     Local(crate::store::LocalWrite),
@@ -278,14 +281,14 @@ enum Step {
     Purge(LogId),
 }
 
-fn split(job: Job) -> (Step, crate::store::BoxedDone<()>) {
+fn split(job: Job) -> (LogWrite, crate::store::BoxedDone<()>) {
     match job {
-        Job::SaveVote { vote, done } => (Step::Vote(vote), done),
-        Job::SaveIdentity { identity, done } => (Step::Identity(identity), done),
-        Job::Local { write, done } => (Step::Local(write), done),
-        Job::Append { rows, done } => (Step::Append(rows), done),
-        Job::Truncate { keep_through, done } => (Step::Truncate(keep_through), done),
-        Job::Purge { through, done } => (Step::Purge(through), done),
+        Job::SaveVote { vote, done } => (LogWrite::Vote(vote), done),
+        Job::SaveIdentity { identity, done } => (LogWrite::Identity(identity), done),
+        Job::Local { write, done } => (LogWrite::Local(write), done),
+        Job::Append { rows, done } => (LogWrite::Append(rows), done),
+        Job::Truncate { keep_through, done } => (LogWrite::Truncate(keep_through), done),
+        Job::Purge { through, done } => (LogWrite::Purge(through), done),
         // `Writer::take` puts these into the other queue.
         Job::Apply { .. } | Job::InstallSnapshot { .. } => unreachable!("no log job"),
     }

@@ -5,22 +5,22 @@ use crate::state::index::{MERGE_AT, Merge};
 use crate::store::StoreError;
 use crate::store::api::fatal;
 
-/// Rows that one transaction writes. With rows all over the table that is as many pages.
+/// Rows that one transaction writes. If they are spread over the table, it writes as many pages.
 const MERGE_ROWS: usize = 512;
-/// The same for each whole merge that waits while one is under way: a follower that catches up.
+/// The same, for each whole merge that waits behind the current one: on a follower that catches up.
 const MERGE_ROWS_BEHIND: usize = 2_048;
-/// Merges that wait count as this many at most.
+/// Waiting merges that count, at most.
 const BEHIND_MAX: usize = 8;
 /// A merge of more rows than this comes from catching up too, and does not wait for messages: those of two merges.
 const MERGE_PACED: usize = 4 * MERGE_AT;
-/// Pace of a merge: one transaction may write this many rows for each message received since the last one. A message has
-/// two rows, so a merge takes a sixth of the time until the next one, in steps that no append waits for long.
+/// Pace of a merge: one transaction may write this many rows for each message received since the last one. A message
+/// has two rows, so a merge takes a sixth of the time until the next one, in steps that no append waits for long.
 const ROWS_A_MESSAGE: u64 = 12;
 
 impl Writer {
     /// One capped transaction of a merge; false if none is due. Not synced: what is lost is merged again.
     pub(super) fn merge_piece(&mut self) -> Result<bool, StoreError> {
-        // An install replaces both the table and the memory.
+        // An install replaces both the table and the memtable.
         if self.install.is_some() {
             return Ok(false);
         }

@@ -1,13 +1,14 @@
 //! The only writing connection, and the order in which jobs are carried out.
 //!
-//! A step takes everything that waits. Log jobs go first, in their order, in one durable transaction, in which some of
-//! the applies that wait ride along. Then comes one piece of other work: on the state (at most `APPLY_ROWS_MAX` applied
-//! rows, or one chunk of a snapshot install), on the index of messages, or of cleaning up, in turn; before each it looks
-//! for new jobs again, so that a vote never waits for more than one of them (and now and then for the end of a checkpoint).
-//! So it does before riders are chosen: what an append brought a follower to apply is submitted just behind it.
+//! A step takes all jobs that wait. Log jobs go first, in their order, in one durable transaction, which carries some
+//! of the waiting applies too (piggybacked). Then comes one piece of other work. The kinds take turns: the state (at
+//! most `APPLY_ROWS_MAX` applied rows, or one chunk of a snapshot install), the index of messages, cleaning up. Before
+//! each piece the writer takes new jobs, so that a vote never waits for more than one piece (and rarely for the end of
+//! a checkpoint). It also does before it chooses applies to piggyback: a follower's apply is submitted just behind its
+//! append.
 //!
-//! Applies may come after log jobs that were submitted later, never before ones that were submitted earlier. While a
-//! snapshot is being installed, log jobs that make sense only behind it are held until it is (`log`).
+//! Applies may come after log jobs that were submitted later, but never before ones that were submitted earlier. While
+//! a snapshot is being installed, log jobs that are valid only after it wait for it (`log`).
 
 mod apply;
 mod checkpoint;
@@ -35,11 +36,11 @@ use super::{ApplyItem, BoxedDone, EffectSink, Job, SnapshotFile, StoreError};
 use crate::state::Machine;
 use crate::state::index::Merge;
 
-/// Bytes of entries that one transaction applies before it takes no more.
+/// Bytes of entries after which a transaction applies no further one.
 const APPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Rows after which a log transaction takes no further job.
 const LOG_ROWS_MAX: usize = 4_096;
-/// Jobs taken over and not done yet; beyond it they wait in the queue.
+/// Jobs that are accepted and not done; with more, jobs wait in the queue.
 const TAKEN_MAX: usize = 2_048;
 
 /// Where the log on disk begins and ends (exclusive).
@@ -47,22 +48,22 @@ const TAKEN_MAX: usize = 2_048;
 pub(super) struct LogBounds {
     pub begin: u64,
     pub end: u64,
-    /// Whether anything was ever purged: until then an empty log may begin anywhere.
+    /// Whether anything was ever purged. Until then an empty log may begin anywhere.
     pub purged: bool,
-    /// Rows before `begin` are still to be deleted.
+    /// Whether rows before `begin` still wait to be deleted.
     pub garbage: bool,
 }
 
-/// The kinds of work, in the order in which the writer comes by them.
+/// The kinds of work, in the order of their turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece {
-    /// All log jobs that may go, in one durable transaction.
+    /// All log jobs that are valid now, in one durable transaction.
     Log,
     /// Some applies, or a chunk of a snapshot install.
     State,
-    /// A chunk of the message index, to be written or read again.
+    /// A chunk of the message index.
     Merge,
-    /// A chunk of what nobody waits for.
+    /// A chunk of deletions that nobody waits for.
     Cleanup,
 }
 
@@ -96,17 +97,17 @@ pub struct Writer {
     install: Option<Install>,
     cleanup: VecDeque<Cleanup>,
     merge: Option<Merge>,
-    /// When the memtable has been given so many messages, the merge goes on.
+    /// The merge continues when the memtable has received this many messages.
     next_merge: u64,
     machine: Machine,
-    /// Of log jobs inside the open transaction.
+    /// Acknowledgements of the log jobs in the open transaction.
     unacknowledged: Vec<BoxedDone<()>>,
-    /// What the open transaction has applied.
+    /// What the open transaction applied.
     applying: Applying,
     observer: Option<Observer>,
 }
 
-/// Sees each job that the writer takes over, and may replace it.
+/// Sees each job that the writer accepts, and may replace it.
 pub type Observer = Box<dyn FnMut(Job) -> Job + Send>;
 
 impl Writer {
@@ -139,18 +140,18 @@ impl Writer {
         }
     }
 
-    /// From now on `observer` sees the jobs. For the simulation, which knows from them what must be on disk.
+    /// Sets the observer. The simulation learns from the jobs what must be on disk.
     pub fn observe(&mut self, observer: Observer) {
         self.observer = Some(observer);
     }
 
-    /// Waits for the next job; `None` once all handles are gone. For the simulation, which then does in pieces what
-    /// [`Writer::step`] does at once: [`Writer::accept`], [`Writer::piece`] and [`Writer::checkpoint`].
+    /// Waits for the next job; `None` once all handles are gone. For the simulation, which carries out the parts of
+    /// [`Writer::step`] one by one: [`Writer::accept`], [`Writer::piece`] and [`Writer::checkpoint`].
     pub async fn recv(&mut self) -> Option<Job> {
         self.jobs.recv().await
     }
 
-    /// The next job if one waits and may be taken over now.
+    /// The next job, if one waits and may be accepted now.
     pub fn try_recv(&mut self) -> Option<Job> {
         if self.log.len() + self.state.len() < TAKEN_MAX {
             self.jobs.try_recv().ok()
@@ -159,10 +160,10 @@ impl Writer {
         }
     }
 
-    /// Takes a job over, without beginning it.
+    /// Accepts a job, without beginning it.
     ///
     /// # Errors
-    /// After a final error; the job is told.
+    /// After a final error, with which the job is acknowledged.
     pub fn accept(&mut self, job: Job) -> Result<(), StoreError> {
         if let Some(error) = self.shared.fatal.get().cloned() {
             job.fail(&error);
@@ -172,8 +173,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Carries out one piece of what was taken over, at most one transaction; false if there is none of its kind.
-    /// After an error nothing more is done or acknowledged.
+    /// Carries out one piece of the accepted jobs, at most one transaction. False if there is none of its kind.
+    ///
+    /// # Errors
+    /// Final: nothing more is done or acknowledged.
     pub fn piece(&mut self, piece: Piece) -> Result<bool, StoreError> {
         let worked = match piece {
             Piece::Log => self.log_piece(),
@@ -181,10 +184,10 @@ impl Writer {
             Piece::Merge => self.merge_piece(),
             Piece::Cleanup => self.cleanup_piece(),
         };
-        worked.inspect_err(|error| self.die(error))
+        worked.inspect_err(|error| self.abort(error))
     }
 
-    /// Copies the WAL into the database if it is time to, or has it copied; `idle`: nothing waits.
+    /// Makes a checkpoint if one is due, or has it made. `idle`: no job waits.
     ///
     /// # Errors
     /// Final, as those of [`Writer::piece`].
@@ -193,7 +196,7 @@ impl Writer {
             .db
             .checkpoint(idle)
             .map_err(|e| fatal("copy the write-ahead log into the file", e));
-        copied.inspect_err(|error| self.die(error))
+        copied.inspect_err(|error| self.abort(error))
     }
 
     /// Frames in the WAL after the last COMMIT.
@@ -202,7 +205,10 @@ impl Writer {
         self.db.frames()
     }
 
-    /// Carries out `first` and everything that waits behind it. After an error nothing more is done or acknowledged.
+    /// Carries out `first` and all jobs that wait behind it.
+    ///
+    /// # Errors
+    /// As those of [`Writer::piece`].
     pub fn step(&mut self, first: Job) -> Result<(), StoreError> {
         self.accept(first)?;
         self.work()
@@ -223,7 +229,7 @@ impl Writer {
             .db
             .end()
             .map_err(|e| fatal("copy the write-ahead log into the file", e));
-        ended.inspect_err(|error| self.die(error))
+        ended.inspect_err(|error| self.abort(error))
     }
 
     fn work(&mut self) -> Result<(), StoreError> {
@@ -232,11 +238,11 @@ impl Writer {
             for piece in [Piece::State, Piece::Merge, Piece::Cleanup] {
                 while let Some(job) = self.try_recv() {
                     self.take(job);
-                    // Perhaps of a kind whose turn in this round is over: there must be another round.
+                    // Its kind may have had its turn in this round, so there must be another one.
                     worked = true;
                 }
                 worked |= self.piece(Piece::Log)?;
-                // Here, and not only once a round: the WAL's bound is then exceeded by one transaction at most.
+                // Before each piece, so that one transaction at most exceeds the WAL's bound.
                 self.checkpoint(false)?;
                 worked |= self.piece(piece)?;
             }
@@ -271,7 +277,7 @@ impl Writer {
         match self.state.front() {
             None => Ok(false),
             Some(StateJob::Apply { .. }) => self.apply_piece().map(|()| true),
-            // Its tables' names are still taken by what the last install put aside.
+            // The last install's old tables still have the names that this one needs.
             Some(StateJob::Install { .. }) if !self.cleanup.is_empty() => Ok(true),
             Some(StateJob::Install { .. }) => self.begin_install().map(|()| true),
         }
@@ -285,19 +291,19 @@ impl Writer {
                 .any(|job| matches!(job, StateJob::Install { .. }))
     }
 
-    /// COMMIT has happened: tell everybody.
+    /// After COMMIT: acknowledges the log jobs.
     fn acknowledge(&mut self) {
         for done in self.unacknowledged.drain(..) {
             done(Ok(()));
         }
     }
 
-    /// Nothing is acknowledged any more; everybody who waits is told why.
-    fn die(&mut self, error: &StoreError) {
+    /// After a final error: all jobs fail with it, and nothing is acknowledged any more.
+    fn abort(&mut self, error: &StoreError) {
         tracing::error!(%error, "the store failed; this node acknowledges nothing more");
-        // Somebody else's error can't be there: only the writer sets it, once.
+        // It can't be set already: only the writer sets it, once.
         let _ = self.shared.fatal.set(error.clone());
-        self.db.abandon();
+        self.db.roll_back();
         self.fail_all(error);
     }
 
@@ -306,7 +312,7 @@ impl Writer {
         for done in self
             .unacknowledged
             .drain(..)
-            .chain(self.applying.ended.drain(..))
+            .chain(self.applying.finished.drain(..))
         {
             done(Err(error.clone()));
         }
@@ -345,12 +351,12 @@ pub fn spawn_writer(
         match ended {
             Ok(Ok(())) => {}
             Ok(Err(error)) => on_fatal(error),
-            // Dropped by the unwinding, the writer has failed all jobs; without this the node would only stop
+            // The unwinding dropped the writer, which failed all jobs. Without this call the node would go on without
             // answering.
             Err(_) => on_fatal(StoreError::Fatal("the writer panicked".into())),
         }
     };
-    // Proof for the expect: the one thread without which there is no node, made at its start.
+    // Proof for the expect: made at the node's start, and there is no node without this thread.
     std::thread::Builder::new()
         .name("store-writer".into())
         .spawn(run)

@@ -1,10 +1,10 @@
-//! The tables of the change log: segments that take turns, as in other logs.
+//! The tables of the change log: segments in a ring, as in other logs.
 //!
-//! A segment that nobody needs any more is emptied as a whole. In one table for all, deleting the oldest rows wrote each
-//! of their pages to the WAL and then to the file once more, as much as appending them had: SQLite's WAL holds every page
-//! that a transaction changed, also when it is free at the end (`pagerWalFrames` in SQLite's pager.c; without a WAL
+//! A segment that nobody needs any more is emptied as a whole. With a single table, deleting the oldest rows wrote each
+//! of their pages to the WAL and then to the file again, as much as appending them had. SQLite's WAL gets every page
+//! that a transaction changed, even one that is free at the end (`pagerWalFrames` in SQLite's pager.c; without a WAL
 //! `PGHDR_DONT_WRITE` saves them). Emptying a whole table changes none of its leaves (`clearDatabasePage` in btree.c).
-//! 8 MiB of log: 4 ms and 20 KiB of WAL, instead of 29 ms and 8.6 MiB.
+//! For 8 MiB of log it takes 4 ms and 20 KiB of WAL, instead of 29 ms and 8.6 MiB.
 
 use rusqlite::{Connection, Result};
 
@@ -13,26 +13,27 @@ use crate::state::sql::int;
 use crate::store::rows;
 use crate::store::schema::LOG_TABLES;
 
-/// Segments that a log of the length that it is kept to has: two less than there are, because it is longer for a while.
+/// Segments of a log at its configured length. Two fewer than there are, because the log grows beyond that length
+/// before it is purged.
 const IN_USE: u64 = LOG_TABLES.len() as u64 - 2;
-/// Bytes of a segment that is emptied at once, which takes 5 to 13 ms with its pages in the system's cache: a vote may be
-/// waiting. Of a longer one rows are deleted until it is so long: where the log is kept to more than six times this, or one
-/// became longer because the next one was not empty.
-const EMPTIED_AT_ONCE_MAX: u64 = 16 * 1024 * 1024;
-/// Rows that one transaction deletes from another.
-const DELETED_AT_ONCE_MAX: u64 = 1_000;
+/// Bytes of a segment that is emptied at once, which takes 5 to 13 ms with its pages in the system's cache: a vote may
+/// be waiting. A longer one first loses rows until it is this short. It is longer if the log is configured to more than
+/// six times this, or if the next segment was not empty.
+const EMPTY_AT_ONCE_MAX_BYTES: u64 = 16 * 1024 * 1024;
+/// Rows that one transaction deletes from a segment that is not emptied.
+const DELETE_AT_ONCE_MAX_ROWS: u64 = 1_000;
 
-/// What the tables hold. They are filled in turn: behind the active one, around the ring, comes the oldest.
+/// The contents of the tables. They are filled in turn: after the active one in the ring comes the oldest.
 #[derive(Debug)]
 pub(in crate::store) struct Segments {
     all: [Segment; LOG_TABLES.len()],
-    /// The one that is appended to.
+    /// The segment that is appended to.
     active: usize,
     /// Bytes after which the next one is begun.
     full_at: u64,
 }
 
-/// The entries `[first, end)`; perhaps with a gap before which all is garbage.
+/// The entries `[first, end)`. If they have a gap, everything before it is purged.
 #[derive(Debug, Clone, Copy, Default)]
 struct Segment {
     first: u64,
@@ -47,7 +48,7 @@ impl Segment {
 }
 
 impl Segments {
-    /// As the tables are, for a log that is kept to `log_bytes`.
+    /// Reads the contents of the tables, for a log of `log_bytes`.
     pub fn load(conn: &Connection, log_bytes: u64) -> Result<Segments> {
         let mut all = [Segment::default(); LOG_TABLES.len()];
         for (segment, table) in all.iter_mut().zip(LOG_TABLES) {
@@ -69,7 +70,7 @@ impl Segments {
         Ok(segments)
     }
 
-    /// The oldest row, and the one behind the newest.
+    /// Index of the oldest row, and of the newest plus one.
     pub fn ends(&self) -> Option<(u64, u64)> {
         let held = || self.all.iter().filter(|segment| !segment.is_empty());
         held()
@@ -83,7 +84,7 @@ impl Segments {
         self.all.iter().map(|segment| segment.bytes).sum()
     }
 
-    /// The last entries of the segments that nothing more is appended to, ascending.
+    /// The last entries of the full segments, ascending.
     pub fn last_entries(&self) -> Vec<u64> {
         let full = self
             .all
@@ -95,14 +96,15 @@ impl Segments {
         last
     }
 
-    /// Appends; the rows follow those that are there. Returns their bytes, and whether they began another segment.
+    /// Appends rows that follow the last one. Returns their bytes, and whether they began another segment.
     pub fn append(&mut self, conn: &Connection, rows: &[LogRow]) -> Result<(u64, bool)> {
         let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
             return Ok((0, false));
         };
         let next = (self.active + 1) % LOG_TABLES.len();
         let Segment { end, bytes, .. } = self.all[self.active];
-        // Also behind a gap, which an installed snapshot filled: what is before it is garbage, to be emptied as a whole.
+        // Also after a gap, which an installed snapshot filled: the rows before it are purged, to be emptied as a
+        // whole.
         let full =
             bytes >= self.full_at || (!self.all[self.active].is_empty() && end != first.id.index);
         let begun = full && self.all[next].is_empty();
@@ -144,8 +146,8 @@ impl Segments {
         Ok(removed)
     }
 
-    /// Removes some of the entries before `begin`, as many as one transaction may; returns their bytes. `None`: there
-    /// are none.
+    /// Removes some of the entries before `begin`, as many as one transaction may. Returns their bytes, or `None` if
+    /// there are none.
     pub fn delete_before(&mut self, conn: &Connection, begin: u64) -> Result<Option<u64>> {
         let held = self
             .all
@@ -158,16 +160,16 @@ impl Segments {
         if oldest.first >= begin {
             return Ok(None);
         }
-        if oldest.end <= begin && oldest.bytes <= EMPTIED_AT_ONCE_MAX {
+        if oldest.end <= begin && oldest.bytes <= EMPTY_AT_ONCE_MAX_BYTES {
             return empty(conn, oldest, table).map(Some);
         }
         let to = begin
             .min(oldest.end)
-            .min(oldest.first + DELETED_AT_ONCE_MAX);
+            .min(oldest.first + DELETE_AT_ONCE_MAX_ROWS);
         let bytes = rows::stored_bytes(conn, table, oldest.first, to)?;
         conn.prepare_cached(&format!("DELETE FROM {table} WHERE log_index < ?1"))?
             .execute([int(to)])?;
-        // Not `to`: there may be a gap behind it, and nothing but millions of empty steps in it.
+        // Not `to`: behind it there may be a gap of millions of indexes.
         let first = rows::ends(conn, table)?.map_or(oldest.end, |(first, _)| first);
         *oldest = Segment {
             first,
@@ -188,7 +190,7 @@ impl Segments {
     }
 }
 
-/// Without a WHERE, or it would be row by row.
+/// Empties a table. Without a WHERE, because SQLite would delete row by row with one.
 fn empty(conn: &Connection, segment: &mut Segment, table: &str) -> Result<u64> {
     conn.prepare_cached(&format!("DELETE FROM {table}"))?
         .execute([])?;
