@@ -26,9 +26,16 @@ pub enum Command {
     Delete {
         /// Must be the account that is logged in, where given.
         user: Option<String>,
+        /// Its password, which no line carries.
+        password: Option<String>,
     },
-    /// Change the password.
-    Password,
+    /// Change the password. No line carries one.
+    Password {
+        /// The old one.
+        old: Option<String>,
+        /// The new one.
+        new: Option<String>,
+    },
     /// List users.
     Users {
         /// A glob.
@@ -80,7 +87,7 @@ impl std::fmt::Debug for Command {
             Command::Login { .. } => "login",
             Command::Logout => "logout",
             Command::Delete { .. } => "delete",
-            Command::Password => "password",
+            Command::Password { .. } => "password",
             Command::Users { .. } => "users",
             Command::Msg { .. } => "msg",
             Command::Reply { .. } => "reply",
@@ -208,7 +215,10 @@ pub fn parse_pipe(line: &str) -> Option<Result<Command, Wrong>> {
             user: Some(user),
             password: Some(password),
         },
-        pipe::Command::Delete { user } => Command::Delete { user: Some(user) },
+        pipe::Command::Delete { user } => Command::Delete {
+            user: Some(user),
+            password: None,
+        },
         pipe::Command::List => Command::Users { pattern: None },
         pipe::Command::Search { pattern } => Command::Users {
             pattern: Some(pipe::search_glob(&pattern)),
@@ -249,8 +259,14 @@ pub fn parse_slash(line: &str) -> Result<Command, Wrong> {
             password: None,
         }),
         "logout" => none(Command::Logout),
-        "delete" => Ok(Command::Delete { user: one("name")? }),
-        "password" => none(Command::Password),
+        "delete" => Ok(Command::Delete {
+            user: one("name")?,
+            password: None,
+        }),
+        "password" => none(Command::Password {
+            old: None,
+            new: None,
+        }),
         "users" => Ok(Command::Users {
             pattern: one("glob")?,
         }),
@@ -405,7 +421,8 @@ mod tests {
         assert_eq!(
             parse_script_line("3|alice"),
             Ok(Command::Delete {
-                user: Some("alice".into())
+                user: Some("alice".into()),
+                password: None
             })
         );
         assert!(parse_script_line("d|bob").is_err());

@@ -37,7 +37,7 @@
 //! - [`client`]: the handle that programs use, its calls repeated in `calls`; [`link`]: what passes between it and the task.
 //! - [`token`]: what is kept between two runs.
 //! - [`run`]: the program; [`cli`] its command line, [`repl`] the prompt of a terminal, [`scripted`] commands of a shell
-//!   script. Only these write to standard output.
+//!   script, `execute` what both do alike. Only these write to standard output.
 //!
 //! The library below them never talks to the user: it reports [`Notice`]s and errors.
 
@@ -53,6 +53,7 @@ pub mod dial;
 mod driver;
 pub mod election;
 pub mod error;
+mod execute;
 pub mod exit;
 pub mod failover;
 #[cfg(test)]

@@ -2,10 +2,10 @@
 //! one. A terminal leaves a session without ending it, because other terminals may use the same one.
 
 use messagebase_protocol::code::{Code, Failure};
-use messagebase_protocol::json::LoggedIn;
 use messagebase_protocol::name::{check_name, check_password, fold_name};
 
 use crate::cli::Cli;
+use crate::command::Command;
 use crate::error::ClientError;
 use crate::repl::Repl;
 use crate::token::Token;
@@ -145,13 +145,13 @@ impl Repl {
 
     /// Logs in; with a password that was just `asked` for, a missing account can be made of it.
     async fn login(&mut self, user: &str, password: String, asked: bool) {
-        let (client, name, secret) = (self.client.clone(), user.to_owned(), password.clone());
-        let session = self
-            .while_showing(async move { client.login(&name, &secret).await })
-            .await;
-        match session {
+        let command = Command::Login {
+            user: Some(user.to_owned()),
+            password: Some(password.clone()),
+        };
+        match self.execute(command).await {
             None => {}
-            Some(Ok(session)) => self.logged_in(session).await,
+            Some(Ok(reply)) => self.reply(&reply).await,
             Some(Err(ClientError::Refused(Failure {
                 code: Code::BadCredentials,
                 ..
@@ -195,53 +195,23 @@ impl Repl {
     }
 
     async fn make_account(&mut self, user: &str, password: String, log_in: bool) {
-        let (client, name, secret) = (self.client.clone(), user.to_owned(), password.clone());
-        let registered = self
-            .while_showing(async move { client.register(&name, &secret).await })
-            .await;
-        match registered {
+        let command = Command::Register {
+            user: Some(user.to_owned()),
+            password: Some(password.clone()),
+        };
+        match self.execute(command).await {
             None => {}
-            Some(Ok(registered)) => {
-                let name = registered.user;
-                self.editor.learn_name(&name);
-                self.editor.print(&format!("OK registered {name}")).await;
+            Some(Ok(reply)) => {
+                self.reply(&reply).await;
                 if log_in {
-                    Box::pin(self.login(&name, password, false)).await;
+                    Box::pin(self.login(user, password, false)).await;
                 } else {
                     self.editor
-                        .print(&format!("Hint: /login {name} goes on as {name} here"))
+                        .print(&format!("Hint: /login {user} goes on as {user} here"))
                         .await;
                 }
             }
             Some(Err(error)) => self.complain(&error).await,
-        }
-    }
-
-    /// Keeps the token of a session for the next start.
-    async fn logged_in(&mut self, session: LoggedIn) {
-        self.editor
-            .print(&format!(
-                "OK logged in {} ({} queued)",
-                session.user, session.queued
-            ))
-            .await;
-        let cluster_id = self
-            .client
-            .link()
-            .state
-            .ok()
-            .and_then(|up| up.cluster_id.clone());
-        if let Some(id) = &cluster_id {
-            self.store.select(id);
-        }
-        let saved = self.store.save(&Token {
-            user: session.user,
-            token: session.token,
-            cluster_id,
-        });
-        if let Err(error) = saved {
-            // The session is there; only the next start will have to log in again.
-            self.complain(&error).await;
         }
     }
 

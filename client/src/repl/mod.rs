@@ -1,12 +1,12 @@
 //! `mbclient` on a terminal: a line editor below, what arrives above it. This file is the loop between the two;
-//! [`prompt`] decides what a line means, [`execute`] does it, [`editor`] owns the terminal, [`render`] says how things look.
+//! [`prompt`] decides what a line means, [`crate::execute`] does it, [`editor`] owns the terminal, [`render`] says how things look.
 
 mod account;
 pub mod completion;
 pub mod editor;
-pub mod execute;
 pub mod prompt;
 pub mod render;
+mod reply;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,11 +23,11 @@ use crate::cli::Cli;
 use crate::client::{Client, Events, Options};
 use crate::command::Command;
 use crate::error::{ClientError, Unavailable, io_error};
+use crate::execute::{Reply, check_delete, execute, remember};
 use crate::exit::Exit;
 use crate::link::Link;
 use crate::notice::{ClientEvent, Notice};
 use crate::repl::editor::{Editor, Typed};
-use crate::repl::execute::{Report, Request, execute};
 use crate::repl::prompt::{Action, PromptState};
 use crate::token::Store;
 
@@ -37,6 +37,8 @@ const SEND_GRACE: Duration = Duration::from_secs(1);
 const NUDGE_EVERY: Duration = Duration::from_millis(100);
 /// Time for the last acknowledgement at the end; without it the messages are shown again next time.
 const GOODBYE: Duration = Duration::from_millis(500);
+/// Messages that `/history` shows.
+const HISTORY: usize = 100;
 /// Messages that are shown when a conversation is opened.
 const LAST_LINES: u32 = 5;
 
@@ -149,8 +151,8 @@ impl Repl {
                     self.switch(user, password).await;
                 }
                 Action::Run(command) => {
-                    if let Some(request) = self.complete(command).await {
-                        self.request(request).await;
+                    if let Some(command) = self.complete(command).await {
+                        self.run(command).await;
                     }
                 }
             }
@@ -366,65 +368,59 @@ impl Repl {
     }
 
     /// Asks for what a command needs beyond its line. `None`: nothing to do.
-    async fn complete(&mut self, command: Command) -> Option<Request> {
-        let request = match command {
-            Command::Logout => Request::Logout,
-            Command::Delete { user } => {
-                let Some(me) = self.client.user() else {
-                    self.complain(&ClientError::NotLoggedIn).await;
-                    return None;
+    async fn complete(&mut self, command: Command) -> Option<Command> {
+        Some(match command {
+            Command::Delete { user, .. } => {
+                let me = self.client.user().ok_or(ClientError::NotLoggedIn);
+                let checked = me.and_then(|me| check_delete(&me, user.as_deref()).map(|()| me));
+                let me = match checked {
+                    Ok(me) => me,
+                    Err(error) => {
+                        self.complain(&error).await;
+                        return None;
+                    }
                 };
-                if user.is_some_and(|user| fold_name(user.trim()) != fold_name(&me)) {
-                    self.editor
-                        .print(&format!(
-                            "only the account that is logged in ({me}) can be deleted"
-                        ))
-                        .await;
+                let question = format!("Password of {me} (deletes the account, empty keeps it): ");
+                let password = self.editor.ask_secret(&question).await?;
+                if password.is_empty() {
                     return None;
                 }
-                let prompt = format!("Password of {me} (deletes the account, empty keeps it): ");
-                let password = self
-                    .editor
-                    .ask_secret(&prompt)
-                    .await
-                    .filter(|password| !password.is_empty())?;
-                Request::Delete { password }
-            }
-            Command::Password => {
-                let old = self.editor.ask_secret("Old password: ").await?;
-                Request::Password {
-                    old,
-                    new: self.new_password("New password: ").await?,
+                Command::Delete {
+                    user: Some(me),
+                    password: Some(password),
                 }
             }
-            command => Request::Plain(command),
-        };
-        Some(request)
+            Command::Password { .. } => Command::Password {
+                old: Some(self.editor.ask_secret("Old password: ").await?),
+                new: Some(self.new_password("New password: ").await?),
+            },
+            command => command,
+        })
     }
 
-    async fn request(&mut self, request: Request) {
-        let client = self.client.clone();
-        let Some(outcome) = self
-            .while_showing(async move { execute(&client, request).await })
-            .await
-        else {
-            return;
-        };
-        match outcome {
-            Ok(report) => self.report(report).await,
-            Err(error) => self.complain(&error).await,
+    async fn run(&mut self, command: Command) {
+        match self.execute(command).await {
+            None => {}
+            Some(Ok(reply)) => self.reply(&reply).await,
+            Some(Err(error)) => self.complain(&error).await,
         }
     }
 
-    async fn report(&mut self, report: Report) {
-        for name in &report.names {
+    /// Carries out a command. `None`: the user did not wait for it.
+    async fn execute(&mut self, command: Command) -> Option<Result<Reply, ClientError>> {
+        let client = self.client.clone();
+        self.while_showing(async move { execute(&client, command, HISTORY).await })
+            .await
+    }
+
+    async fn reply(&mut self, reply: &Reply) {
+        for name in reply::names(reply) {
             self.editor.learn_name(name);
         }
-        if !report.lines.is_empty() {
-            self.editor.print(&report.lines.join("\n")).await;
-        }
-        if let Some(user) = report.over {
-            self.forget(&user).await;
+        self.editor.print(&reply::lines(reply).join("\n")).await;
+        if let Err(error) = remember(&self.client, &mut self.store, reply) {
+            // It is done; only the next start will have to log in again.
+            self.complain(&error).await;
         }
     }
 

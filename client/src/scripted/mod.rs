@@ -5,35 +5,31 @@
     reason = "notices of a script go to standard error"
 )]
 
+mod reply;
+
 use std::io::IsTerminal;
 use std::time::Duration;
 
 use messagebase_config::Config;
 use messagebase_protocol::code::{Code, Failure};
-use messagebase_protocol::json::{
-    DirectoryEntry, Event, Inbox, Message, MessageRecord, Records, Status, Users, encode_event,
-    encode_failure, encode_ok,
-};
+use messagebase_protocol::json::{Event, Inbox, Message, encode_event, encode_failure, encode_ok};
 use messagebase_protocol::limits::BODY_MAX_BYTES;
 use messagebase_protocol::line::{Line, LineBuffer};
 use messagebase_protocol::pipe;
-use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Cli;
 use crate::client::{Client, Events, Options};
-use crate::command::{self, Command, Mode};
-use crate::dial::nobody;
-use crate::election::{Decision, decide};
-use crate::error::{ClientError, Unavailable, io_error};
+use crate::command::{self, Command};
+use crate::error::{ClientError, io_error};
+use crate::execute::{PAGE, Reply, check_delete, execute, remember, unavailable};
 use crate::exit::Exit;
 use crate::notice::{ClientEvent, Notice};
-use crate::show::{complain, status_line};
-use crate::token::{Store, Token};
+use crate::scripted::reply::{in_json, in_pipes};
+use crate::show::complain;
+use crate::token::Store;
 
-/// Messages a page of `inbox` and `history`.
-const PAGE: u32 = 200;
 /// `history` shows at most this many of the newest messages.
 const HISTORY_MAX: usize = 10_000;
 /// Time to close, at the end, the session that a password opened; without it the session expires by itself.
@@ -207,170 +203,139 @@ impl Script<'_> {
     }
 
     async fn perform(&mut self, command: Command) -> Result<(), ClientError> {
-        match command {
-            Command::Register { user, password } => self.register(user, password).await,
-            Command::Login { user, password } => self.login(user, password).await,
-            Command::Logout => self.logout().await,
-            Command::Delete { user } => self.delete(user).await,
-            Command::Password => self.password().await,
-            Command::Users { pattern } => self.users(pattern).await,
-            Command::Msg { to, text } => self.msg(&to, text).await,
-            Command::Inbox => self.inbox().await,
-            Command::History { with } => self.history(&with).await,
-            Command::Status => self.status().await,
-            Command::Help => self.help(command::help(Mode::Script, "")).await,
-            Command::PipeHelp => {
-                self.help(pipe::HELP.iter().map(|line| (*line).to_owned()).collect())
-                    .await
+        let by_pipe = matches!(
+            &command,
+            Command::Login {
+                password: Some(_),
+                ..
             }
-            Command::Reply { .. } | Command::Close | Command::Outbox { .. } => Err(
-                ClientError::Usage("this command belongs to the prompt of a terminal".into()),
-            ),
-            // Taken care of where the events are.
-            Command::Listen | Command::Quit => Ok(()),
+        );
+        let command = self.complete(command).await?;
+        if command == Command::Inbox {
+            return self.inbox().await;
         }
-    }
-
-    async fn register(
-        &mut self,
-        user: Option<String>,
-        password: Option<String>,
-    ) -> Result<(), ClientError> {
-        let user = self.name(user)?;
-        let password = self.secret(password, "Password: ").await?;
-        let registered = self.client.register(&user, &password).await?;
-        self.ok(&registered, || {
-            format!("OK registered {}\n", registered.user)
-        })
-        .await
-    }
-
-    async fn login(
-        &mut self,
-        user: Option<String>,
-        password: Option<String>,
-    ) -> Result<(), ClientError> {
-        let by_pipe = password.is_some();
-        let user = self.name(user)?;
-        if self.implicit {
-            self.client.logout().await?;
-            self.implicit = false;
-        }
-        if let Some(already) = self.client.user() {
-            let message = format!("already logged in as {already}; `logout` first");
-            return Err(ClientError::Refused(Failure::not_done(
-                Code::BadRequest,
-                message,
-            )));
-        }
-        let password = self.secret(password, "Password: ").await?;
-        let session = self.client.login(&user, &password).await?;
-        self.keep(&session.user, &session.token);
-        if session.queued > 0 {
-            eprintln!("mbclient: {} queued", session.queued);
-        }
-        self.ok(&session, || format!("OK logged in {}\n", session.user))
-            .await?;
+        let reply = execute(&self.client, command, HISTORY_MAX).await?;
+        self.took_effect(&reply)?;
+        let text = if self.cli.json {
+            in_json(self.number, &reply)
+        } else {
+            in_pipes(&reply)
+        };
+        self.print(&text).await?;
         // The pipe dialect's login is followed by what was queued.
         if by_pipe { self.queued().await } else { Ok(()) }
     }
 
-    fn keep(&mut self, user: &str, token: &str) {
-        let cluster_id = self
-            .client
-            .link()
-            .state
-            .ok()
-            .and_then(|up| up.cluster_id.clone());
-        if let Some(id) = &cluster_id {
-            self.store.select(id);
-        }
-        if let Err(error) = self.store.save(&Token {
-            user: user.into(),
-            token: token.into(),
-            cluster_id,
-        }) {
-            // The session is there; only the next run will have to log in again.
-            complain(&error);
-        }
-    }
-
-    async fn logout(&mut self) -> Result<(), ClientError> {
-        let user = self.session().await?;
-        self.client.logout().await?;
-        self.implicit = false;
-        self.store.remove(&user)?;
-        self.ok(&serde_json::json!({}), || format!("OK logged out {user}\n"))
-            .await
-    }
-
-    async fn delete(&mut self, user: Option<String>) -> Result<(), ClientError> {
-        let me = self.session().await?;
-        if user.is_some_and(|user| !user.trim().eq_ignore_ascii_case(&me)) {
-            let message = format!("only the account that is logged in ({me}) can be deleted");
-            return Err(ClientError::Refused(Failure::not_done(
-                Code::NotPermitted,
-                message,
-            )));
-        }
-        let password = self
-            .secret(None, "Password (deletes the account): ")
-            .await?;
-        self.client.delete(&password).await?;
-        self.implicit = false;
-        self.store.remove(&me)?;
-        self.ok(&serde_json::json!({}), || format!("OK deleted {me}\n"))
-            .await
-    }
-
-    async fn password(&mut self) -> Result<(), ClientError> {
-        let me = self.session().await?;
-        let old = self.secret(None, "Old password: ").await?;
-        let new = match self.cli.given_new_password()? {
-            Some(new) => new,
-            None => ask("New password: ").await?,
-        };
-        self.client.password(&old, &new).await?;
-        self.ok(&serde_json::json!({}), || {
-            format!("OK changed the password of {me}\n")
+    /// Gets what a command needs beyond its line: a name, passwords, a session.
+    async fn complete(&mut self, command: Command) -> Result<Command, ClientError> {
+        Ok(match command {
+            Command::Register { user, password } => Command::Register {
+                user: Some(self.name(user)?),
+                password: Some(self.secret(password, "Password: ").await?),
+            },
+            Command::Login { user, password } => {
+                let user = self.name(user)?;
+                if self.implicit {
+                    self.client.logout().await?;
+                    self.implicit = false;
+                }
+                if let Some(already) = self.client.user() {
+                    let message = format!("already logged in as {already}; `logout` first");
+                    let failure = Failure::not_done(Code::BadRequest, message);
+                    return Err(ClientError::Refused(failure));
+                }
+                Command::Login {
+                    user: Some(user),
+                    password: Some(self.secret(password, "Password: ").await?),
+                }
+            }
+            Command::Delete { user, .. } => {
+                let me = self.session().await?;
+                check_delete(&me, user.as_deref())?;
+                let question = "Password (deletes the account): ";
+                Command::Delete {
+                    user: Some(me),
+                    password: Some(self.secret(None, question).await?),
+                }
+            }
+            Command::Password { .. } => {
+                self.session().await?;
+                let old = self.secret(None, "Old password: ").await?;
+                let new = match self.cli.given_new_password()? {
+                    Some(new) => new,
+                    None => ask("New password: ").await?,
+                };
+                Command::Password {
+                    old: Some(old),
+                    new: Some(new),
+                }
+            }
+            Command::Msg { text: None, .. } => {
+                let usage = "`msg` needs a text: msg NAME TEXT";
+                return Err(ClientError::Usage(usage.into()));
+            }
+            Command::Reply { .. } | Command::Close | Command::Outbox { .. } => {
+                let usage = "this command belongs to the prompt of a terminal";
+                return Err(ClientError::Usage(usage.into()));
+            }
+            Command::Status | Command::Help | Command::PipeHelp => command,
+            command => {
+                self.session().await?;
+                command
+            }
         })
-        .await
     }
 
-    async fn users(&mut self, pattern: Option<String>) -> Result<(), ClientError> {
-        self.session().await?;
-        let users = self.client.users(pattern.as_deref()).await?;
-        let users = Users { users, more: false };
-        let line = |entry: &DirectoryEntry| pipe::encode_user(&entry.name, entry.online);
-        self.ok(&users, || list("users", users.users.iter().map(line)))
-            .await
+    /// What a reply means beside its text.
+    fn took_effect(&mut self, reply: &Reply) -> Result<(), ClientError> {
+        match reply {
+            Reply::LoggedIn(session) => {
+                if let Err(error) = remember(&self.client, &mut self.store, reply) {
+                    // The session is there; only the next run will have to log in again.
+                    complain(&error);
+                }
+                if session.queued > 0 {
+                    eprintln!("mbclient: {} queued", session.queued);
+                }
+            }
+            Reply::LoggedOut { .. } | Reply::Deleted { .. } => {
+                self.implicit = false;
+                remember(&self.client, &mut self.store, reply)?;
+            }
+            Reply::Status(survey) => {
+                let error = unavailable(survey).map(|why| ClientError::Unreachable {
+                    why,
+                    unknown: false,
+                });
+                match error {
+                    // The nodes that answered are the reply; what is wrong with the cluster is the exit code's and
+                    // standard error's to say.
+                    Some(error) if survey.iter().any(|(_, status)| status.is_ok()) => {
+                        self.worst = self.worst.worst(complain(&error));
+                    }
+                    Some(error) => return Err(error),
+                    None => {}
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
-    async fn msg(&mut self, to: &str, text: Option<String>) -> Result<(), ClientError> {
-        let text =
-            text.ok_or_else(|| ClientError::Usage("`msg` needs a text: msg NAME TEXT".into()))?;
-        self.session().await?;
-        let sent = self.client.send(to, &text).await?;
-        self.ok(&sent, || {
-            format!(
-                "OK {} {}\n",
-                if sent.online { "sent" } else { "queued" },
-                sent.id
-            )
-        })
-        .await
-    }
-
+    /// The whole inbox, page by page: each is acknowledged once it is written.
     async fn inbox(&mut self) -> Result<(), ClientError> {
-        self.session().await?;
         let (mut after, mut head) = (0, "OK inbox\n");
         loop {
             let page: Inbox = self.client.inbox(after, PAGE).await?;
-            // One list, however many pages it takes.
-            let head = std::mem::take(&mut head).to_owned();
-            let lines = page.messages.iter().map(pipe::encode_message);
-            self.ok(&page, || [head].into_iter().chain(lines).collect())
-                .await?;
+            let text = if self.cli.json {
+                encode_ok(self.number, &page)
+            } else {
+                // One list, however many pages it takes.
+                let lines = page.messages.iter().map(pipe::encode_message);
+                let head = std::mem::take(&mut head).to_owned();
+                [head].into_iter().chain(lines).collect()
+            };
+            self.print(&text).await?;
             after = self.shown(&page.messages).await?.unwrap_or(after);
             if !page.more || page.messages.is_empty() {
                 break;
@@ -407,76 +372,6 @@ impl Script<'_> {
             self.client.ack(last).await?;
         }
         Ok(Some(last))
-    }
-
-    async fn history(&mut self, with: &str) -> Result<(), ClientError> {
-        self.session().await?;
-        let mut pages: Vec<Vec<MessageRecord>> = Vec::new();
-        let (mut before, mut count, mut more) = (None, 0, true);
-        while more && count < HISTORY_MAX {
-            let page = self.client.history(with, before, PAGE).await?;
-            before = page.messages.first().map(|message| message.id);
-            more = page.more && before.is_some();
-            count += page.messages.len();
-            pages.push(page.messages);
-        }
-        let records = Records {
-            messages: pages.into_iter().rev().flatten().collect(),
-            more,
-        };
-        let line = |record: &MessageRecord| pipe::encode_message(&as_message(record));
-        self.ok(&records, || {
-            list("history", records.messages.iter().map(line))
-        })
-        .await
-    }
-
-    async fn status(&mut self) -> Result<(), ClientError> {
-        let survey = self.client.survey().await;
-        let statuses: Vec<Option<Status>> = survey
-            .iter()
-            .map(|(_, status)| status.as_ref().ok().cloned())
-            .collect();
-        let why = match decide(&statuses) {
-            Decision::NoNode => {
-                let unreached = survey
-                    .iter()
-                    .filter_map(|(endpoint, status)| Some((endpoint, status.as_ref().err()?)));
-                Some(nobody(unreached))
-            }
-            Decision::NoQuorum { alive, needed } => Some(Unavailable::NoQuorum { alive, needed }),
-            Decision::NotFormed { answered } => Some(Unavailable::NotFormed { answered }),
-            Decision::Take(_) | Decision::Campaign(_) => None,
-        };
-        if let Some(first) = statuses.iter().flatten().next() {
-            let lines = || {
-                survey
-                    .iter()
-                    .map(|(endpoint, status)| status_line(endpoint.node, status.as_ref().ok()))
-            };
-            self.ok(first, || list("status", lines())).await?;
-        }
-        match why {
-            None => Ok(()),
-            // The reply was given; what is wrong with the cluster is the exit code's and standard error's to say.
-            Some(why) if statuses.iter().any(Option::is_some) => {
-                let error = ClientError::Unreachable {
-                    why,
-                    unknown: false,
-                };
-                self.worst = self.worst.worst(complain(&error));
-                Ok(())
-            }
-            Some(why) => Err(ClientError::Unreachable {
-                why,
-                unknown: false,
-            }),
-        }
-    }
-
-    async fn help(&mut self, lines: Vec<String>) -> Result<(), ClientError> {
-        let text = || list("help", lines.iter().map(|line| format!("{line}\n")));
-        self.ok(&serde_json::json!({ "help": &lines }), text).await
     }
 
     /// Shows messages as they come, through failovers, until it is interrupted.
@@ -595,20 +490,6 @@ impl Script<'_> {
         }
     }
 
-    /// A reply: the value as JSON, or the lines of the pipe dialect.
-    async fn ok<T: Serialize>(
-        &mut self,
-        value: &T,
-        lines: impl FnOnce() -> String,
-    ) -> Result<(), ClientError> {
-        let text = if self.cli.json {
-            encode_ok(self.number, value)
-        } else {
-            lines()
-        };
-        self.print(&text).await
-    }
-
     async fn refuse(&mut self, error: &ClientError) -> Result<(), ClientError> {
         let failure = error.as_failure();
         if let Some(hint) = error.hint() {
@@ -651,33 +532,6 @@ fn script_line(bytes: Vec<u8>) -> Option<Result<Command, command::Wrong>> {
         Ok(line) => Some(command::parse_script_line(&line)),
         Err(_) => Some(Err(command::Wrong("the line is not UTF-8".into()))),
     }
-}
-
-fn as_message(record: &MessageRecord) -> Message {
-    let MessageRecord {
-        id,
-        from,
-        to,
-        body,
-        sent_at,
-        ..
-    } = record.clone();
-    Message {
-        id,
-        from,
-        to,
-        body,
-        sent_at,
-    }
-}
-
-/// A list of the pipe dialect, as a node prints it: `OK WHAT`, whole lines, `END`.
-fn list(what: &str, lines: impl Iterator<Item = String>) -> String {
-    [format!("OK {what}\n")]
-        .into_iter()
-        .chain(lines)
-        .chain(["END\n".to_owned()])
-        .collect()
 }
 
 fn tell(event: &ClientEvent) {
