@@ -2,6 +2,7 @@
 
 mod chat;
 mod crash;
+mod example;
 mod false_alarms;
 mod files;
 mod handing_over;
