@@ -1,4 +1,4 @@
-//! `host:port`, kept as written: a host may be a DNS name that resolves to something else tomorrow.
+//! `host:port`, kept as written and not resolved: what a DNS name stands for may change.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// Whether it can only be reached from this machine.
+    /// Whether it can be reached from this machine only.
     pub fn is_loopback(&self) -> bool {
         self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }

@@ -1,12 +1,12 @@
 //! Where `mbctl demo` records its cluster, so that a client finds it from any directory: one line, the absolute path of
 //! the demo's `messagebase.toml`. `mbctl` writes the record, `mbclient` reads it when nothing else names a
-//! configuration. Beside it lie the directories of the clients, one a cluster.
+//! configuration. The same directory has the clients' state, one directory per cluster.
 
 use std::path::{Path, PathBuf};
 
 /// The record's name in `$XDG_STATE_HOME/messagebase/`.
 const DEMO_RECORD: &str = "demo-config";
-/// A record is one path; a longer file is none.
+/// Longest record: it is one path.
 const DEMO_RECORD_MAX_BYTES: u64 = 4 * 1024;
 
 /// The directory for state that survives a program: `$XDG_STATE_HOME/messagebase`, or below `~/.local/state`. `None`:

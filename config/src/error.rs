@@ -1,4 +1,4 @@
-//! Why a configuration can't be used. Every program exits with 2 on it, before touching data.
+//! Why a configuration can't be used. Every program then exits with 2, before it touches data.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 const LOOK_UP: &str =
     "every key is explained in the file that `mbctl init --dir NEW_DIRECTORY` writes";
 
-/// Names the file, the line and the key where there are any, and what to do.
+/// Names the file, the line and the key where there are any, and the next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// The file at fault: the configuration or a key file.
     pub file: PathBuf,
-    /// 1-based line in it.
+    /// Line in it, from 1.
     pub line: Option<usize>,
     /// The key at fault, e.g. `node.client`.
     pub key: Option<String>,

@@ -1,4 +1,4 @@
-//! The commented file that `mbctl init` writes. A test parses it back, so that it can't drift from the parser.
+//! The commented file that `mbctl init` writes. A test parses it, so that it can't drift from the parser.
 
 use crate::Address;
 

@@ -1,5 +1,5 @@
-//! `messagebase.toml` and `pki/`: found, read, validated whole before anything else is touched, and turned into
-//! values that cannot be wrong. Shared by the daemon and both command-line tools; knows no network and no async.
+//! Finds, reads and validates `messagebase.toml` and `pki/`, all of it before a program touches anything else. The
+//! types here hold valid values only. Shared by the daemon and both command-line tools; knows no network and no async.
 
 #![deny(missing_docs)]
 
@@ -20,36 +20,36 @@ use std::path::{Path, PathBuf};
 
 use error::Source;
 
-/// Environment variable that names the file when `--config` does not.
+/// Environment variable that names the file when `--config` is not given.
 pub const CONFIG_ENV: &str = "MESSAGEBASE_CONFIG";
 /// The file that is looked for in the current directory.
 pub const CONFIG_FILE: &str = "messagebase.toml";
 
-/// A node's whole state, in its directory.
+/// The database in a node's directory: all of the node's state.
 pub const DATABASE_FILE: &str = "messagebase.db";
 
 /// The whole, validated configuration. Paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// The file it came from.
+    /// The file that it was read from.
     pub path: PathBuf,
-    /// A name for people.
+    /// The cluster's name, for people.
     pub cluster: String,
-    /// Node N keeps `node-N/` in here.
+    /// The directory with each node's `node-N/`.
     pub data_dir: PathBuf,
-    /// Certificates and keys.
+    /// The directory of certificates and keys.
     pub pki_dir: PathBuf,
-    /// At least one, ids unique, in the file's order.
+    /// The nodes in the file's order: at least one, with unique ids.
     pub nodes: Vec<NodeConfig>,
-    /// Replicated settings as this file has them.
+    /// Whether anybody may register. A replicated setting; this is the file's value.
     pub registration_open: bool,
     /// Lifetime of a session, in days (1–3650).
     pub session_days: u32,
-    /// Bounds on load.
+    /// Bounds on the load that a node accepts.
     pub limits: Limits,
     /// Days that delivered messages are kept; 0: for ever.
     pub delivered_days: u32,
-    /// argon2 cost.
+    /// Cost of a password hash.
     pub password: PasswordCost,
 }
 
@@ -58,13 +58,13 @@ pub struct Config {
 pub struct NodeConfig {
     /// 1–65535.
     pub id: u16,
-    /// Clients dial this.
+    /// Address that clients dial.
     pub client: Address,
-    /// Nodes and admins dial this.
+    /// Address that nodes and operators dial.
     pub peer: Address,
-    /// HTTP, if wanted.
+    /// Address of the HTTP listener, if there is one.
     pub http: Option<Address>,
-    /// Line protocol without TLS, if wanted; loopback only.
+    /// Address of the line protocol without TLS, if it is on; loopback only.
     pub plain: Option<Address>,
     /// Where to listen for clients when it differs from `client`.
     pub client_bind: Option<Address>,
@@ -79,21 +79,21 @@ pub struct NodeConfig {
 pub struct Limits {
     /// Client connections a node accepts (default 20000).
     pub connections: u32,
-    /// Sessions a user may have; the oldest ends when one more begins (default 16).
+    /// Sessions of a user (default 16); when one more begins, the oldest ends.
     pub sessions_per_user: u32,
     /// Failed logins a minute for one name (default 10).
     pub failed_logins_per_name: u32,
     /// Failed logins a minute from one address (default 60).
     pub failed_logins_per_address: u32,
-    /// Undelivered messages a user may have waiting (default 10000).
+    /// Undelivered messages to a user (default 10000).
     pub queued_messages_per_user: u32,
-    /// Bytes of bodies a user may have waiting (default 64 MiB).
+    /// Bytes of bodies in undelivered messages to a user (default 64 MiB).
     pub queued_bytes_per_user: u64,
-    /// Bytes of change log kept for followers that were away (default 64 MiB).
+    /// Bytes of change log that are kept for followers that were away (default 64 MiB).
     pub change_log_bytes: u64,
 }
 
-/// `[password]`: argon2id cost; not below OWASP's minimum (19 MiB, 2 passes, 1 lane).
+/// `[password]`: cost of argon2id, at least OWASP's minimum (19 MiB, 2 passes, 1 lane).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PasswordCost {
     /// Memory in KiB (default 19456).
@@ -105,7 +105,11 @@ pub struct PasswordCost {
 }
 
 impl Config {
-    /// Finds the file (`--config`, else `$MESSAGEBASE_CONFIG`, else `./messagebase.toml`), reads and validates it.
+    /// Reads and validates the file that `--config` (`flag`) names; without it `$MESSAGEBASE_CONFIG`; without both
+    /// `./messagebase.toml`.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
     pub fn find(flag: Option<&Path>) -> Result<Config, ConfigError> {
         let path = match (flag, std::env::var_os(CONFIG_ENV)) {
             (Some(path), _) => path.to_owned(),
@@ -116,6 +120,9 @@ impl Config {
     }
 
     /// Reads and validates one file.
+    ///
+    /// # Errors
+    /// It can't be read or is not valid. Names the file, and line and key where there are any.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let path = std::path::absolute(path).map_err(|e| unreadable(path, &e))?;
         let text = std::fs::read_to_string(&path).map_err(|e| unreadable(&path, &e))?;

@@ -43,7 +43,7 @@ pub fn admin_key(pki: &Path) -> PathBuf {
     pki.join("admin.key")
 }
 
-/// For `mbclient`: trusts the cluster's CA, shows no certificate.
+/// TLS of `mbclient`: trusts the cluster's CA and presents no certificate.
 ///
 /// # Errors
 /// ca.pem can't be read or holds no usable certificate.
@@ -53,8 +53,8 @@ pub fn client_tls(pki: &Path) -> Result<Arc<ClientConfig>, ConfigError> {
     Ok(Arc::new(trusting.with_no_client_auth()))
 }
 
-/// For `mbctl`: trusts the cluster's CA, shows the admin certificate. The server name to check when dialing node N is
-/// `messagebase_protocol::peer::node_san(N)`.
+/// TLS of `mbctl`: trusts the cluster's CA and presents the admin certificate. The server name to check when dialing
+/// node N is `messagebase_protocol::peer::node_san(N)`.
 ///
 /// # Errors
 /// ca.pem or admin.* can't be read, hold nothing usable or don't belong together.
@@ -63,12 +63,12 @@ pub fn admin_tls(pki: &Path) -> Result<Arc<ClientConfig>, ConfigError> {
     Identity::read(admin_pem(pki), admin_key(pki))?.dialing(&ca)
 }
 
-/// What `mbd --node N` needs.
+/// The TLS configurations of `mbd --node N`.
 #[derive(Debug, Clone)]
 pub struct NodeTls {
-    /// For the `client` listener: no client certificate asked.
+    /// For the `client` listener: asks for no client certificate.
     pub door: Arc<ServerConfig>,
-    /// For the `peer` listener: a certificate of the CA required; the role in its SAN is checked by the peer port.
+    /// For the `peer` listener: requires a certificate of the CA. The peer port checks the role in its SAN.
     pub peer_listen: Arc<ServerConfig>,
     /// For dialing peers.
     pub peer_dial: Arc<ClientConfig>,
@@ -96,7 +96,7 @@ pub fn node_tls(pki: &Path, node: u16) -> Result<NodeTls, ConfigError> {
     })
 }
 
-/// ring, named: with two providers compiled in, rustls panics when it has to choose one itself.
+/// ring, explicitly: with two providers compiled in, rustls panics when it has to choose one.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
@@ -127,7 +127,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError
     Ok(found)
 }
 
-/// The cluster's CA as dialers and listeners trust it.
+/// The cluster's CA, which dialers and listeners trust.
 struct Ca {
     path: PathBuf,
     roots: RootCertStore,
@@ -179,8 +179,8 @@ impl Identity {
         })
     }
 
-    /// Refuses another node's certificate and one of another CA here, where the file can be named: the peers would only
-    /// hang up.
+    /// Refuses another node's certificate and one of another CA. Here the error can name the file; the peers would only
+    /// close the connection.
     fn must_be(&self, node: u16, ca: &Ca) -> Result<(), ConfigError> {
         let verifier =
             WebPkiServerVerifier::builder_with_provider(Arc::new(ca.roots.clone()), provider())

@@ -11,15 +11,15 @@ use crate::error::Source;
 use crate::file::{Given, Raw, RawLimits, RawNode, RawPassword};
 use crate::{Address, Config, ConfigError, Limits, NodeConfig, PasswordCost};
 
-/// Longest cluster name in characters; clients keep state in a directory of that name.
+/// Longest cluster name, in characters. Clients keep their state in a directory of that name.
 const CLUSTER_NAME_MAX_CHARS: usize = 64;
-/// Longest file name of the usual file systems.
+/// Longest file name of common file systems.
 const CLUSTER_NAME_MAX_BYTES: usize = 255;
-/// The least that holds one body of the line protocol's greatest size.
+/// The size of the line protocol's longest body.
 const QUEUED_BYTES_MIN: u64 = messagebase_protocol::limits::BODY_MAX_BYTES as u64;
 /// One SQLite page: less could not hold the newest entry.
 const CHANGE_LOG_BYTES_MIN: u64 = 4096;
-/// 1 TiB: beyond it a number is a slip of the keyboard.
+/// 1 TiB: a greater number is a typing error.
 const BYTES_MAX: u64 = 1 << 40;
 /// OWASP's minimum for argon2id: 19 MiB, 2 passes, 1 lane.
 const OWASP_MIN: PasswordCost = PasswordCost {
@@ -168,80 +168,60 @@ impl Check<'_> {
     }
 
     fn limits(&self, raw: &RawLimits) -> Result<Limits, ConfigError> {
+        let count = |key: &str, given, default, max| {
+            self.small(&format!("limits.{key}"), given, default, 1, max)
+        };
+        let bytes = |key: &str, given, min| {
+            self.range(&format!("limits.{key}"), given, 64 << 20, min, BYTES_MAX)
+        };
         Ok(Limits {
-            connections: self.small(
-                "limits.connections",
-                &raw.connections,
-                20_000,
-                1,
-                1_000_000,
-            )?,
-            sessions_per_user: self.small(
-                "limits.sessions_per_user",
-                &raw.sessions_per_user,
-                16,
-                1,
-                10_000,
-            )?,
-            failed_logins_per_name: self.small(
-                "limits.failed_logins_per_name",
+            connections: count("connections", &raw.connections, 20_000, 1_000_000)?,
+            sessions_per_user: count("sessions_per_user", &raw.sessions_per_user, 16, 10_000)?,
+            failed_logins_per_name: count(
+                "failed_logins_per_name",
                 &raw.failed_logins_per_name,
                 10,
-                1,
                 1_000_000,
             )?,
-            failed_logins_per_address: self.small(
-                "limits.failed_logins_per_address",
+            failed_logins_per_address: count(
+                "failed_logins_per_address",
                 &raw.failed_logins_per_address,
                 60,
-                1,
                 1_000_000,
             )?,
-            queued_messages_per_user: self.small(
-                "limits.queued_messages_per_user",
+            queued_messages_per_user: count(
+                "queued_messages_per_user",
                 &raw.queued_messages_per_user,
                 10_000,
-                1,
                 100_000_000,
             )?,
-            queued_bytes_per_user: self.range(
-                "limits.queued_bytes_per_user",
+            queued_bytes_per_user: bytes(
+                "queued_bytes_per_user",
                 &raw.queued_bytes_per_user,
-                64 << 20,
                 QUEUED_BYTES_MIN,
-                BYTES_MAX,
             )?,
-            change_log_bytes: self.range(
-                "limits.change_log_bytes",
+            change_log_bytes: bytes(
+                "change_log_bytes",
                 &raw.change_log_bytes,
-                64 << 20,
                 CHANGE_LOG_BYTES_MIN,
-                BYTES_MAX,
             )?,
         })
     }
 
     fn password(&self, raw: &RawPassword) -> Result<PasswordCost, ConfigError> {
+        let cost = |key: &str, given, min, max| {
+            self.small(&format!("password.{key}"), given, min, min, max)
+        };
         let least = OWASP_MIN;
-        let memory_kib = self.small(
-            "password.memory_kib",
-            &raw.memory_kib,
-            least.memory_kib,
-            least.memory_kib,
-            MEMORY_MAX_KIB,
-        )?;
-        let passes = self.small(
-            "password.passes",
-            &raw.passes,
-            least.passes,
-            least.passes,
-            100,
-        )?;
-        let lanes = self.small("password.lanes", &raw.lanes, least.lanes, least.lanes, 64)?;
         Ok(PasswordCost {
-            memory_kib,
-            passes,
-            lanes,
+            memory_kib: cost(
+                "memory_kib",
+                &raw.memory_kib,
+                least.memory_kib,
+                MEMORY_MAX_KIB,
+            )?,
+            passes: cost("passes", &raw.passes, least.passes, 100)?,
+            lanes: cost("lanes", &raw.lanes, least.lanes, 64)?,
         })
     }
 
@@ -324,7 +304,7 @@ impl Check<'_> {
         Ok(Some(address))
     }
 
-    /// Refuses ids and addresses that are there twice, naming the later line.
+    /// Refuses ids and addresses that are given twice; names the later line.
     fn unique(&self, nodes: &[NodeConfig], raw: &[Spanned<RawNode>]) -> Result<(), ConfigError> {
         let mut ids: Vec<(u16, Range<usize>)> = Vec::new();
         let mut places: Vec<Place<'_>> = Vec::new();
@@ -358,12 +338,12 @@ impl Check<'_> {
     }
 }
 
-/// An address in the file and what it is there for.
+/// An address in the file and its use.
 struct Place<'a> {
     node: &'a NodeConfig,
     /// The listener it belongs to: `client`, `peer`, `http`, `plain`.
     listener: &'static str,
-    /// The key it was given by.
+    /// The key that it was given by.
     key: &'static str,
     address: &'a Address,
     span: Range<usize>,
@@ -427,8 +407,8 @@ fn places_of<'a>(node: &'a NodeConfig, raw: &RawNode) -> Vec<Place<'a>> {
 }
 
 impl Place<'_> {
-    /// Whether both can't be in one file. What is dialed from elsewhere must differ everywhere; what is only listened
-    /// on (and the loopback conveniences `http` and `plain`) may repeat on another machine.
+    /// Whether one file can't have both. Addresses that are dialed from elsewhere must differ everywhere. Addresses
+    /// that are only bound, and `http` and `plain` on the loopback, may repeat on another machine.
     fn collides(&self, other: &Place<'_>) -> bool {
         if self.address.port != other.address.port || self.address.port == 0 {
             return false;
@@ -451,7 +431,7 @@ impl Place<'_> {
     }
 }
 
-/// Whether it means every address of the machine.
+/// Whether it stands for all addresses of the machine.
 fn is_wildcard(address: &Address) -> bool {
     address
         .host
