@@ -263,6 +263,16 @@ fn another_account_takes_the_terminal_and_leaves_the_session_to_others() {
         "{}",
         first.shown()
     );
+
+    // The end of one account's session is not that of the other, which logged in last.
+    let mut third = Terminal::start(cluster.bare_mbclient(&["--user", "anna"]));
+    third.wait("resumed as anna");
+    third.wait("anna@n1>");
+    first.enter("/logout");
+    first.wait("OK logged out anna");
+    third.wait("session is over");
+    let mut fourth = Terminal::start(cluster.bare_mbclient(&[]));
+    fourth.wait("resumed as ben");
 }
 
 #[test]

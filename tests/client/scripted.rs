@@ -72,6 +72,11 @@ fn register_send_and_read_by_command() {
         status.stdout.starts_with("OK status\nn1 ") && status.stdout.ends_with("\nEND\n"),
         "{status}"
     );
+}
+
+#[test]
+fn a_login_shows_what_was_queued() {
+    let cluster = cluster_with(3, &["anna", "ben"]);
     let dash = cluster
         .mbclient("anna", &["msg", "ben", "- a text"])
         .run()
