@@ -203,6 +203,31 @@ CREATE VIEW queued_messages (id, sender, recipient, body, sent_at) AS
     JOIN messages m ON m.id = q.id
    WHERE m.delivered_at IS NULL;
 
+CREATE VIEW folded_names (id, name) AS
+  SELECT id, name_folded FROM users UNION ALL SELECT id, name_folded FROM retired_users;
+
+-- All messages of each user, as the user's mailbox has them: WHERE user = 'ben' are those to and from ben, AND other =
+-- 'anna' those between the two. Names in lower case; a message to oneself is there twice, received and sent. The table
+-- of lists has what is merged, `messages` the rest; CROSS JOIN keeps SQLite to the order that begins with the user.
+CREATE VIEW mailbox (user, side, id, other, body, sent_at, delivered_at) AS
+  SELECT e.user,
+         CASE e.side WHEN 0 THEN 'received' ELSE 'sent' END,
+         e.id,
+         coalesce((SELECT name FROM folded_names WHERE id = e.other), 'user ' || e.other),
+         m.body,
+         strftime('%Y-%m-%dT%H:%M:%S', m.sent_at / 1000, 'unixepoch') || printf('.%03dZ', m.sent_at % 1000),
+         strftime('%Y-%m-%dT%H:%M:%S', m.delivered_at / 1000, 'unixepoch') || printf('.%03dZ', m.delivered_at % 1000)
+    FROM (SELECT u.name AS user, l.side, l.id, l.other
+            FROM folded_names u CROSS JOIN message_lists l ON l.user_id = u.id
+           WHERE l.id <= (SELECT merged_through FROM message_index)
+          UNION ALL
+          SELECT u.name, 0, n.id, n.sender_id FROM folded_names u CROSS JOIN messages n ON n.recipient_id = u.id
+           WHERE n.id > (SELECT merged_through FROM message_index)
+          UNION ALL
+          SELECT u.name, 1, n.id, n.recipient_id FROM folded_names u CROSS JOIN messages n ON n.sender_id = u.id
+           WHERE n.id > (SELECT merged_through FROM message_index)) e
+    CROSS JOIN messages m ON m.id = e.id;
+
 CREATE VIEW user_summary (name, created_at, queued, sent, received, locked) AS
   SELECT u.name,
          strftime('%Y-%m-%dT%H:%M:%S', u.created_at / 1000, 'unixepoch') || printf('.%03dZ', u.created_at % 1000),

@@ -302,11 +302,66 @@ fn queries_of_apply_use_the_index_made_for_them() {
         plan("SELECT id FROM messages WHERE delivered_at < 9 ORDER BY delivered_at, id LIMIT 5")
             .contains("messages_delivered")
     );
-    let view = plan("SELECT * FROM queued_messages WHERE id > 5 LIMIT 3");
-    for table in ["users", "retired_users", "messages", "l", "m"] {
-        assert!(
-            !view.split("; ").any(|step| step == format!("SCAN {table}")),
-            "{table} is read whole: {view}"
-        );
+    for sql in [
+        "SELECT * FROM queued_messages WHERE id > 5 LIMIT 3",
+        "SELECT * FROM mailbox WHERE user = 'ben' ORDER BY id",
+        "SELECT * FROM mailbox WHERE user = 'anna' AND other = 'ben' ORDER BY id",
+    ] {
+        let view = plan(sql);
+        for table in ["users", "retired_users", "messages", "u", "l", "m", "n"] {
+            let whole = format!("SCAN {table}");
+            let read_whole = |step: &str| step == whole || step.starts_with(&format!("{whole} "));
+            assert!(
+                !view.split("; ").any(read_whole) && !view.contains("AUTOMATIC"),
+                "{table} is read whole: {view}"
+            );
+        }
     }
+}
+
+#[test]
+fn the_view_mailbox_has_all_messages_of_a_user_merged_or_not() {
+    let mut w = World::new();
+    let (ann, bob) = w.ann_and_bob();
+    let zoe = w.register("Zoe");
+    let zoe = (zoe, w.login(zoe, 3));
+    let mut number = 0;
+    let mut send = |w: &mut World, from, to: &str| {
+        number += 1;
+        w.send(from, to, &format!("body {number}"), &format!("k{number}"));
+    };
+    send(&mut w, ann, "Bob");
+    send(&mut w, bob, "Ann");
+    send(&mut w, zoe, "Bob");
+    send(&mut w, bob, "Bob");
+    w.by(
+        bob.1,
+        Change::Ack {
+            user: bob.0,
+            through: 3,
+        },
+    );
+    let all =
+        "SELECT json_group_array(json_array(side, id, other, body, delivered_at IS NULL)) FROM
+               (SELECT * FROM mailbox WHERE user = 'bob' ORDER BY id, side)";
+    let expected = r#"[["received",1,"ann","body 1",0],["sent",2,"ann","body 2",1],["received",3,"zoe","body 3",0],["received",4,"bob","body 4",1],["sent",4,"bob","body 4",1]]"#;
+    let text =
+        |w: &World, sql: &str| -> String { w.conn.query_row(sql, [], |row| row.get(0)).unwrap() };
+    assert_eq!(text(&w, all), expected);
+    let between = "SELECT group_concat(id) FROM (SELECT id FROM mailbox WHERE user = 'ann' AND other = 'bob' ORDER BY id)";
+    assert_eq!(text(&w, between), "1,2");
+
+    while w.merge(1) {
+        assert_eq!(text(&w, all), expected, "while it is merged");
+    }
+    send(&mut w, zoe, "Ann");
+    w.op(Change::Remove { name: "Zoe".into() });
+    assert_eq!(text(&w, all), expected, "after zoe is gone");
+    assert_eq!(
+        text(
+            &w,
+            "SELECT group_concat(other) FROM mailbox WHERE user = 'zoe'"
+        ),
+        "bob,ann"
+    );
 }

@@ -159,6 +159,19 @@ impl World {
         )
     }
 
+    /// One piece of a merge, if one is due.
+    pub fn merge(&mut self, rows: usize) -> bool {
+        let Some(mut merge) = self.merge.take().or_else(|| Merge::begin(&self.memtable)) else {
+            return false;
+        };
+        if merge.piece(&self.conn, &self.memtable, rows).unwrap() {
+            merge.committed(&self.memtable);
+        } else {
+            self.merge = Some(merge);
+        }
+        true
+    }
+
     pub fn count(&self, sql: &str) -> i64 {
         self.conn.query_row(sql, [], |row| row.get(0)).unwrap()
     }

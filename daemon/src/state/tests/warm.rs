@@ -141,17 +141,6 @@ fn rows(conn: &Connection) -> Vec<String> {
     all
 }
 
-/// One piece of a merge, if one is due.
-fn merge(world: &mut World, rows: usize) {
-    if let Some(mut merge) = world.merge.take().or_else(|| Merge::begin(&world.memtable)) {
-        if merge.piece(&world.conn, &world.memtable, rows).unwrap() {
-            merge.committed(&world.memtable);
-        } else {
-            world.merge = Some(merge);
-        }
-    }
-}
-
 #[test]
 fn held_rows_never_say_anything_else_than_the_file() {
     const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
@@ -192,7 +181,7 @@ fn held_rows_never_say_anything_else_than_the_file() {
             }
             warm.machine.save(&tx).unwrap();
             tx.commit().unwrap();
-            merge(&mut warm, 1 + dice.roll(40) as usize);
+            warm.merge(1 + dice.roll(40) as usize);
             assert_eq!(
                 rows(&warm.conn),
                 rows(&cold.conn),
