@@ -95,7 +95,6 @@ impl Stage {
         let Answer::Ok(Reply::LoggedIn { token, .. }) = login else {
             panic!("{user} could not log in: {login:?}")
         };
-        caller.logged_in(user);
         self.users.push((name, vec![password]));
         (caller, token)
     }
@@ -161,7 +160,6 @@ fn a_repeated_key_that_is_taken_for_a_new_request_is_found() {
                 linear: true,
             },
         );
-        again.logged_in("anna");
         answer(&mut again, send("ben", "k"));
         stage.violations()
     });
@@ -215,7 +213,6 @@ fn a_resumed_session_that_misses_what_arrived_in_between_is_found() {
                     linear: true,
                 },
             );
-            ben.logged_in("ben");
             answer(
                 &mut ben,
                 Call::Inbox {

@@ -82,12 +82,11 @@ const CRATES: &[(&str, &[&str], &str)] = &[
         "messagebase-harness",
         &[
             "messagebase-daemon",
-            "messagebase-client",
             "messagebase-ctl",
             "messagebase-sim",
             "openraft",
         ],
-        "integration tests see the programs from outside",
+        "integration tests see the daemon and the operator's tool from outside",
     ),
 ];
 

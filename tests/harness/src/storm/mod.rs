@@ -2,7 +2,8 @@
 //!
 //! [`StormPlan`] says what a seed means; [`run`] does it and returns a [`StormReport`]. Inside, the conductor (`faults`)
 //! hurts the cluster while clients use it and record everything: `storm_client` keeps one served, `workload` chooses its
-//! operations, `context` is what all share, and a [`RecordedClient`] is one connection. `verdict` examines the healed
+//! operations, `context` is what all share, and a [`RecordedClient`] is one connection. `shipped_client` is a program on the
+//! client library, whose lines `recorded_stream` records below it; `tape` records the lines of one connection. `verdict` examines the healed
 //! cluster and `report` counts. Right and wrong are the checker's to decide, except for what shows only from outside:
 //! processes that end and nodes that never serve again.
 
@@ -10,9 +11,12 @@ mod context;
 mod faults;
 mod plan;
 mod recorded_client;
+mod recorded_stream;
 mod report;
 mod run;
+mod shipped_client;
 mod storm_client;
+mod tape;
 mod verdict;
 mod workload;
 

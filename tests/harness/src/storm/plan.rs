@@ -20,6 +20,7 @@ const LASTS_MS: std::ops::Range<u64> = 150..2_600;
 const WITHOUT_QUORUM_MS: std::ops::Range<u64> = 400..4_000;
 const DELAY_MS: std::ops::Range<u64> = 5..150;
 const ROAMING: std::ops::RangeInclusive<usize> = 4..=8;
+const SHIPPED: usize = 2;
 
 /// A place for a node, from 1.
 pub type Slot = u16;
@@ -44,6 +45,8 @@ pub struct Wish {
 pub enum Behavior {
     /// Does everything a person might, goes to another node when its own is lost.
     Roaming,
+    /// A program on the client library that is shipped: it goes where the library goes.
+    Shipped,
     /// Sends one message after the other and stays with its node, so that at any moment each node has a write to do.
     Steady,
 }
@@ -168,8 +171,9 @@ impl StormPlan {
         // Drawn also when it is not used, so that a given number of nodes leaves the rest of the plan as it is.
         let drawn = if rng.u8(0..3) == 0 { 5 } else { 3 };
         let nodes = wish.nodes.unwrap_or(drawn);
-        let clients = clients(&mut rng, nodes);
+        let mut clients = clients(&mut rng, nodes);
         let faults = Weaver::new(&mut rng, nodes, wish.lasts).weave();
+        clients.extend(shipped_clients(wish.seed, nodes));
         StormPlan {
             seed: wish.seed,
             nodes,
@@ -210,6 +214,21 @@ fn clients(rng: &mut Rng, nodes: u16) -> Vec<ClientPlan> {
         });
     }
     clients
+}
+
+/// Programs on the client library, each with an account of its own. Drawn from a generator of their own, so that the rest
+/// of a seed's plan is what it was before there were any.
+fn shipped_clients(seed: u64, nodes: u16) -> Vec<ClientPlan> {
+    let mut rng = Rng::with_seed(!seed);
+    (0..SHIPPED)
+        .map(|n| ClientPlan {
+            user: format!("shipped-{n}"),
+            node: rng.u16(1..=nodes),
+            tls: true,
+            behavior: Behavior::Shipped,
+            seed: rng.u64(..),
+        })
+        .collect()
 }
 
 /// Draws faults one after the other; several overlap.

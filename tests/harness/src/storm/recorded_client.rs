@@ -1,14 +1,14 @@
 //! A connection whose requests, answers and events are taken down in the checker's history. Never panics over what a node
 //! does: a line that can't be read is told as wrong, and a connection that says nothing is the caller's to drop.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use messagebase_checker::{Answer, Call, Event, Open, RecordingClient, RecordingConnection, Reply};
+use messagebase_checker::{Answer, Call, Event, RecordingClient};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::connection::{self, Connection};
+use crate::storm::tape::Tape;
 
 /// Connecting to a process of this machine takes less, unless it is stopped.
 const DIAL_WITHIN: Duration = Duration::from_millis(1_500);
@@ -32,11 +32,9 @@ pub enum Heard {
 #[derive(Debug)]
 pub struct RecordedClient {
     connection: Connection,
-    recording: RecordingConnection,
+    tape: Tape,
     node: u16,
-    user: Option<String>,
     next: u64,
-    open: BTreeMap<u64, (Open, Call)>,
     wrong: Option<String>,
 }
 
@@ -55,14 +53,11 @@ impl RecordedClient {
             (ports.plain, None)
         };
         let connection = Connection::dial(port, pki.as_deref(), DIAL_WITHIN).ok()?;
-        let recording = client.connect(node);
         Some(RecordedClient {
             connection,
-            recording,
+            tape: Tape::new(client, node),
             node,
-            user: None,
             next: 1,
-            open: BTreeMap::new(),
             wrong: None,
         })
     }
@@ -77,23 +72,9 @@ impl RecordedClient {
         self.wrong.as_deref()
     }
 
-    fn is_wrong(&mut self, line: &str) -> Heard {
-        self.wrong = Some(format!(
-            "node {} said what is no answer and no event: {line}",
-            self.node
-        ));
-        Heard::Lost
-    }
-
-    /// Whose session the connection has from now on.
-    pub fn logged_in(&mut self, user: &str) {
-        self.user = Some(user.to_owned());
-    }
-
     /// Writes a request. Its number is in [`Heard::Answer`].
     pub fn post(&mut self, call: Call) -> u64 {
-        let user = self.user.clone();
-        self.post_for(user.as_deref(), call)
+        self.post_for(None, call)
     }
 
     /// [`RecordedClient::post`] in the name of a user that this connection has no session of: the repetition of a deletion.
@@ -103,10 +84,9 @@ impl RecordedClient {
             // So that it can be repeated when the account, and the session with it, is gone.
             fields["user"] = json!(user);
         }
-        let open = self.recording.invoke(user, call.clone());
-        let id = self.write(op, fields);
-        self.open.insert(id, (open, call));
-        id
+        let id = self.next;
+        self.tape.asked(id, user, call);
+        self.write(op, fields)
     }
 
     /// Writes a request that the history does not hold, e.g. `campaign`.
@@ -130,38 +110,10 @@ impl RecordedClient {
             connection::Heard::Closed => return Heard::Lost,
             connection::Heard::Nothing => return Heard::Nothing,
         };
-        let Ok(mut value) = serde_json::from_str::<Value>(&line) else {
-            return self.is_wrong(&line);
-        };
-        if value.get("event").is_some() {
-            return match Event::read(value) {
-                Ok(Some(event)) => {
-                    self.recording.shown(event.clone());
-                    Heard::Event(event)
-                }
-                Ok(None) => Heard::Nothing,
-                Err(e) => self.is_wrong(&format!("{line}: {e}")),
-            };
-        }
-        let Some(id) = value["id"].as_u64() else {
-            return self.is_wrong(&line);
-        };
-        let ok = value.get_mut("ok").map(Value::take);
-        let Some((open, call)) = self.open.remove(&id) else {
-            return Heard::Aside(id, ok);
-        };
-        let answer = match ok {
-            Some(ok) => match Reply::read(&call, ok) {
-                Ok(reply) => Answer::Ok(reply),
-                Err(e) => return self.is_wrong(&format!("{line}: {e}")),
-            },
-            None => {
-                let text = |key: &str| value["error"][key].as_str().unwrap_or_default().to_owned();
-                Answer::refused(&text("code"), &text("outcome"))
-            }
-        };
-        self.recording.complete(open, answer.clone());
-        Heard::Answer(id, answer)
+        self.tape.heard(&line).unwrap_or_else(|wrong| {
+            self.wrong = Some(wrong);
+            Heard::Lost
+        })
     }
 
     /// Writes a request and waits for its answer; events that come before it go to `seen`. `None`: the connection is lost
@@ -191,6 +143,6 @@ impl RecordedClient {
 
     /// Claims for the client of this connection that it was shown all messages to a user after an id.
     pub fn kept_up(&self, user: &str, after: u64) {
-        self.recording.kept_up(user, after);
+        self.tape.kept_up(user, after);
     }
 }

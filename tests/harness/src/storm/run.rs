@@ -14,8 +14,9 @@ use crate::cluster::Cluster;
 use crate::place::Programs;
 use crate::storm::context::StormContext;
 use crate::storm::faults::{Conductor, Diary, pause_until};
-use crate::storm::plan::{StormPlan, Wish};
+use crate::storm::plan::{Behavior, ClientPlan, StormPlan, Wish};
 use crate::storm::report::{Spell, StormReport, acknowledged_writes, count, worst_recovery};
+use crate::storm::shipped_client::ShippedClient;
 use crate::storm::storm_client::StormClient;
 use crate::storm::verdict::{self, examine};
 
@@ -70,29 +71,15 @@ pub fn run(programs: Programs, wish: &Wish) -> StormReport {
         names.into_iter().collect(),
     ));
 
-    let visits: Vec<JoinHandle<StormClient>> = plan
-        .clients
-        .iter()
-        .enumerate()
-        .map(|(number, planned)| {
-            let mut client = StormClient::new(Arc::clone(&context), number, planned);
-            let behavior = planned.behavior;
-            std::thread::spawn(move || {
-                client.visit(behavior);
-                client
-            })
-        })
-        .collect();
+    let visits = start_clients(&plan, &context);
     wait_for_clients(&context, visits.len(), &mut report.wrong);
     let mut diary = Conductor::new(&cluster, &recorder).conduct(&plan);
     let end_us = clock();
     context.end(Instant::now() + PATIENCE);
-    let clients = gather(visits, &mut report.wrong);
-    report.wrong.extend(
-        clients
-            .into_iter()
-            .filter_map(|client| client.finish().err()),
-    );
+    let finishes = gather(visits, &mut report.wrong);
+    report
+        .wrong
+        .extend(finishes.into_iter().filter_map(|finish| finish().err()));
     report.wrong.extend(context.take_wrong());
     report.wrong.append(&mut diary.wrong);
 
@@ -106,6 +93,27 @@ pub fn run(programs: Programs, wish: &Wish) -> StormReport {
         report.kept = keep(&cluster, &plan, &diary, &history, &report.wrong);
     }
     report
+}
+
+/// The last thing that a client does, once nobody writes any more.
+type Finish = Box<dyn FnOnce() -> Result<(), String> + Send>;
+
+/// Starts the clients, each in a thread that ends with the storm.
+fn start_clients(plan: &StormPlan, context: &Arc<StormContext>) -> Vec<JoinHandle<Finish>> {
+    let start = |(number, planned): (usize, &ClientPlan)| {
+        let (context, planned) = (Arc::clone(context), planned.clone());
+        std::thread::spawn(move || -> Finish {
+            if planned.behavior == Behavior::Shipped {
+                let mut client = ShippedClient::new(&context, number, &planned);
+                client.visit();
+                return Box::new(|| client.finish());
+            }
+            let mut client = StormClient::new(context, number, &planned);
+            client.visit(planned.behavior);
+            Box::new(|| client.finish())
+        })
+    };
+    plan.clients.iter().enumerate().map(start).collect()
 }
 
 /// Waits until every client was served once.
@@ -123,9 +131,9 @@ fn wait_for_clients(context: &StormContext, expected: usize, wrong: &mut Vec<Str
 }
 
 /// Waits for the clients to end; those that don't are left behind and told.
-fn gather(visits: Vec<JoinHandle<StormClient>>, wrong: &mut Vec<String>) -> Vec<StormClient> {
+fn gather(visits: Vec<JoinHandle<Finish>>, wrong: &mut Vec<String>) -> Vec<Finish> {
     let until = Instant::now() + PATIENCE + LAST_WORDS;
-    let mut clients = Vec::new();
+    let mut finishes = Vec::new();
     for visit in visits {
         while !visit.is_finished() && Instant::now() < until {
             pause_until(Instant::now() + Duration::from_millis(10));
@@ -137,11 +145,11 @@ fn gather(visits: Vec<JoinHandle<StormClient>>, wrong: &mut Vec<String>) -> Vec<
             continue;
         }
         match visit.join() {
-            Ok(client) => clients.push(client),
+            Ok(finish) => finishes.push(finish),
             Err(panic) => wrong.push(format!("a client panicked: {}", text_of(&*panic))),
         }
     }
-    clients
+    finishes
 }
 
 /// Examines the healed cluster. When that can't be done, the history so far is kept.

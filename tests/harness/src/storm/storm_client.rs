@@ -185,10 +185,6 @@ impl StormClient {
                 true
             }
         };
-        let user = self.user.clone();
-        if let Some(connection) = &mut self.connection {
-            connection.logged_in(&user);
-        }
         self.catch_up(linear)
     }
 

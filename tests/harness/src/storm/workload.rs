@@ -38,7 +38,7 @@ impl StormClient {
         while !self.context.is_over() {
             rounds += 1;
             let done = match behavior {
-                Behavior::Roaming => self.anything(),
+                Behavior::Roaming | Behavior::Shipped => self.anything(),
                 Behavior::Steady => self.steady(rounds),
             };
             if done.is_err() {
