@@ -10,9 +10,9 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::load::crowd::{Crowd, Person, Road, ask};
+use crate::load::buffered::buffered;
 use crate::load::drive::Latencies;
-use crate::load::few::few_at_a_time;
+use crate::load::load_users::{ClusterAccess, LoadUsers, User, ask};
 use crate::load::messagebase::leader_at;
 use crate::load::{LoadError, Say, Server};
 use crate::measure::{memory, mib};
@@ -80,19 +80,19 @@ enum Heard {
 /// # Errors
 /// See [`LoadError`]; a connection that ends or a message that does not come is one.
 pub async fn measure(
-    road: &Road,
+    access: &ClusterAccess,
     servers: &[Server],
     plan: Plan,
     say: Say<'_>,
 ) -> Result<Figures, LoadError> {
-    let mut crowd = Crowd::gather(road.clone(), 0, say).await?;
+    let mut users = LoadUsers::gather(access.clone(), 0, say).await?;
     // One more, who sends.
-    let people = crowd.at_least(plan.accounts + 1, say).await?;
+    let people = users.at_least(plan.accounts + 1, say).await?;
     let Some((sender, people)) = people.split_last() else {
         return Err(LoadError::Refused("nobody was made".into()));
     };
-    let leader = leader_at(road).await?;
-    let node = road.endpoints[leader].node;
+    let leader = leader_at(access).await?;
+    let node = access.endpoints[leader].node;
     let Some(server) = servers.iter().find(|server| server.node == node) else {
         return Err(LoadError::Refused(format!(
             "node {node} leads and is not among those that are measured"
@@ -106,11 +106,11 @@ pub async fn measure(
     let (before, before_here) = (held(server.pid)?, held(std::process::id())?);
     let (tell, mut heard) = mpsc::channel(HEARD_MAX);
     let begun = Instant::now();
-    let mut listeners = open(road, leader, people, plan.sessions, &tell, say).await?;
+    let mut listeners = open(access, leader, people, plan.sessions, &tell, say).await?;
     let opened_in = begun.elapsed();
     tokio::time::sleep(SETTLE).await;
     let (open, open_here) = (held(server.pid)?, held(std::process::id())?);
-    let latencies = deliver(road, leader, sender, people, plan, &mut heard).await?;
+    let latencies = deliver(access, leader, sender, people, plan, &mut heard).await?;
     let after_messages = held(server.pid)?;
     listeners.shutdown().await;
     tokio::time::sleep(SETTLE).await;
@@ -140,17 +140,17 @@ pub async fn measure(
 
 /// Opens all connections, a few at a time; each is held by a task that listens.
 async fn open(
-    road: &Road,
+    access: &ClusterAccess,
     node: usize,
-    people: &[std::sync::Arc<Person>],
+    people: &[std::sync::Arc<User>],
     sessions: usize,
     tell: &mpsc::Sender<Heard>,
     say: Say<'_>,
 ) -> Result<JoinSet<()>, LoadError> {
     const TELL_EVERY: usize = 1_000;
     let deed = |_, at: usize| {
-        let (road, person) = (road.clone(), people[at % people.len()].clone());
-        async move { road.resume_listening(node, &person).await }
+        let (access, user) = (access.clone(), people[at % people.len()].clone());
+        async move { access.resume_listening(node, &user).await }
     };
     let told = |open: usize| {
         if open.is_multiple_of(TELL_EVERY) {
@@ -158,9 +158,7 @@ async fn open(
         }
     };
     let mut listeners = JoinSet::new();
-    for (connection, mut events) in
-        few_at_a_time(0..sessions, CONNECTING_AT_A_TIME, deed, told).await?
-    {
+    for (connection, mut events) in buffered(0..sessions, CONNECTING_AT_A_TIME, deed, told).await? {
         let tell = tell.clone();
         listeners.spawn(async move {
             // Held: dropping it would end the connection.
@@ -180,20 +178,20 @@ async fn open(
 
 /// One message to every account, one after the other; each must come to all of the account's connections.
 async fn deliver(
-    road: &Road,
+    access: &ClusterAccess,
     node: usize,
-    sender: &Person,
-    people: &[std::sync::Arc<Person>],
+    sender: &User,
+    people: &[std::sync::Arc<User>],
     plan: Plan,
     heard: &mut mpsc::Receiver<Heard>,
 ) -> Result<Latencies, LoadError> {
-    let connection = road.resume(node, sender).await?;
+    let connection = access.resume(node, sender).await?;
     let mut micros = Vec::with_capacity(plan.sessions);
-    for (at, person) in people.iter().enumerate() {
+    for (at, user) in people.iter().enumerate() {
         let awaited = plan.sessions / people.len() + usize::from(at < plan.sessions % people.len());
-        let body = format!("to {}", person.name);
+        let body = format!("to {}", user.name);
         let op = Op::Send {
-            to: person.name.clone(),
+            to: user.name.clone(),
             body,
             key: random::send_key(),
         };
@@ -210,7 +208,7 @@ async fn deliver(
                 Err(_) => {
                     return Err(LoadError::Refused(format!(
                         "a message to {} did not arrive",
-                        person.name
+                        user.name
                     )));
                 }
             }

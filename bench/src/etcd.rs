@@ -12,10 +12,10 @@ mod wire;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use crate::load::buffered::buffered;
 use crate::load::drive::Worked;
-use crate::load::few::few_at_a_time;
 use crate::load::{LoadError, Place, Say, Server, Shape, Subject};
-use grpc::{Putter, Road};
+use grpc::{Endpoint, Putter};
 use nodes::Nodes;
 
 /// Connections opened at a time.
@@ -76,14 +76,14 @@ impl Subject for Etcd {
                 Place::Leader => leader,
                 Place::Spread => at % roads.len(),
             };
-            let road: Road = roads[node].clone();
+            let access: Endpoint = roads[node].clone();
             async move {
-                Putter::open(&road, at, serial, value_bytes)
+                Putter::open(&access, at, serial, value_bytes)
                     .await
                     .map(Arc::new)
             }
         };
-        few_at_a_time(serials, CONNECTING_AT_A_TIME, deed, |_| {}).await
+        buffered(serials, CONNECTING_AT_A_TIME, deed, |_| {}).await
     }
 
     fn absorb(&mut self, _worked: Vec<Worked>) {

@@ -22,18 +22,18 @@ use serde::Serialize;
 use thiserror::Error;
 use tokio::time::Instant;
 
+pub mod delivery_log;
 pub mod figures;
-pub mod mailbox;
 pub mod round;
 mod users;
 
+use self::delivery_log::{Attempt, DeliveryReport, Fate};
 use self::figures::{Figures, ms};
-use self::mailbox::{Attempt, Fate, Verdict};
 use self::round::{RECOVERY_LIMIT, Round, Sending};
 use self::users::Users;
 
 /// The least bytes of a body: it begins with its number.
-pub const BODY_MIN_BYTES: usize = mailbox::NUMBER_DIGITS;
+pub const BODY_MIN_BYTES: usize = delivery_log::NUMBER_DIGITS;
 /// Messages of errors that are reported; the rest is counted.
 const ERRORS_SHOWN: usize = 5;
 
@@ -122,7 +122,7 @@ impl Standing {
 
 /// When a fault was given.
 #[derive(Debug, Clone, Copy)]
-pub struct Strike {
+pub struct InjectedFault {
     /// Just before the signal, or before the node was asked.
     pub at: Instant,
     /// The signal was sent, or what was asked for was done.
@@ -142,7 +142,7 @@ pub trait Stage {
         &self,
         fault: Fault,
         standing: &Standing,
-    ) -> impl Future<Output = Result<Strike, Self::Error>>;
+    ) -> impl Future<Output = Result<InjectedFault, Self::Error>>;
 
     /// Begins to bring a struck node back; [`Stage::at_rest`] waits for it.
     fn heal(&self, fault: Fault, node: u16) -> impl Future<Output = Result<(), Self::Error>>;
@@ -217,7 +217,7 @@ pub struct Report {
     pub error_messages: Vec<String>,
     /// The mailbox against the acknowledgements.
     #[serde(flatten)]
-    pub verdict: Verdict,
+    pub verdict: DeliveryReport,
     /// Each round.
     pub detail: Vec<Detail>,
 }
@@ -288,7 +288,12 @@ pub async fn run<S: Stage>(
     Ok(report(plan, &rounds, &sendings, &found))
 }
 
-fn report(plan: &Plan, rounds: &[Round], sendings: &[Sending], found: &[mailbox::Found]) -> Report {
+fn report(
+    plan: &Plan,
+    rounds: &[Round],
+    sendings: &[Sending],
+    found: &[delivery_log::Found],
+) -> Report {
     let attempts: Vec<Attempt> = sendings
         .iter()
         .map(|sending| Attempt {
@@ -335,7 +340,7 @@ fn report(plan: &Plan, rounds: &[Round], sendings: &[Sending], found: &[mailbox:
             .sum(),
         errors: failed.len() as u64,
         error_messages: said.take(ERRORS_SHOWN).collect(),
-        verdict: mailbox::judge(&attempts, found),
+        verdict: delivery_log::check(&attempts, found),
         detail: rounds.iter().map(detail).collect(),
     }
 }

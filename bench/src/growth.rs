@@ -5,18 +5,18 @@
 //! - [`fill`]: writes users and messages into the file of a node that does not run.
 //! - [`askers`]: sessions of such users, who ask.
 
-pub mod askers;
 pub mod fill;
+pub mod readers;
 
 use serde::Serialize;
 
 use crate::load::compare::{Ratios, side_by_side};
-use crate::load::crowd::{Crowd, RECIPIENTS, Road};
 use crate::load::figures::Point;
+use crate::load::load_users::{ClusterAccess, LoadUsers, RECIPIENTS};
 use crate::load::messagebase::{Messagebase, Through};
 use crate::load::{LoadError, Place, Say, Server, Shape, Timing};
-use askers::{Askers, Question};
 use fill::Size;
+use readers::{Question, Readers};
 
 /// How it is measured.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -94,7 +94,7 @@ pub struct Line {
 
 /// A cluster with those who ask and those who send.
 pub struct Site {
-    askers: Askers,
+    askers: Readers,
     senders: Messagebase,
 }
 
@@ -105,17 +105,17 @@ impl Site {
     /// A node refuses them, or the mailbox of an asker is not as it was filled.
     pub async fn visit(
         name: &'static str,
-        road: &Road,
+        access: &ClusterAccess,
         servers: &[Server],
         size: Size,
         plan: &Plan,
         say: Say<'_>,
     ) -> Result<Site, LoadError> {
         let askers =
-            Askers::gather(name, road, servers.to_vec(), size, plan.small.users, say).await?;
-        let crowd = Crowd::gather(road.clone(), RECIPIENTS, say).await?;
+            Readers::gather(name, access, servers.to_vec(), size, plan.small.users, say).await?;
+        let users = LoadUsers::gather(access.clone(), RECIPIENTS, say).await?;
         let senders = Messagebase::new(
-            crowd,
+            users,
             servers.to_vec(),
             Through::Connection,
             plan.body_bytes,

@@ -3,16 +3,16 @@
 //! killed. Starts no servers: whoever calls it does, and says where they are.
 //!
 //! - [`drive`]: the load itself, the same for every [`Subject`].
-//! - [`crowd`]: accounts and their sessions; [`messagebase`]: a cluster as a [`Subject`].
+//! - [`users`]: accounts and their sessions; [`messagebase`]: a cluster as a [`Subject`].
 //! - [`figures`]: what a round and several rounds come to; [`compare`]: two systems side by side.
 //! - [`proof`]: reads back what was acknowledged.
 //! - [`few`]: many things to do, a few at a time.
 
+pub mod buffered;
 pub mod compare;
-pub mod crowd;
 pub mod drive;
-pub mod few;
 pub mod figures;
+pub mod load_users;
 pub mod messagebase;
 pub mod proof;
 
@@ -25,7 +25,7 @@ use serde::Serialize;
 use crate::measure::{
     Counters, Memory, Ticks, Usage, directory_bytes, memory, mib, usage, usage_of_this,
 };
-use drive::{Link, Load, Worked};
+use drive::{Done, Link, Load, Worked};
 use figures::{Figures, Point};
 
 /// The longest stretch of silence before the next line of progress.
@@ -249,6 +249,21 @@ pub async fn round<S: Subject>(
             first,
         });
     }
+    let figures = figures(subject, &name, elapsed, &done, &before, &after, say)?;
+    subject.absorb(done.worked);
+    Ok(figures)
+}
+
+/// What the round's samples say, a send.
+fn figures<S: Subject>(
+    subject: &S,
+    name: &str,
+    elapsed: Duration,
+    done: &Done,
+    before: &Sample,
+    after: &Sample,
+    say: Say<'_>,
+) -> Result<Figures, LoadError> {
     let held: Vec<Option<Memory>> = subject
         .servers()
         .iter()
@@ -272,7 +287,7 @@ pub async fn round<S: Subject>(
             0.0
         }
     };
-    let (servers, syncs, gone) = spent(&before, &after);
+    let (servers, syncs, gone) = spent(before, after);
     if gone > 0 {
         say(&format!(
             "{name}: {gone} of the nodes ended meanwhile; what they used is not counted"
@@ -281,7 +296,7 @@ pub async fn round<S: Subject>(
     let clients = after.clients.since(before.clients);
     let micros = |time: Duration| time.as_secs_f64() * 1e6;
     #[allow(clippy::cast_precision_loss, reason = "as above")]
-    let figures = Figures {
+    Ok(Figures {
         per_second: answered / elapsed.as_secs_f64(),
         p50_ms: done.latencies.ms_at(0.5),
         p90_ms: done.latencies.ms_at(0.9),
@@ -298,9 +313,7 @@ pub async fn round<S: Subject>(
         repeated: subject.repeated(),
         stolen_percent: after.machine.stolen_since(before.machine),
         disk_mib: disk.iter().map(|bytes| mib(*bytes)).fold(0.0, f64::max),
-    };
-    subject.absorb(done.worked);
-    Ok(figures)
+    })
 }
 
 /// Every shape, `rounds` times.

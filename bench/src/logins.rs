@@ -11,8 +11,8 @@ use messagebase_protocol::json::{LoggedIn, Op};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use crate::load::crowd::{Crowd, Road};
 use crate::load::figures::{Figures, Point};
+use crate::load::load_users::{ClusterAccess, LoadUsers};
 use crate::load::messagebase::{Messagebase, leader_at};
 use crate::load::{LoadError, Say, Shape, Subject, Timing, round};
 
@@ -61,14 +61,19 @@ pub struct Storm {
 
 impl Storm {
     /// Begins on so many connections to the node in that place.
-    pub fn start(road: &Road, node: usize, crowd: &Crowd, connections: usize) -> Storm {
+    pub fn start(
+        access: &ClusterAccess,
+        node: usize,
+        users: &LoadUsers,
+        connections: usize,
+    ) -> Storm {
         let counters = Arc::new(Counters::default());
         let mut tasks = JoinSet::new();
-        let (accounts, password) = (crowd.recipients(), crowd.password());
+        let (accounts, password) = (users.recipients(), users.password());
         for at in 0..connections {
             let user = accounts[at % accounts.len()].clone();
             tasks.spawn(log_in_for_ever(
-                road.clone(),
+                access.clone(),
                 node,
                 user,
                 password.to_owned(),
@@ -104,14 +109,14 @@ impl Storm {
 
 /// A wrong password, then the right one, then a new connection.
 async fn log_in_for_ever(
-    road: Road,
+    access: ClusterAccess,
     node: usize,
     user: String,
     password: String,
     counters: Arc<Counters>,
 ) {
     loop {
-        let Ok(connection) = road.connect(node).await else {
+        let Ok(connection) = access.connect(node).await else {
             counters.failed.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(PAUSE).await;
             continue;
@@ -186,15 +191,15 @@ pub async fn measure(
     storming: usize,
     say: Say<'_>,
 ) -> Result<Report, LoadError> {
-    let road = subject.crowd().road().clone();
-    let stormers = Crowd::gather(road.clone(), ACCOUNTS, say).await?;
+    let access = subject.users().access().clone();
+    let stormers = LoadUsers::gather(access.clone(), ACCOUNTS, say).await?;
     let (mut calm, mut stormy, mut answers): (Vec<Figures>, Vec<Figures>, Vec<Answers>) =
         Default::default();
     for number in 1..=rounds {
         let one = round(subject, shape, timing, say).await?;
         say(&format!("round {number} of {rounds}, calm: {one}"));
         calm.push(one);
-        let storm = Storm::start(&road, leader_at(&road).await?, &stormers, storming);
+        let storm = Storm::start(&access, leader_at(&access).await?, &stormers, storming);
         let one = round(subject, shape, timing, say).await;
         let answered = storm.end();
         let one = one?;

@@ -1,5 +1,5 @@
 //! The nodes of the cluster as an operator reaches them: all at once, one by number, or whoever leads. Decides nothing:
-//! [`crate::judge`] does.
+//! [`crate::quorum_view`] does.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use tokio::time::timeout;
 use tokio_rustls::rustls::ClientConfig;
 
 use crate::error::CtlError;
-use crate::judge::{self, Verdict};
 use crate::output::Output;
 use crate::peer_client::{PeerClient, PeerClientError};
 use crate::poll::{Look, Patience, until};
+use crate::quorum_view::{self, QuorumView};
 
 /// A node that has not reported after this long counts as down.
 pub const REPORT_DEADLINE: Duration = Duration::from_millis(900);
@@ -63,8 +63,8 @@ impl Survey {
     }
 
     /// Who leads and whether there is a quorum.
-    pub fn verdict(&self) -> Verdict {
-        judge::judge(&self.reports())
+    pub fn quorum_view(&self) -> QuorumView {
+        quorum_view::quorum_view(&self.reports())
     }
 
     /// The node to read from when any will do: the leader, else the one that applied most.
@@ -74,7 +74,7 @@ impl Survey {
                 .into_iter()
                 .max_by_key(|report| (report.ready, report.applied))
         };
-        self.verdict()
+        self.quorum_view()
             .leader
             .or_else(|| furthest().map(|report| report.node))
     }
@@ -84,7 +84,7 @@ impl Survey {
         if self.reports().is_empty() {
             "no node answers".into()
         } else {
-            no_leader(&self.verdict())
+            no_leader(&self.quorum_view())
         }
     }
 
@@ -148,7 +148,7 @@ impl Cluster {
         let mut survey = Survey {
             rows: self.report_all(named).await,
         };
-        let unnamed: Vec<(u16, String)> = judge::newest_members(&survey.reports())
+        let unnamed: Vec<(u16, String)> = quorum_view::newest_members(&survey.reports())
             .iter()
             .filter(|member| self.config.node(member.node).is_none())
             .map(|member| (member.node, member.peer.clone()))
@@ -268,7 +268,7 @@ impl Cluster {
     pub async fn leader(&self, output: &Output) -> Result<u16, CtlError> {
         let found = until(output, LEADER_PATIENCE, || async {
             let survey = self.survey().await;
-            match survey.verdict().leader {
+            match survey.quorum_view().leader {
                 Some(leader) => Ok(Look::Found(leader)),
                 None if survey.reports().is_empty() => Err(survey.silence()),
                 None => Ok(Look::Missing(survey.why_no_leader())),
@@ -296,15 +296,15 @@ impl Cluster {
 }
 
 /// What is missing, for people.
-fn no_leader(verdict: &Verdict) -> String {
-    match verdict {
-        Verdict { voters: 0, .. } => {
+fn no_leader(view: &QuorumView) -> String {
+    match view {
+        QuorumView { voters: 0, .. } => {
             "no node that answers knows of a cluster; it has not formed yet".into()
         }
-        Verdict {
+        QuorumView {
             voters, agreeing, ..
         } if agreeing * 2 > *voters => "an election is going on".into(),
-        Verdict {
+        QuorumView {
             voters, agreeing, ..
         } => {
             format!("{agreeing} of {voters} voters answer, which is no majority")

@@ -51,7 +51,7 @@ pub async fn run(cli: Cli, output: &Output) -> Result<Exit, CtlError> {
         Command::Changes(arguments) => {
             changes::run(&Cluster::open(flag)?, &arguments, output).await
         }
-        Command::Bench(command) => bench::run(flag, &command, output).await,
+        Command::Bench(arguments) => bench::run(flag, &arguments, output),
         Command::Backup(arguments) => backup::run(&Cluster::open(flag)?, &arguments, output).await,
         Command::Restore(arguments) => {
             restore::run(&Cluster::open(flag)?, flag, &arguments, output).await
@@ -84,7 +84,7 @@ fn these_or_here(config: &Config, named: &[u16]) -> Result<Vec<u16>, CtlError> {
 }
 
 /// `node 2`, `nodes 1 and 3`, `nodes 1, 2 and 3`.
-fn name_nodes(nodes: &[u16]) -> String {
+pub fn name_nodes(nodes: &[u16]) -> String {
     match nodes {
         [] => "no node".into(),
         [one] => format!("node {one}"),

@@ -20,8 +20,8 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{self, CertificateError, RootCertStore};
 
+use crate::atomic_file::{directory, publish};
 use crate::error::CtlError;
-use crate::publish::{directory, publish};
 
 const CA_NAME: &str = "MessageBase CA";
 /// Certificates that were set aside get a number; nobody renews more often without looking.

@@ -11,8 +11,8 @@ use messagebase_config::Config;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::atomic_file;
 use crate::error::CtlError;
-use crate::publish;
 
 /// The file in a node's directory that holds its process id.
 const PID_FILE: &str = "mbd.pid";
@@ -144,13 +144,13 @@ pub fn start(config: &Config, node: u16) -> Result<Started, CtlError> {
     let mbd = program("mbd")?;
     let directory = config.node_dir(node);
     let failed = |what: &str, e: std::io::Error| CtlError::failed("io", what.to_owned()).because(e);
-    publish::directory(&directory)
+    atomic_file::directory(&directory)
         .map_err(|e| failed(&format!("failed to make {}", directory.display()), e))?;
     let log = log_file(config, node);
     let opened = OpenOptions::new()
         .append(true)
         .create(true)
-        .mode(publish::FILE_MODE)
+        .mode(atomic_file::FILE_MODE)
         .open(&log);
     let opening = |e| failed(&format!("failed to open {}", log.display()), e);
     let file = opened.map_err(opening)?;

@@ -53,12 +53,7 @@ const CRATES: &[(&str, &[&str], &str)] = &[
     ),
     (
         "messagebase-bench",
-        &[
-            "messagebase-daemon",
-            "messagebase-ctl",
-            "openraft",
-            "rusqlite",
-        ],
+        &["messagebase-daemon", "openraft", "rusqlite"],
         "a benchmark measures what any client would see",
     ),
     (
@@ -75,7 +70,15 @@ const CRATES: &[(&str, &[&str], &str)] = &[
     ),
     (
         "messagebase-ctl",
-        &["messagebase-daemon", "openraft", "rusqlite"],
+        &[
+            "messagebase-daemon",
+            "messagebase-client",
+            "messagebase-bench",
+            "openraft",
+            "rusqlite",
+            "h2",
+            "hdrhistogram",
+        ],
         "an operator's tool talks to nodes",
     ),
     (

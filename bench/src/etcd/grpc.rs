@@ -30,19 +30,19 @@ const ALPN_H2: &[u8] = b"h2";
 
 /// One node, as clients reach it.
 #[derive(Clone)]
-pub struct Road {
+pub struct Endpoint {
     /// `HOST:PORT`.
     pub address: String,
     /// `None`: without TLS.
     pub tls: Option<Arc<ClientConfig>>,
 }
 
-impl Road {
+impl Endpoint {
     /// With the TLS that MessageBase's clients use, asking for HTTP/2.
-    pub fn over_tls(address: String, tls: &ClientConfig) -> Road {
+    pub fn over_tls(address: String, tls: &ClientConfig) -> Endpoint {
         let mut tls = tls.clone();
         tls.alpn_protocols = vec![ALPN_H2.to_vec()];
-        Road {
+        Endpoint {
             address,
             tls: Some(Arc::new(tls)),
         }
@@ -70,23 +70,23 @@ impl Putter {
     /// # Errors
     /// The node can't be reached or does not speak HTTP/2.
     pub async fn open(
-        road: &Road,
+        endpoint: &Endpoint,
         at: usize,
         serial: Arc<AtomicU64>,
         value_bytes: usize,
     ) -> Result<Putter, LoadError> {
         let opened = async {
-            let tcp = TcpStream::connect(&road.address)
+            let tcp = TcpStream::connect(&endpoint.address)
                 .await
                 .map_err(|e| e.to_string())?;
             tcp.set_nodelay(true).map_err(|e| e.to_string())?;
-            match &road.tls {
+            match &endpoint.tls {
                 None => handshake(tcp).await,
                 Some(tls) => {
-                    let host = road
+                    let host = endpoint
                         .address
                         .rsplit_once(':')
-                        .map_or(road.address.as_str(), |(host, _)| host);
+                        .map_or(endpoint.address.as_str(), |(host, _)| host);
                     let name = ServerName::try_from(host.to_owned()).map_err(|e| e.to_string())?;
                     let connector = TlsConnector::from(tls.clone());
                     handshake(
@@ -100,7 +100,7 @@ impl Putter {
             }
         };
         let (requests, connection) = opened.await.map_err(|why| LoadError::Unreachable {
-            who: format!("etcd at {}", road.address),
+            who: format!("etcd at {}", endpoint.address),
             why,
         })?;
         Ok(Putter {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use messagebase_config::pki;
 
-use super::grpc::Road;
+use super::grpc::Endpoint;
 use crate::load::{LoadError, Say, Server};
 use crate::measure::Counters;
 
@@ -28,7 +28,7 @@ const LEADS: &str = "etcd_server_is_leader";
 pub struct Nodes {
     children: Vec<Child>,
     servers: Vec<Server>,
-    roads: Vec<Road>,
+    roads: Vec<Endpoint>,
 }
 
 /// The ports of one node.
@@ -85,8 +85,8 @@ impl Nodes {
             nodes.children.push(child);
             let address = format!("127.0.0.1:{}", own.client);
             nodes.roads.push(match &client_tls {
-                Some(tls) => Road::over_tls(address, tls),
-                None => Road { address, tls: None },
+                Some(tls) => Endpoint::over_tls(address, tls),
+                None => Endpoint { address, tls: None },
             });
         }
         let began = Instant::now();
@@ -120,7 +120,7 @@ impl Nodes {
     }
 
     /// How clients reach them, in the order of [`Nodes::servers`].
-    pub fn roads(&self) -> Vec<Road> {
+    pub fn roads(&self) -> Vec<Endpoint> {
         self.roads.clone()
     }
 
@@ -232,20 +232,14 @@ fn spawn(
             pki::node_pem(pki, node),
             pki::node_key(pki, node),
         );
-        command
-            .arg("--cert-file")
-            .arg(&pem)
-            .arg("--key-file")
-            .arg(&key);
-        command
-            .arg("--peer-cert-file")
-            .arg(&pem)
-            .arg("--peer-key-file")
-            .arg(&key);
-        command
-            .arg("--peer-trusted-ca-file")
-            .arg(ca)
-            .arg("--peer-client-cert-auth");
+        for [cert, key_option] in [
+            ["--cert-file", "--key-file"],
+            ["--peer-cert-file", "--peer-key-file"],
+        ] {
+            command.arg(cert).arg(&pem).arg(key_option).arg(&key);
+        }
+        command.arg("--peer-trusted-ca-file").arg(ca);
+        command.arg("--peer-client-cert-auth");
     }
     command.spawn()
 }

@@ -7,9 +7,9 @@ use messagebase_client::ClientError;
 use messagebase_protocol::code::Certainty;
 use tokio::time::Instant;
 
-use super::mailbox::{Fate, body};
+use super::delivery_log::{Fate, body};
 use super::users::Users;
-use super::{ClientOn, FailoverError, Measure, Plan, Stage, Standing, Strike};
+use super::{ClientOn, FailoverError, InjectedFault, Measure, Plan, Stage, Standing};
 
 /// The sender is at it for this long before the fault, so that every connection is warm and the fault comes at an
 /// arbitrary moment of a send.
@@ -143,7 +143,12 @@ pub(super) async fn play<S: Stage>(
 }
 
 /// The time that counts, once enough was sent to know it.
-fn time_of(plan: &Plan, strike: Strike, struck: u16, sendings: &[Sending]) -> Option<Duration> {
+fn time_of(
+    plan: &Plan,
+    strike: InjectedFault,
+    struck: u16,
+    sendings: &[Sending],
+) -> Option<Duration> {
     match plan.fault.measures() {
         Measure::Recovery => recovery(plan.client_on, strike, struck, sendings),
         Measure::LongestSend => longest_send(strike, sendings),
@@ -158,7 +163,7 @@ fn time_of(plan: &Plan, strike: Strike, struck: u16, sendings: &[Sending]) -> Op
 /// longer, never shorter.
 fn recovery(
     client_on: ClientOn,
-    strike: Strike,
+    strike: InjectedFault,
     struck: u16,
     sendings: &[Sending],
 ) -> Option<Duration> {
@@ -177,7 +182,7 @@ fn recovery(
 
 /// Of those under way at the order or begun while its effects may last. A send that failed counts with its time: it is
 /// reported as an error besides.
-fn longest_send(strike: Strike, sendings: &[Sending]) -> Option<Duration> {
+fn longest_send(strike: InjectedFault, sendings: &[Sending]) -> Option<Duration> {
     let end = strike.returned.max(strike.at + AFTERMATH);
     sendings.last().filter(|last| last.ended >= end)?;
     let near = sendings
@@ -217,8 +222,8 @@ mod tests {
                 .collect()
         }
 
-        fn strike(&self, at: u64, returned: u64) -> Strike {
-            Strike {
+        fn strike(&self, at: u64, returned: u64) -> InjectedFault {
+            InjectedFault {
                 at: self.at(at),
                 returned: self.at(returned),
             }

@@ -9,7 +9,7 @@ use messagebase_config::Config;
 use messagebase_protocol::limits::PAGE_MAX;
 
 use super::FailoverError;
-use super::mailbox::{Found, number_of};
+use super::delivery_log::{Found, number_of};
 
 /// How often a client is started anew that came to another node than it was to: a ready node that is slow for a moment
 /// is passed over.

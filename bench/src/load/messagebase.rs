@@ -13,9 +13,9 @@ use messagebase_protocol::code::Code;
 use messagebase_protocol::json::{Op, Sent, Status};
 use serde::Serialize;
 
-use super::crowd::{Crowd, Person, Road, ask, words};
+use super::buffered::buffered;
 use super::drive::{Link, Receipt, SEND_PATIENCE, Worked};
-use super::few::few_at_a_time;
+use super::load_users::{ClusterAccess, LoadUsers, User, ask, words};
 use super::{LoadError, Place, Say, Server, Shape, Subject};
 
 /// A node answers sooner, if only that no majority did; later is a failure of the measurement.
@@ -36,7 +36,7 @@ pub enum Through {
 /// The cluster and its clients.
 pub struct Messagebase {
     name: &'static str,
-    crowd: Crowd,
+    users: LoadUsers,
     servers: Vec<Server>,
     through: Through,
     value_bytes: usize,
@@ -44,16 +44,16 @@ pub struct Messagebase {
 }
 
 impl Messagebase {
-    /// For a crowd on running nodes. A message is `value_bytes` long, its label at least.
+    /// For a users on running nodes. A message is `value_bytes` long, its label at least.
     pub fn new(
-        crowd: Crowd,
+        users: LoadUsers,
         servers: Vec<Server>,
         through: Through,
         value_bytes: usize,
     ) -> Messagebase {
         Messagebase {
             name: "messagebase",
-            crowd,
+            users,
             servers,
             through,
             value_bytes,
@@ -67,8 +67,8 @@ impl Messagebase {
     }
 
     /// The accounts, for the proof.
-    pub fn crowd(&self) -> &Crowd {
-        &self.crowd
+    pub fn users(&self) -> &LoadUsers {
+        &self.users
     }
 
     /// Nodes were started anew: other processes.
@@ -81,17 +81,17 @@ impl Messagebase {
 ///
 /// # Errors
 /// No node knows one.
-pub async fn leader_at(road: &Road) -> Result<usize, LoadError> {
-    for at in 0..road.endpoints.len() {
-        let Ok(connection) = road.connect(at).await else {
+pub async fn leader_at(access: &ClusterAccess) -> Result<usize, LoadError> {
+    for at in 0..access.endpoints.len() {
+        let Ok(connection) = access.connect(at).await else {
             continue;
         };
         let status: Status = ask(&connection, Op::Status {}).await?;
         if let Some(leader) = status.replica.leader
-            && let Some(place) = road
+            && let Some(place) = access
                 .endpoints
                 .iter()
-                .position(|endpoint| endpoint.node == leader)
+                .position(|access| access.node == leader)
         {
             return Ok(place);
         }
@@ -103,19 +103,19 @@ pub async fn leader_at(road: &Road) -> Result<usize, LoadError> {
 }
 
 /// A message that no other send has: its label, and filling up to the wanted length.
-pub fn body(person: &str, serial: u64, bytes: usize) -> String {
-    let mut body = label(person, serial);
+pub fn body(user: &str, serial: u64, bytes: usize) -> String {
+    let mut body = label(user, serial);
     body.push_str(&".".repeat(bytes.saturating_sub(body.len())));
     body
 }
 
-fn label(person: &str, serial: u64) -> String {
-    format!("{person}:{serial}:")
+fn label(user: &str, serial: u64) -> String {
+    format!("{user}:{serial}:")
 }
 
-/// The serial number that a body of this person carries.
-pub fn serial_of(body: &str, person: &str) -> Option<u64> {
-    body.strip_prefix(person)?
+/// The serial number that a body of this user carries.
+pub fn serial_of(body: &str, user: &str) -> Option<u64> {
+    body.strip_prefix(user)?
         .strip_prefix(':')?
         .split_once(':')?
         .0
@@ -126,7 +126,7 @@ pub fn serial_of(body: &str, person: &str) -> Option<u64> {
 /// A sender on its connection.
 pub struct Sender {
     via: Via,
-    person: Arc<Person>,
+    user: Arc<User>,
     recipients: Arc<[String]>,
     first_recipient: usize,
     value_bytes: usize,
@@ -141,11 +141,11 @@ enum Via {
 
 impl Link for Sender {
     async fn call(&self) -> Result<Option<Receipt>, String> {
-        let serial = self.person.next_serial();
+        let serial = self.user.next_serial();
         // The remainder is a place in the list, so it fits.
         let to = (self.first_recipient as u64).wrapping_add(serial) % self.recipients.len() as u64;
         let to = &self.recipients[usize::try_from(to).unwrap_or(0)];
-        let body = body(&self.person.name, serial, self.value_bytes);
+        let body = body(&self.user.name, serial, self.value_bytes);
         let sent: Sent = match &self.via {
             Via::Connection(connection) => {
                 let op = Op::Send {
@@ -199,30 +199,30 @@ impl Subject for Messagebase {
     }
 
     async fn links(&mut self, shape: &Shape, say: Say<'_>) -> Result<Vec<Arc<Sender>>, LoadError> {
-        self.crowd.at_least(shape.connections, say).await?;
+        self.users.at_least(shape.connections, say).await?;
         self.repeated.store(0, Ordering::Relaxed);
-        let road = self.crowd.road().clone();
-        let leader = leader_at(&road).await?;
-        let people = self.crowd.people()[..shape.connections].iter().cloned();
+        let access = self.users.access().clone();
+        let leader = leader_at(&access).await?;
+        let people = self.users.people()[..shape.connections].iter().cloned();
         let through = self.through;
-        let deed = |at: usize, person: Arc<Person>| {
+        let deed = |at: usize, user: Arc<User>| {
             let node = match shape.place {
                 Place::Leader => leader,
-                Place::Spread => at % road.endpoints.len(),
+                Place::Spread => at % access.endpoints.len(),
             };
-            let road = road.clone();
+            let access = access.clone();
             async move {
-                open(road, node, &person, through)
+                open(access, node, &user, through)
                     .await
-                    .map(|via| (person, via))
+                    .map(|via| (user, via))
             }
         };
-        let opened = few_at_a_time(people, CONNECTING_AT_A_TIME, deed, |_| {}).await?;
-        let sender = |(first_recipient, (person, via))| {
-            let (recipients, repeated) = (self.crowd.recipients(), self.repeated.clone());
+        let opened = buffered(people, CONNECTING_AT_A_TIME, deed, |_| {}).await?;
+        let sender = |(first_recipient, (user, via))| {
+            let (recipients, repeated) = (self.users.recipients(), self.repeated.clone());
             Arc::new(Sender {
                 via,
-                person,
+                user,
                 recipients,
                 first_recipient,
                 value_bytes: self.value_bytes,
@@ -239,7 +239,7 @@ impl Subject for Messagebase {
 
     fn absorb(&mut self, worked: Vec<Worked>) {
         for one in worked {
-            let mut receipts = self.crowd.people()[one.link].receipts.lock();
+            let mut receipts = self.users.people()[one.link].receipts.lock();
             // A panic while the lock was held can't leave a list half changed.
             let receipts = receipts
                 .as_mut()
@@ -250,18 +250,18 @@ impl Subject for Messagebase {
 }
 
 async fn open(
-    road: Road,
+    access: ClusterAccess,
     node: usize,
-    person: &Person,
+    user: &User,
     through: Through,
 ) -> Result<Via, LoadError> {
     match through {
-        Through::Connection => Ok(Via::Connection(road.resume(node, person).await?)),
+        Through::Connection => Ok(Via::Connection(access.resume(node, user).await?)),
         Through::Client => {
-            let endpoints: Vec<Endpoint> = road.endpoints.clone();
+            let endpoints: Vec<Endpoint> = access.endpoints.clone();
             let first = endpoints[node].node;
             let finder = Finder {
-                transport: road.transport,
+                transport: access.transport,
                 directory: Directory::from_endpoints(endpoints),
             };
             let (client, _events) = Client::start_with(
@@ -273,7 +273,7 @@ async fn open(
             );
             let refused = |e: messagebase_client::ClientError| LoadError::Refused(e.to_string());
             client
-                .resume(&person.name, &person.token, None)
+                .resume(&user.name, &user.token, None)
                 .await
                 .map_err(refused)?;
             Ok(Via::Client(Box::new(client)))

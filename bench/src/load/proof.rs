@@ -9,9 +9,9 @@ use messagebase_protocol::json::{Consistency, MessageRecord, Op, Records};
 use messagebase_protocol::limits::PAGE_MAX;
 use serde::Serialize;
 
-use super::crowd::{Crowd, Person, Road, ask};
+use super::buffered::buffered;
 use super::drive::Receipt;
-use super::few::few_at_a_time;
+use super::load_users::{ClusterAccess, LoadUsers, User, ask};
 use super::messagebase::serial_of;
 use super::{LoadError, Say};
 
@@ -31,18 +31,18 @@ pub struct Proof {
 ///
 /// # Errors
 /// `Disproved`, or the nodes can't be read.
-pub async fn read_back(crowd: &Crowd, say: Say<'_>) -> Result<Proof, LoadError> {
-    let deed = |at, person| of_one(crowd.road().clone(), at, person);
+pub async fn read_back(users: &LoadUsers, say: Say<'_>) -> Result<Proof, LoadError> {
+    let deed = |at, user| of_one(users.access().clone(), at, user);
     let tell = |read| say(&format!("reading back: the messages of {read} senders"));
-    let found = few_at_a_time(crowd.people().iter().cloned(), READERS, deed, tell).await?;
+    let found = buffered(users.people().iter().cloned(), READERS, deed, tell).await?;
     Ok(found.into_iter().fold(Proof::default(), |all, one| Proof {
         acknowledged: all.acknowledged + one.acknowledged,
         unanswered: all.unanswered + one.unanswered,
     }))
 }
 
-async fn of_one(road: Road, at: usize, person: Arc<Person>) -> Result<Proof, LoadError> {
-    let connection = road.resume(at, &person).await?;
+async fn of_one(access: ClusterAccess, at: usize, user: Arc<User>) -> Result<Proof, LoadError> {
+    let connection = access.resume(at, &user).await?;
     let mut records = Vec::new();
     let mut after = 0;
     loop {
@@ -62,11 +62,11 @@ async fn of_one(road: Road, at: usize, person: Arc<Person>) -> Result<Proof, Loa
             break;
         }
     }
-    let receipts = match person.receipts.lock() {
+    let receipts = match user.receipts.lock() {
         Ok(receipts) => receipts.clone(),
         Err(poisoned) => poisoned.into_inner().clone(),
     };
-    judge(&person.name, &receipts, &records).map_err(LoadError::Disproved)
+    prove(&user.name, &receipts, &records).map_err(LoadError::Disproved)
 }
 
 /// Id, sender and body; bodies can be long, their label is all that is looked at.
@@ -75,16 +75,16 @@ fn brief(record: MessageRecord) -> (u64, String) {
     (record.id, record.body.chars().take(LABEL_MAX).collect())
 }
 
-fn judge(person: &str, receipts: &[Receipt], records: &[(u64, String)]) -> Result<Proof, String> {
+fn prove(user: &str, receipts: &[Receipt], records: &[(u64, String)]) -> Result<Proof, String> {
     let mut found: HashMap<u64, u64> = HashMap::with_capacity(records.len());
     for (id, body) in records {
-        let serial = serial_of(body, person)
-            .ok_or_else(|| format!("message {id} of {person} was sent by nobody"))?;
+        let serial = serial_of(body, user)
+            .ok_or_else(|| format!("message {id} of {user} was sent by nobody"))?;
         match found.entry(serial) {
             Entry::Vacant(place) => place.insert(*id),
             Entry::Occupied(first) => {
                 return Err(format!(
-                    "send {serial} of {person} is there twice: as {} and as {id}",
+                    "send {serial} of {user} is there twice: as {} and as {id}",
                     first.get()
                 ));
             }
@@ -96,12 +96,12 @@ fn judge(person: &str, receipts: &[Receipt], records: &[(u64, String)]) -> Resul
             Some(id) => {
                 let (serial, told) = (receipt.serial, receipt.id);
                 return Err(format!(
-                    "send {serial} of {person} was acknowledged as {told} and is there as {id}"
+                    "send {serial} of {user} was acknowledged as {told} and is there as {id}"
                 ));
             }
             None => {
                 return Err(format!(
-                    "send {} of {person} was acknowledged and is not there",
+                    "send {} of {user} was acknowledged and is not there",
                     receipt.serial
                 ));
             }
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_was_acknowledged_is_there_once_and_more_may_be() {
-        let proof = judge(
+        let proof = prove(
             "ann",
             &acknowledged(&[(10, 0), (12, 1)]),
             &there(&[(10, 0), (12, 1), (13, 2)]),
@@ -155,22 +155,22 @@ mod tests {
     fn a_lost_a_doubled_a_renamed_and_a_strange_message_disprove() {
         let told = acknowledged(&[(10, 0)]);
         assert!(
-            judge("ann", &told, &there(&[]))
+            prove("ann", &told, &there(&[]))
                 .unwrap_err()
                 .contains("not there")
         );
         assert!(
-            judge("ann", &told, &there(&[(10, 0), (11, 0)]))
+            prove("ann", &told, &there(&[(10, 0), (11, 0)]))
                 .unwrap_err()
                 .contains("twice")
         );
         assert!(
-            judge("ann", &told, &there(&[(9, 0)]))
+            prove("ann", &told, &there(&[(9, 0)]))
                 .unwrap_err()
                 .contains("there as 9")
         );
         assert!(
-            judge("ann", &[], &[(7, "hello".into())])
+            prove("ann", &[], &[(7, "hello".into())])
                 .unwrap_err()
                 .contains("nobody")
         );

@@ -17,9 +17,9 @@ use tokio_rustls::server::TlsStream;
 
 use super::{CALL_DEADLINE, Cluster};
 use crate::exit::Exit;
-use crate::judge::tests::report;
 use crate::output::Output;
 use crate::peer_client::PeerClientError;
+use crate::testing::report;
 use crate::{command, keys};
 
 /// What a played node does with a request; `None`: it dies.
@@ -208,7 +208,7 @@ async fn a_survey_has_dead_and_hung_nodes_too_and_takes_less_than_two_seconds() 
         survey.rows[2].answer,
         Err(PeerClientError::Unreachable { node: 3, .. })
     ));
-    assert!(!survey.verdict().quorum, "one of three");
+    assert!(!survey.quorum_view().quorum, "one of three");
 }
 
 #[tokio::test]

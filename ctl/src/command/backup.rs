@@ -8,6 +8,7 @@ use messagebase_protocol::peer::{AdminOk, AdminRequest, BackupPiece};
 use messagebase_protocol::role::NodeRole;
 use serde::Serialize;
 
+use crate::atomic_file::Unpublished;
 use crate::cli::BackupArgs;
 use crate::cluster::{CALL_DEADLINE, Cluster, Survey, peer_client_error, unexpected};
 use crate::error::CtlError;
@@ -15,7 +16,6 @@ use crate::exit::Exit;
 use crate::interruption::Interruption;
 use crate::output::Output;
 use crate::peer_client::{PeerClient, PeerClientError};
-use crate::publish::Unpublished;
 use crate::table;
 
 /// How long a node may take to apply what was committed when the command began, and to begin.
@@ -58,7 +58,7 @@ pub async fn run(
         None => follower(&survey).map_or_else(|| Err(survey.silence()), Ok)?,
     };
     let leader = survey
-        .verdict()
+        .quorum_view()
         .leader
         .and_then(|leader| survey.report(leader));
     if leader.is_none() {
@@ -191,7 +191,7 @@ fn disk(path: &Path, e: std::io::Error) -> CtlError {
 mod tests {
     use super::*;
     use crate::cluster::Row;
-    use crate::judge::tests::report;
+    use crate::testing::report;
     use messagebase_protocol::peer::NodeReport;
 
     #[test]

@@ -1,49 +1,34 @@
-//! `mbctl bench …`: measures a cluster through the client library. Each benchmark is a file of its own; here is what
-//! all of them need: an interruption ends them as an error does, so that what they started goes with them.
+//! `mbctl bench …`: becomes `mbbench`, if it is there. Benchmarks link the client library and etcd's protocol, which an
+//! operator's tool does not need.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
-use crate::cli::BenchCommand;
+use crate::cli::BenchArgs;
 use crate::error::CtlError;
 use crate::exit::Exit;
-use crate::interruption::Interruption;
 use crate::output::Output;
+use crate::process;
 
-mod compare;
-mod connections;
-mod failover;
-mod growth;
-mod load;
-mod logins;
-mod stand;
+const PROGRAM: &str = "mbbench";
 
-/// Runs the command.
+/// Runs the command: replaces this process.
 ///
 /// # Errors
-/// What the benchmark failed with, or that it was interrupted (exit 1).
-pub async fn run(
-    flag: Option<&Path>,
-    command: &BenchCommand,
-    output: &Output,
-) -> Result<Exit, CtlError> {
-    // Listened for before anything is started: by default they end the program on the spot.
-    let mut interruption = Interruption::listen()?;
-    let benchmark = async {
-        match command {
-            BenchCommand::Failover(arguments) => failover::run(flag, arguments, output).await,
-            BenchCommand::Load(arguments) => load::run(flag, arguments, output).await,
-            BenchCommand::Compare(arguments) => compare::run(flag, arguments, output).await,
-            BenchCommand::Connections(arguments) => connections::run(flag, arguments, output).await,
-            BenchCommand::Growth(arguments) => growth::run(flag, arguments, output).await,
-            BenchCommand::Logins(arguments) => logins::run(flag, arguments, output).await,
-        }
-    };
-    tokio::select! {
-        ended = benchmark => ended,
-        // The benchmark is dropped, and with it what it started.
-        which = interruption.came() => {
-            Err(CtlError::failed("interrupted", format!("{which}; there is no result"))
-                .hint("fewer `--rounds` end sooner"))
-        }
+/// The program is not there, or can't be started (exit 1).
+pub fn run(flag: Option<&Path>, arguments: &BenchArgs, output: &Output) -> Result<Exit, CtlError> {
+    let program = process::program(PROGRAM).map_err(|e| {
+        e.hint("`cargo build --profile dist --workspace --bins` builds it beside mbctl, in target/dist")
+    })?;
+    let mut command = Command::new(&program);
+    if let Some(config) = flag {
+        command.arg("--config").arg(config);
     }
+    if output.is_json() {
+        command.arg("--json");
+    }
+    let error = command.args(&arguments.arguments).exec();
+    let message = format!("failed to start {}", program.display());
+    Err(CtlError::failed("start", message).because(error))
 }

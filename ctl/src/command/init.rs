@@ -7,12 +7,12 @@ use messagebase_config::{
 };
 use serde::Serialize;
 
+use crate::atomic_file::{directory, publish};
 use crate::cli::InitArgs;
 use crate::error::CtlError;
 use crate::exit::Exit;
 use crate::keys::{self, Made};
 use crate::output::Output;
-use crate::publish::{directory, publish};
 
 /// Node N's client port is this and N, unless `--base-port` says otherwise.
 pub const BASE_PORT: u16 = 7_100;

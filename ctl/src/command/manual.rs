@@ -5,11 +5,11 @@ use std::path::Path;
 use clap::CommandFactory;
 use clap_complete::Shell;
 
+use crate::atomic_file;
 use crate::cli::Cli;
 use crate::error::CtlError;
 use crate::exit::Exit;
 use crate::output::Output;
-use crate::publish;
 
 /// Completions for a shell, to standard output.
 ///
@@ -36,7 +36,7 @@ pub fn man(dir: Option<&Path>, output: &Output) -> Result<Exit, CtlError> {
         output.raw(&text);
         return Ok(Exit::Done);
     };
-    publish::directory(dir).map_err(failed)?;
+    atomic_file::directory(dir).map_err(failed)?;
     clap_mangen::generate_to(Cli::command(), dir).map_err(failed)?;
     output.note(format!("Wrote the manual pages to {}.", dir.display()));
     Ok(Exit::Done)

@@ -110,7 +110,7 @@ struct Members {
 
 async fn list(cluster: &Cluster, output: &Output) -> Result<Exit, CtlError> {
     let survey = cluster.survey().await;
-    let leader = survey.verdict().leader;
+    let leader = survey.quorum_view().leader;
     let reader = cluster.reader(leader).await?;
     if leader.is_none() {
         output.note(format!("nobody leads: this is what node {reader} knows"));

@@ -82,7 +82,7 @@ struct NodeStatus {
 
 impl Status {
     fn of(survey: &Survey) -> Status {
-        let verdict = survey.verdict();
+        let verdict = survey.quorum_view();
         let nodes = survey.rows.iter().map(NodeStatus::of).collect();
         Status {
             nodes,
@@ -131,7 +131,7 @@ const COLUMNS: [Column; 13] = [
 ];
 
 fn text(survey: &Survey) -> String {
-    let verdict = survey.verdict();
+    let verdict = survey.quorum_view();
     let committed = verdict
         .leader
         .and_then(|leader| survey.report(leader))
@@ -195,8 +195,8 @@ fn cells(row: &Row, committed: Option<u64>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::judge::tests::report;
     use crate::peer_client::PeerClientError;
+    use crate::testing::report;
 
     fn survey() -> Survey {
         let all = [1, 2, 3];

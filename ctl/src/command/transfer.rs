@@ -52,14 +52,14 @@ pub async fn hand_over(
     if !survey.rows.iter().any(|row| row.node == to) {
         return Err(unknown_node(&cluster.config, to));
     }
-    if survey.verdict().leader != Some(to) {
+    if survey.quorum_view().leader != Some(to) {
         cluster
             .ask_leader(output, &AdminRequest::Transfer { to }, CALL_DEADLINE)
             .await?;
     }
     let arrived = until(output, ARRIVE_PATIENCE, || async {
         let survey = cluster.survey().await;
-        Ok::<_, CtlError>(match (survey.verdict().leader, survey.report(to)) {
+        Ok::<_, CtlError>(match (survey.quorum_view().leader, survey.report(to)) {
             (Some(leader), Some(report)) if leader == to => Look::Found(report.term),
             _ => Look::Missing(format!("node {to} to lead")),
         })

@@ -141,7 +141,7 @@ pub fn ended_early(child: &Started, status: std::process::ExitStatus) -> CtlErro
 
 /// Whether there is a leader with a majority and each of `nodes` is in its service, or known to wait for an operator.
 fn served(survey: &Survey, nodes: &[u16]) -> Look<(u16, Vec<u16>)> {
-    let Some(leader) = survey.verdict().leader else {
+    let Some(leader) = survey.quorum_view().leader else {
         let silent = survey.rows.iter().filter_map(not_there);
         let waits = survey
             .reports()
@@ -191,7 +191,7 @@ fn dedup(mut reasons: Vec<String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::judge::tests::report;
+    use crate::testing::report;
     use messagebase_protocol::peer::NodeReport;
 
     fn survey(reports: Vec<NodeReport>) -> Survey {

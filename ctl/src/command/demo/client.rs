@@ -10,10 +10,10 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
+use crate::atomic_file;
 use crate::error::CtlError;
 use crate::password::PASSWORD_ENV;
 use crate::process::program;
-use crate::publish;
 
 /// How long a line may take: longer than a failover and a held write together.
 const LINE_DEADLINE: Duration = Duration::from_secs(20);
@@ -70,7 +70,7 @@ impl Stage {
         };
         let complaints = self.state.join(format!("{user}.err"));
         let home = self.state.join(user);
-        publish::directory(&home).map_err(failed)?;
+        atomic_file::directory(&home).map_err(failed)?;
         let errors = std::fs::File::create(&complaints).map_err(failed)?;
         let mut command = Command::new(&mbclient);
         command

@@ -4,6 +4,7 @@
 use std::io::Read;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use crate::atomic_file;
 use crate::cluster::Cluster;
 use crate::command::demo::client::{Client, Stage};
 use crate::command::demo::say;
@@ -11,7 +12,6 @@ use crate::command::{kill, name_nodes, up, verify};
 use crate::error::CtlError;
 use crate::exit::Exit;
 use crate::output::Output;
-use crate::publish;
 
 /// With fewer voters, killing one leaves no majority.
 const VOTERS_MIN: usize = 3;
@@ -36,7 +36,7 @@ pub async fn play(cluster: &Cluster, here: &[u16], output: &Output) -> Result<Ex
 fn stage(cluster: &Cluster) -> Result<(Stage, std::path::PathBuf), CtlError> {
     let failed = |e| CtlError::failed("io", "failed to prepare the demo").because(e);
     let state = std::env::temp_dir().join(format!("messagebase-demo-{}", unique()));
-    publish::directory(&state).map_err(failed)?;
+    atomic_file::directory(&state).map_err(failed)?;
     let stage = Stage {
         config: cluster.config.path.clone(),
         state: state.clone(),
@@ -145,7 +145,7 @@ struct Cast {
 /// The sender goes to the leader if it can be restarted from here, because its death is the harder case.
 async fn cast(cluster: &Cluster, here: &[u16]) -> Result<Cast, CtlError> {
     let survey = cluster.survey().await;
-    let verdict = survey.verdict();
+    let verdict = survey.quorum_view();
     if verdict.agreeing < VOTERS_MIN {
         let message = format!(
             "the demo kills a node, and with {} of {} voters there none can be spared",

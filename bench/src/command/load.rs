@@ -1,20 +1,20 @@
-//! `mbctl bench load`: how many sends a second, how long each takes, and what it costs the nodes.
+//! `mbbench load`: how many sends a second, how long each takes, and what it costs the nodes.
 
 use std::io::IsTerminal;
 use std::path::Path;
 
-use messagebase_bench::load::figures::{Figures, Point};
-use messagebase_bench::load::messagebase::Through;
-use messagebase_bench::load::{self, Place, Shape, Timing};
-use messagebase_bench::measure::Machine;
+use crate::load::figures::{Figures, Point};
+use crate::load::messagebase::Through;
+use crate::load::{self, Place, Shape, Timing};
+use crate::measure::Machine;
 use serde::Serialize;
 
-use super::stand::{Proven, Stand, failed};
+use crate::bench_cluster::{BenchCluster, Proven, failed};
 use crate::cli::{ClientLayer, LoadArgs, LoadShape, SendersOn};
-use crate::error::CtlError;
-use crate::exit::Exit;
-use crate::output::Output;
-use crate::table::{Column, or_none, render};
+use messagebase_ctl::error::CtlError;
+use messagebase_ctl::exit::Exit;
+use messagebase_ctl::output::Output;
+use messagebase_ctl::table::{Column, or_none, render};
 
 /// Connections of the shapes when none are named.
 const CONNECTIONS: [u16; 5] = [1, 16, 64, 256, 1_024];
@@ -44,14 +44,14 @@ pub async fn run(
     output: &Output,
 ) -> Result<Exit, CtlError> {
     let machine = Machine::here();
-    let stand = Stand::put_up(flag, &arguments.place, output).await?;
+    let cluster = BenchCluster::start(flag, &arguments.place, output).await?;
     let progress = progress(output);
     let through = match arguments.through {
         ClientLayer::Connection => Through::Connection,
         ClientLayer::Client => Through::Client,
     };
     let body_bytes = usize::from(arguments.shape.body_bytes);
-    let mut subject = stand.subject(through, body_bytes, &progress).await?;
+    let mut subject = cluster.subject(through, body_bytes, &progress).await?;
     let (shapes, timing) = (
         shapes(&arguments.shape, &CONNECTIONS),
         timing(&arguments.shape),
@@ -60,7 +60,7 @@ pub async fn run(
     let points = load::measure(&mut subject, &shapes, timing, rounds, &progress)
         .await
         .map_err(failed)?;
-    let proof = stand
+    let proof = cluster
         .prove(&mut subject, last(&shapes)?, &progress, output)
         .await?;
     let version = env!("CARGO_PKG_VERSION");
@@ -78,7 +78,7 @@ pub async fn run(
     Ok(Exit::Done)
 }
 
-/// Lines of progress, for a person at a terminal.
+/// Lines of progress, for a user at a terminal.
 pub(super) fn progress(output: &Output) -> impl Fn(&str) + Sync {
     let output = *output;
     let shown = std::io::stderr().is_terminal();

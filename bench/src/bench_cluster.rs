@@ -4,24 +4,24 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use messagebase_bench::growth::fill::{Size, fill};
-use messagebase_bench::load::crowd::{Crowd, RECIPIENTS, Road};
-use messagebase_bench::load::drive::Load;
-use messagebase_bench::load::few::few_at_a_time;
-use messagebase_bench::load::messagebase::{Messagebase, Through};
-use messagebase_bench::load::proof::{Proof, read_back};
-use messagebase_bench::load::{LoadError, Say, Server, Shape, Subject};
+use crate::growth::fill::{Size, fill};
+use crate::load::buffered::buffered;
+use crate::load::drive::Load;
+use crate::load::load_users::{ClusterAccess, LoadUsers, RECIPIENTS};
+use crate::load::messagebase::{Messagebase, Through};
+use crate::load::proof::{Proof, read_back};
+use crate::load::{LoadError, Say, Server, Shape, Subject};
 use messagebase_config::DATABASE_FILE;
 use nix::sys::signal::Signal;
 use serde::Serialize;
 
 use crate::cli::BenchPlace;
-use crate::cluster::Cluster;
-use crate::error::CtlError;
-use crate::output::Output;
-use crate::poll::{Look, Patience, until};
-use crate::process;
-use crate::throwaway::Throwaway;
+use crate::temp_cluster::TempCluster;
+use messagebase_ctl::cluster::Cluster;
+use messagebase_ctl::error::CtlError;
+use messagebase_ctl::output::Output;
+use messagebase_ctl::poll::{Look, Patience, until};
+use messagebase_ctl::process;
 
 /// How long the nodes may take to serve.
 const SERVE_PATIENCE: Patience = Patience {
@@ -39,10 +39,10 @@ const LAST_LOAD: Duration = Duration::from_secs(2);
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// The cluster.
-pub struct Stand {
+pub struct BenchCluster {
     cluster: Cluster,
     /// It is this command's own.
-    own: Option<Throwaway>,
+    own: Option<TempCluster>,
 }
 
 /// What was read back, and after what.
@@ -55,36 +55,36 @@ pub struct Proven {
     pub proof: Proof,
 }
 
-impl Stand {
+impl BenchCluster {
     /// Makes and starts a cluster, or takes the one that runs, and waits until it serves.
     ///
     /// # Errors
     /// It can't be made, or does not serve.
-    pub async fn put_up(
+    pub async fn start(
         flag: Option<&Path>,
         place: &BenchPlace,
         output: &Output,
-    ) -> Result<Stand, CtlError> {
-        Stand::with_limits(flag, place, &[], output).await
+    ) -> Result<BenchCluster, CtlError> {
+        BenchCluster::with_limits(flag, place, &[], output).await
     }
 
-    /// As [`Stand::put_up`]; a new cluster gets these `[limits]`.
+    /// As [`BenchCluster::start`]; a new cluster gets these `[limits]`.
     ///
     /// # Errors
-    /// As [`Stand::put_up`].
+    /// As [`BenchCluster::start`].
     pub async fn with_limits(
         flag: Option<&Path>,
         place: &BenchPlace,
         limits: &[(&str, u32)],
         output: &Output,
-    ) -> Result<Stand, CtlError> {
+    ) -> Result<BenchCluster, CtlError> {
         let stand = if place.existing {
-            Stand {
+            BenchCluster {
                 cluster: Cluster::open(flag)?,
                 own: None,
             }
         } else {
-            let mut own = Throwaway::with_limits(place.dir.as_deref(), limits)?;
+            let mut own = TempCluster::with_limits(place.dir.as_deref(), limits)?;
             if place.keep {
                 own.keep();
                 output.note(format!(
@@ -95,7 +95,7 @@ impl Stand {
             own.numbers()
                 .into_iter()
                 .try_for_each(|node| own.start(node))?;
-            Stand {
+            BenchCluster {
                 cluster: Cluster::of(own.config().clone())?,
                 own: Some(own),
             }
@@ -108,19 +108,19 @@ impl Stand {
     /// served.
     ///
     /// # Errors
-    /// As [`Stand::put_up`]; or the files can't be filled.
+    /// As [`BenchCluster::start`]; or the files can't be filled.
     pub async fn filled(
         place: &BenchPlace,
         size: Size,
         say: Say<'_>,
         output: &Output,
-    ) -> Result<(Stand, Duration), CtlError> {
+    ) -> Result<(BenchCluster, Duration), CtlError> {
         // Its nodes make their files and agree on who they are.
-        let stand = Stand::put_up(None, place, output).await?;
+        let stand = BenchCluster::start(None, place, output).await?;
         let Some(own) = &stand.own else {
             return Err(CtlError::usage("only a new cluster is filled"));
         };
-        own.bury();
+        own.kill_all();
         say(&format!(
             "filling the files with {} messages of {} users",
             size.messages, size.users
@@ -137,7 +137,7 @@ impl Stand {
         let at = u64::try_from(at.as_millis()).unwrap_or(0);
         let deed = |_, file: PathBuf| async move { fill(&file, size, at).await };
         let tell = |files: usize| say(&format!("filled the files of {files} nodes"));
-        few_at_a_time(files, FILLING_AT_A_TIME, deed, tell)
+        buffered(files, FILLING_AT_A_TIME, deed, tell)
             .await
             .map_err(failed)?;
         let started = Instant::now();
@@ -150,7 +150,7 @@ impl Stand {
 
     /// Where everything of the cluster is, if it is this command's own.
     pub fn directory(&self) -> Option<&Path> {
-        self.own.as_ref().map(Throwaway::directory)
+        self.own.as_ref().map(TempCluster::directory)
     }
 
     /// Its certificates.
@@ -161,9 +161,9 @@ impl Stand {
     async fn served(&self, output: &Output) -> Result<(), CtlError> {
         let nodes = self.cluster.config.nodes.len();
         let served = until(output, SERVE_PATIENCE, || async {
-            self.own.as_ref().map_or(Ok(()), Throwaway::check)?;
+            self.own.as_ref().map_or(Ok(()), TempCluster::check)?;
             let survey = self.cluster.survey().await;
-            let verdict = survey.verdict();
+            let verdict = survey.quorum_view();
             let all = verdict.leader.is_some()
                 && survey.reports().iter().filter(|r| r.ready).count() == nodes;
             let why = || format!("all {nodes} nodes to serve; {}", survey.why_no_leader());
@@ -186,8 +186,8 @@ impl Stand {
     ///
     /// # Errors
     /// `ca.pem` can't be used.
-    pub fn road(&self) -> Result<Road, CtlError> {
-        Road::from_config(&self.cluster.config).map_err(failed)
+    pub fn access(&self) -> Result<ClusterAccess, CtlError> {
+        ClusterAccess::from_config(&self.cluster.config).map_err(failed)
     }
 
     /// The nodes' processes.
@@ -227,11 +227,11 @@ impl Stand {
         value_bytes: usize,
         say: Say<'_>,
     ) -> Result<Messagebase, CtlError> {
-        let crowd = Crowd::gather(self.road()?, RECIPIENTS, say)
+        let users = LoadUsers::gather(self.access()?, RECIPIENTS, say)
             .await
             .map_err(failed)?;
         Ok(Messagebase::new(
-            crowd,
+            users,
             self.servers()?,
             through,
             value_bytes,
@@ -265,14 +265,14 @@ impl Stand {
             // What was under way fails, as it should; what was acknowledged is kept.
             subject.absorb(load.finish().await.worked);
             drop(links);
-            own.bury();
+            own.kill_all();
             own.numbers()
                 .into_iter()
                 .try_for_each(|node| own.start(node))?;
             self.served(output).await?;
             subject.restarted(self.servers()?);
         }
-        let proof = read_back(subject.crowd(), say).await.map_err(failed)?;
+        let proof = read_back(subject.users(), say).await.map_err(failed)?;
         Ok(Proven {
             killed: self.own.is_some(),
             proof,

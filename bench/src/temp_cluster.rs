@@ -9,11 +9,11 @@ use std::path::Path;
 use messagebase_config::{CONFIG_FILE, Config};
 use tempfile::TempDir;
 
-use crate::cluster::Cluster;
-use crate::command::init::{self, NODES, Shape};
-use crate::command::up::ended_early;
-use crate::error::CtlError;
-use crate::process::{self, Started};
+use messagebase_ctl::cluster::Cluster;
+use messagebase_ctl::command::init::{self, NODES, Shape};
+use messagebase_ctl::command::up::ended_early;
+use messagebase_ctl::error::CtlError;
+use messagebase_ctl::process::{self, Started};
 
 /// Base ports. Below Linux' ephemeral range, so that no outgoing connection takes the port of a node that is down. Node
 /// N has the ports P+N, P+100+N, P+200+N and P+300+N, so clusters whose base ports differ by ten share the hundreds.
@@ -25,7 +25,7 @@ const PREFIX: &str = "messagebase-bench-";
 const CLUSTER_NAME: &str = "throw-away";
 
 /// The cluster. Nothing runs until it is started.
-pub struct Throwaway {
+pub struct TempCluster {
     /// How to reach it.
     pub cluster: Cluster,
     /// By node; the process that was started last.
@@ -36,23 +36,23 @@ pub struct Throwaway {
     _ports: TcpListener,
 }
 
-impl Throwaway {
+impl TempCluster {
     /// Makes the directory in `within` (or where the system keeps temporary files), the configuration and the keys.
     ///
     /// # Errors
     /// There are no free ports, or something can't be written (exit 1).
-    pub fn make(within: Option<&Path>) -> Result<Throwaway, CtlError> {
-        Throwaway::with_limits(within, &[])
+    pub fn make(within: Option<&Path>) -> Result<TempCluster, CtlError> {
+        TempCluster::with_limits(within, &[])
     }
 
-    /// As [`Throwaway::make`], with other `[limits]` than the defaults.
+    /// As [`TempCluster::make`], with other `[limits]` than the defaults.
     ///
     /// # Errors
-    /// As [`Throwaway::make`]; or a limit is out of its bounds (exit 2).
+    /// As [`TempCluster::make`]; or a limit is out of its bounds (exit 2).
     pub fn with_limits(
         within: Option<&Path>,
         limits: &[(&str, u32)],
-    ) -> Result<Throwaway, CtlError> {
+    ) -> Result<TempCluster, CtlError> {
         let parent = within.map_or_else(std::env::temp_dir, Path::to_owned);
         let failed = |e| {
             CtlError::failed(
@@ -82,7 +82,7 @@ impl Throwaway {
         };
         let (config, _) = init::make(&directory.path().join(CONFIG_FILE), &shape)?;
         let cluster = Cluster::of(config)?;
-        Ok(Throwaway {
+        Ok(TempCluster {
             cluster,
             nodes: RefCell::default(),
             directory,
@@ -115,7 +115,7 @@ impl Throwaway {
 
     /// Kills the nodes that still run and waits until none holds its directory any more: a killed process gives that
     /// back only when its memory is freed, which takes a moment. Blocks that long.
-    pub fn bury(&self) {
+    pub fn kill_all(&self) {
         std::mem::take(&mut *self.nodes.borrow_mut())
             .into_values()
             .for_each(|mut started| started.kill());
@@ -145,7 +145,7 @@ impl Throwaway {
     }
 }
 
-impl Drop for Throwaway {
+impl Drop for TempCluster {
     fn drop(&mut self) {
         // Waiting blocks the thread, which has nothing else to do any more. The directory goes after this, with its field.
         self.nodes.get_mut().values_mut().for_each(Started::kill);
@@ -185,9 +185,9 @@ mod tests {
     #[test]
     fn two_clusters_have_different_ports_and_a_dropped_one_leaves_nothing() {
         let dir = tempfile::tempdir().expect("a directory");
-        let first = Throwaway::make(Some(dir.path())).expect("made");
-        let second = Throwaway::make(Some(dir.path())).expect("made");
-        let ports = |of: &Throwaway| {
+        let first = TempCluster::make(Some(dir.path())).expect("made");
+        let second = TempCluster::make(Some(dir.path())).expect("made");
+        let ports = |of: &TempCluster| {
             of.config()
                 .nodes
                 .iter()
@@ -207,11 +207,11 @@ mod tests {
     #[test]
     fn limits_can_be_other_than_the_defaults() {
         let dir = tempfile::tempdir().expect("a directory");
-        let own = Throwaway::with_limits(Some(dir.path()), &[("failed_logins_per_name", 77)])
+        let own = TempCluster::with_limits(Some(dir.path()), &[("failed_logins_per_name", 77)])
             .expect("made");
         let (ours, theirs) = (
             own.config().limits,
-            Throwaway::make(Some(dir.path()))
+            TempCluster::make(Some(dir.path()))
                 .expect("made")
                 .config()
                 .limits,
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn a_kept_directory_stays() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut kept = Throwaway::make(Some(dir.path())).expect("made");
+        let mut kept = TempCluster::make(Some(dir.path())).expect("made");
         kept.keep();
         let file = kept.config().path.clone();
         drop(kept);

@@ -1,4 +1,4 @@
-//! `mbctl bench failover`: gives the faults that `messagebase_bench::failover` measures, to nodes of this machine, and
+//! `mbbench failover`: gives the faults that `crate::failover` measures, to nodes of this machine, and
 //! prints what it found.
 
 use std::cell::Cell;
@@ -6,26 +6,26 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
-use messagebase_bench::failover::figures::ms;
-use messagebase_bench::failover::round::Round;
-use messagebase_bench::failover::{
-    self, ClientOn, FailoverError, Fault, Measure, Plan, Report, Stage, Standing, Strike,
+use crate::failover::figures::ms;
+use crate::failover::round::Round;
+use crate::failover::{
+    self, ClientOn, FailoverError, Fault, InjectedFault, Measure, Plan, Report, Stage, Standing,
 };
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
 use crate::cli::{FailoverArgs, FaultKind, SenderOn};
-use crate::cluster::{Cluster, Survey, explain};
-use crate::command::{down, kill, name_nodes, transfer};
-use crate::error::CtlError;
-use crate::exit::Exit;
-use crate::machine;
-use crate::output::Output;
-use crate::poll::{Look, Patience, until};
-use crate::process;
-use crate::table::{Column, render};
-use crate::throwaway::Throwaway;
+use crate::temp_cluster::TempCluster;
+use messagebase_ctl::cluster::{Cluster, Survey, explain};
+use messagebase_ctl::command::{down, kill, name_nodes, transfer};
+use messagebase_ctl::error::CtlError;
+use messagebase_ctl::exit::Exit;
+use messagebase_ctl::machine;
+use messagebase_ctl::output::Output;
+use messagebase_ctl::poll::{Look, Patience, until};
+use messagebase_ctl::process;
+use messagebase_ctl::table::{Column, render};
 
 /// How long the nodes may take to be in and to have caught up.
 const REST_PATIENCE: Patience = Patience {
@@ -55,7 +55,7 @@ pub async fn run(
         )
         .await?
     } else {
-        let mut own = Throwaway::make(arguments.place.dir.as_deref())?;
+        let mut own = TempCluster::make(arguments.place.dir.as_deref())?;
         if arguments.place.keep {
             own.keep();
             output.note(format!(
@@ -109,7 +109,7 @@ async fn measure(machine: &Machine<'_>, arguments: &FailoverArgs) -> Result<Repo
 
 /// What was done to a node and is not healed yet.
 #[derive(Clone, Copy)]
-enum Wound {
+enum Unhealed {
     Stopped(u16),
     Hung(Pid),
 }
@@ -118,10 +118,10 @@ enum Wound {
 struct Machine<'a> {
     cluster: &'a Cluster,
     /// The cluster is this command's own.
-    own: Option<&'a Throwaway>,
+    own: Option<&'a TempCluster>,
     rounds: u32,
     output: &'a Output,
-    wound: Cell<Option<Wound>>,
+    wound: Cell<Option<Unhealed>>,
     /// The process that was killed in this round.
     killed: Cell<Option<Pid>>,
 }
@@ -129,7 +129,7 @@ struct Machine<'a> {
 impl<'a> Machine<'a> {
     fn new(
         cluster: &'a Cluster,
-        own: Option<&'a Throwaway>,
+        own: Option<&'a TempCluster>,
         rounds: u32,
         output: &'a Output,
     ) -> Machine<'a> {
@@ -168,13 +168,13 @@ impl Drop for Machine<'_> {
         }
         let healed = match self.wound.get() {
             None => Ok(()),
-            Some(Wound::Hung(pid)) => process::signal(pid, Signal::SIGCONT),
-            Some(Wound::Stopped(node))
+            Some(Unhealed::Hung(pid)) => process::signal(pid, Signal::SIGCONT),
+            Some(Unhealed::Stopped(node))
                 if process::running(&self.cluster.config, node).is_some() =>
             {
                 Ok(())
             }
-            Some(Wound::Stopped(node)) => self.start(node),
+            Some(Unhealed::Stopped(node)) => self.start(node),
         };
         if let Err(e) = healed {
             self.output.note(format!(
@@ -193,7 +193,7 @@ impl Stage for Machine<'_> {
     async fn at_rest(&self) -> Result<Standing, CtlError> {
         let goal = Cell::new(None);
         let rest = until(self.output, REST_PATIENCE, || async {
-            self.own.map_or(Ok(()), Throwaway::check)?;
+            self.own.map_or(Ok(()), TempCluster::check)?;
             Ok::<_, CtlError>(at_rest(&self.cluster.survey().await, &goal))
         });
         let standing = rest.await?.map_err(|missing| {
@@ -212,17 +212,17 @@ impl Stage for Machine<'_> {
         Ok(standing)
     }
 
-    async fn strike(&self, fault: Fault, standing: &Standing) -> Result<Strike, CtlError> {
+    async fn strike(&self, fault: Fault, standing: &Standing) -> Result<InjectedFault, CtlError> {
         let leader = standing.leader;
         let signal = match fault {
             Fault::Kill => Signal::SIGKILL,
             Fault::Hang => Signal::SIGSTOP,
             Fault::Stop => {
                 self.process(leader)?;
-                self.wound.set(Some(Wound::Stopped(leader)));
+                self.wound.set(Some(Unhealed::Stopped(leader)));
                 let at = Instant::now();
                 down::take_down(self.cluster, &[leader], self.output).await?;
-                return Ok(Strike {
+                return Ok(InjectedFault {
                     at,
                     returned: Instant::now(),
                 });
@@ -231,7 +231,7 @@ impl Stage for Machine<'_> {
                 let to = standing.next().unwrap_or(leader);
                 let at = Instant::now();
                 transfer::hand_over(self.cluster, to, self.output).await?;
-                return Ok(Strike {
+                return Ok(InjectedFault {
                     at,
                     returned: Instant::now(),
                 });
@@ -239,15 +239,15 @@ impl Stage for Machine<'_> {
         };
         let pid = self.process(leader)?;
         let wound = if fault == Fault::Hang {
-            Wound::Hung(pid)
+            Unhealed::Hung(pid)
         } else {
-            Wound::Stopped(leader)
+            Unhealed::Stopped(leader)
         };
         self.wound.set(Some(wound));
         self.killed.set((fault == Fault::Kill).then_some(pid));
         let at = Instant::now();
         process::signal(pid, signal)?;
-        Ok(Strike {
+        Ok(InjectedFault {
             at,
             returned: Instant::now(),
         })
@@ -259,8 +259,8 @@ impl Stage for Machine<'_> {
         }
         match self.wound.get() {
             None => {}
-            Some(Wound::Hung(pid)) => process::signal(pid, Signal::SIGCONT)?,
-            Some(Wound::Stopped(node)) => self.start(node)?,
+            Some(Unhealed::Hung(pid)) => process::signal(pid, Signal::SIGCONT)?,
+            Some(Unhealed::Stopped(node)) => self.start(node)?,
         }
         self.wound.set(None);
         Ok(())
@@ -286,7 +286,7 @@ impl Stage for Machine<'_> {
 
 /// Whether all voters follow one leader and have applied what it had in its log when it was first seen (`goal`).
 fn at_rest(survey: &Survey, goal: &Cell<Option<u64>>) -> Look<Standing> {
-    let verdict = survey.verdict();
+    let verdict = survey.quorum_view();
     let leading = verdict.leader.and_then(|leader| survey.report(leader));
     let Some(leading) = leading else {
         return Look::Missing(survey.why_no_leader());
@@ -402,8 +402,8 @@ fn text(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::Row;
-    use crate::judge::tests::report;
+    use messagebase_ctl::cluster::Row;
+    use messagebase_ctl::testing::report;
     use messagebase_protocol::json::LogPosition;
     use messagebase_protocol::peer::NodeReport;
     use messagebase_protocol::role::NodeRole;

@@ -1,21 +1,21 @@
-//! `mbctl bench logins`: what a storm of logins does to those who send.
+//! `mbbench logins`: what a storm of logins does to those who send.
 
 use std::path::Path;
 
-use messagebase_bench::load::figures::Point;
-use messagebase_bench::load::messagebase::Through;
-use messagebase_bench::load::{Place, Shape, Timing};
-use messagebase_bench::logins::{self, Answers, Report as Figures};
-use messagebase_bench::measure::Machine;
+use crate::load::figures::Point;
+use crate::load::messagebase::Through;
+use crate::load::{Place, Shape, Timing};
+use crate::logins::{self, Answers, Report as Figures};
+use crate::measure::Machine;
 use serde::Serialize;
 
 use super::load::{on, progress};
-use super::stand::{Stand, failed};
+use crate::bench_cluster::{BenchCluster, failed};
 use crate::cli::LoginsArgs;
-use crate::error::CtlError;
-use crate::exit::Exit;
-use crate::output::Output;
-use crate::table::{Column, render};
+use messagebase_ctl::error::CtlError;
+use messagebase_ctl::exit::Exit;
+use messagebase_ctl::output::Output;
+use messagebase_ctl::table::{Column, render};
 
 /// A new cluster's limits: wrong passwords are hashed, not refused unseen.
 const LIMITS: [(&str, u32); 2] = [
@@ -43,9 +43,9 @@ pub async fn run(
 ) -> Result<Exit, CtlError> {
     const SECOND_MS: u64 = 1_000;
     let machine = Machine::here();
-    let stand = Stand::with_limits(flag, &arguments.place, &LIMITS, output).await?;
+    let cluster = BenchCluster::with_limits(flag, &arguments.place, &LIMITS, output).await?;
     let progress = progress(output);
-    let mut subject = stand
+    let mut subject = cluster
         .subject(Through::Connection, arguments.body_bytes.into(), &progress)
         .await?;
     let shape = Shape {

@@ -1,23 +1,23 @@
-//! `mbctl bench growth`: what questions and sends cost when millions of messages are stored.
+//! `mbbench growth`: what questions and sends cost when millions of messages are stored.
 
 use std::path::Path;
 use std::time::Duration;
 
-use messagebase_bench::growth::askers::Question;
-use messagebase_bench::growth::fill::{self, Size};
-use messagebase_bench::growth::{self, Line, Plan, Request, Site};
-use messagebase_bench::load::Timing;
-use messagebase_bench::load::figures::Point;
-use messagebase_bench::measure::Machine;
+use crate::growth::fill::{self, Size};
+use crate::growth::readers::Question;
+use crate::growth::{self, Line, Plan, Request, Site};
+use crate::load::Timing;
+use crate::load::figures::Point;
+use crate::measure::Machine;
 use serde::Serialize;
 
 use super::load::{on, progress};
-use super::stand::{Stand, failed};
+use crate::bench_cluster::{BenchCluster, failed};
 use crate::cli::{BenchPlace, GrowthArgs, GrowthRequest};
-use crate::error::CtlError;
-use crate::exit::Exit;
-use crate::output::Output;
-use crate::table::{Column, render};
+use messagebase_ctl::error::CtlError;
+use messagebase_ctl::exit::Exit;
+use messagebase_ctl::output::Output;
+use messagebase_ctl::table::{Column, render};
 
 const LARGE: &str = "large";
 const SMALL: &str = "small";
@@ -55,17 +55,21 @@ pub async fn run(
     let plan = plan(arguments);
     let progress = progress(output);
     let (large, large_serves_after) = if arguments.place.existing {
-        (Stand::put_up(flag, &arguments.place, output).await?, None)
+        (
+            BenchCluster::start(flag, &arguments.place, output).await?,
+            None,
+        )
     } else {
-        let (stand, after) = Stand::filled(&arguments.place, plan.large, &progress, output).await?;
-        (stand, Some(after))
+        let (cluster, after) =
+            BenchCluster::filled(&arguments.place, plan.large, &progress, output).await?;
+        (cluster, Some(after))
     };
     let beside = BenchPlace {
         existing: false,
         dir: arguments.place.dir.clone(),
         keep: false,
     };
-    let (small, _) = Stand::filled(&beside, plan.small, &progress, output).await?;
+    let (small, _) = BenchCluster::filled(&beside, plan.small, &progress, output).await?;
     let mut at_large = visit(LARGE, &large, plan.large, &plan, &progress).await?;
     let mut at_small = visit(SMALL, &small, plan.small, &plan, &progress).await?;
     let lines = growth::measure(
@@ -128,15 +132,15 @@ fn requests(arguments: &GrowthArgs) -> Vec<Request> {
 
 async fn visit(
     name: &'static str,
-    stand: &Stand,
+    cluster: &BenchCluster,
     size: Size,
     plan: &Plan,
     progress: &(impl Fn(&str) + Sync),
 ) -> Result<Site, CtlError> {
     Site::visit(
         name,
-        &stand.road()?,
-        &stand.servers()?,
+        &cluster.access()?,
+        &cluster.servers()?,
         size,
         plan,
         progress,

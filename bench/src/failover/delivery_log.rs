@@ -56,7 +56,7 @@ pub struct Found {
 
 /// What was found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Verdict {
+pub struct DeliveryReport {
     /// Messages that were acknowledged.
     pub acknowledged: u64,
     /// Acknowledged and not there.
@@ -69,7 +69,7 @@ pub struct Verdict {
     pub strange: u64,
 }
 
-impl Verdict {
+impl DeliveryReport {
     /// Whether nothing is wrong.
     pub fn is_clean(&self) -> bool {
         (self.lost, self.doubled, self.out_of_order, self.strange) == (0, 0, 0, 0)
@@ -77,12 +77,12 @@ impl Verdict {
 }
 
 /// Judges a mailbox, sorted by id.
-pub fn judge(attempts: &[Attempt], found: &[Found]) -> Verdict {
+pub fn check(attempts: &[Attempt], found: &[Found]) -> DeliveryReport {
     let fates: HashMap<u64, Fate> = attempts
         .iter()
         .map(|attempt| (attempt.number, attempt.fate))
         .collect();
-    let mut verdict = Verdict::default();
+    let mut verdict = DeliveryReport::default();
     let mut seen: HashMap<u64, u64> = HashMap::new();
     let mut newest = None;
     for message in found {
@@ -156,12 +156,12 @@ mod tests {
 
     #[test]
     fn what_was_acknowledged_once_and_is_there_once_is_clean() {
-        let verdict = judge(&acknowledged(&[1, 2, 3]), &found(&[1, 2, 3]));
+        let verdict = check(&acknowledged(&[1, 2, 3]), &found(&[1, 2, 3]));
         assert_eq!(
             verdict,
-            Verdict {
+            DeliveryReport {
                 acknowledged: 3,
-                ..Verdict::default()
+                ..DeliveryReport::default()
             }
         );
         assert!(verdict.is_clean());
@@ -170,10 +170,10 @@ mod tests {
     #[test]
     fn losses_copies_and_order_are_counted_apart() {
         let sent = acknowledged(&[1, 2, 3, 4]);
-        assert_eq!(judge(&sent, &found(&[1, 4])).lost, 2);
+        assert_eq!(check(&sent, &found(&[1, 4])).lost, 2);
         let mut twice = found(&[1, 2, 2, 3, 4]);
         twice[2].id = 21;
-        let verdict = judge(&sent, &twice);
+        let verdict = check(&sent, &twice);
         assert_eq!(
             (
                 verdict.doubled,
@@ -183,7 +183,7 @@ mod tests {
             ),
             (1, 0, 0, 0)
         );
-        let verdict = judge(&sent, &found(&[1, 3, 2, 4]));
+        let verdict = check(&sent, &found(&[1, 3, 2, 4]));
         assert_eq!(
             (verdict.out_of_order, verdict.lost, verdict.doubled),
             (1, 0, 0)
@@ -195,24 +195,24 @@ mod tests {
     fn an_unknown_one_may_be_there_once_and_a_refused_one_not_at_all() {
         let mut sent = acknowledged(&[1, 2, 3]);
         sent[1].fate = Fate::Unknown;
-        assert!(judge(&sent, &found(&[1, 2, 3])).is_clean());
-        assert!(judge(&sent, &found(&[1, 3])).is_clean());
+        assert!(check(&sent, &found(&[1, 2, 3])).is_clean());
+        assert!(check(&sent, &found(&[1, 3])).is_clean());
         assert!(
-            judge(&sent, &found(&[1, 3, 2])).is_clean(),
+            check(&sent, &found(&[1, 3, 2])).is_clean(),
             "it may come late"
         );
-        assert_eq!(judge(&sent, &found(&[1, 2, 2, 3])).doubled, 1);
+        assert_eq!(check(&sent, &found(&[1, 2, 2, 3])).doubled, 1);
         sent[1].fate = Fate::NotDone;
-        assert_eq!(judge(&sent, &found(&[1, 2, 3])).strange, 1);
-        assert!(judge(&sent, &found(&[1, 3])).is_clean());
+        assert_eq!(check(&sent, &found(&[1, 2, 3])).strange, 1);
+        assert!(check(&sent, &found(&[1, 3])).is_clean());
     }
 
     #[test]
     fn what_nobody_sent_and_another_id_are_strange() {
         let sent = acknowledged(&[1]);
-        assert_eq!(judge(&sent, &found(&[1, 2])).strange, 1);
+        assert_eq!(check(&sent, &found(&[1, 2])).strange, 1);
         assert_eq!(
-            judge(
+            check(
                 &sent,
                 &[
                     Found {
@@ -229,7 +229,7 @@ mod tests {
             1
         );
         assert_eq!(
-            judge(
+            check(
                 &sent,
                 &[Found {
                     id: 12,

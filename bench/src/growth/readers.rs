@@ -11,9 +11,9 @@ use messagebase_protocol::limits::PAGE_MAX;
 use serde::Serialize;
 
 use super::fill::{PASSWORD, Size, user};
-use crate::load::crowd::{Road, ask, words};
+use crate::load::buffered::buffered;
 use crate::load::drive::{Link, Receipt, Worked};
-use crate::load::few::few_at_a_time;
+use crate::load::load_users::{ClusterAccess, ask, words};
 use crate::load::messagebase::leader_at;
 use crate::load::{LoadError, Say, Server, Shape, Subject};
 
@@ -64,42 +64,42 @@ struct Asker {
 }
 
 /// All who ask on one cluster.
-pub struct Askers {
+pub struct Readers {
     name: &'static str,
-    road: Road,
+    access: ClusterAccess,
     leader: usize,
     servers: Vec<Server>,
     all: Vec<Arc<Asker>>,
     question: Question,
 }
 
-impl Askers {
+impl Readers {
     /// So many of the users, each logged in on the leader.
     ///
     /// # Errors
     /// They can't log in, or have no messages.
     pub async fn gather(
         name: &'static str,
-        road: &Road,
+        access: &ClusterAccess,
         servers: Vec<Server>,
         size: Size,
         askers: u32,
         say: Say<'_>,
-    ) -> Result<Askers, LoadError> {
+    ) -> Result<Readers, LoadError> {
         const TELL_EVERY: usize = 64;
-        let leader = leader_at(road).await?;
+        let leader = leader_at(access).await?;
         let apart = size.users / askers.clamp(1, size.users);
-        let deed = |_, at: u32| Asker::log_in(road.clone(), leader, user(at * apart));
+        let deed = |_, at: u32| Asker::log_in(access.clone(), leader, user(at * apart));
         let tell = |done: usize| {
             if done.is_multiple_of(TELL_EVERY) {
                 say(&format!("{name}: logged in: {done} of {askers}"));
             }
         };
-        let all = few_at_a_time(0..askers, AT_A_TIME, deed, tell).await?;
+        let all = buffered(0..askers, AT_A_TIME, deed, tell).await?;
         let all = all.into_iter().map(Arc::new).collect();
-        Ok(Askers {
+        Ok(Readers {
             name,
-            road: road.clone(),
+            access: access.clone(),
             leader,
             servers,
             all,
@@ -108,15 +108,15 @@ impl Askers {
     }
 
     /// What the next rounds ask.
-    pub fn turn_to(&mut self, question: Question) -> &mut Askers {
+    pub fn turn_to(&mut self, question: Question) -> &mut Readers {
         self.question = question;
         self
     }
 }
 
 impl Asker {
-    async fn log_in(road: Road, node: usize, name: String) -> Result<Asker, LoadError> {
-        let connection = road.connect(node).await?;
+    async fn log_in(access: ClusterAccess, node: usize, name: String) -> Result<Asker, LoadError> {
+        let connection = access.connect(node).await?;
         let op = Op::Login {
             user: name.clone(),
             password: PASSWORD.into(),
@@ -214,7 +214,7 @@ impl Asker {
 
 /// Some of those who ask, one after the other.
 pub struct Row {
-    road: Road,
+    access: ClusterAccess,
     leader: usize,
     askers: Vec<Arc<Asker>>,
     question: Question,
@@ -232,7 +232,7 @@ impl Link for Row {
         let asker = &self.askers[usize::try_from(place).unwrap_or(0)];
         let rows = if self.question == Question::Login {
             let connection = self
-                .road
+                .access
                 .connect(self.leader)
                 .await
                 .map_err(|e| e.to_string())?;
@@ -264,7 +264,7 @@ impl Link for Row {
     }
 }
 
-impl Subject for Askers {
+impl Subject for Readers {
     type Link = Row;
 
     fn name(&self) -> &'static str {
@@ -283,7 +283,7 @@ impl Subject for Askers {
         let rows = shape.connections.min(self.all.len());
         let row = |at: usize| {
             Arc::new(Row {
-                road: self.road.clone(),
+                access: self.access.clone(),
                 leader: self.leader,
                 askers: self.all.iter().skip(at).step_by(rows).cloned().collect(),
                 question: self.question,

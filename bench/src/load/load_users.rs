@@ -14,14 +14,14 @@ use messagebase_protocol::json::{Consistency, Event, LoggedIn, Op, Registered, R
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
+use super::buffered::buffered;
 use super::drive::Receipt;
-use super::few::few_at_a_time;
 use super::{LoadError, Say};
 
 /// Accounts that receive. Each may have `queued_messages_per_user` messages waiting; with the default of 10,000 that
 /// is room for 2.5 million sends.
 pub const RECIPIENTS: usize = 256;
-/// Random characters in all names of a crowd.
+/// Random characters in all names of a users.
 const MARK_CHARACTERS: usize = 6;
 /// Accounts made, or connections opened, at a time: password hashes are the nodes' work, and they refuse too many.
 const AT_A_TIME: usize = 8;
@@ -38,7 +38,7 @@ const BUSY_TRIES: usize = 100;
 
 /// Where and how the nodes are reached.
 #[derive(Clone)]
-pub struct Road {
+pub struct ClusterAccess {
     /// TLS, as the client library speaks it.
     pub transport: Transport,
     /// The nodes.
@@ -46,7 +46,7 @@ pub struct Road {
 }
 
 /// One sender.
-pub struct Person {
+pub struct User {
     /// Account name.
     pub name: String,
     /// Takes the session up on any connection.
@@ -57,7 +57,7 @@ pub struct Person {
     pub receipts: std::sync::Mutex<Vec<Receipt>>,
 }
 
-impl Person {
+impl User {
     /// A number that was not used before.
     pub fn next_serial(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
@@ -65,37 +65,41 @@ impl Person {
 }
 
 /// All accounts.
-pub struct Crowd {
-    road: Road,
+pub struct LoadUsers {
+    access: ClusterAccess,
     password: String,
-    /// In all names: a cluster may have seen a crowd before.
+    /// In all names: a cluster may have seen a users before.
     mark: String,
     recipients: Arc<[String]>,
-    people: Vec<Arc<Person>>,
+    people: Vec<Arc<User>>,
 }
 
-impl Crowd {
+impl LoadUsers {
     /// Makes the recipients: [`RECIPIENTS`] of them for load.
     ///
     /// # Errors
     /// No node takes them.
-    pub async fn gather(road: Road, recipients: usize, say: Say<'_>) -> Result<Crowd, LoadError> {
+    pub async fn gather(
+        access: ClusterAccess,
+        recipients: usize,
+        say: Say<'_>,
+    ) -> Result<LoadUsers, LoadError> {
         let password = random::key();
         let mark: String = random::key().chars().take(MARK_CHARACTERS).collect();
         let recipients: Vec<String> = (0..recipients)
             .map(|n| format!("inbox-{mark}-{n:05}"))
             .collect();
-        let crowd = Crowd {
-            road,
+        let users = LoadUsers {
+            access,
             password,
             mark,
             recipients: recipients.clone().into(),
             people: Vec::new(),
         };
-        crowd
+        users
             .each(recipients, "recipients made", say, register)
             .await?;
-        Ok(crowd)
+        Ok(users)
     }
 
     /// At least `count` senders, each logged in once.
@@ -106,7 +110,7 @@ impl Crowd {
         &mut self,
         count: usize,
         say: Say<'_>,
-    ) -> Result<&[Arc<Person>], LoadError> {
+    ) -> Result<&[Arc<User>], LoadError> {
         let names: Vec<String> = (self.people.len()..count)
             .map(|n| format!("sender-{}-{n:05}", self.mark))
             .collect();
@@ -125,7 +129,7 @@ impl Crowd {
     }
 
     /// All senders up to now.
-    pub fn people(&self) -> &[Arc<Person>] {
+    pub fn people(&self) -> &[Arc<User>] {
         &self.people
     }
 
@@ -140,8 +144,8 @@ impl Crowd {
     }
 
     /// Where the nodes are.
-    pub fn road(&self) -> &Road {
-        &self.road
+    pub fn access(&self) -> &ClusterAccess {
+        &self.access
     }
 
     /// Does the same for all names, a few at a time, in turn on all nodes.
@@ -150,7 +154,7 @@ impl Crowd {
         names: Vec<String>,
         what: &str,
         say: Say<'_>,
-        deed: fn(Road, usize, String, String) -> F,
+        deed: fn(ClusterAccess, usize, String, String) -> F,
     ) -> Result<Vec<T>, LoadError>
     where
         T: Send + 'static,
@@ -158,19 +162,24 @@ impl Crowd {
     {
         const TELL_EVERY: usize = 64;
         let total = names.len();
-        let (road, password) = (self.road.clone(), self.password.clone());
-        let deed = |at, name| deed(road.clone(), at, name, password.clone());
+        let (access, password) = (self.access.clone(), self.password.clone());
+        let deed = |at, name| deed(access.clone(), at, name, password.clone());
         let tell = |done: usize| {
             if done.is_multiple_of(TELL_EVERY) || done == total {
                 say(&format!("{what}: {done} of {total}"));
             }
         };
-        few_at_a_time(names, AT_A_TIME, deed, tell).await
+        buffered(names, AT_A_TIME, deed, tell).await
     }
 }
 
-async fn register(road: Road, at: usize, user: String, password: String) -> Result<(), LoadError> {
-    let connection = road.connect(at).await?;
+async fn register(
+    access: ClusterAccess,
+    at: usize,
+    user: String,
+    password: String,
+) -> Result<(), LoadError> {
+    let connection = access.connect(at).await?;
     let op = Op::Register {
         user,
         password,
@@ -180,12 +189,12 @@ async fn register(road: Road, at: usize, user: String, password: String) -> Resu
 }
 
 async fn register_and_log_in(
-    road: Road,
+    access: ClusterAccess,
     at: usize,
     user: String,
     password: String,
-) -> Result<Person, LoadError> {
-    let connection = road.connect(at).await?;
+) -> Result<User, LoadError> {
+    let connection = access.connect(at).await?;
     let op = Op::Register {
         user: user.clone(),
         password: password.clone(),
@@ -194,7 +203,7 @@ async fn register_and_log_in(
     ask::<Registered>(&connection, op).await?;
     let session: LoggedIn = ask(&connection, Op::Login { user, password }).await?;
     let (name, token) = (session.user, session.token);
-    Ok(Person {
+    Ok(User {
         name,
         token,
         next: AtomicU64::new(0),
@@ -202,15 +211,15 @@ async fn register_and_log_in(
     })
 }
 
-impl Road {
+impl ClusterAccess {
     /// As the configuration says.
     ///
     /// # Errors
     /// `ca.pem` can't be used.
-    pub fn from_config(config: &Config) -> Result<Road, LoadError> {
+    pub fn from_config(config: &Config) -> Result<ClusterAccess, LoadError> {
         let transport =
             Transport::from_config(config).map_err(|e| LoadError::Refused(e.to_string()))?;
-        Ok(Road {
+        Ok(ClusterAccess {
             transport,
             endpoints: Directory::from_config(config).endpoints().to_vec(),
         })
@@ -226,7 +235,7 @@ impl Road {
             .map(|(connection, _events)| connection)
     }
 
-    /// As [`Road::connect`], and what is told on the connection unasked.
+    /// As [`ClusterAccess::connect`], and what is told on the connection unasked.
     ///
     /// # Errors
     /// It can't be reached.
@@ -234,14 +243,14 @@ impl Road {
         &self,
         at: usize,
     ) -> Result<(Connection, mpsc::Receiver<Event>), LoadError> {
-        let endpoint = &self.endpoints[at % self.endpoints.len()];
+        let access = &self.endpoints[at % self.endpoints.len()];
         let mut tries = 1;
         loop {
-            match self.transport.connect(&endpoint.address).await {
+            match self.transport.connect(&access.address).await {
                 Ok(connected) => return Ok(connected),
                 Err(_) if tries < CONNECT_TRIES => tries += 1,
                 Err(error) => {
-                    let who = format!("node {} at {}", endpoint.node, endpoint.address);
+                    let who = format!("node {} at {}", access.node, access.address);
                     return Err(LoadError::Unreachable {
                         who,
                         why: error.to_string(),
@@ -252,28 +261,28 @@ impl Road {
         }
     }
 
-    /// A connection in that person's session.
+    /// A connection in that user's session.
     ///
     /// # Errors
     /// It can't be reached, or the session is not taken up.
-    pub async fn resume(&self, at: usize, person: &Person) -> Result<Connection, LoadError> {
-        self.resume_listening(at, person)
+    pub async fn resume(&self, at: usize, user: &User) -> Result<Connection, LoadError> {
+        self.resume_listening(at, user)
             .await
             .map(|(connection, _events)| connection)
     }
 
-    /// As [`Road::resume`], and what is told on the connection unasked.
+    /// As [`ClusterAccess::resume`], and what is told on the connection unasked.
     ///
     /// # Errors
-    /// As [`Road::resume`].
+    /// As [`ClusterAccess::resume`].
     pub async fn resume_listening(
         &self,
         at: usize,
-        person: &Person,
+        user: &User,
     ) -> Result<(Connection, mpsc::Receiver<Event>), LoadError> {
         let (connection, events) = self.listen(at).await?;
         let op = Op::Resume {
-            token: person.token.clone(),
+            token: user.token.clone(),
             consistency: Consistency::Linear,
         };
         ask::<Resumed>(&connection, op).await?;

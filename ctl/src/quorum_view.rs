@@ -1,5 +1,5 @@
 //! What the answers of several nodes mean together: who leads, and whether there is a quorum. Pure: a survey in, a
-//! verdict out.
+//! view of the quorum out.
 
 use messagebase_protocol::peer::{MemberRow, NodeReport};
 use messagebase_protocol::quorum::majority;
@@ -7,7 +7,7 @@ use messagebase_protocol::role::NodeRole;
 
 /// What is known of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verdict {
+pub struct QuorumView {
     /// The node that leads with a majority behind it.
     pub leader: Option<u16>,
     /// Whether a majority of the voters answers and agrees on that leader.
@@ -21,7 +21,7 @@ pub struct Verdict {
 /// Judges by the membership that the nodes report, not by the configuration.
 ///
 /// The leader itself must be among those that answer: followers name a dead one until they noticed.
-pub fn judge(reports: &[&NodeReport]) -> Verdict {
+pub fn quorum_view(reports: &[&NodeReport]) -> QuorumView {
     let claims = reports
         .iter()
         .filter(|report| report.role == NodeRole::Leader)
@@ -35,7 +35,7 @@ pub fn judge(reports: &[&NodeReport]) -> Verdict {
             .iter()
             .filter(|report| is_voter(newest_members(reports), report))
             .count();
-        return Verdict {
+        return QuorumView {
             leader: None,
             quorum: false,
             voters,
@@ -50,7 +50,7 @@ pub fn judge(reports: &[&NodeReport]) -> Verdict {
     let voters = leader.members.iter().filter(|member| member.voter).count();
     let agreeing = reports.iter().filter(|report| agrees(report)).count();
     let quorum = agreeing >= majority(voters);
-    Verdict {
+    QuorumView {
         leader: quorum.then_some(leader.node),
         quorum,
         voters,
@@ -75,50 +75,13 @@ pub fn newest_members<'a>(reports: &[&'a NodeReport]) -> &'a [MemberRow] {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
+    use crate::testing::report;
 
-    /// Node `node` of a cluster whose voters are `voters`.
-    pub(crate) fn report(
-        node: u16,
-        role: NodeRole,
-        term: u64,
-        leader: Option<u16>,
-        voters: &[u16],
-    ) -> NodeReport {
-        let member = |node: &u16| MemberRow {
-            node: *node,
-            generation: 1,
-            client: format!("127.0.0.1:{}", 7100 + node),
-            peer: format!("127.0.0.1:{}", 7200 + node),
-            voter: true,
-        };
-        NodeReport {
-            node,
-            cluster_id: Some("c".into()),
-            raft_id: 65_536 + u64::from(node),
-            role,
-            waiting_for: (role == NodeRole::Waiting).then(|| "`mbctl member replace`".into()),
-            term,
-            leader,
-            last_log: None,
-            committed: Some(10),
-            applied: Some(8),
-            users: 2,
-            queued: 0,
-            sessions: 1,
-            db_bytes: 4096 * 20,
-            uptime_ms: 61_000,
-            version: "0.1.0".into(),
-            ready: true,
-            pid: 1,
-            members: voters.iter().map(member).collect(),
-        }
-    }
-
-    fn verdict(reports: &[NodeReport]) -> (Option<u16>, bool) {
-        let verdict = judge(&reports.iter().collect::<Vec<_>>());
-        (verdict.leader, verdict.quorum)
+    fn view(reports: &[NodeReport]) -> (Option<u16>, bool) {
+        let view = quorum_view(&reports.iter().collect::<Vec<_>>());
+        (view.leader, view.quorum)
     }
 
     #[test]
@@ -128,14 +91,14 @@ pub(crate) mod tests {
             report(1, NodeRole::Leader, 4, Some(1), &all),
             report(2, NodeRole::Follower, 4, Some(1), &all),
         ];
-        assert_eq!(verdict(&two), (Some(1), true));
-        assert_eq!(verdict(&two[..1]), (None, false), "a leader alone of three");
+        assert_eq!(view(&two), (Some(1), true));
+        assert_eq!(view(&two[..1]), (None, false), "a leader alone of three");
         assert_eq!(
-            verdict(&two[1..]),
+            view(&two[1..]),
             (None, false),
             "a follower that names a dead leader"
         );
-        assert_eq!(verdict(&[]), (None, false));
+        assert_eq!(view(&[]), (None, false));
     }
 
     #[test]
@@ -146,13 +109,13 @@ pub(crate) mod tests {
             report(2, NodeRole::Leader, 5, Some(2), &all),
             report(3, NodeRole::Follower, 5, Some(2), &all),
         ];
-        assert_eq!(verdict(&split), (Some(2), true));
+        assert_eq!(view(&split), (Some(2), true));
         let undecided = [
             report(1, NodeRole::Leader, 4, Some(1), &all),
             report(2, NodeRole::Candidate, 5, None, &all),
             report(3, NodeRole::Candidate, 6, None, &all),
         ];
-        assert_eq!(verdict(&undecided), (None, false));
+        assert_eq!(view(&undecided), (None, false));
     }
 
     #[test]
@@ -163,7 +126,7 @@ pub(crate) mod tests {
             report(2, NodeRole::Follower, 4, Some(1), &two_of_five),
         ];
         assert_eq!(
-            verdict(&few),
+            view(&few),
             (None, false),
             "two of five, however many the file names"
         );
@@ -171,11 +134,11 @@ pub(crate) mod tests {
             report(1, NodeRole::Leader, 4, Some(1), &[1, 2]),
             report(3, NodeRole::Learner, 4, Some(1), &[1, 2]),
         ];
-        assert_eq!(verdict(&learner), (None, false));
+        assert_eq!(view(&learner), (None, false));
         learner[1] = report(2, NodeRole::Waiting, 4, Some(1), &[1, 2]);
-        assert_eq!(verdict(&learner), (None, false));
+        assert_eq!(view(&learner), (None, false));
         assert_eq!(
-            verdict(&[report(7, NodeRole::Leader, 1, Some(7), &[7])]),
+            view(&[report(7, NodeRole::Leader, 1, Some(7), &[7])]),
             (Some(7), true)
         );
     }

@@ -1,19 +1,19 @@
-//! `mbctl bench connections`: what sessions that say nothing cost a node.
+//! `mbbench connections`: what sessions that say nothing cost a node.
 
 use std::path::Path;
 
-use messagebase_bench::connections::{self, Figures, Plan};
-use messagebase_bench::measure::Machine;
+use crate::connections::{self, Figures, Plan};
+use crate::measure::Machine;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 
 use super::load::{on, progress};
-use super::stand::{Stand, failed};
+use crate::bench_cluster::{BenchCluster, failed};
 use crate::cli::ConnectionsArgs;
-use crate::error::CtlError;
-use crate::exit::Exit;
-use crate::output::Output;
-use crate::table::{Column, render};
+use messagebase_ctl::error::CtlError;
+use messagebase_ctl::exit::Exit;
+use messagebase_ctl::output::Output;
+use messagebase_ctl::table::{Column, render};
 
 /// Files that this program needs open beside the connections.
 const OTHER_FILES: u64 = 200;
@@ -42,9 +42,9 @@ pub async fn run(
     // Before the nodes are started: they inherit it.
     allow_files(u64::from(arguments.sessions) + OTHER_FILES)?;
     let machine = Machine::here();
-    let stand = Stand::put_up(flag, &arguments.place, output).await?;
-    let (road, servers) = (stand.road()?, stand.servers()?);
-    let figures = connections::measure(&road, &servers, plan, &progress(output))
+    let cluster = BenchCluster::start(flag, &arguments.place, output).await?;
+    let (access, servers) = (cluster.access()?, cluster.servers()?);
+    let figures = connections::measure(&access, &servers, plan, &progress(output))
         .await
         .map_err(failed)?;
     output.data(

@@ -1,23 +1,23 @@
-//! `mbctl bench compare`: this cluster and an etcd side by side.
+//! `mbbench compare`: this cluster and an etcd side by side.
 
 use std::path::Path;
 
-use messagebase_bench::etcd::Etcd;
-use messagebase_bench::etcd::nodes::{self, Nodes};
-use messagebase_bench::load::Timing;
-use messagebase_bench::load::compare::{Pair, side_by_side};
-use messagebase_bench::load::figures::Point;
-use messagebase_bench::load::messagebase::Through;
-use messagebase_bench::measure::Machine;
+use crate::etcd::Etcd;
+use crate::etcd::nodes::{self, Nodes};
+use crate::load::Timing;
+use crate::load::compare::{Pair, side_by_side};
+use crate::load::figures::Point;
+use crate::load::messagebase::Through;
+use crate::measure::Machine;
 use serde::Serialize;
 
 use super::load::{last, on, progress, proven, shapes, timing};
-use super::stand::{Proven, Stand, failed};
+use crate::bench_cluster::{BenchCluster, Proven, failed};
 use crate::cli::CompareArgs;
-use crate::error::CtlError;
-use crate::exit::Exit;
-use crate::output::Output;
-use crate::table::{Column, or_none, render};
+use messagebase_ctl::error::CtlError;
+use messagebase_ctl::exit::Exit;
+use messagebase_ctl::output::Output;
+use messagebase_ctl::table::{Column, or_none, render};
 
 /// Connections of the shapes when none are named: those that targets are set for.
 const CONNECTIONS: [u16; 3] = [1, 64, 256];
@@ -52,22 +52,22 @@ pub async fn run(
         CtlError::failed("no_etcd", format!("`{}` is not on PATH", nodes::PROGRAM))
             .hint("`apt-get install etcd-server` installs it on Debian; its service need not run")
     })?;
-    let stand = Stand::put_up(flag, &arguments.place, output).await?;
+    let cluster = BenchCluster::start(flag, &arguments.place, output).await?;
     // On the same disk as our own data: it is part of what is measured.
-    let beside = match stand.directory() {
+    let beside = match cluster.directory() {
         Some(own) => tempfile::tempdir_in(own),
         None => tempfile::tempdir(),
     };
     let directory = beside
         .map_err(|e| CtlError::failed("io", "failed to make a directory for etcd").because(e))?;
     let progress = progress(output);
-    let pki = (!arguments.etcd_without_tls).then(|| stand.pki());
+    let pki = (!arguments.etcd_without_tls).then(|| cluster.pki());
     let nodes = Nodes::start(directory.path(), pki, &progress)
         .await
         .map_err(failed)?;
     let body_bytes = usize::from(arguments.shape.body_bytes);
     let mut etcd = Etcd::new(nodes, body_bytes);
-    let mut subject = stand
+    let mut subject = cluster
         .subject(Through::Connection, body_bytes, &progress)
         .await?;
     let (shapes, timing) = (
@@ -79,7 +79,7 @@ pub async fn run(
         .await
         .map_err(failed)?;
     etcd.stop();
-    let proof = stand
+    let proof = cluster
         .prove(&mut subject, last(&shapes)?, &progress, output)
         .await?;
     let report = Report {
