@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, Result, Row, params};
 
-use super::sql::{int, opt_uint, uint};
+use super::integers::{int, opt_uint, uint};
 use crate::change::Settings;
 use crate::entry::LogId;
 

@@ -1,13 +1,13 @@
-//! Applying entries, one after the other, in the writer's transactions.
+//! Applies entries, one after the other, in the writer's transactions.
 
 use std::sync::Arc;
 
 use rusqlite::Connection;
 
+use super::change_context::{ChangeContext, Stop};
 use super::counters::Counters;
-use super::ctx::{Ctx, Stop};
 use super::index::Memtable;
-use super::warm::Warm;
+use super::row_cache::RowCache;
 use super::{Applied, ApplyError, message, operator, session, user};
 use crate::change::{Change, Envelope, LOG_VERSION, Outcome, Settings};
 use crate::entry::{LogId, LogPayload, LogRow};
@@ -17,9 +17,9 @@ pub struct Machine {
     memtable: Memtable,
     /// As the open transaction has them; `None`: to be read first.
     counters: Option<Counters>,
-    /// Settings and membership as their row has them: the two that hardly ever move, and cost the most to write.
+    /// Settings and membership as stored: the two that rarely change and cost the most to write.
     written: Option<(Settings, Option<LogId>)>,
-    warm: Warm,
+    row_cache: RowCache,
 }
 
 impl Machine {
@@ -29,14 +29,14 @@ impl Machine {
             memtable,
             counters: None,
             written: None,
-            warm: Warm::default(),
+            row_cache: RowCache::default(),
         }
     }
 
-    /// The state was replaced by a snapshot's: nothing that is held is true any more.
+    /// A snapshot replaced the state: nothing that is cached is valid any more.
     pub fn forget(&mut self) {
         (self.counters, self.written) = (None, None);
-        self.warm.forget();
+        self.row_cache.forget();
     }
 
     /// Applies one entry inside the transaction that `tx` has open. [`Machine::save`] must come before its COMMIT;
@@ -79,7 +79,7 @@ impl Machine {
                 change(
                     tx,
                     &self.memtable,
-                    &mut self.warm,
+                    &mut self.row_cache,
                     counters,
                     envelope,
                     index,
@@ -88,12 +88,12 @@ impl Machine {
         }
     }
 
-    /// Writes back what the entries of this transaction moved. Returns the last applied id.
+    /// Writes back what the entries of this transaction changed. Returns the last applied id.
     ///
     /// # Errors
     /// SQLite's; the transaction must be rolled back and the node stopped.
     pub fn save(&mut self, tx: &Connection) -> rusqlite::Result<Option<LogId>> {
-        self.warm.write_back(tx)?;
+        self.row_cache.write_back(tx)?;
         let Some(counters) = &self.counters else {
             return Ok(None);
         };
@@ -111,11 +111,11 @@ impl Machine {
     }
 }
 
-/// A change on its own: whatever ends it, it is there whole or not at all.
+/// Applies a change whole or not at all.
 fn change(
     tx: &Connection,
     memtable: &Memtable,
-    warm: &mut Warm,
+    row_cache: &mut RowCache,
     counters: &mut Counters,
     envelope: &Arc<Envelope>,
     index: u64,
@@ -124,17 +124,17 @@ fn change(
     let before = counters.scalars;
     let reach = Reach::of(&envelope.body);
     if reach == Reach::Everything {
-        // What it does it may do by SQL alone, and a rollback takes it back.
-        warm.write_back(tx).map_err(fatal)?;
-        warm.forget_people();
+        // It may use SQL alone, and a rollback must undo all of it.
+        row_cache.write_back(tx).map_err(fatal)?;
+        row_cache.forget_accounts();
     }
     if reach != Reach::OneRow {
         run(tx, "SAVEPOINT entry").map_err(fatal)?;
     }
-    let mut ctx = Ctx {
+    let mut ctx = ChangeContext {
         tx,
         memtable,
-        warm,
+        row_cache,
         state: &mut counters.scalars,
         actor: envelope.actor,
         effects: Vec::new(),
@@ -142,7 +142,7 @@ fn change(
     let carried = carry_out(&mut ctx, envelope);
     let effects = ctx.effects;
     if reach == Reach::Everything {
-        warm.forget_people();
+        row_cache.forget_accounts();
     }
     let stop = match carried {
         Ok(outcome) => {
@@ -159,7 +159,7 @@ fn change(
         run(tx, "RELEASE entry").map_err(fatal)?;
     }
     if reach == Reach::Everything {
-        warm.forget();
+        row_cache.forget();
     }
     counters.scalars = before;
     Ok(Applied {
@@ -168,13 +168,13 @@ fn change(
     })
 }
 
-/// How much of the state a change may write, which decides how it is taken back.
+/// How much of the state a change may write, which decides how it is rolled back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reach {
-    /// One statement, and then what is held in memory: SQLite takes a failing statement back by itself. A savepoint
-    /// would cost as much as the statement.
+    /// One statement, and then memory: SQLite undoes a failing statement by itself. A savepoint would cost as much as
+    /// the statement.
     OneRow,
-    /// Rows of messages, and then what is held in memory.
+    /// Rows of messages, and then memory.
     Messages,
     /// Accounts, sessions, anything.
     Everything,
@@ -190,7 +190,7 @@ impl Reach {
     }
 }
 
-/// What becomes of an entry that was not carried out.
+/// The outcome of an entry that was not applied.
 fn ended(stop: Stop, index: u64) -> Result<Outcome, ApplyError> {
     match stop {
         Stop::Refused(refusal) => Ok(Outcome::Refused(refusal)),
@@ -211,7 +211,7 @@ fn ended(stop: Stop, index: u64) -> Result<Outcome, ApplyError> {
     }
 }
 
-fn carry_out(ctx: &mut Ctx<'_>, envelope: &Arc<Envelope>) -> Result<Outcome, Stop> {
+fn carry_out(ctx: &mut ChangeContext<'_>, envelope: &Arc<Envelope>) -> Result<Outcome, Stop> {
     let secrets = envelope.secrets.as_ref();
     let password_hash = secrets.and_then(|s| s.password_hash.as_deref());
     match &envelope.body {
@@ -258,7 +258,7 @@ fn carry_out(ctx: &mut Ctx<'_>, envelope: &Arc<Envelope>) -> Result<Outcome, Sto
     }
 }
 
-/// Whether an error says something about this node's disk, memory or schema, not about the entry. Rolling back would
+/// Whether an error concerns this node's disk, memory or schema, not the entry. Rolling back would
 /// then leave this node with other rows than its peers. (`SQLITE_ERROR`, rusqlite's `Unknown`, is final too: no data
 /// can make these statements fail so, a table that somebody dropped can.)
 fn is_final(error: &rusqlite::Error) -> bool {

@@ -7,18 +7,18 @@ use messagebase_protocol::name::folded;
 use rusqlite::Row;
 use sha2::{Digest, Sha256};
 
-use super::ctx::{Ctx, Stop, UserRecord};
+use super::change_context::{ChangeContext, Stop, UserRecord};
 use super::effect::{Effect, NewMessage};
 use super::index::{self, Index, IndexedMessage, List};
-use super::sql::{int, opt_uint, uint};
-use super::warm::{Mailbox, Recipient};
+use super::integers::{int, opt_uint, uint};
+use super::row_cache::{Mailbox, Recipient};
 use crate::change::{Envelope, Outcome, Refusal};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// Sends a message, unless the sender's key was used before.
 pub(super) fn send(
-    ctx: &mut Ctx<'_>,
+    ctx: &mut ChangeContext<'_>,
     envelope: &Arc<Envelope>,
     user: u64,
     to: &str,
@@ -34,7 +34,7 @@ pub(super) fn send(
         user: to,
         name: to_name,
     } = ctx
-        .warm
+        .row_cache
         .recipient(ctx.tx, &to_folded)?
         .ok_or(Refusal::NoSuchUser)?;
     let received = take_room(ctx, to, body.len() as u64)?;
@@ -49,7 +49,7 @@ pub(super) fn send(
     )?;
     // Only what is held in memory from here on: nothing that could fail, because nothing takes the row back.
     if to == user {
-        ctx.warm.set_mailbox(
+        ctx.row_cache.set_mailbox(
             user,
             Mailbox {
                 sent: received.sent + 1,
@@ -57,8 +57,8 @@ pub(super) fn send(
             },
         );
     } else {
-        ctx.warm.set_mailbox(to, received);
-        ctx.warm.set_mailbox(
+        ctx.row_cache.set_mailbox(to, received);
+        ctx.row_cache.set_mailbox(
             user,
             Mailbox {
                 sent: sender.sent + 1,
@@ -87,7 +87,7 @@ pub(super) fn send(
 
 /// The first answer under the key, if there is one; `KeyReused` when it was for something else.
 fn first_answer(
-    ctx: &Ctx<'_>,
+    ctx: &ChangeContext<'_>,
     user: u64,
     to_folded: &str,
     body: &str,
@@ -128,7 +128,7 @@ fn first_answer(
 }
 
 /// The recipient's mailbox with one message more, if there is room.
-fn take_room(ctx: &mut Ctx<'_>, recipient: u64, bytes: u64) -> Result<Mailbox, Stop> {
+fn take_room(ctx: &mut ChangeContext<'_>, recipient: u64, bytes: u64) -> Result<Mailbox, Stop> {
     let mut mailbox = mailbox(ctx, recipient)?;
     mailbox.queued_messages += 1;
     mailbox.queued_bytes += bytes;
@@ -142,14 +142,14 @@ fn take_room(ctx: &mut Ctx<'_>, recipient: u64, bytes: u64) -> Result<Mailbox, S
     Ok(mailbox)
 }
 
-fn mailbox(ctx: &mut Ctx<'_>, user: u64) -> Result<Mailbox, Stop> {
-    ctx.warm
+fn mailbox(ctx: &mut ChangeContext<'_>, user: u64) -> Result<Mailbox, Stop> {
+    ctx.row_cache
         .mailbox(ctx.tx, user)?
         .ok_or(Stop::Broken("an account without a mailbox"))
 }
 
 /// Messages to `user` up to `through` are delivered; their senders are told.
-pub(super) fn ack(ctx: &mut Ctx<'_>, user: u64, through: u64) -> Result<Outcome, Stop> {
+pub(super) fn ack(ctx: &mut ChangeContext<'_>, user: u64, through: u64) -> Result<Outcome, Stop> {
     let actor = ctx.require_actor(user)?;
     ctx.first(
         "SELECT 1 FROM messages WHERE id = ?1 AND recipient_id = ?2",
@@ -176,7 +176,7 @@ pub(super) fn ack(ctx: &mut Ctx<'_>, user: u64, through: u64) -> Result<Outcome,
         return Ok(Outcome::Done);
     }
     let mailbox = mailbox(ctx, user)?;
-    ctx.warm.set_mailbox(
+    ctx.row_cache.set_mailbox(
         user,
         Mailbox {
             queued_messages: mailbox.queued_messages.saturating_sub(messages),
@@ -196,7 +196,7 @@ pub(super) fn ack(ctx: &mut Ctx<'_>, user: u64, through: u64) -> Result<Outcome,
 }
 
 /// Ids of what is queued to a user up to `through`, ascending: a mailbox is bounded.
-fn queued(ctx: &mut Ctx<'_>, user: u64, through: u64) -> Result<Vec<u64>, Stop> {
+fn queued(ctx: &mut ChangeContext<'_>, user: u64, through: u64) -> Result<Vec<u64>, Stop> {
     let delivered_through = mailbox(ctx, user)?.delivered_through;
     Ok(Index::of(ctx.tx, ctx.memtable)?.list(
         List::to(user),
@@ -207,7 +207,7 @@ fn queued(ctx: &mut Ctx<'_>, user: u64, through: u64) -> Result<Vec<u64>, Stop> 
 }
 
 /// Deletes messages delivered longer ago than the settings say, oldest delivery first.
-pub(super) fn forget_delivered(ctx: &mut Ctx<'_>, at_most: u32) -> Result<Outcome, Stop> {
+pub(super) fn forget_delivered(ctx: &mut ChangeContext<'_>, at_most: u32) -> Result<Outcome, Stop> {
     ctx.require_no_actor()?;
     let days = u64::from(ctx.state.settings.delivered_days);
     if days == 0 {
@@ -227,7 +227,7 @@ pub(super) fn forget_delivered(ctx: &mut Ctx<'_>, at_most: u32) -> Result<Outcom
 }
 
 /// Deletes what is queued to an account that is being deleted.
-pub(super) fn drop_queued(ctx: &mut Ctx<'_>, recipient: &UserRecord) -> Result<(), Stop> {
+pub(super) fn drop_queued(ctx: &mut ChangeContext<'_>, recipient: &UserRecord) -> Result<(), Stop> {
     for id in queued(ctx, recipient.id, u64::MAX)? {
         let dropped = ctx.first(
             "SELECT id, sender_id, key, sent_at, body, recipient_id FROM messages
@@ -266,7 +266,7 @@ impl MessageTombstone {
 }
 
 /// Deletes messages and keeps their tombstones.
-fn tombstone(ctx: &mut Ctx<'_>, messages: &[MessageTombstone]) -> Result<(), Stop> {
+fn tombstone(ctx: &mut ChangeContext<'_>, messages: &[MessageTombstone]) -> Result<(), Stop> {
     for kept in messages {
         let IndexedMessage {
             id,
@@ -280,13 +280,14 @@ fn tombstone(ctx: &mut Ctx<'_>, messages: &[MessageTombstone]) -> Result<(), Sto
         )?;
         ctx.exec("DELETE FROM messages WHERE id = ?1", [int(id)])?;
         // A deleted account has no mailbox any more.
-        if let Some(mailbox) = ctx.warm.mailbox(ctx.tx, sender)? {
+        if let Some(mailbox) = ctx.row_cache.mailbox(ctx.tx, sender)? {
             let sent = mailbox.sent.saturating_sub(1);
-            ctx.warm.set_mailbox(sender, Mailbox { sent, ..mailbox });
+            ctx.row_cache
+                .set_mailbox(sender, Mailbox { sent, ..mailbox });
         }
-        if let Some(mailbox) = ctx.warm.mailbox(ctx.tx, recipient)? {
+        if let Some(mailbox) = ctx.row_cache.mailbox(ctx.tx, recipient)? {
             let received = mailbox.received.saturating_sub(1);
-            ctx.warm.set_mailbox(
+            ctx.row_cache.set_mailbox(
                 recipient,
                 Mailbox {
                     received,

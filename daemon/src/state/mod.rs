@@ -1,26 +1,26 @@
 //! Deterministic apply and the queries on what it wrote. Apply sees a transaction and `change` alone; it is the only
-//! authority: whatever `service/` checked before proposing was a courtesy.
+//! authority: the checks of `service/` before proposing are a courtesy.
 //!
-//! **Invariant:** apply knows no clock, no chance and no I/O but its transaction. Every node that applies the same
+//! **Invariant:** apply uses no clock, no randomness and no I/O except its transaction. Every node that applies the same
 //! entries holds the same rows.
 //!
 //! Where to go next: [`Machine`] applies; [`Counters`] is what all aggregates share; `user`, `session`, `message` and
-//! `operator` each carry out the changes of one aggregate, with the rows that `warm` holds; [`read`] queries the result;
+//! `operator` each carry out the changes of one aggregate, with the rows that `row_cache` holds; [`read`] queries the result;
 //! [`index`] finds messages; [`effect`] is what live sessions are told.
 
+mod change_context;
 mod counters;
-mod ctx;
 pub mod effect;
 mod hash;
 pub mod index;
+pub(crate) mod integers;
 mod machine;
 mod message;
 mod operator;
 pub mod read;
+mod row_cache;
 mod session;
-pub(crate) mod sql;
 mod user;
-mod warm;
 
 #[cfg(test)]
 mod tests;
@@ -35,7 +35,7 @@ use crate::state::effect::Effect;
 /// What applying one entry came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// For whoever proposed it.
+    /// For the proposer.
     pub outcome: Outcome,
     /// For live sessions, once the transaction is committed.
     pub effects: Vec<Effect>,

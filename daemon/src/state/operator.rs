@@ -4,20 +4,20 @@
 use messagebase_protocol::json::ClosingReason;
 use messagebase_protocol::name::fold_name;
 
-use super::ctx::{Ctx, Stop, UserRecord};
-use super::sql::int;
+use super::change_context::{ChangeContext, Stop, UserRecord};
+use super::integers::int;
 use super::user;
 use crate::change::{Outcome, Refusal, Settings};
 
 /// Replaces the replicated settings.
-pub(super) fn settings(ctx: &mut Ctx<'_>, settings: Settings) -> Result<Outcome, Stop> {
+pub(super) fn settings(ctx: &mut ChangeContext<'_>, settings: Settings) -> Result<Outcome, Stop> {
     ctx.require_no_actor()?;
     ctx.state.settings = settings;
     Ok(Outcome::Done)
 }
 
 /// Locks an account and ends its sessions. Messages to it still queue.
-pub(super) fn lock(ctx: &mut Ctx<'_>, name: &str) -> Result<Outcome, Stop> {
+pub(super) fn lock(ctx: &mut ChangeContext<'_>, name: &str) -> Result<Outcome, Stop> {
     let record = find(ctx, name)?;
     if !record.locked {
         ctx.exec(
@@ -30,7 +30,7 @@ pub(super) fn lock(ctx: &mut Ctx<'_>, name: &str) -> Result<Outcome, Stop> {
 }
 
 /// Unlocks an account; its owner has to log in again.
-pub(super) fn unlock(ctx: &mut Ctx<'_>, name: &str) -> Result<Outcome, Stop> {
+pub(super) fn unlock(ctx: &mut ChangeContext<'_>, name: &str) -> Result<Outcome, Stop> {
     let record = find(ctx, name)?;
     ctx.exec(
         "UPDATE users SET locked_at = NULL WHERE id = ?1",
@@ -41,7 +41,7 @@ pub(super) fn unlock(ctx: &mut Ctx<'_>, name: &str) -> Result<Outcome, Stop> {
 
 /// Sets a password and ends the account's sessions: whoever used the old one is out.
 pub(super) fn reset_password(
-    ctx: &mut Ctx<'_>,
+    ctx: &mut ChangeContext<'_>,
     name: &str,
     password_hash: Option<&str>,
 ) -> Result<Outcome, Stop> {
@@ -52,14 +52,14 @@ pub(super) fn reset_password(
 }
 
 /// Deletes an account.
-pub(super) fn remove(ctx: &mut Ctx<'_>, name: &str) -> Result<Outcome, Stop> {
+pub(super) fn remove(ctx: &mut ChangeContext<'_>, name: &str) -> Result<Outcome, Stop> {
     let record = find(ctx, name)?;
     user::erase(ctx, &record)?;
     Ok(Outcome::Done)
 }
 
 /// Releases the reserved name of a deleted account. A repetition is answered alike.
-pub(super) fn free_name(ctx: &mut Ctx<'_>, name: &str) -> Result<Outcome, Stop> {
+pub(super) fn free_name(ctx: &mut ChangeContext<'_>, name: &str) -> Result<Outcome, Stop> {
     ctx.require_no_actor()?;
     let folded = fold_name(name);
     if ctx.user_by_name(&folded)?.is_some() {
@@ -78,7 +78,7 @@ pub(super) fn free_name(ctx: &mut Ctx<'_>, name: &str) -> Result<Outcome, Stop> 
     Ok(Outcome::Done)
 }
 
-fn find(ctx: &Ctx<'_>, name: &str) -> Result<UserRecord, Stop> {
+fn find(ctx: &ChangeContext<'_>, name: &str) -> Result<UserRecord, Stop> {
     ctx.require_no_actor()?;
     ctx.user_by_name(&fold_name(name))?
         .ok_or(Stop::Refused(Refusal::NoSuchUser))

@@ -2,9 +2,9 @@
 
 use messagebase_protocol::json::ClosingReason;
 
-use super::ctx::{Ctx, Stop};
+use super::change_context::{ChangeContext, Stop};
 use super::effect::Effect;
-use super::sql::{int, uint};
+use super::integers::{int, uint};
 use crate::change::{Outcome, Refusal};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
@@ -15,7 +15,7 @@ pub const EXPIRE_AT_MOST: u32 = 5_000;
 
 /// Begins a session for whoever's password was verified. The token's hash makes a repetition harmless.
 pub(super) fn login(
-    ctx: &mut Ctx<'_>,
+    ctx: &mut ChangeContext<'_>,
     user: u64,
     credential_version: u64,
     token_hash: Option<&[u8; 32]>,
@@ -62,7 +62,7 @@ pub(super) fn login(
 }
 
 /// Ends the user's oldest sessions beyond the limit; the newest always stays.
-fn end_surplus(ctx: &mut Ctx<'_>, user: u64) -> Result<(), Stop> {
+fn end_surplus(ctx: &mut ChangeContext<'_>, user: u64) -> Result<(), Stop> {
     let keep = i64::from(ctx.state.settings.sessions_per_user.max(1));
     let mut surplus = ctx.all(
         "SELECT id FROM sessions WHERE user_id = ?1 ORDER BY id DESC LIMIT -1 OFFSET ?2",
@@ -74,7 +74,7 @@ fn end_surplus(ctx: &mut Ctx<'_>, user: u64) -> Result<(), Stop> {
 }
 
 /// Ends the acting session. Of a dead one: no change, same answer.
-pub(super) fn logout(ctx: &mut Ctx<'_>) -> Result<Outcome, Stop> {
+pub(super) fn logout(ctx: &mut ChangeContext<'_>) -> Result<Outcome, Stop> {
     let found = ctx.first(
         "SELECT id FROM sessions WHERE id = ?1",
         [ctx.actor.map(int)],
@@ -85,7 +85,7 @@ pub(super) fn logout(ctx: &mut Ctx<'_>) -> Result<Outcome, Stop> {
 }
 
 /// Ends the sessions that have expired by the state's clock, longest expired first.
-pub(super) fn expire(ctx: &mut Ctx<'_>) -> Result<Outcome, Stop> {
+pub(super) fn expire(ctx: &mut ChangeContext<'_>) -> Result<Outcome, Stop> {
     ctx.require_no_actor()?;
     let expired = ctx.all(
         "SELECT id FROM sessions WHERE expires_at <= ?1 ORDER BY expires_at, id LIMIT ?2",
@@ -96,7 +96,7 @@ pub(super) fn expire(ctx: &mut Ctx<'_>) -> Result<Outcome, Stop> {
     Ok(Outcome::Done)
 }
 
-fn end(ctx: &mut Ctx<'_>, sessions: Vec<u64>) -> Result<(), Stop> {
+fn end(ctx: &mut ChangeContext<'_>, sessions: Vec<u64>) -> Result<(), Stop> {
     for session in sessions {
         ctx.exec("DELETE FROM sessions WHERE id = ?1", [int(session)])?;
         ctx.effects.push(Effect::SessionEnded {

@@ -3,14 +3,14 @@
 use messagebase_protocol::json::ClosingReason;
 use messagebase_protocol::name::fold_name;
 
-use super::ctx::{Ctx, Stop, UserRecord};
+use super::change_context::{ChangeContext, Stop, UserRecord};
+use super::integers::int;
 use super::message;
-use super::sql::int;
 use crate::change::{Outcome, Refusal};
 
 /// Makes an account. Same name and key: the first answer again, even when the account is gone meanwhile.
 pub(super) fn register(
-    ctx: &mut Ctx<'_>,
+    ctx: &mut ChangeContext<'_>,
     name: &str,
     key: &str,
     by_operator: bool,
@@ -51,7 +51,7 @@ pub(super) fn register(
 
 /// Replaces the password of the acting user; their other sessions end.
 pub(super) fn password(
-    ctx: &mut Ctx<'_>,
+    ctx: &mut ChangeContext<'_>,
     user: u64,
     credential_version: u64,
     key: &str,
@@ -76,7 +76,7 @@ pub(super) fn password(
 
 /// Stores a new hash. The version moves with it, so that a login verified against the old one is refused.
 pub(super) fn set_password(
-    ctx: &Ctx<'_>,
+    ctx: &ChangeContext<'_>,
     user: u64,
     password_hash: Option<&str>,
 ) -> Result<(), Stop> {
@@ -90,7 +90,7 @@ pub(super) fn set_password(
 
 /// Deletes the acting user's account.
 pub(super) fn delete(
-    ctx: &mut Ctx<'_>,
+    ctx: &mut ChangeContext<'_>,
     user: u64,
     credential_version: Option<u64>,
     key: &str,
@@ -110,10 +110,10 @@ pub(super) fn delete(
 
 /// Takes an account away with its sessions and what is queued to it. What it sent or had received stays with the
 /// other side under the old name, which stays reserved until an operator frees it.
-pub(super) fn erase(ctx: &mut Ctx<'_>, record: &UserRecord) -> Result<(), Stop> {
+pub(super) fn erase(ctx: &mut ChangeContext<'_>, record: &UserRecord) -> Result<(), Stop> {
     ctx.end_sessions(record.id, None, ClosingReason::Deleted)?;
     message::drop_queued(ctx, record)?;
-    ctx.warm.drop_mailbox(record.id);
+    ctx.row_cache.drop_mailbox(record.id);
     ctx.exec("DELETE FROM mailboxes WHERE user_id = ?1", [int(record.id)])?;
     ctx.exec("DELETE FROM users WHERE id = ?1", [int(record.id)])?;
     ctx.exec(

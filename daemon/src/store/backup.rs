@@ -21,7 +21,7 @@ use super::schema::{BACKUP_TABLE, SCHEMA_VERSION, in_snapshots, is_backup, migra
 use super::snapshot::remove_if_there;
 use crate::entry::LogId;
 use crate::state::Counters;
-use crate::state::sql::{int, uint};
+use crate::state::integers::{int, uint};
 
 /// A restored cluster must not reuse the ids that the old cluster, or an earlier restore of this backup, issued after
 /// the backup. It continues from the wall clock: at most this many ids are issued per millisecond, so all earlier ids

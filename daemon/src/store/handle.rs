@@ -16,7 +16,7 @@ use super::{
 };
 use crate::entry::{LogId, LogRow};
 use crate::state::Counters;
-use crate::state::sql::int;
+use crate::state::integers::int;
 use crate::watch;
 
 /// How often a log read is repeated because the log was cut meanwhile. Cuts follow elections, so even one is rare.

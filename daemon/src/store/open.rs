@@ -20,7 +20,7 @@ use super::{compile_options, connect};
 use crate::entry::LogId;
 use crate::state::Counters;
 use crate::state::index::{Memtable, MergeSchedule};
-use crate::state::sql::{int, opt_uint, uint};
+use crate::state::integers::{int, opt_uint, uint};
 use crate::watch;
 
 /// Jobs that may wait for the writer; with more, submitters wait.

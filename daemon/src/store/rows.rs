@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::change::{Change, Envelope};
 use crate::entry::{LogId, LogPayload, LogRow};
-use crate::state::sql::{int, opt_uint, uint};
+use crate::state::integers::{int, opt_uint, uint};
 
 const BLANK: &str = "{\"blank\":{}}";
 const MEMBERSHIP: &str = "{\"membership\":";

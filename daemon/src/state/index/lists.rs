@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use rusqlite::{Connection, Result, Rows};
 
-use crate::state::sql::{int, uint};
+use crate::state::integers::{int, uint};
 
 /// Rows that one statement inserts: this takes less time than a statement for each.
 const ROWS_A_STATEMENT: usize = 16;

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Result};
 
 use super::generation::Generation;
 use super::lists::{IndexedMessage, List, merged_through};
-use crate::state::sql::{int, uint};
+use crate::state::integers::{int, uint};
 
 /// Messages after which those collected so far are merged into the table: enough that a written page takes many of
 /// them, few enough that they take little memory and are read again in tens of milliseconds after a crash.

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Result};
 use super::generation::Generation;
 use super::lists::{self, IndexedMessage, List};
 use super::memtable::Memtable;
-use crate::state::sql::int;
+use crate::state::integers::int;
 
 /// A merge under way.
 pub struct Merge {

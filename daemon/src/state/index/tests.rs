@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 use super::{Index, IndexedMessage, List, Memtable, Merge, MergeSchedule, remove};
-use crate::state::sql::{int, uint};
+use crate::state::integers::{int, uint};
 
 const USERS: u64 = 5;
 /// A merge is due with every message.

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Result, Row};
 
 use super::{Account, AccountKey, SessionRow};
-use crate::state::sql::{int, uint};
+use crate::state::integers::{int, uint};
 
 /// The live account of that name.
 pub fn user_by_name(conn: &Connection, folded: &str) -> Result<Option<Account>> {

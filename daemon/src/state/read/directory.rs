@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Result, Row};
 
 use super::glob::Glob;
 use super::{DirectoryRow, Page};
-use crate::state::sql::{int, uint};
+use crate::state::integers::{int, uint};
 
 /// Live accounts by name whose folded name is greater than `after` and matches the glob (`*` and `?`; all else is
 /// literal). A literal beginning narrows the scan to its range of the index; any other scan is bounded by the

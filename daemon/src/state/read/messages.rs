@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Result};
 use super::Page;
 use super::names::Names;
 use crate::state::index::{Index, List, Memtable};
-use crate::state::sql::{int, opt_uint, uint};
+use crate::state::integers::{int, opt_uint, uint};
 
 /// Messages waiting for the user.
 pub fn queued_count(conn: &Connection, user: u64) -> Result<u64> {

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Result};
 
 use crate::state::hash::HashMap;
-use crate::state::sql::int;
+use crate::state::integers::int;
 
 /// The names that were asked for in one read transaction.
 pub(super) struct Names<'a> {

@@ -6,7 +6,7 @@ use rusqlite::{Connection, Result};
 use super::Stats;
 use crate::change::Settings;
 use crate::state::Counters;
-use crate::state::sql::{int, uint};
+use crate::state::integers::{int, uint};
 
 /// Rows of the change log from index `from` on, without secrets.
 pub fn change_rows(conn: &Connection, from: u64, limit: u32) -> Result<Vec<ChangeRow>> {

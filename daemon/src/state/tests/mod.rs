@@ -3,8 +3,8 @@
 mod accounts;
 mod messages;
 mod reads;
+mod row_cache;
 mod sessions;
-mod warm;
 
 use std::sync::Arc;
 

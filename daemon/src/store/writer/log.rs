@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::install::Cleanup;
 use super::{LOG_ROWS_MAX, StateJob, Writer};
 use crate::entry::{LogId, LogRow};
-use crate::state::sql::int;
+use crate::state::integers::int;
 use crate::store::api::fatal;
 use crate::store::{Identity, Job, StoreError};
 

@@ -9,7 +9,7 @@
 use rusqlite::{Connection, Result};
 
 use crate::entry::LogRow;
-use crate::state::sql::int;
+use crate::state::integers::int;
 use crate::store::rows;
 use crate::store::schema::LOG_TABLES;
 

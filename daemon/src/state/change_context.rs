@@ -1,4 +1,4 @@
-//! What the aggregates work with: the transaction, the counters, who asked, and the effects so far.
+//! What a change works with: the transaction, the counters, the acting session, and the effects so far.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 use super::counters::Scalars;
 use super::effect::Effect;
 use super::index::Memtable;
-use super::sql::{int, uint};
-use super::warm::Warm;
+use super::integers::{int, uint};
+use super::row_cache::RowCache;
 use crate::change::Refusal;
 
-/// Why a change ends without an outcome of its own; whatever it wrote is taken back.
+/// Why a change ends without an outcome of its own; its writes are rolled back.
 pub(super) enum Stop {
     /// A user's error.
     Refused(Refusal),
@@ -34,11 +34,11 @@ impl From<rusqlite::Error> for Stop {
     }
 }
 
-/// One change on its way.
-pub(super) struct Ctx<'a> {
+/// One change that is being applied.
+pub(super) struct ChangeContext<'a> {
     pub tx: &'a Connection,
     pub memtable: &'a Memtable,
-    pub warm: &'a mut Warm,
+    pub row_cache: &'a mut RowCache,
     pub state: &'a mut Scalars,
     pub actor: Option<u64>,
     pub effects: Vec<Effect>,
@@ -63,7 +63,7 @@ pub(super) struct UserRecord {
 const USER_COLUMNS: &str =
     "SELECT id, name, name_folded, credential_version, locked_at IS NOT NULL FROM users";
 
-impl Ctx<'_> {
+impl ChangeContext<'_> {
     /// Runs a statement, kept prepared.
     pub fn exec(&self, sql: &str, params: impl Params) -> Result<usize, Stop> {
         Ok(self.tx.prepare_cached(sql)?.execute(params)?)
@@ -118,14 +118,14 @@ impl Ctx<'_> {
         let Some(session) = self.actor else {
             return Ok(None);
         };
-        let holder = self
-            .warm
+        let cached = self
+            .row_cache
             .session(self.tx, session)?
-            .filter(|holder| holder.expires_at > self.state.clock);
-        Ok(holder.map(|holder| Actor {
+            .filter(|cached| cached.expires_at > self.state.clock);
+        Ok(cached.map(|cached| Actor {
             session,
-            user: holder.user,
-            user_name: holder.name,
+            user: cached.user,
+            user_name: cached.name,
         }))
     }
 

@@ -1,31 +1,20 @@
-//! What apply holds from one entry to the next against an apply that reads everything anew.
+//! Apply with cached rows against an apply that reads everything again.
+
+use fastrand::Rng;
 
 use super::*;
 
-/// SplitMix64 (Steele et al., 2014).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % below
-    }
+fn name(dice: &mut Rng) -> String {
+    format!("user{}", dice.u64(..5))
 }
 
-fn name(dice: &mut Dice) -> String {
-    format!("user{}", dice.roll(5))
-}
-
-fn body(dice: &mut Dice) -> (Option<u64>, Change, Option<Secrets>) {
-    let actor = Some(1 + dice.roll(8));
-    let user = 1 + dice.roll(6);
-    let key = format!("k{}", dice.roll(60));
-    match dice.roll(100) {
+fn body(dice: &mut Rng) -> (Option<u64>, Change, Option<Secrets>) {
+    let actor = Some(1 + dice.u64(..8));
+    let user = 1 + dice.u64(..6);
+    let key = format!("k{}", dice.u64(..60));
+    match dice.u64(..100) {
         0..55 => {
-            let (to, body) = (name(dice), "x".repeat(1 + dice.roll(3) as usize));
+            let (to, body) = (name(dice), "x".repeat(1 + dice.u64(..3) as usize));
             (
                 actor,
                 Change::Send {
@@ -41,7 +30,7 @@ fn body(dice: &mut Dice) -> (Option<u64>, Change, Option<Secrets>) {
             actor,
             Change::Ack {
                 user,
-                through: 1 + dice.roll(40),
+                through: 1 + dice.u64(..40),
             },
             None,
         ),
@@ -56,7 +45,7 @@ fn body(dice: &mut Dice) -> (Option<u64>, Change, Option<Secrets>) {
         78..86 => {
             let secrets = Secrets {
                 password_hash: None,
-                token_hash: Some([dice.roll(200) as u8; 32]),
+                token_hash: Some([dice.u64(..200) as u8; 32]),
             };
             (
                 None,
@@ -67,6 +56,18 @@ fn body(dice: &mut Dice) -> (Option<u64>, Change, Option<Secrets>) {
                 Some(secrets),
             )
         }
+        roll => rare_body(dice, roll, (actor, user), key),
+    }
+}
+
+/// The changes that are proposed less often.
+fn rare_body(
+    dice: &mut Rng,
+    roll: u64,
+    (actor, user): (Option<u64>, u64),
+    key: String,
+) -> (Option<u64>, Change, Option<Secrets>) {
+    match roll {
         86..88 => (actor, Change::Logout {}, None),
         88..90 => (None, Change::Lock { name: name(dice) }, None),
         90..92 => (None, Change::Unlock { name: name(dice) }, None),
@@ -80,7 +81,7 @@ fn body(dice: &mut Dice) -> (Option<u64>, Change, Option<Secrets>) {
             None,
         ),
         94..95 => (None, Change::FreeName { name: name(dice) }, None),
-        95..96 => match dice.roll(4) {
+        95..96 => match dice.u64(..4) {
             0 => (
                 None,
                 Change::ResetPassword { name: name(dice) },
@@ -96,13 +97,13 @@ fn body(dice: &mut Dice) -> (Option<u64>, Change, Option<Secrets>) {
                 Some(password("$other")),
             ),
             2 => (None, Change::Remove { name: name(dice) }, None),
-            // Makes no sense, and is taken back.
+            // Makes no sense, and is rolled back.
             _ => (None, Change::ResetPassword { name: name(dice) }, None),
         },
         96..97 => (None, Change::ForgetDelivered { at_most: 3 }, None),
         97..98 => (None, Change::ExpireSessions {}, None),
         _ => {
-            let (messages, days) = (3 + dice.roll(6) as u32, dice.roll(2) as u32);
+            let (messages, days) = (3 + dice.u64(..6) as u32, dice.u64(..2) as u32);
             let settings = Settings {
                 queued_messages_per_user: messages,
                 delivered_days: days,
@@ -142,17 +143,17 @@ fn rows(conn: &Connection) -> Vec<String> {
 }
 
 #[test]
-fn held_rows_never_say_anything_else_than_the_file() {
+fn cached_rows_are_never_other_than_those_of_the_file() {
     const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
     for seed in 0..30 {
-        let mut dice = Dice(seed);
-        let (mut warm, mut cold) = (World::new(), World::new());
+        let mut dice = Rng::with_seed(seed);
+        let (mut cached, mut cold) = (World::new(), World::new());
         for batch in 0..40 {
-            let tx = warm.conn.unchecked_transaction().unwrap();
-            for entry in 0..1 + dice.roll(8) {
+            let tx = cached.conn.unchecked_transaction().unwrap();
+            for entry in 0..1 + dice.u64(..8) {
                 let (actor, body, secrets) = body(&mut dice);
                 // Now and then so late that sessions expire and delivered messages may be forgotten.
-                cold.at += if dice.roll(50) == 0 { 20 * DAY_MS } else { 1 };
+                cold.at += if dice.u64(..50) == 0 { 20 * DAY_MS } else { 1 };
                 let change = Arc::new(Envelope {
                     v: LOG_VERSION,
                     at: cold.at,
@@ -162,28 +163,28 @@ fn held_rows_never_say_anything_else_than_the_file() {
                 });
                 cold.machine.forget();
                 let expected = cold.try_apply(LogPayload::Change(change.clone())).unwrap();
-                warm.index += 1;
+                cached.index += 1;
                 let id = LogId {
                     term: 1,
                     leader: 65_537,
-                    index: warm.index,
+                    index: cached.index,
                 };
                 let row = LogRow {
                     id,
                     payload: LogPayload::Change(change.clone()),
                 };
-                let found = warm.machine.apply(&tx, &row).unwrap();
+                let found = cached.machine.apply(&tx, &row).unwrap();
                 assert_eq!(
                     found, expected,
                     "seed {seed}, batch {batch}, entry {entry}: {:?}",
                     change.body
                 );
             }
-            warm.machine.save(&tx).unwrap();
+            cached.machine.save(&tx).unwrap();
             tx.commit().unwrap();
-            warm.merge(1 + dice.roll(40) as usize);
+            cached.merge(1 + dice.u64(..40) as usize);
             assert_eq!(
-                rows(&warm.conn),
+                rows(&cached.conn),
                 rows(&cold.conn),
                 "seed {seed}, batch {batch}"
             );

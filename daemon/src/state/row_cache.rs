@@ -1,9 +1,9 @@
-//! Rows that the next send will most likely ask for again: who acts, who receives, whose mailbox is counted. Kept from
-//! one transaction to the next, because asking SQLite for them cost more than everything that a send writes.
+//! Rows that the next send will most likely need again: sessions, recipients and mailboxes. They are kept from one
+//! transaction to the next, because reading them from SQLite cost more than all writes of a send.
 //!
-//! **Invariant:** what is held is what the open transaction would read, but for mailboxes that are `changed`, which
-//! are newer and written back before COMMIT ([`Warm::write_back`]). Accounts and sessions are held only between changes
-//! that do nothing but send and acknowledge; every other change begins and ends with none ([`Warm::forget_people`]).
+//! **Invariant:** the cache holds what the open transaction would read, except that `changed` mailboxes are newer than
+//! their rows and written back before COMMIT ([`RowCache::write_back`]). Accounts and sessions are cached only between
+//! changes that send and acknowledge; every other change begins and ends without them ([`RowCache::forget_accounts`]).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Result, Row};
 
 use super::hash::HashMap;
-use super::sql::{int, uint};
+use super::integers::{int, uint};
 
-/// Rows of a kind that are held; with more, all of them are given up and read again as they are needed.
-const HELD_MAX: usize = 32_768;
+/// Rows of a kind that are cached. With more, all of them are dropped and read again as they are needed.
+const CACHED_MAX: usize = 32_768;
 
 /// A live session of an account that is not locked.
 #[derive(Debug, Clone)]
-pub(super) struct Holder {
+pub(super) struct CachedSession {
     pub user: u64,
     pub name: Arc<str>,
     pub expires_at: u64,
@@ -41,19 +41,19 @@ pub(super) struct Mailbox {
     pub received: u64,
 }
 
-/// See the file.
+/// The cached rows.
 #[derive(Default)]
-pub(super) struct Warm {
-    sessions: HashMap<u64, Holder>,
+pub(super) struct RowCache {
+    sessions: HashMap<u64, CachedSession>,
     recipients: HashMap<Box<str>, Recipient>,
     mailboxes: HashMap<u64, Mailbox>,
-    /// Whose mailbox is newer than its row. In order, so that the rows are written in the table's.
+    /// Users whose mailbox is newer than its row, in the order of the table, in which they are written.
     changed: BTreeSet<u64>,
 }
 
-impl Warm {
+impl RowCache {
     /// The session if it is in the table and its account is not locked; it may have expired.
-    pub fn session(&mut self, tx: &Connection, session: u64) -> Result<Option<Holder>> {
+    pub fn session(&mut self, tx: &Connection, session: u64) -> Result<Option<CachedSession>> {
         if let Some(held) = self.sessions.get(&session) {
             return Ok(Some(held.clone()));
         }
@@ -61,14 +61,16 @@ impl Warm {
             "SELECT u.id, u.name, s.expires_at FROM sessions s JOIN users u ON u.id = s.user_id
               WHERE s.id = ?1 AND u.locked_at IS NULL",
         )?;
-        let holder = |row: &Row<'_>| {
-            Ok(Holder {
+        let session_row = |row: &Row<'_>| {
+            Ok(CachedSession {
                 user: uint(row, 0)?,
                 name: text(row, 1)?,
                 expires_at: uint(row, 2)?,
             })
         };
-        let found = statement.query_row([int(session)], holder).optional()?;
+        let found = statement
+            .query_row([int(session)], session_row)
+            .optional()?;
         if let Some(found) = &found {
             make_room(&mut self.sessions);
             self.sessions.insert(session, found.clone());
@@ -112,13 +114,13 @@ impl Warm {
         Ok(found)
     }
 
-    /// Changes a mailbox that there is. Among the last things that a change does: nothing takes it back alone.
+    /// Changes the mailbox of a live account. A change does this last, because nothing rolls it back alone.
     pub fn set_mailbox(&mut self, user: u64, mailbox: Mailbox) {
         self.mailboxes.insert(user, mailbox);
         self.changed.insert(user);
     }
 
-    /// The mailbox's row goes.
+    /// The mailbox's row is deleted.
     pub fn drop_mailbox(&mut self, user: u64) {
         self.mailboxes.remove(&user);
         self.changed.remove(&user);
@@ -143,22 +145,22 @@ impl Warm {
             }
         }
         self.changed.clear();
-        // Only here: before, some are newer than their rows. One transaction adds a few thousand at most.
-        if self.mailboxes.len() > HELD_MAX {
+        // Only here, because some were newer than their rows before. One transaction adds a few thousand at most.
+        if self.mailboxes.len() > CACHED_MAX {
             self.mailboxes.clear();
         }
         Ok(())
     }
 
     /// Accounts or sessions may change.
-    pub fn forget_people(&mut self) {
+    pub fn forget_accounts(&mut self) {
         self.sessions.clear();
         self.recipients.clear();
     }
 
-    /// The transaction's rows went back to what they were, or are others altogether.
+    /// The transaction was rolled back, or a snapshot replaced the rows.
     pub fn forget(&mut self) {
-        *self = Warm::default();
+        *self = RowCache::default();
     }
 }
 
@@ -177,7 +179,7 @@ fn text(row: &Row<'_>, column: usize) -> Result<Arc<str>> {
 }
 
 fn make_room<K, V>(held: &mut HashMap<K, V>) {
-    if held.len() >= HELD_MAX {
+    if held.len() >= CACHED_MAX {
         held.clear();
     }
 }
