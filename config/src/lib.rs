@@ -12,7 +12,7 @@ pub mod pki;
 mod validate;
 
 pub use address::Address;
-pub use demo::{demo_config, demo_record, state_dir};
+pub use demo::{demo_config, demo_record, recorded_demo, state_dir};
 pub use error::ConfigError;
 pub use example::{ExampleNode, example_toml};
 

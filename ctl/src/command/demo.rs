@@ -1,16 +1,14 @@
 //! `mbctl demo`: a cluster and a chat in one step. Without a terminal it plays itself (`play.rs`).
 
 use std::io::IsTerminal;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
-use messagebase_config::{CONFIG_ENV, CONFIG_FILE};
+use messagebase_config::{Config, DATABASE_FILE, NodeConfig};
 use tokio::process::Command;
 
 use crate::cli::DemoArgs;
 use crate::cluster::Cluster;
-use crate::command::init::{self, BASE_PORT, NODES, Shape};
 use crate::command::{name_nodes, up};
 use crate::error::CtlError;
 use crate::exit::Exit;
@@ -19,14 +17,11 @@ use crate::output::Output;
 use crate::process::program;
 
 mod client;
+mod place;
 mod play;
 
-/// Where a new demo cluster goes.
-const DIRECTORY: &str = "messagebase-demo";
-/// Base ports that are tried when the usual ones are taken.
-const BASE_PORTS: std::ops::Range<u16> = BASE_PORT..60_000;
-/// From one base port to the next: the four kinds of a cluster's ports lie within 400.
-const BASE_PORT_STEP: usize = 500;
+/// The account of the first terminal, and the one that is proposed for a second.
+const USERS: [&str; 2] = ["anna", "ben"];
 
 /// Runs the command.
 ///
@@ -37,8 +32,8 @@ pub async fn run(
     arguments: &DemoArgs,
     output: &Output,
 ) -> Result<Exit, CtlError> {
-    let file = place(flag, arguments.dir.as_deref())?;
-    let cluster = open(&file, output)?;
+    let place = place::Sources::look(flag, arguments.dir.as_deref())?.place()?;
+    let cluster = place.open(output)?;
     let here = machine::nodes_here(&cluster.config);
     let brought = up::bring_up(&cluster, &here, output).await?;
     if !brought.started.is_empty() {
@@ -55,11 +50,12 @@ pub async fn run(
     }
     let person = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let ended = if person {
-        chat(&cluster, output).await
+        say(output, &invitation(&cluster.config, &here, brought.leader));
+        chat(&cluster).await
     } else {
         play::play(&cluster, &here, output).await
     };
-    let stop = format!("{} down", command("mbctl", &file));
+    let stop = format!("{} down", command("mbctl", &place.file));
     say(
         output,
         &format!("The cluster stays up. To stop it:\n  {stop}"),
@@ -76,76 +72,57 @@ fn say(output: &Output, text: &str) {
     }
 }
 
-/// The configuration that is meant: the one that was named, the one here, or the demo's own.
-fn place(flag: Option<&Path>, dir: Option<&Path>) -> Result<PathBuf, CtlError> {
-    let named = std::env::var_os(CONFIG_ENV)
-        .filter(|named| !named.is_empty())
-        .map(PathBuf::from);
-    let file = match (flag, dir, named) {
-        (Some(_), Some(_), _) => {
-            return Err(CtlError::usage("--config and --dir exclude each other"));
-        }
-        (Some(flag), None, _) => flag.to_owned(),
-        (None, Some(dir), _) => dir.join(CONFIG_FILE),
-        (None, None, Some(named)) => named,
-        (None, None, None) if Path::new(CONFIG_FILE).exists() => PathBuf::from(CONFIG_FILE),
-        (None, None, None) => Path::new(DIRECTORY).join(CONFIG_FILE),
-    };
-    std::path::absolute(&file).map_err(|e| {
-        CtlError::usage(format!("`{}` is not a usable path", file.display())).because(e)
-    })
-}
-
-/// The cluster of a configuration; made, if it is not there, on ports that are free.
-fn open(file: &Path, output: &Output) -> Result<Cluster, CtlError> {
-    if file.exists() {
-        let config = messagebase_config::Config::load(file)?;
-        if messagebase_config::pki::admin_pem(&config.pki_dir).exists() {
-            return Cluster::of(config);
-        }
+/// What to paste into other terminals. Nodes of other machines can't be started from here, so they are not killed.
+fn invitation(config: &Config, here: &[u16], leader: Option<u16>) -> String {
+    let [first, second] = USERS;
+    let (client, ctl) = (
+        command("mbclient", &config.path),
+        command("mbctl", &config.path),
+    );
+    let mut lines = vec![
+        String::new(),
+        format!(
+            "You are {first}. In a second terminal be {second}, then write to each other (/msg {second} hello):"
+        ),
+        format!("  {client} --user {second}"),
+    ];
+    let killed = leader.filter(|leader| here.contains(leader));
+    if let Some(leader) = killed {
+        lines.push("In a third, kill the node that leads, then bring it back:".to_owned());
+        lines.push(format!("  {ctl} kill {leader}"));
+        lines.push(format!("  {ctl} up {leader}"));
     }
-    let shape = |base_port| Shape {
-        cluster: "messagebase",
-        nodes: NODES,
-        base_port,
-        limits: &[],
-    };
-    let base_port = if file.exists() {
-        BASE_PORT
-    } else {
-        let mut bases = BASE_PORTS.step_by(BASE_PORT_STEP);
-        bases.find(|base| init::ports(&shape(*base)).into_iter().all(is_free)).ok_or_else(|| {
-            CtlError::failed("no_ports", "found no free ports for a demo cluster").hint(
-                "`mbctl init --base-port P` takes ports of your choice, `mbctl demo` then uses that configuration",
-            )
-        })?
-    };
-    let (config, made) = init::make(file, &shape(base_port))?;
-    if !made.created.is_empty() {
-        let at = file.parent().unwrap_or(file);
-        say(
-            output,
-            &format!(
-                "Made a cluster of {} nodes in {}.",
-                config.nodes.len(),
-                at.display()
-            ),
-        );
+    // A node that stays up while the leader is down.
+    let other = |node: &&NodeConfig| here.contains(&node.id) && Some(node.id) != killed;
+    if let Some(node) = config.nodes.iter().find(other) {
+        if let Some(plain) = &node.plain {
+            lines.push(
+                "Chat without a client (1|cleo|a password, 2|cleo|a password, d|anna|hello):"
+                    .to_owned(),
+            );
+            lines.push(format!("  nc {} {}", plain.host, plain.port));
+        }
+        let database = config.node_dir(node.id).join(DATABASE_FILE);
+        lines.push(format!(
+            "Look into the data of node {}, while it runs:",
+            node.id
+        ));
+        lines.push(format!(
+            "  sqlite3 -readonly {} 'SELECT * FROM user_summary'",
+            quoted(&database.display().to_string())
+        ));
     }
-    Cluster::of(config)
+    lines.push(String::new());
+    lines.join("\n")
 }
 
-fn is_free(port: u16) -> bool {
-    TcpListener::bind(("127.0.0.1", port)).is_ok()
-}
-
-/// A command as a person can paste it.
-fn command(name: &str, file: &Path) -> String {
+/// A program and its configuration as a person can paste it into any directory's shell.
+fn command(name: &str, config: &Path) -> String {
     let program = program(name).map_or_else(|_| name.to_owned(), |path| path.display().to_string());
     format!(
         "{} --config {}",
         quoted(&program),
-        quoted(&file.display().to_string())
+        quoted(&config.display().to_string())
     )
 }
 
@@ -160,29 +137,22 @@ fn quoted(text: &str) -> String {
     }
 }
 
-/// The client on this terminal.
-async fn chat(cluster: &Cluster, output: &Output) -> Result<Exit, CtlError> {
-    let file = &cluster.config.path;
-    say(
-        output,
-        &format!(
-            "Chat with yourself from a second terminal:\n  {}\n",
-            command("mbclient", file)
-        ),
-    );
+/// The client on this terminal, as the first user; it registers an account that is missing.
+async fn chat(cluster: &Cluster) -> Result<Exit, CtlError> {
     let client = program("mbclient")?;
     let failed =
         |e| CtlError::failed("io", format!("failed to start {}", client.display())).because(e);
     let mut child = Command::new(&client)
         .arg("--config")
-        .arg(file)
+        .arg(&cluster.config.path)
+        .args(["--user", USERS[0]])
         .stdin(Stdio::inherit())
         .spawn()
         .map_err(failed)?;
     let status = loop {
         tokio::select! {
             status = child.wait() => break status.map_err(failed)?,
-            // Ctrl-C is for the client; taken here, so that the words about the cluster still come after it.
+            // Ctrl-C is for the client. Taken here, so that the last lines about the cluster still come after it.
             _ = tokio::signal::ctrl_c() => {}
         }
     };
@@ -193,6 +163,7 @@ async fn chat(cluster: &Cluster, output: &Output) -> Result<Exit, CtlError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::init::{self, Shape};
 
     #[test]
     fn commands_can_be_pasted() {
@@ -202,8 +173,31 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_is_not_free() {
-        let taken = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-        assert!(!is_free(taken.local_addr().expect("bound").port()));
+    fn the_invitation_kills_the_leader_and_looks_at_a_node_that_stays() {
+        let dir = tempfile::tempdir().expect("dir");
+        let file = dir.path().join("my cluster/messagebase.toml");
+        let shape = Shape {
+            cluster: "x",
+            nodes: 3,
+            base_port: 9_000,
+            limits: &[],
+        };
+        let (config, _) = init::make(&file, &shape).expect("made");
+        let text = invitation(&config, &[1, 2, 3], Some(1));
+        let quoted_file = format!("--config '{}'", file.display());
+        for wanted in [
+            &format!("mbclient {quoted_file} --user ben"),
+            &format!("mbctl {quoted_file} kill 1"),
+            &format!("mbctl {quoted_file} up 1"),
+            "nc 127.0.0.1 9302",
+            "node-2/messagebase.db' 'SELECT",
+        ] {
+            assert!(text.contains(wanted), "`{wanted}` is not in\n{text}");
+        }
+        let remote = invitation(&config, &[2], Some(1));
+        assert!(
+            !remote.contains("kill"),
+            "it could not be started again:\n{remote}"
+        );
     }
 }
