@@ -1,4 +1,4 @@
-//! `mbclient` as a subprocess that is talked to in the pipe dialect, for the demo that plays itself.
+//! `mbclient` as a subprocess that takes lines of the `plain` protocol, for the demo that plays itself.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -20,7 +20,7 @@ const LINE_DEADLINE: Duration = Duration::from_secs(20);
 /// How long it may take to close its session.
 const END_DEADLINE: Duration = Duration::from_secs(5);
 /// Lines of its standard error that are shown when it failed.
-const COMPLAINT_LINES: usize = 5;
+const ERROR_LINES: usize = 5;
 
 /// Who plays and where.
 pub struct Stage {
@@ -32,14 +32,14 @@ pub struct Stage {
     pub password: String,
 }
 
-/// A running `mbclient`. Killed when it is dropped.
+/// A running `mbclient`. Killed when this is dropped.
 pub struct Client {
     user: String,
     child: Child,
     /// `None` once the input was ended.
     input: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
-    complaints: PathBuf,
+    errors_path: PathBuf,
 }
 
 impl Stage {
@@ -68,10 +68,10 @@ impl Stage {
         let failed = |e| {
             CtlError::failed("io", format!("failed to start {}", mbclient.display())).because(e)
         };
-        let complaints = self.state.join(format!("{user}.err"));
+        let errors_path = self.state.join(format!("{user}.err"));
         let home = self.state.join(user);
         atomic_file::directory(&home).map_err(failed)?;
-        let errors = std::fs::File::create(&complaints).map_err(failed)?;
+        let errors = std::fs::File::create(&errors_path).map_err(failed)?;
         let mut command = Command::new(&mbclient);
         command
             .arg("--config")
@@ -97,7 +97,7 @@ impl Stage {
             child,
             input,
             lines,
-            complaints,
+            errors_path,
         })
     }
 }
@@ -171,11 +171,11 @@ impl Client {
 
     /// The last thing it said on standard error: what its user was told of the failover.
     pub fn told(&self) -> Option<String> {
-        last_lines(&self.complaints, 1).filter(|line| !line.is_empty())
+        last_lines(&self.errors_path, 1).filter(|line| !line.is_empty())
     }
 
     fn failed(&self, reason: &str) -> CtlError {
-        let said = last_lines(&self.complaints, COMPLAINT_LINES).filter(|said| !said.is_empty());
+        let said = last_lines(&self.errors_path, ERROR_LINES).filter(|said| !said.is_empty());
         let said = said.map_or_else(String::new, |said| {
             format!("; it said:\n  {}", said.replace('\n', "\n  "))
         });

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use messagebase_config::{CONFIG_ENV, CONFIG_FILE, Config, demo_record, pki, recorded_demo};
 
+use crate::atomic_file;
 use crate::cluster::Cluster;
 use crate::command::demo::say;
 use crate::command::init::{self, BASE_PORT, NODES, Shape};
 use crate::error::CtlError;
 use crate::output::Output;
-use crate::publish;
 
 /// Where a new demo cluster goes.
 const DIRECTORY: &str = "messagebase-demo";
@@ -209,14 +209,14 @@ fn write_record(record: &Path, config: &Path) -> std::io::Result<()> {
         .filter(|path| !path.contains('\n'))
         .ok_or_else(|| std::io::Error::other("the path is not one line of UTF-8"))?;
     if let Some(directory) = record.parent() {
-        publish::directory(directory)?;
+        atomic_file::directory(directory)?;
     }
     // `publish` never replaces a file. A reader in between finds no record, as before the first demo.
     match std::fs::remove_file(record) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    publish::publish(record, format!("{path}\n").as_bytes())
+    atomic_file::publish(record, format!("{path}\n").as_bytes())
 }
 
 #[cfg(test)]
@@ -234,7 +234,7 @@ mod tests {
     }
 
     fn touch(file: &Path) {
-        publish::directory(file.parent().expect("a parent")).expect("made");
+        atomic_file::directory(file.parent().expect("a parent")).expect("made");
         std::fs::write(file, "").expect("written");
     }
 

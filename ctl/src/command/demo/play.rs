@@ -1,5 +1,5 @@
-//! The demo without a person: two users, a message, the sender's node killed, a message through the winner, the node
-//! restarted, the files compared. A line a step.
+//! The demo without a person: two users, a message, the sender's node killed, a message through another node, the
+//! node restarted, the files compared. A line for each step.
 
 use std::io::Read;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -21,11 +21,11 @@ const COMPARED: [&str; 3] = ["users", "messages", "sessions"];
 /// Plays on nodes of this machine, `here`.
 ///
 /// # Errors
-/// What step failed and why (exit 1).
+/// A step failed; the error says which and why (exit 1).
 pub async fn play(cluster: &Cluster, here: &[u16], output: &Output) -> Result<Exit, CtlError> {
     let (stage, directory) = stage(cluster)?;
     let played = scenes(cluster, here, &stage, output).await;
-    // What the clients kept is of no further use; a leftover is no failure of the demo.
+    // The clients' tokens are of no further use. A leftover is no failure of the demo.
     let _ = std::fs::remove_dir_all(&directory);
     played?;
     say(output, "The demo is done: nothing was lost.");
@@ -65,81 +65,102 @@ async fn scenes(
     stage: &Stage,
     output: &Output,
 ) -> Result<(), CtlError> {
-    let Cast {
-        sender_node,
-        receiver_node,
-    } = cast(cluster, here).await?;
-    let (ann, ben) = (format!("ann-{}", unique()), format!("ben-{}", unique()));
-    stage.register(&ann).await?;
-    stage.register(&ben).await?;
+    let cast = cast(cluster, here).await?;
+    let node = cast.sender_node;
+    stage.register(&cast.sender).await?;
+    stage.register(&cast.receiver).await?;
+    let (ann, ben) = (&cast.sender, &cast.receiver);
     say(output, &format!("1. Registered {ann} and {ben}."));
-    let mut receiver = stage.log_in(&ben, &["--node", &receiver_node.to_string(), "listen"])?;
-    let mut sender = stage.log_in(&ann, &["--node", &sender_node.to_string()])?;
-    deliver(
-        &mut sender,
-        &mut receiver,
-        &ann,
-        &ben,
-        "Hello, are you there?",
-    )
-    .await?;
+    let mut pair = Pair::log_in(stage, &cast)?;
+    pair.deliver("Hello, are you there?").await?;
     say(
         output,
         &format!(
-            "2. {ann} on node {sender_node} sent a message; {ben} on node {receiver_node} has it."
+            "2. {ann} on node {node} sent a message; {ben} on node {} has it.",
+            cast.receiver_node
         ),
     );
-    kill::kill(cluster, sender_node, output).await?;
+    kill::kill(cluster, node, output).await?;
     let killed = Instant::now();
+    say(output, &format!("3. Killed node {node}, as by SIGKILL."));
+    pair.deliver("I lost my node and found another.").await?;
+    let took = killed.elapsed().as_millis();
+    let told = pair.sender.told();
+    let told = told.map_or_else(String::new, |told| format!("\n   {ann} was told: {told}"));
     say(
         output,
-        &format!("3. Killed node {sender_node}, as by SIGKILL."),
+        &format!("4. A second message went through another node, {took} ms after the kill.{told}"),
     );
-    deliver(
-        &mut sender,
-        &mut receiver,
-        &ann,
-        &ben,
-        "I lost my node and found another.",
-    )
-    .await?;
-    let took = killed.elapsed();
-    let told = sender
-        .told()
-        .map_or_else(String::new, |told| format!("\n   {ann} was told: {told}"));
+    pair.end().await?;
+    up::bring_up(cluster, here, output).await?;
     say(
         output,
-        &format!(
-            "4. A second message went through the winner, {} ms after the kill.{told}",
-            took.as_millis()
-        ),
-    );
-    // A copy of either message would stand in the pipe by now or come before the receiver is ended.
-    receiver.interrupt();
-    let extra = receiver.finish().await;
-    if let Some(line) = extra.iter().find(|line| line.starts_with("MSG")) {
-        return Err(CtlError::failed(
-            "demo",
-            format!("{ben} got a message twice: {line}"),
-        ));
-    }
-    sender.finish().await;
-    let nodes = if here.is_empty() {
-        vec![sender_node]
-    } else {
-        here.to_vec()
-    };
-    up::bring_up(cluster, &nodes, output).await?;
-    say(
-        output,
-        &format!("5. Node {sender_node} is back and has caught up."),
+        &format!("5. Node {node} is back and has caught up."),
     );
     compare(cluster, output).await
 }
 
+/// Who plays on which node.
 struct Cast {
+    sender: String,
+    receiver: String,
     sender_node: u16,
     receiver_node: u16,
+}
+
+/// The two clients, logged in.
+struct Pair<'a> {
+    cast: &'a Cast,
+    sender: Client,
+    receiver: Client,
+}
+
+impl<'a> Pair<'a> {
+    fn log_in(stage: &Stage, cast: &'a Cast) -> Result<Self, CtlError> {
+        let receiver_node = cast.receiver_node.to_string();
+        let sender_node = cast.sender_node.to_string();
+        Ok(Pair {
+            cast,
+            receiver: stage.log_in(&cast.receiver, &["--node", &receiver_node, "listen"])?,
+            sender: stage.log_in(&cast.sender, &["--node", &sender_node])?,
+        })
+    }
+
+    /// One message, acknowledged to the sender and seen by the receiver.
+    async fn deliver(&mut self, body: &str) -> Result<(), CtlError> {
+        let (from, to) = (&self.cast.sender, &self.cast.receiver);
+        self.sender.say(&format!("d|{to}|{body}")).await?;
+        loop {
+            // `OK logged in` and the like may come before.
+            let line = self.sender.expect("OK").await?;
+            if line.starts_with("OK sent") || line.starts_with("OK queued") {
+                break;
+            }
+        }
+        let line = self.receiver.expect("MSG").await?;
+        if line.starts_with(&format!("MSG {from} ")) && line.ends_with(body) {
+            return Ok(());
+        }
+        Err(CtlError::failed(
+            "demo",
+            format!("{to} expected `{body}` from {from} and got: {line}"),
+        ))
+    }
+
+    /// Ends both clients. A copy of a message is in the receiver's pipe by now, or comes before the receiver ends.
+    async fn end(self) -> Result<(), CtlError> {
+        self.receiver.interrupt();
+        let extra = self.receiver.finish().await;
+        if let Some(line) = extra.iter().find(|line| line.starts_with("MSG")) {
+            let ben = &self.cast.receiver;
+            return Err(CtlError::failed(
+                "demo",
+                format!("{ben} got a message twice: {line}"),
+            ));
+        }
+        self.sender.finish().await;
+        Ok(())
+    }
 }
 
 /// The sender goes to the leader if it can be restarted from here, because its death is the harder case.
@@ -167,35 +188,11 @@ async fn cast(cluster: &Cluster, here: &[u16]) -> Result<Cast, CtlError> {
         .find(|report| report.node != sender_node && report.ready);
     let receiver_node = other.map_or(sender_node, |report| report.node);
     Ok(Cast {
+        sender: format!("ann-{}", unique()),
+        receiver: format!("ben-{}", unique()),
         sender_node,
         receiver_node,
     })
-}
-
-/// One message, acknowledged to the sender and seen by the receiver.
-async fn deliver(
-    sender: &mut Client,
-    receiver: &mut Client,
-    from: &str,
-    to: &str,
-    body: &str,
-) -> Result<(), CtlError> {
-    sender.say(&format!("d|{to}|{body}")).await?;
-    loop {
-        // `OK logged in` and the like may come before.
-        let line = sender.expect("OK").await?;
-        if line.starts_with("OK sent") || line.starts_with("OK queued") {
-            break;
-        }
-    }
-    let line = receiver.expect("MSG").await?;
-    if line.starts_with(&format!("MSG {from} ")) && line.ends_with(body) {
-        return Ok(());
-    }
-    Err(CtlError::failed(
-        "demo",
-        format!("{to} expected `{body}` from {from} and got: {line}"),
-    ))
 }
 
 async fn compare(cluster: &Cluster, output: &Output) -> Result<(), CtlError> {
