@@ -82,7 +82,7 @@ fn invitation(config: &Config, here: &[u16], leader: Option<u16>) -> String {
     let mut lines = vec![
         String::new(),
         format!(
-            "You are {first}. In a second terminal be {second}, then write to each other (/msg {second} hello):"
+            "You are {first}; the first time, choose a password. In a second terminal be {second}, then type /msg {second} hello:"
         ),
         format!("  {client} --user {second}"),
     ];
