@@ -106,8 +106,9 @@ pub struct InitArgs {
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// Node N of a new configuration gets the ports P+N (client), P+100+N (peer), P+200+N (http), P+300+N (plain)
-    #[arg(long, value_name = "P", default_value_t = crate::command::init::BASE_PORT, value_parser = clap::value_parser!(u16).range(1024..=65_100))]
-    pub base_port: u16,
+    /// [default: 7100]
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1024..=65_100))]
+    pub base_port: Option<u16>,
     /// The cluster's name, for people [default: messagebase]
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
@@ -151,7 +152,8 @@ pub struct OneNode {
 /// Arguments of `demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Where a new demo cluster goes [default: ./messagebase-demo, unless a messagebase.toml is in ./]
+    /// Where the demo's cluster is or goes [default: a messagebase.toml in ./, else where the last demo was, else
+    /// ./messagebase-demo]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 }

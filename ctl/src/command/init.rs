@@ -1,9 +1,10 @@
-//! `mbctl init`: the configuration and everything in `pki/`. Where a configuration stands it makes what is missing.
+//! `mbctl init`: the configuration and everything in `pki/`. An existing configuration is kept; keys that are missing are
+//! made.
 
 use std::path::{Path, PathBuf};
 
 use messagebase_config::{
-    Address, CONFIG_ENV, CONFIG_FILE, Config, ExampleNode, example_toml, pki,
+    Address, CONFIG_ENV, CONFIG_FILE, Config, ExampleNode, NodeConfig, example_toml, pki,
 };
 use serde::Serialize;
 
@@ -25,27 +26,56 @@ const CLUSTER_NAME: &str = "messagebase";
 /// Runs the command.
 ///
 /// # Errors
-/// The configuration that stands is not valid (exit 2), or something can't be written (exit 1).
+/// The existing configuration is not valid or contradicts the arguments (exit 2), or something can't be written (exit 1).
 pub fn run(flag: Option<&Path>, arguments: &InitArgs, output: &Output) -> Result<Exit, CtlError> {
     let file = place(flag, arguments.dir.as_deref())?;
-    let stood = file.exists();
-    if stood && (arguments.nodes.is_some() || arguments.cluster.is_some()) {
-        output.note(format!(
-            "{} stands and is kept as it is; edit it to change nodes or name",
-            file.display()
-        ));
+    let existed = file.exists();
+    if existed && let Some(reason) = contradiction(&Config::load(&file)?, arguments) {
+        return Err(
+            CtlError::usage(format!("{} exists, and {reason}", file.display())).hint(
+                "edit the file, or make another cluster elsewhere with `mbctl init --dir DIR`",
+            ),
+        );
     }
     let shape = Shape {
         cluster: arguments.cluster.as_deref().unwrap_or(CLUSTER_NAME),
         nodes: arguments.nodes.unwrap_or(NODES),
-        base_port: arguments.base_port,
+        base_port: arguments.base_port.unwrap_or(BASE_PORT),
         limits: &[],
     };
     let (config, made) = make(&file, &shape)?;
-    output.data(&Report::new(&config, stood, &made), |report| {
+    output.data(&Report::new(&config, existed, &made), |report| {
         report.text(&config)
     });
     Ok(Exit::Done)
+}
+
+/// Which argument contradicts an existing configuration, which `init` never changes.
+fn contradiction(config: &Config, arguments: &InitArgs) -> Option<String> {
+    if let Some(name) = arguments
+        .cluster
+        .as_ref()
+        .filter(|name| **name != config.cluster)
+    {
+        return Some(format!("its cluster is `{}`, not `{name}`", config.cluster));
+    }
+    let nodes = config.nodes.len();
+    if let Some(wanted) = arguments
+        .nodes
+        .filter(|wanted| usize::from(*wanted) != nodes)
+    {
+        return Some(format!("it has {nodes} nodes, not {wanted}"));
+    }
+    let base_port = arguments.base_port?;
+    let other = |node: &&NodeConfig| {
+        u32::from(node.client.port) != u32::from(base_port) + u32::from(node.id)
+    };
+    config.nodes.iter().find(other).map(|node| {
+        format!(
+            "node {} has the client port {}, not {base_port} + {}",
+            node.id, node.client.port, node.id
+        )
+    })
 }
 
 /// What a new configuration looks like.
@@ -171,11 +201,11 @@ struct Report {
 }
 
 impl Report {
-    fn new(config: &Config, stood: bool, made: &Made) -> Self {
+    fn new(config: &Config, existed: bool, made: &Made) -> Self {
         let (created, renewed) = (made.created.clone(), made.renewed.clone());
         Report {
             config: config.path.clone(),
-            config_kept: stood,
+            config_kept: existed,
             created,
             renewed,
         }
@@ -207,52 +237,55 @@ impl Report {
 
 /// What to copy where, and what to do next.
 fn advice(config: &Config) -> Vec<String> {
-    let pki_dir = config.pki_dir.display();
-    let file = config
-        .path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let mut lines = Vec::new();
-    if config
-        .nodes
-        .iter()
-        .all(|node| keys::is_loopback_host(&node.peer.host))
-    {
-        lines.push("All nodes are on this machine, so there is nothing to copy.".to_owned());
+    let local = |node: &NodeConfig| keys::is_loopback_host(&node.peer.host);
+    let all_here = config.nodes.iter().all(local);
+    let mut lines = if all_here {
+        vec!["All nodes are on this machine, so there is nothing to copy.".to_owned()]
     } else {
-        lines.push("Copy, beside each other as they are here:".into());
-        for node in &config.nodes {
-            let names = [
-                pki::ca_pem(Path::new("pki")),
-                pki::node_pem(Path::new("pki"), node.id),
-            ];
-            let names: Vec<String> = names
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect();
-            lines.push(format!(
-                "  to {} (node {}): {file}, {}, pki/node-{}.key",
-                node.peer.host,
-                node.id,
-                names.join(", "),
-                node.id
-            ));
-        }
-        lines.push(format!("  to clients: {file}, pki/ca.pem"));
-        lines.push(format!(
-            "  to operators: {file}, pki/ca.pem, pki/admin.pem, pki/admin.key"
-        ));
-    }
-    lines.push(format!("Keep {pki_dir}/ca.key elsewhere: only `mbctl init` needs it, and who has it can be any node."));
-    let plain = std::path::absolute(CONFIG_FILE).is_ok_and(|here| here == config.path);
-    let flag = if plain {
+        copies(config)
+    };
+    lines.push(format!(
+        "Keep {}/ca.key elsewhere: only `mbctl init` needs it, and its holder can pose as any node.",
+        config.pki_dir.display()
+    ));
+    let default = std::path::absolute(CONFIG_FILE).is_ok_and(|default| default == config.path);
+    let flag = if default {
         String::new()
     } else {
         format!(" --config {}", config.path.display())
     };
-    lines.push(format!("Next: `mbctl{flag} up`, then `mbclient{flag}`."));
+    lines.push(if all_here {
+        format!("Next: `mbctl{flag} up`, then `mbclient{flag}`.")
+    } else {
+        format!(
+            "Next: start `mbd --node N` on each node's machine, then look with `mbctl{flag} status`."
+        )
+    });
+    lines
+}
+
+/// Which files each machine needs.
+fn copies(config: &Config) -> Vec<String> {
+    let file = config
+        .path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy();
+    let mut lines = vec!["Copy, beside each other as they are here:".to_owned()];
+    for node in &config.nodes {
+        let host = &node.peer.host;
+        let (pki, node) = (Path::new("pki"), node.id);
+        let (ca, certificate) = (pki::ca_pem(pki), pki::node_pem(pki, node));
+        lines.push(format!(
+            "  to {host} (node {node}): {file}, {}, {}, pki/node-{node}.key",
+            ca.display(),
+            certificate.display()
+        ));
+    }
+    lines.push(format!("  to clients: {file}, pki/ca.pem"));
+    lines.push(format!(
+        "  to operators: {file}, pki/ca.pem, pki/admin.pem, pki/admin.key"
+    ));
     lines
 }
 
@@ -311,5 +344,68 @@ mod tests {
             Path::new("/a/messagebase.toml")
         );
         assert!(both("/a/messagebase.toml", "/b").is_err());
+    }
+
+    fn arguments(nodes: Option<u16>, base_port: Option<u16>, cluster: Option<&str>) -> InitArgs {
+        InitArgs {
+            nodes,
+            dir: None,
+            base_port,
+            cluster: cluster.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn arguments_that_contradict_the_configuration_are_refused() {
+        let dir = tempfile::tempdir().expect("dir");
+        let file = dir.path().join("messagebase.toml");
+        let shape = Shape {
+            cluster: "x",
+            nodes: 3,
+            base_port: 9_000,
+            limits: &[],
+        };
+        let (config, _) = make(&file, &shape).expect("made");
+        for same in [
+            arguments(None, None, None),
+            arguments(Some(3), Some(9_000), Some("x")),
+        ] {
+            assert_eq!(contradiction(&config, &same), None);
+        }
+        for (other, reason) in [
+            (arguments(Some(5), None, None), "it has 3 nodes, not 5"),
+            (arguments(None, Some(23_100), None), "client port 9001"),
+            (arguments(None, None, Some("y")), "`x`, not `y`"),
+        ] {
+            let found = contradiction(&config, &other).expect("a contradiction");
+            assert!(found.contains(reason), "{found}");
+        }
+        let refused = run(
+            Some(&file),
+            &arguments(None, Some(23_100), None),
+            &Output::new(false),
+        );
+        assert_eq!(refused.expect_err("refused").exit(), Exit::Usage);
+    }
+
+    #[test]
+    fn nodes_of_other_machines_are_started_there() {
+        let dir = tempfile::tempdir().expect("dir");
+        let file = dir.path().join("messagebase.toml");
+        let shape = Shape {
+            cluster: "x",
+            nodes: 2,
+            base_port: 9_000,
+            limits: &[],
+        };
+        let (mut config, _) = make(&file, &shape).expect("made");
+        let next = |config: &Config| advice(config).pop().expect("the last line");
+        assert!(next(&config).contains(" up`"));
+        config.nodes[1].peer.host = "two.example.org".into();
+        let remote = next(&config);
+        assert!(
+            remote.contains("mbd --node N") && !remote.contains(" up`"),
+            "{remote}"
+        );
     }
 }
