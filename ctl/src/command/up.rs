@@ -1,7 +1,10 @@
 //! `mbctl up`: starts this machine's nodes in the background and waits until the cluster serves.
 
+use std::io::ErrorKind;
+use std::net::TcpListener;
 use std::time::Duration;
 
+use messagebase_config::{Address, Config, NodeConfig};
 use messagebase_protocol::role::NodeRole;
 use serde::Serialize;
 
@@ -18,6 +21,13 @@ const SERVE_PATIENCE: Patience = Patience {
     limit: Duration::from_secs(60),
     every: Duration::from_millis(150),
     speak: Duration::from_secs(3),
+};
+
+/// How long a port may stay taken: a process that was killed releases its ports a moment after it left the process list.
+const PORT_PATIENCE: Patience = Patience {
+    limit: Duration::from_secs(1),
+    every: Duration::from_millis(50),
+    speak: Duration::from_secs(2),
 };
 
 /// A node waits for a moment at every start, until it knows its place; one that still does after this long waits for an
@@ -40,7 +50,7 @@ pub struct Brought {
 /// Runs the command.
 ///
 /// # Errors
-/// A daemon ended early (exit 1), or the cluster doesn't serve in time (exit 3).
+/// A port is taken or a daemon ended early (exit 1), or the cluster doesn't serve in time (exit 3).
 pub async fn run(cluster: &Cluster, named: &[u16], output: &Output) -> Result<Exit, CtlError> {
     let nodes = these_or_here(&cluster.config, named)?;
     let brought = bring_up(cluster, &nodes, output).await?;
@@ -79,14 +89,12 @@ pub async fn bring_up(
     nodes: &[u16],
     output: &Output,
 ) -> Result<Brought, CtlError> {
+    let runs = |node: &u16| process::running(&cluster.config, *node).is_some();
+    let (running, stopped): (Vec<u16>, Vec<u16>) = nodes.iter().partition(|node| runs(node));
+    check_ports(&cluster.config, &stopped, output).await?;
     let mut started = Vec::new();
-    let mut running = Vec::new();
-    for node in nodes {
-        if process::running(&cluster.config, *node).is_some() {
-            running.push(*node);
-        } else {
-            started.push(process::start(&cluster.config, *node)?);
-        }
+    for node in stopped {
+        started.push(process::start(&cluster.config, node)?);
     }
     let numbers = started.iter().map(|started| started.node).collect();
     let (leader, waiting) = wait_until_served(cluster, nodes, &mut started, output).await?;
@@ -96,6 +104,47 @@ pub async fn bring_up(
         waiting,
         leader: Some(leader),
     })
+}
+
+/// Checks that the addresses of nodes that are to start are free, so that no node starts if one can't.
+///
+/// # Errors
+/// An address is taken (exit 1).
+async fn check_ports(config: &Config, nodes: &[u16], output: &Output) -> Result<(), CtlError> {
+    let free = until(output, PORT_PATIENCE, || async {
+        let taken = config
+            .nodes
+            .iter()
+            .filter(|node| nodes.contains(&node.id))
+            .find_map(|node| Some((node.id, taken_address(node)?)));
+        Ok::<_, CtlError>(taken.map_or(Look::Found(()), |(node, address)| {
+            Look::Missing(format!(
+                "node {node} can't listen on {address}: the port is taken"
+            ))
+        }))
+    });
+    free.await?.map_err(|taken| {
+        CtlError::failed("port_taken", taken).hint(
+            "another cluster may run there; `mbctl init --base-port P --dir DIR` makes one on ports of your choice",
+        )
+    })
+}
+
+/// The first of a node's addresses on which another process listens. Other obstacles are left to `mbd`, which knows them
+/// better.
+fn taken_address(node: &NodeConfig) -> Option<String> {
+    let addresses = [
+        Some(node.client_bind.as_ref().unwrap_or(&node.client)),
+        Some(node.peer_bind.as_ref().unwrap_or(&node.peer)),
+        node.http_bind.as_ref().or(node.http.as_ref()),
+        node.plain.as_ref(),
+    ];
+    let taken = |address: &&Address| {
+        TcpListener::bind((address.host.as_str(), address.port))
+            .is_err_and(|e| e.kind() == ErrorKind::AddrInUse)
+    };
+    let address = addresses.into_iter().flatten().find(taken)?;
+    Some(address.to_string())
 }
 
 async fn wait_until_served(
@@ -191,6 +240,7 @@ fn dedup(mut reasons: Vec<String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::init::{self, Shape};
     use crate::testing::report;
     use messagebase_protocol::peer::NodeReport;
 
@@ -203,6 +253,36 @@ mod tests {
         Survey {
             rows: reports.into_iter().map(row).collect(),
         }
+    }
+
+    #[tokio::test]
+    async fn no_node_starts_while_a_port_of_one_is_taken() {
+        let dir = tempfile::tempdir().expect("dir");
+        let other = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = other.local_addr().expect("bound").port();
+        let shape = Shape {
+            cluster: "x",
+            nodes: 2,
+            base_port: 9_000,
+            limits: &[],
+        };
+        let file = dir.path().join("messagebase.toml");
+        let (mut config, _) = init::make(&file, &shape).expect("made");
+        for node in &mut config.nodes {
+            // Port 0 is always free.
+            (node.client.port, node.peer.port) = (0, 0);
+            (node.http, node.plain) = (None, None);
+        }
+        config.nodes[1].peer.port = port;
+        let cluster = Cluster::of(config).expect("usable");
+        let e = bring_up(&cluster, &[1, 2], &Output::new(false)).await;
+        let e = e.expect_err("refused");
+        let taken = format!("node 2 can't listen on 127.0.0.1:{port}");
+        assert!(e.to_string().starts_with(&taken), "{e}");
+        let hint = e.hint_text().unwrap_or_default();
+        assert!(hint.contains("--base-port"), "{hint}");
+        let started = crate::process::log_file(&cluster.config, 1).exists();
+        assert!(!started, "node 1 was not started");
     }
 
     #[test]
