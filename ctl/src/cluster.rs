@@ -347,6 +347,10 @@ pub fn peer_client_error(e: PeerClientError) -> CtlError {
                     "both ends need certificates of the same CA: compare pki/ca.pem here and there",
                 )
         }
+        PeerClientError::OtherCluster { .. } => CtlError::no_node(e.to_string()).hint(
+            "if this cluster was made anew, nodes with the old keys may still run; two clusters need different ports: \
+             `mbctl init --base-port P --dir DIR` makes one on ports of your choice",
+        ),
         PeerClientError::Silent { node, .. } => {
             let hint = format!("if it hangs, `mbctl kill {node}` on its machine ends it");
             CtlError::no_node("a node is silent").because(e).hint(hint)

@@ -17,8 +17,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{self, CertificateError, ClientConfig};
 
 /// Longest wait for a connection and the hello.
 pub const OPEN_DEADLINE: Duration = Duration::from_secs(1);
@@ -45,6 +45,14 @@ pub enum PeerClientError {
         address: String,
         /// Why.
         source: std::io::Error,
+    },
+    /// What listens there has a certificate of another CA.
+    #[error("another cluster answers at {address}, the address of node {node}")]
+    OtherCluster {
+        /// Its number.
+        node: u16,
+        /// Where it was looked for.
+        address: String,
     },
     /// Connected, or connecting, and no answer: hung, stopped, or very slow.
     #[error("node {node} did not answer within {waited:?}")]
@@ -133,6 +141,10 @@ impl PeerClient {
                 std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::UnexpectedEof => {
                     unreachable(e)
                 }
+                _ if is_of_another_ca(&e) => PeerClientError::OtherCluster {
+                    node,
+                    address: address.to_owned(),
+                },
                 _ => untrusted(e),
             })?;
         let mut client = PeerClient {
@@ -252,6 +264,18 @@ impl PeerClient {
             reason: e.to_string(),
         }
     }
+}
+
+/// Whether a handshake failed because our CA did not sign the server's certificate. The CAs of all clusters have the same
+/// name, so that a wrong one shows as a bad signature.
+fn is_of_another_ca(e: &std::io::Error) -> bool {
+    let cause = e.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(
+        cause,
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature
+        ))
+    )
 }
 
 fn kind(reply: &PeerReply) -> &'static str {

@@ -264,9 +264,13 @@ async fn a_node_of_another_ca_is_not_trusted_and_a_wrong_number_is_noticed() {
     let e = foreign.connect(1).await.err().expect("another CA");
     assert_eq!(e.exit(), Exit::NoQuorum);
     assert!(
-        e.to_string().contains("failed to authenticate node 1"),
+        e.to_string()
+            .starts_with("another cluster answers at 127.0.0.1:"),
         "{e}"
     );
+    let e = command::down::take_down(&foreign, &[1], &Output::new(false)).await;
+    let e = e.expect_err("another cluster is not stopped");
+    assert!(e.to_string().starts_with("another cluster answers"), "{e}");
     let as_node_2 = stage
         .cluster
         .connect_to(2, &address.to_string())

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use messagebase_protocol::peer::AdminRequest;
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde::Serialize;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use crate::cluster::{CALL_DEADLINE, Cluster, explain, unknown_node};
+use crate::cluster::{CALL_DEADLINE, Cluster, explain, peer_client_error, unknown_node};
 use crate::command::{name_nodes, these_or_here};
 use crate::error::CtlError;
 use crate::exit::Exit;
@@ -77,87 +79,124 @@ fn text(stopped: &Stopped) -> String {
 /// Asks all nodes to stop and waits until they are gone.
 ///
 /// # Errors
-/// A node is still there after 10 s (exit 1).
+/// A node is still there after 10 s (exit 1), refuses (exit 1), or belongs to another cluster (exit 3).
 pub async fn take_down(
     cluster: &Cluster,
     nodes: &[u16],
     output: &Output,
 ) -> Result<Stopped, CtlError> {
-    for node in nodes
-        .iter()
-        .filter(|node| cluster.config.node(**node).is_none())
-    {
-        // Not in the file: a member that was added elsewhere, or a slip of the keyboard.
-        if !cluster
+    for node in nodes {
+        check_is_known(cluster, *node).await?;
+    }
+    let mut leaving = Leaving::default();
+    for node in nodes {
+        leaving.stop(cluster, *node, output).await?;
+    }
+    leaving.wait(cluster, output).await
+}
+
+/// A node that is not in the file may have been added elsewhere; a number that no member has is a typing error.
+async fn check_is_known(cluster: &Cluster, node: u16) -> Result<(), CtlError> {
+    let known = cluster.config.node(node).is_some()
+        || cluster
             .survey()
             .await
             .rows
             .iter()
-            .any(|row| row.node == *node)
-        {
-            return Err(unknown_node(&cluster.config, *node));
-        }
+            .any(|row| row.node == node);
+    if known {
+        Ok(())
+    } else {
+        Err(unknown_node(&cluster.config, node))
     }
-    let mut result = Stopped::default();
-    let mut leaving = JoinSet::new();
-    let mut gone_by_process = Vec::new();
-    let mut failed = None;
-    for node in nodes {
-        let pid = process::running(&cluster.config, *node);
-        match (ask(cluster, *node).await, pid) {
-            (Ok(_), Some(pid)) => gone_by_process.push((*node, pid)),
+}
+
+/// Nodes that were asked to stop.
+#[derive(Default)]
+struct Leaving {
+    /// Of this machine, with their processes.
+    processes: Vec<(u16, Pid)>,
+    /// Of other machines: each task ends when the node closes the connection.
+    connections: JoinSet<u16>,
+    not_running: Vec<u16>,
+    failed: Option<CtlError>,
+}
+
+impl Leaving {
+    /// Asks one node. A failure is kept, because the other nodes are to stop all the same: the operator named them all,
+    /// or meant all of this machine.
+    async fn stop(
+        &mut self,
+        cluster: &Cluster,
+        node: u16,
+        output: &Output,
+    ) -> Result<(), CtlError> {
+        let pid = process::running(&cluster.config, node);
+        match (ask(cluster, node).await, pid) {
+            (Ok(_), Some(pid)) => self.processes.push((node, pid)),
             (Ok(mut client), None) => {
-                let node = *node;
-                leaving.spawn(async move {
+                self.connections.spawn(async move {
                     client.closed().await;
                     node
                 });
             }
-            // It answered: whoever refuses us shall not be stopped behind its back.
-            (Err(e @ (PeerClientError::Untrusted { .. } | PeerClientError::Refused { .. })), _) => {
-                failed = failed.or(Some(crate::cluster::peer_client_error(e)));
-            }
+            // It answered. A node that refuses the request is not stopped through its pid.
+            (
+                Err(
+                    e @ (PeerClientError::Untrusted { .. }
+                    | PeerClientError::OtherCluster { .. }
+                    | PeerClientError::Refused { .. }),
+                ),
+                _,
+            ) => self.fail(e),
             (Err(e), Some(pid)) => {
                 output.note(format!("{}; sending SIGTERM to process {pid}", explain(&e)));
                 process::signal(pid, Signal::SIGTERM)?;
-                gone_by_process.push((*node, pid));
+                self.processes.push((node, pid));
             }
-            (Err(PeerClientError::Unreachable { .. }), None) => result.not_running.push(*node),
-            // The others are still to stop: the operator named them all, or meant all of this machine.
-            (Err(e), None) => failed = failed.or(Some(crate::cluster::peer_client_error(e))),
+            (Err(PeerClientError::Unreachable { .. }), None) => self.not_running.push(node),
+            (Err(e), None) => self.fail(e),
+        }
+        Ok(())
+    }
+
+    /// Keeps the first failure.
+    fn fail(&mut self, e: PeerClientError) {
+        if self.failed.is_none() {
+            self.failed = Some(peer_client_error(e));
         }
     }
-    let left = until(output, STOP_PATIENCE, || async {
-        // `process::running` reads the process table: a number that was used again is not taken for the node.
-        let there = |(node, pid): &&(u16, nix::unistd::Pid)| {
-            process::running(&cluster.config, *node) == Some(*pid)
+
+    async fn wait(self, cluster: &Cluster, output: &Output) -> Result<Stopped, CtlError> {
+        let late = |what: String| {
+            CtlError::failed("still_running", format!("waited 10 s for {what}"))
+                .hint("`mbctl logs N` says what a node does; `mbctl kill N` ends it at once and loses nothing acknowledged")
         };
-        let there: Vec<u16> = gone_by_process
-            .iter()
-            .filter(there)
-            .map(|(node, _)| *node)
-            .collect();
-        if there.is_empty() {
-            return Ok::<_, CtlError>(Look::Found(()));
+        let ended = until(output, STOP_PATIENCE, || async {
+            // `process::running` checks the command line: a process id that was used again is not taken for the node.
+            let there =
+                |(node, pid): &&(u16, Pid)| process::running(&cluster.config, *node) == Some(*pid);
+            let there = self.processes.iter().filter(there);
+            let there: Vec<u16> = there.map(|(node, _)| *node).collect();
+            if there.is_empty() {
+                return Ok::<_, CtlError>(Look::Found(()));
+            }
+            Ok(Look::Missing(format!("{} to finish", name_nodes(&there))))
+        });
+        ended.await?.map_err(late)?;
+        let mut stopped: Vec<u16> = self.processes.iter().map(|(node, _)| *node).collect();
+        match timeout(STOP_PATIENCE.limit, self.connections.join_all()).await {
+            Ok(nodes) => stopped.extend(nodes),
+            Err(_) => return Err(late("a node on another machine to finish".into())),
         }
-        Ok(Look::Missing(format!("{} to finish", name_nodes(&there))))
-    });
-    let late = |what: String| {
-        CtlError::failed("still_running", format!("waited 10 s for {what}"))
-            .hint("`mbctl logs N` says what a node does; `mbctl kill N` ends it at once and loses nothing acknowledged")
-    };
-    left.await?.map_err(late)?;
-    result
-        .stopped
-        .extend(gone_by_process.iter().map(|(node, _)| *node));
-    match tokio::time::timeout(STOP_PATIENCE.limit, leaving.join_all()).await {
-        Ok(nodes) => result.stopped.extend(nodes),
-        Err(_) => return Err(late("a node on another machine to finish".into())),
-    }
-    result.stopped.sort_unstable();
-    match failed {
-        Some(e) => Err(e),
-        None => Ok(result),
+        stopped.sort_unstable();
+        match self.failed {
+            Some(e) => Err(e),
+            None => Ok(Stopped {
+                stopped,
+                not_running: self.not_running,
+            }),
+        }
     }
 }
 

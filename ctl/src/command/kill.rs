@@ -40,7 +40,7 @@ pub async fn run(cluster: &Cluster, nodes: &[u16], output: &Output) -> Result<Ex
     for node in nodes {
         match kill(cluster, *node, output).await {
             Ok(()) => killed.push(*node),
-            // The others are still to die: the operator named them all.
+            // The other nodes are killed all the same: the operator named them all.
             Err(e) if failed.is_none() => failed = Some(e),
             Err(e) => output.note(format!("error: {e}")),
         }
@@ -63,10 +63,10 @@ pub async fn run(cluster: &Cluster, nodes: &[u16], output: &Output) -> Result<Ex
 /// As [`run`].
 pub async fn kill(cluster: &Cluster, node: u16, output: &Output) -> Result<(), CtlError> {
     let pid = process::running(&cluster.config, node);
-    match (by_door(cluster, node).await, pid) {
+    match (by_request(cluster, node).await, pid) {
         (Ok(()), None) => Ok(()),
         (Ok(()), Some(pid)) => gone(cluster, node, pid, output).await,
-        // It answered: whoever refuses us shall not be killed behind its back.
+        // It answered. A node that refuses the request is not killed through its pid.
         (Err(Stays::Refuses(e)), _) => Err(e),
         (Err(Stays::Hangs(_)), Some(pid)) => {
             // It hangs, is stopped or does not listen yet: the system ends it all the same.
@@ -77,7 +77,7 @@ pub async fn kill(cluster: &Cluster, node: u16, output: &Output) -> Result<(), C
     }
 }
 
-/// Why a node did not die by its door.
+/// Why a node did not die by a request.
 enum Stays {
     /// No answer.
     Hangs(CtlError),
@@ -88,9 +88,9 @@ enum Stays {
 impl From<PeerClientError> for Stays {
     fn from(e: PeerClientError) -> Self {
         match e {
-            PeerClientError::Untrusted { .. } | PeerClientError::Refused { .. } => {
-                Stays::Refuses(peer_client_error(e))
-            }
+            PeerClientError::Untrusted { .. }
+            | PeerClientError::OtherCluster { .. }
+            | PeerClientError::Refused { .. } => Stays::Refuses(peer_client_error(e)),
             PeerClientError::Unreachable { .. }
             | PeerClientError::Silent { .. }
             | PeerClientError::Lost { .. }
@@ -100,7 +100,7 @@ impl From<PeerClientError> for Stays {
 }
 
 /// Done when the connection breaks: nothing else is an answer to being killed.
-async fn by_door(cluster: &Cluster, node: u16) -> Result<(), Stays> {
+async fn by_request(cluster: &Cluster, node: u16) -> Result<(), Stays> {
     let mut client = match cluster.config.node(node) {
         Some(found) => cluster.connect_to(node, &found.peer.to_string()).await?,
         None => cluster
@@ -113,8 +113,8 @@ async fn by_door(cluster: &Cluster, node: u16) -> Result<(), Stays> {
         Err(e) => Err(e.into()),
         Ok(Err(e)) => Err(Stays::Refuses(e.into())),
         Ok(Ok(_)) => {
-            let lie = format!("node {node} says that it died, so it did not");
-            Err(Stays::Refuses(CtlError::failed("internal", lie)))
+            let message = format!("node {node} says that it died, so it did not");
+            Err(Stays::Refuses(CtlError::failed("internal", message)))
         }
     }
 }
