@@ -1,5 +1,6 @@
 //! `mbctl user`: accounts.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use messagebase_protocol::name::check_name;
@@ -21,86 +22,96 @@ const HASH_DEADLINE: Duration = Duration::from_secs(15);
 /// Runs the command.
 ///
 /// # Errors
-/// The name or password is not valid (exit 2), nobody leads (exit 3), or the account is not there (exit 1).
+/// The name or password is not valid (exit 2), nobody leads (exit 3), or the account is not there or the deletion was not
+/// confirmed (exit 1).
 pub async fn run(
     cluster: &Cluster,
     command: &UserCommand,
     output: &Output,
 ) -> Result<Exit, CtlError> {
-    let (request, name, done) = match command {
-        UserCommand::List { pattern } => {
-            let users = read(
-                cluster,
-                AdminRequest::UserList {
-                    pattern: pattern.clone(),
-                },
-            )
-            .await?;
-            output.data(&users, |users| table(&users.users));
-            return Ok(Exit::Done);
-        }
+    let (user, request, done) = match command {
+        UserCommand::List { pattern } => return list(cluster, pattern.clone(), output).await,
         UserCommand::Show(user) => return show(cluster, valid(&user.name)?, output).await,
         UserCommand::Add(user) => {
             let (name, password) = with_password(user)?;
-            (
-                AdminRequest::UserAdd {
-                    name: name.clone(),
-                    password,
-                },
-                name,
-                "has an account now",
-            )
+            let request = AdminRequest::UserAdd {
+                name: name.clone(),
+                password,
+            };
+            (name, request, "has an account now")
         }
         UserCommand::ResetPassword(user) => {
             let (name, password) = with_password(user)?;
-            (
-                AdminRequest::UserResetPassword {
-                    name: name.clone(),
-                    password,
-                },
-                name,
-                "has a new password",
-            )
+            let request = AdminRequest::UserResetPassword {
+                name: name.clone(),
+                password,
+            };
+            (name, request, "has a new password")
         }
         UserCommand::Lock(user) => {
             let name = valid(&user.name)?;
-            (
-                AdminRequest::UserLock { name: name.clone() },
-                name,
-                "is locked; its sessions are over",
-            )
+            let request = AdminRequest::UserLock { name: name.clone() };
+            (name, request, "is locked; its sessions are over")
         }
         UserCommand::Unlock(user) => {
             let name = valid(&user.name)?;
-            (
-                AdminRequest::UserUnlock { name: name.clone() },
-                name,
-                "is unlocked",
-            )
+            let request = AdminRequest::UserUnlock { name: name.clone() };
+            (name, request, "is unlocked")
         }
         UserCommand::Delete(user) => {
             let name = valid(&user.name)?;
-            (
-                AdminRequest::UserDelete { name: name.clone() },
-                name,
-                "is deleted; `mbctl user free` releases the name",
-            )
+            confirm_deletion(&name, output)?;
+            let request = AdminRequest::UserDelete { name: name.clone() };
+            let done = "is deleted; `mbctl user free` releases the name";
+            (name, request, done)
         }
         UserCommand::Free(user) => {
             let name = valid(&user.name)?;
-            (
-                AdminRequest::UserFree { name: name.clone() },
-                name,
-                "can be registered again",
-            )
+            let request = AdminRequest::UserFree { name: name.clone() };
+            (name, request, "can be registered again")
         }
     };
     cluster
         .ask_leader(output, &request, HASH_DEADLINE.max(CALL_DEADLINE))
         .await?;
-    output.data(&Changed { user: name }, |changed| {
+    output.data(&Changed { user }, |changed| {
         format!("{} {done}.", changed.user)
     });
+    Ok(Exit::Done)
+}
+
+/// Asks a person. A script has no terminal and is not asked, so that it goes on as it was written.
+fn confirm_deletion(name: &str, output: &Output) -> Result<(), CtlError> {
+    if !std::io::stdin().is_terminal() || output.is_json() {
+        return Ok(());
+    }
+    output.note(format!(
+        "{name} loses the account and can't log in any more. Type the name again to delete it:"
+    ));
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .map_err(|e| CtlError::failed("io", "failed to read the answer").because(e))?;
+    if is_confirmed(name, &answer) {
+        return Ok(());
+    }
+    Err(CtlError::failed(
+        "not_confirmed",
+        format!("{name} was not deleted"),
+    ))
+}
+
+fn is_confirmed(name: &str, answer: &str) -> bool {
+    answer.trim() == name
+}
+
+async fn list(
+    cluster: &Cluster,
+    pattern: Option<String>,
+    output: &Output,
+) -> Result<Exit, CtlError> {
+    let users = read(cluster, AdminRequest::UserList { pattern }).await?;
+    output.data(&users, |users| table(&users.users));
     Ok(Exit::Done)
 }
 
@@ -114,7 +125,7 @@ struct Users {
     users: Vec<UserRow>,
 }
 
-/// A name that can't exist is a slip of the keyboard: said before anything is asked.
+/// Refuses a name that no account can have, before a password is asked.
 fn valid(name: &str) -> Result<String, CtlError> {
     check_name(name).map_err(|e| CtlError::usage(e.message))?;
     Ok(name.to_owned())
@@ -193,4 +204,17 @@ fn table(users: &[UserRow]) -> String {
         ]
     };
     render(&COLUMNS, &users.iter().map(row).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deletion_is_confirmed_by_the_name_alone() {
+        assert!(is_confirmed("ben", "ben\n"));
+        for answer in ["", "\n", "y\n", "Ben\n", "ben anna\n"] {
+            assert!(!is_confirmed("ben", answer), "{answer:?}");
+        }
+    }
 }
