@@ -139,34 +139,8 @@ impl Bench {
     }
 }
 
-fn main() {
-    let args: Vec<usize> = std::env::args()
-        .skip(1)
-        .map(|a| a.parse().expect("a number"))
-        .collect();
-    let arg = |n: usize, default| args.get(n).copied().unwrap_or(default);
-    let (messages, batch, users) = (arg(0, 100_000), arg(1, 64), arg(2, 64));
-    let dir = tempfile::tempdir().expect("a directory");
-    let options = StoreOptions {
-        dir: dir.path().join("node-1"),
-        node: 1,
-        readers: 1,
-        merge_at: MERGE_AT,
-        change_log_bytes: 64 << 20,
-        effects: Arc::new(Nobody),
-    };
-    let (store, writer) = Store::open(options).expect("a blank store opens");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .expect("a runtime");
-    let mut bench = Bench {
-        store,
-        writer,
-        runtime,
-        index: 0,
-        log_us: 0.0,
-        apply_us: 0.0,
-    };
+/// Accounts with a session each, and queues without limits.
+fn register(bench: &mut Bench, users: usize) {
     let settings = messagebase_daemon::change::Settings {
         queued_messages_per_user: u32::MAX,
         queued_bytes_per_user: u64::MAX >> 1,
@@ -207,6 +181,37 @@ fn main() {
             ),
         ]);
     }
+}
+
+fn main() {
+    let args: Vec<usize> = std::env::args()
+        .skip(1)
+        .map(|a| a.parse().expect("a number"))
+        .collect();
+    let arg = |n: usize, default| args.get(n).copied().unwrap_or(default);
+    let (messages, batch, users) = (arg(0, 100_000), arg(1, 64), arg(2, 64));
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = StoreOptions {
+        dir: dir.path().join("node-1"),
+        node: 1,
+        readers: 1,
+        merge_at: MERGE_AT,
+        change_log_bytes: 64 << 20,
+        effects: Arc::new(Nobody),
+    };
+    let (store, writer) = Store::open(options).expect("a blank store opens");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    let mut bench = Bench {
+        store,
+        writer,
+        runtime,
+        index: 0,
+        log_us: 0.0,
+        apply_us: 0.0,
+    };
+    register(&mut bench, users);
     if let Ok(sql) = std::env::var("LOCAL_SQL") {
         let write = Box::new(move |conn: &rusqlite::Connection| conn.execute_batch(&sql));
         bench.job(Job::Local {

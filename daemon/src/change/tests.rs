@@ -20,6 +20,13 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Every change with its JSON and its postcard bytes.
 fn changes() -> Vec<(Change, &'static str, &'static str)> {
+    let mut all = account_changes();
+    all.extend(later_changes());
+    all
+}
+
+/// The changes of accounts and sessions, each with its JSON and its postcard bytes.
+fn account_changes() -> Vec<(Change, &'static str, &'static str)> {
     let name = || "Ann".to_owned();
     let key = || "k".to_owned();
     vec![
@@ -68,6 +75,14 @@ fn changes() -> Vec<(Change, &'static str, &'static str)> {
             r#"{"delete":{"user":1,"credential_version":null,"key":"k"}}"#,
             "040100016b",
         ),
+    ]
+}
+
+/// As [`account_changes`]: messages, and what the leader and operators decide.
+fn later_changes() -> Vec<(Change, &'static str, &'static str)> {
+    let name = || "Ann".to_owned();
+    let key = || "k".to_owned();
+    vec![
         (
             Change::Send {
                 user: 1,
