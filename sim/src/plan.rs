@@ -10,9 +10,10 @@ use openraft_rt::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 
 use crate::cluster::Cluster;
-use crate::net::{Noise, Station};
+use crate::net::{Noise, SimReplica, Station};
 use crate::node_lifetime::lock;
 use crate::rng::Rng;
+use crate::run_context::RunContext;
 
 /// Pause between two faults, ms.
 const PAUSE_MS: (u64, u64) = (5, 220);
@@ -227,16 +228,10 @@ impl FaultInjector {
             return;
         };
         let nodes: Vec<u16> = cluster.nodes.keys().copied().collect();
-        let others: Vec<u16> = nodes
-            .iter()
-            .copied()
-            .filter(|other| *other != node)
-            .collect();
-        cluster
-            .net
-            .context
-            .event(format_args!("fault {fault:?} {node}"));
+        let mut others = nodes.clone();
+        others.retain(|other| *other != node);
         let context = cluster.net.context.clone();
+        context.event(format_args!("fault {fault:?} {node}"));
         match fault {
             FaultKind::Crash => {
                 context.count("crashes aimed");
@@ -271,37 +266,9 @@ impl FaultInjector {
                 cluster.net.cut_one_way(from, to);
                 self.schedule_healing(cluster);
             }
-            FaultKind::Split => {
-                context.count("splits");
-                let side: Vec<u16> = nodes
-                    .iter()
-                    .copied()
-                    .filter(|_| self.rng.hits(500))
-                    .collect();
-                for a in &side {
-                    cluster
-                        .net
-                        .cut(*a, nodes.iter().copied().filter(|b| !side.contains(b)));
-                }
-                self.schedule_healing(cluster);
-            }
+            FaultKind::Split => self.split(cluster, &nodes),
             FaultKind::Noise => self.noise(cluster, &nodes),
-            FaultKind::Reset => {
-                context.count("resets");
-                let ids: Vec<u64> = cluster
-                    .nodes
-                    .values()
-                    .map(crate::cluster::SimNode::raft_id)
-                    .collect();
-                let all = self.rng.hits(300);
-                for (n, a) in ids.iter().enumerate() {
-                    for b in ids.iter().skip(n + 1) {
-                        if all || self.rng.hits(300) {
-                            cluster.net.reset(*a, *b);
-                        }
-                    }
-                }
-            }
+            FaultKind::Reset => self.reset(cluster),
             FaultKind::Stall => {
                 context.count("disk stalls");
                 let until = cluster.elapsed() + self.rng.millis(STALL_MS.0, STALL_MS.1);
@@ -322,6 +289,34 @@ impl FaultInjector {
                 }));
             }
             FaultKind::MembershipChange => self.begin_membership_change(cluster, &nodes).await,
+        }
+    }
+
+    fn split(&mut self, cluster: &Cluster, nodes: &[u16]) {
+        cluster.net.context.count("splits");
+        let side: Vec<u16> = nodes
+            .iter()
+            .copied()
+            .filter(|_| self.rng.hits(500))
+            .collect();
+        for a in &side {
+            let others = nodes.iter().copied().filter(|b| !side.contains(b));
+            cluster.net.cut(*a, others);
+        }
+        self.schedule_healing(cluster);
+    }
+
+    fn reset(&mut self, cluster: &Cluster) {
+        cluster.net.context.count("resets");
+        let nodes = cluster.nodes.values();
+        let ids: Vec<u64> = nodes.map(crate::cluster::SimNode::raft_id).collect();
+        let all = self.rng.hits(300);
+        for (n, a) in ids.iter().enumerate() {
+            for b in ids.iter().skip(n + 1) {
+                if all || self.rng.hits(300) {
+                    cluster.net.reset(*a, *b);
+                }
+            }
         }
     }
 
@@ -432,45 +427,7 @@ impl FaultInjector {
         self.call = Some((now, slot.clone()));
         let context = cluster.net.context.clone();
         drop(lifetime.run(async move {
-            // The answer to an earlier call may have been lost.
-            let member = |node: u16| {
-                replica
-                    .members()
-                    .into_iter()
-                    .find(|m| m.node.node == node)
-                    .map(|m| m.raft_id)
-            };
-            let done = match membership_change {
-                MembershipChange::Replace(node) => replica.replace(node).await.ok(),
-                MembershipChange::Remove(node) if member(node).is_none() => Some(raft_id(0, node)),
-                // A leader does not remove itself. Once another one leads it is asked again.
-                MembershipChange::Remove(node) if node_of(leader_id) == node => {
-                    let other = replica
-                        .members()
-                        .into_iter()
-                        .find(|m| m.voter && m.node.node != node);
-                    if let Some(other) = other {
-                        context.event(format_args!(
-                            "before {membership_change:?}: {:?}",
-                            replica.transfer(other.node.node).await
-                        ));
-                    }
-                    None
-                }
-                MembershipChange::Remove(node) => {
-                    replica.remove(node).await.ok().map(|()| raft_id(0, node))
-                }
-                MembershipChange::Add(node) => match member(node) {
-                    Some(id) => Some(id),
-                    None => {
-                        let address = format!("node-{node}");
-                        replica
-                            .add_learner(node, address.clone(), address, true)
-                            .await
-                            .ok()
-                    }
-                },
-            };
+            let done = ask_leader(&replica, leader_id, membership_change, &context).await;
             context.event(format_args!("{membership_change:?} {done:?}"));
             *lock(&slot) = Some(done);
         }));
@@ -500,5 +457,53 @@ impl FaultInjector {
                 cluster.start_blank(id).await;
             }
         }
+    }
+}
+
+/// One call of the operator to the node that leads. The Raft id that the change was about once it is done.
+async fn ask_leader(
+    replica: &SimReplica,
+    leader_id: u64,
+    membership_change: MembershipChange,
+    context: &RunContext,
+) -> Option<u64> {
+    // The answer to an earlier call may have been lost.
+    let member = |node: u16| {
+        replica
+            .members()
+            .into_iter()
+            .find(|m| m.node.node == node)
+            .map(|m| m.raft_id)
+    };
+    match membership_change {
+        MembershipChange::Replace(node) => replica.replace(node).await.ok(),
+        MembershipChange::Remove(node) if member(node).is_none() => Some(raft_id(0, node)),
+        // A leader does not remove itself. Once another one leads it is asked again.
+        MembershipChange::Remove(node) if node_of(leader_id) == node => {
+            let other = replica
+                .members()
+                .into_iter()
+                .find(|m| m.voter && m.node.node != node);
+            if let Some(other) = other {
+                context.event(format_args!(
+                    "before {membership_change:?}: {:?}",
+                    replica.transfer(other.node.node).await
+                ));
+            }
+            None
+        }
+        MembershipChange::Remove(node) => {
+            replica.remove(node).await.ok().map(|()| raft_id(0, node))
+        }
+        MembershipChange::Add(node) => match member(node) {
+            Some(id) => Some(id),
+            None => {
+                let address = format!("node-{node}");
+                replica
+                    .add_learner(node, address.clone(), address, true)
+                    .await
+                    .ok()
+            }
+        },
     }
 }

@@ -312,16 +312,11 @@ fn directory(
             });
             if !registered || gone {
                 let why = if gone {
-                    "was deleted before"
+                    "who was deleted before"
                 } else {
-                    "nobody registered"
+                    "whom nobody registered"
                 };
-                let what = format!("the directory shows {name}, whom {why}");
-                let what = if gone {
-                    format!("the directory shows {name}, who {why}")
-                } else {
-                    what
-                };
+                let what = format!("the directory shows {name}, {why}");
                 found.push(Violation::new(
                     "linear reads",
                     what,

@@ -75,17 +75,13 @@ fn stream(
         };
         let id = message.id;
         if id <= greatest {
-            let what = if shown.contains(&id) {
-                format!(
-                    "event of message {id} came twice over connection {}",
-                    event.connection
-                )
+            let how = if shown.contains(&id) {
+                "twice".to_owned()
             } else {
-                format!(
-                    "event of message {id} came after that of {greatest} over connection {}",
-                    event.connection
-                )
+                format!("after that of {greatest}")
             };
+            let over = event.connection;
+            let what = format!("event of message {id} came {how} over connection {over}");
             let evidence = newest
                 .into_iter()
                 .chain([event])
@@ -98,8 +94,7 @@ fn stream(
             (greatest, newest) = (id, Some(event));
         }
     }
-    let Some(newest) = newest else { return };
-    let Some(ids) = index.to.get(&session.user) else {
+    let (Some(newest), Some(ids)) = (newest, index.to.get(&session.user)) else {
         return;
     };
     let mut missing = BTreeSet::new();

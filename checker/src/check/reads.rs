@@ -12,6 +12,12 @@ use crate::history::{Answer, Attempt, Call, Message, Reply};
 const MISSING_MOST: usize = 3;
 
 pub(super) fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
+    pages(index, found);
+    mailboxes(index, found);
+}
+
+/// The pages that clients were answered.
+fn pages(index: &Index<'_>, found: &mut Vec<Violation>) {
     let conversations = conversations(index);
     for attempt in &index.history.attempts {
         let (Answer::Ok(Reply::Page { messages, more }), Some(user)) =
@@ -51,10 +57,8 @@ pub(super) fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
                 ..
             } => {
                 let until = attempt.completed.map_or(NEVER, |at| at.tick);
-                let acked = index
-                    .acks
-                    .get(&user)
-                    .map_or(0, |acks| acks.maybe_before(until));
+                let acks = index.acks.get(&user);
+                let acked = acks.map_or(0, |acks| acks.maybe_before(until));
                 let ids = index.to.get(&user).map(|ids| {
                     ids.range(
                         acked.max(*after),
@@ -70,15 +74,10 @@ pub(super) fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
                 linear: true,
                 ..
             } => {
-                let first = if *more {
-                    messages.first().map_or(0, |m| m.id)
-                } else {
-                    1
-                };
+                let first = messages.first().filter(|_| *more).map_or(0, |m| m.id);
                 let before = before.unwrap_or(NEVER);
-                let between = conversations
-                    .get(&pair(&user, &fold(with)))
-                    .map_or(&[][..], Vec::as_slice);
+                let between = conversations.get(&pair(&user, &fold(with)));
+                let between = between.map_or(&[][..], Vec::as_slice);
                 let from = between.partition_point(|id| *id < first);
                 let to = between.partition_point(|id| *id < before);
                 page.holds(&between[from..to.max(from)], place);
@@ -87,6 +86,10 @@ pub(super) fn check(index: &Index<'_>, found: &mut Vec<Violation>) {
             _ => {}
         }
     }
+}
+
+/// The mailboxes in the end.
+fn mailboxes(index: &Index<'_>, found: &mut Vec<Violation>) {
     for mailbox in &index.history.mailboxes {
         let place = || {
             format!(

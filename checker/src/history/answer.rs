@@ -122,61 +122,69 @@ impl Answer {
     }
 }
 
+/// The `ok` objects on the wire.
+mod wire {
+    use serde::Deserialize;
+
+    use super::Message;
+
+    #[derive(Deserialize)]
+    pub struct User {
+        pub user: String,
+    }
+    #[derive(Deserialize)]
+    pub struct LoggedIn {
+        pub user: String,
+        pub token: String,
+    }
+    #[derive(Deserialize)]
+    pub struct Resumed {
+        pub user: String,
+        pub linear: bool,
+    }
+    #[derive(Deserialize)]
+    pub struct Sent {
+        pub id: u64,
+        pub sent_at: u64,
+        pub duplicate: bool,
+    }
+    #[derive(Deserialize)]
+    pub struct Page {
+        pub messages: Vec<Message>,
+        pub more: bool,
+    }
+    #[derive(Deserialize)]
+    pub struct Entry {
+        pub name: String,
+    }
+    #[derive(Deserialize)]
+    pub struct Users {
+        pub users: Vec<Entry>,
+        pub more: bool,
+    }
+}
+
 impl Reply {
     /// Reads the `ok` object that answers `call`.
     ///
     /// # Errors
     /// When a field is missing or of another type.
     pub fn read(call: &Call, ok: Value) -> Result<Reply, serde_json::Error> {
-        #[derive(Deserialize)]
-        struct User {
-            user: String,
-        }
-        #[derive(Deserialize)]
-        struct LoggedIn {
-            user: String,
-            token: String,
-        }
-        #[derive(Deserialize)]
-        struct Resumed {
-            user: String,
-            linear: bool,
-        }
-        #[derive(Deserialize)]
-        struct Sent {
-            id: u64,
-            sent_at: u64,
-            duplicate: bool,
-        }
-        #[derive(Deserialize)]
-        struct Page {
-            messages: Vec<Message>,
-            more: bool,
-        }
-        #[derive(Deserialize)]
-        struct Entry {
-            name: String,
-        }
-        #[derive(Deserialize)]
-        struct Users {
-            users: Vec<Entry>,
-            more: bool,
-        }
         Ok(match call {
             Call::Register { .. } => {
-                let User { user } = serde_json::from_value(ok)?;
+                let wire::User { user } = serde_json::from_value(ok)?;
                 Reply::Registered { user }
             }
             Call::Login { .. } => {
-                let LoggedIn { user, token } = serde_json::from_value(ok)?;
+                let wire::LoggedIn { user, token } = serde_json::from_value(ok)?;
                 Reply::LoggedIn { user, token }
             }
             Call::Resume { .. } => {
-                let Resumed { user, linear } = serde_json::from_value(ok)?;
+                let wire::Resumed { user, linear } = serde_json::from_value(ok)?;
                 Reply::Resumed { user, linear }
             }
             Call::Send { .. } => {
-                let Sent {
+                let wire::Sent {
                     id,
                     sent_at,
                     duplicate,
@@ -188,11 +196,11 @@ impl Reply {
                 }
             }
             Call::Inbox { .. } | Call::Sync { .. } | Call::History { .. } => {
-                let Page { messages, more } = serde_json::from_value(ok)?;
+                let wire::Page { messages, more } = serde_json::from_value(ok)?;
                 Reply::Page { messages, more }
             }
             Call::Users { .. } => {
-                let Users { users, more } = serde_json::from_value(ok)?;
+                let wire::Users { users, more } = serde_json::from_value(ok)?;
                 Reply::Users {
                     names: users.into_iter().map(|entry| entry.name).collect(),
                     more,

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use messagebase_checker::{Answer, Call, Recorder, Reply, check};
+use messagebase_checker::{Answer, Call, Recorder, RecordingConnection, Reply, check};
 use messagebase_daemon::change::{Change, Secrets};
 use messagebase_daemon::raft::api::{Draft, Verdict};
 use messagebase_daemon::state::read;
@@ -17,7 +17,7 @@ use openraft_rt::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 
 use super::ALL;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, SimNode};
 use crate::run::run;
 use crate::workload::{Clients, Defect};
 
@@ -56,26 +56,8 @@ fn a_key_that_is_not_unique_is_found() {
     find(Defect::KeyUniqueness, &["keys", "exactly once"]);
 }
 
-/// Ends all nodes while two disks stand still, and starts those two again: what the checker says then.
-async fn all_die_with_slow_disks(seed: u64, acknowledge_early: bool) -> Vec<String> {
-    let recorder = Recorder::new();
-    let mut connection = recorder.client().connect(1);
-    let mut cluster = Cluster::start(seed, 3).await;
-    if acknowledge_early {
-        ALL.iter()
-            .for_each(|node| cluster.nodes[node].mood.acknowledge_early());
-    }
-    let leader = cluster
-        .wait("a leader of all", |c| c.leader_among(&ALL))
-        .await;
-    let others: Vec<u16> = ALL.into_iter().filter(|node| *node != leader).collect();
-    let stalled = cluster.elapsed() + STALL;
-    others
-        .iter()
-        .for_each(|node| cluster.nodes[node].mood.stall_until(stalled));
-    // What was under way when the disks stopped is done.
-    SimRuntime::sleep(SETTLED).await;
-
+/// Asks this node to register anna, and records the answer.
+async fn register_anna(node: &SimNode, connection: &mut RecordingConnection) {
     let (user, password, key) = ("anna".to_owned(), "password".to_owned(), "k".to_owned());
     let secrets = Secrets {
         password_hash: Some("$argon2id$x".into()),
@@ -99,7 +81,6 @@ async fn all_die_with_slow_disks(seed: u64, acknowledge_early: bool) -> Vec<Stri
         body,
         secrets: Some(secrets),
     };
-    let node = &cluster.nodes[&leader];
     let replica = node.replica.clone();
     let verdicts = node
         .lifetime
@@ -110,7 +91,29 @@ async fn all_die_with_slow_disks(seed: u64, acknowledge_early: bool) -> Vec<Stri
         _ => Answer::refused("no_quorum", "unknown"),
     };
     connection.complete(open, answer);
+}
 
+/// Ends all nodes while two disks stand still, and starts those two again: what the checker says then.
+async fn all_die_with_slow_disks(seed: u64, acknowledge_early: bool) -> Vec<String> {
+    let recorder = Recorder::new();
+    let mut connection = recorder.client().connect(1);
+    let mut cluster = Cluster::start(seed, 3).await;
+    if acknowledge_early {
+        ALL.iter()
+            .for_each(|node| cluster.nodes[node].mood.acknowledge_early());
+    }
+    let leader = cluster
+        .wait("a leader of all", |c| c.leader_among(&ALL))
+        .await;
+    let others: Vec<u16> = ALL.into_iter().filter(|node| *node != leader).collect();
+    let stalled = cluster.elapsed() + STALL;
+    others
+        .iter()
+        .for_each(|node| cluster.nodes[node].mood.stall_until(stalled));
+    // What was under way when the disks stopped is done.
+    SimRuntime::sleep(SETTLED).await;
+
+    register_anna(&cluster.nodes[&leader], &mut connection).await;
     ALL.into_iter().for_each(|node| cluster.kill(node, false));
     cluster.bury();
     for node in &others {

@@ -85,6 +85,28 @@ struct Story {
     digests: String,
 }
 
+/// Waits until all have applied the same, and returns their digests, which must agree.
+async fn same_digests(cluster: &Cluster, seed: u64) -> String {
+    cluster
+        .wait("all to have applied the same", |c| {
+            let applied: Vec<_> = ALL.iter().map(|n| c.replica(*n).view().applied).collect();
+            applied
+                .iter()
+                .all(|a| a.is_some() && *a == applied[0])
+                .then_some(())
+        })
+        .await;
+    let digests: Vec<String> = ALL
+        .iter()
+        .map(|n| format!("{:?}", cluster.nodes[n].digest()))
+        .collect();
+    assert!(
+        digests.iter().all(|d| *d == digests[0]),
+        "seed {seed}: the nodes differ: {digests:#?}"
+    );
+    digests[0].clone()
+}
+
 async fn tell(seed: u64) -> Story {
     let cluster = Cluster::start(seed, 3).await;
     let first = cluster
@@ -125,13 +147,9 @@ async fn tell(seed: u64) -> Story {
         Err(NoQuorum),
         "seed {seed}: the minority does not"
     );
-    assert_eq!(
-        cluster
-            .replica(first)
-            .propose(vec![send(session, ann, "ben", 40)])
-            .await,
-        [Verdict::NoQuorum]
-    );
+    let refused = cluster.replica(first);
+    let refused = refused.propose(vec![send(session, ann, "ben", 40)]).await;
+    assert_eq!(refused, [Verdict::NoQuorum]);
 
     cluster.net.heal();
     // The same key again, from the node that was cut off: the message is there once, whichever attempt won.
@@ -147,28 +165,12 @@ async fn tell(seed: u64) -> Story {
     );
     assert_eq!(ids.len(), 41);
 
-    cluster
-        .wait("all to have applied the same", |c| {
-            let applied: Vec<_> = ALL.iter().map(|n| c.replica(*n).view().applied).collect();
-            applied
-                .iter()
-                .all(|a| a.is_some() && *a == applied[0])
-                .then_some(())
-        })
-        .await;
-    let digests: Vec<String> = ALL
-        .iter()
-        .map(|n| format!("{:?}", cluster.nodes[n].digest()))
-        .collect();
-    assert!(
-        digests.iter().all(|d| *d == digests[0]),
-        "seed {seed}: the nodes differ: {digests:#?}"
-    );
+    let digests = same_digests(&cluster, seed).await;
     let story = Story {
         leaders: (first, second),
         took: cluster.elapsed(),
         ids,
-        digests: digests[0].clone(),
+        digests,
     };
     cluster.shutdown().await;
     story

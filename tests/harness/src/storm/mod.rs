@@ -21,7 +21,8 @@ mod verdict;
 mod workload;
 
 pub use plan::{Behavior, ClientPlan, Fault, LinkFault, Scheduled, Slot, StormPlan, Wish};
-pub use recorded_client::{Heard, RecordedClient};
+pub use recorded_client::RecordedClient;
 pub use report::{StormReport, Sum};
 pub use run::run;
+pub use tape::Heard;
 pub use verdict::{Findings, examine, take_mailbox};

@@ -8,25 +8,10 @@ use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::connection::{self, Connection};
-use crate::storm::tape::Tape;
+use crate::storm::tape::{Heard, Tape};
 
 /// Connecting to a process of this machine takes less, unless it is stopped.
 const DIAL_WITHIN: Duration = Duration::from_millis(1_500);
-
-/// What came over the connection.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Heard {
-    /// The answer to request number so-and-so.
-    Answer(u64, Answer),
-    /// An event that the checker judges.
-    Event(Event),
-    /// The answer to something that it does not judge ([`RecordedClient::post_aside`]); `None`: refused.
-    Aside(u64, Option<Value>),
-    /// The other side closed, in order or not.
-    Lost,
-    /// Nothing in the given time.
-    Nothing,
-}
 
 /// The connection.
 #[derive(Debug)]

@@ -13,7 +13,8 @@ use crate::client::PASSWORD;
 use crate::storm::context::StormContext;
 use crate::storm::faults::pause_until;
 use crate::storm::plan::{Behavior, ClientPlan};
-use crate::storm::recorded_client::{Heard, RecordedClient};
+use crate::storm::recorded_client::RecordedClient;
+use crate::storm::tape::Heard;
 
 /// A client takes its node for lost when an answer takes longer (PROTOCOL.md 7).
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(4);

@@ -6,7 +6,20 @@ use messagebase_checker::{Answer, Call, Event, Open, RecordingClient, RecordingC
 use messagebase_protocol::json::{Consistency, Op, Request};
 use serde_json::Value;
 
-use crate::storm::recorded_client::Heard;
+/// What came over the connection.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Heard {
+    /// The answer to request number so-and-so.
+    Answer(u64, Answer),
+    /// An event that the checker judges.
+    Event(Event),
+    /// The answer to something that it does not judge ([`crate::storm::RecordedClient::post_aside`]); `None`: refused.
+    Aside(u64, Option<Value>),
+    /// The other side closed, in order or not.
+    Lost,
+    /// Nothing in the given time.
+    Nothing,
+}
 
 /// The recorder of one connection.
 #[derive(Debug)]
