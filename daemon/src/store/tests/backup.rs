@@ -1,4 +1,4 @@
-//! Backups and what becomes of them.
+//! Backups and restores.
 
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 
-/// When the tests restore, in Unix ms.
+/// The time of the restores, in Unix ms.
 const NOW: u64 = 1_800_000_000_000;
-/// The first id that a restored cluster gives out then.
+/// The first id that a cluster restored at that time issues.
 const RAISED: u64 = 1_800_000_000_000_000;
 
 /// anna logs in.
@@ -49,7 +49,7 @@ fn send(index: u64, session: u64, key: &str, body: &str) -> LogRow {
 }
 
 /// Two accounts, a session, two messages: one merged into its lists, one delivered.
-fn lived_in(fixture: &Fixture) -> Driven {
+fn used_store(fixture: &Fixture) -> Driven {
     let mut s = fixture.open();
     let identity = Identity {
         cluster_id: "old".into(),
@@ -101,7 +101,7 @@ fn as_node_2(fixture: &Fixture) -> StoreOptions {
 #[test]
 fn a_restored_node_has_everything_but_sessions_and_begins_behind_it() {
     let fixture = Fixture::new();
-    let s = lived_in(&fixture);
+    let s = used_store(&fixture);
     let file = backup(&s, "b.db");
     let options = as_node_2(&fixture);
     let info = restore(&file, &options.dir, restored_node).unwrap();
@@ -203,7 +203,7 @@ fn next_message_id(dir: &Path) -> u64 {
 #[test]
 fn ids_are_raised_at_every_restore_whatever_the_clock_says() {
     let fixture = Fixture::new();
-    let s = lived_in(&fixture);
+    let s = used_store(&fixture);
     let restored = |file: &Path, name: &str, now_ms| {
         let dir = fixture.dir.path().join(name);
         restore(file, &dir, |last| RestoredNode {
@@ -246,7 +246,7 @@ fn ids_are_raised_at_every_restore_whatever_the_clock_says() {
 #[test]
 fn a_backup_with_something_of_somebody_elses_in_it_is_refused() {
     let fixture = Fixture::new();
-    let file = backup(&lived_in(&fixture), "b.db");
+    let file = backup(&used_store(&fixture), "b.db");
     let conn = rusqlite::Connection::open(&file).unwrap();
     conn.execute_batch("CREATE TRIGGER t AFTER INSERT ON users BEGIN DELETE FROM messages; END")
         .unwrap();
@@ -273,7 +273,7 @@ fn a_backup_with_something_of_somebody_elses_in_it_is_refused() {
 #[test]
 fn a_backup_reads_like_a_nodes_file_and_no_node_runs_on_it() {
     let fixture = Fixture::new();
-    let s = lived_in(&fixture);
+    let s = used_store(&fixture);
     let file = backup(&s, "b.db");
     assert_eq!(
         std::fs::read_dir(s.store.snapshot_dir()).unwrap().count(),
@@ -310,7 +310,7 @@ fn a_backup_reads_like_a_nodes_file_and_no_node_runs_on_it() {
 #[test]
 fn a_backup_that_nobody_wants_any_more_ends_and_leaves_nothing() {
     let fixture = Fixture::new();
-    let mut s = lived_in(&fixture);
+    let mut s = used_store(&fixture);
     let rows: Vec<LogRow> = (5..3_005)
         .map(|index| send(index, 1, &format!("m{index}"), &"x".repeat(500)))
         .collect();
@@ -328,7 +328,7 @@ fn a_backup_that_nobody_wants_any_more_ends_and_leaves_nothing() {
 #[test]
 fn what_can_not_be_restored_changes_nothing() {
     let fixture = Fixture::new();
-    let s = lived_in(&fixture);
+    let s = used_store(&fixture);
     let file = backup(&s, "b.db");
     let dir = as_node_2(&fixture).dir;
 
@@ -360,7 +360,7 @@ fn what_can_not_be_restored_changes_nothing() {
     ));
     assert_eq!(fixture.open().store.identity(), before);
 
-    // What an interrupted restore left is no obstacle.
+    // The file that an interrupted restore left does not prevent another one.
     std::fs::create_dir(&dir).unwrap();
     std::fs::write(dir.join("messagebase.db.restoring"), "half").unwrap();
     restore(&file, &dir, restored_node).unwrap();

@@ -1,4 +1,4 @@
-//! Snapshots: built, checked, installed; votes on the way.
+//! Snapshots are built, checked and installed; votes are served meanwhile.
 
 use super::*;
 
@@ -208,7 +208,7 @@ fn a_snapshot_that_ends_before_the_log_begins_is_not_kept() {
         .collect();
     s.append(rows.clone());
     s.apply(rows);
-    // What a crash leaves when it comes after an install's COMMIT and before the renaming of its file.
+    // The file that a crash leaves after an install's COMMIT and before the renaming.
     s.run(|done| Job::Purge {
         through: id(1, USERS + 54),
         done,
@@ -244,7 +244,7 @@ fn a_snapshot_serves_until_the_log_has_left_it_behind() {
     assert!(s.store.current_snapshot().is_none() && !first.path.exists());
     let second = s.store.snapshot_of_all_through(first.last.index).unwrap();
     assert_eq!(second.last.index, first.last.index + 1);
-    // The log is shortened while one is being built.
+    // The log is purged while a snapshot is being built.
     s.store.forget_snapshot_before(second.last.index + 1);
     let error = s.store.build_snapshot().unwrap_err();
     assert!(

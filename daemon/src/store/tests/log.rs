@@ -292,7 +292,7 @@ fn an_apply_that_comes_while_the_log_is_written_rides_unless_it_would_overtake_a
         append.try_recv().unwrap().unwrap();
         assert_eq!(apply.try_recv().is_ok(), rides);
         assert_eq!(s.store.applied().borrow().is_some(), rides);
-        // All are told before they are dropped.
+        // All are acknowledged before they are dropped.
         s.writer.piece(Piece::Log).unwrap();
         s.writer.piece(Piece::State).unwrap();
     }
@@ -455,7 +455,7 @@ fn under_a_stream_of_appends_the_wal_begins_anew_again_and_again() {
     let thread = spawn_writer(writer, |error| panic!("{error}"));
     let wal = store.file().with_extension("db-wal");
     let body = "x".repeat(4_000);
-    // Nobody waits for one before the next, so that the writer never rests: something is always behind the thread's copy.
+    // No job waits for the one before it, so the writer is never idle and always appends behind the thread's copy.
     let mut answers = Vec::new();
     for round in 0..ROUNDS {
         let rows = (round * 100..round * 100 + 100)
@@ -518,7 +518,7 @@ fn an_operators_sql_reads_within_limits_and_writes_nothing() {
             "{refused}"
         );
     }
-    // The authorizer is gone with the query: both connections of the pool serve as before.
+    // The authorizer is removed after the query: both connections of the pool work as before.
     for _ in 0..4 {
         assert_eq!(s.count("SELECT count(*) FROM log"), 10);
     }

@@ -1,5 +1,5 @@
-//! The store on real files. `Fixture` is the one harness: a directory, a store, and its writer driven by hand (as the
-//! simulation does) or on its thread.
+//! Tests of the store on real files. `Fixture` is a directory, a store, and its writer, which a test drives by hand (as
+//! the simulation does) or runs on its thread.
 
 mod backup;
 mod install;
@@ -18,7 +18,7 @@ use crate::change::{Change, Envelope, LOG_VERSION, Outcome, Secrets};
 use crate::entry::{LogId, LogPayload, LogRow};
 use crate::state::effect::Effect;
 
-/// Longer than any disk needs; a test that waits so long has failed.
+/// Longer than any disk takes. A test that waits this long has failed.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
@@ -55,7 +55,7 @@ impl Fixture {
             node: 1,
             readers: 2,
             merge_at: 4,
-            // A segment is full with a few entries.
+            // A few entries fill a segment.
             change_log_bytes: 3_000,
             effects: self.heard.clone(),
         }
@@ -71,11 +71,11 @@ impl Fixture {
     }
 }
 
-/// A store whose writer steps when told.
+/// A store whose writer steps when the test says so.
 pub(super) struct Driven {
     pub store: Store,
     pub writer: Writer,
-    /// Removed when nobody uses it any more.
+    /// Removed with its last user.
     pub dir: Arc<TempDir>,
 }
 
@@ -89,7 +89,7 @@ pub(super) fn done() -> (BoxedDone<()>, Answer) {
     )
 }
 
-/// Runs a future that the store's bounded queue never keeps waiting in these tests.
+/// Runs a future that is ready at once: in these tests the store's queue is never full.
 pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .build()
@@ -103,7 +103,7 @@ impl Driven {
         self.writer.step(job)
     }
 
-    /// Submits and carries out.
+    /// Submits a job and carries it out.
     pub fn run(&mut self, job: impl FnOnce(BoxedDone<()>) -> Job) -> Result<(), StoreError> {
         let (done, answer) = done();
         now(self.store.submit(job(done)))?;
@@ -115,7 +115,7 @@ impl Driven {
         self.run(|done| Job::Append { rows, done }).unwrap();
     }
 
-    /// Applies rows and returns what they came to.
+    /// Applies rows and returns their outcomes.
     pub fn apply(&mut self, rows: Vec<LogRow>) -> Vec<Outcome> {
         let outcomes: Arc<Mutex<Vec<Outcome>>> = Arc::default();
         let items = rows

@@ -1,4 +1,4 @@
-//! What may be opened, and what is written when it may not.
+//! Which directories are opened, and that a refusal writes nothing.
 
 use std::os::unix::fs::PermissionsExt;
 

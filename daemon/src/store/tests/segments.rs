@@ -1,25 +1,9 @@
-//! The log's segments against a plain list, and what removing them writes.
+//! The log's segments compared with a plain list, and the bytes that removing them writes.
 
 use std::collections::VecDeque;
-use std::hash::BuildHasher;
-
-use foldhash::quality::FixedState;
 
 use super::*;
 use crate::store::schema::LOG_TABLES;
-
-/// The same steps in every run: hashes of their numbers.
-struct Steps {
-    seed: FixedState,
-    taken: u64,
-}
-
-impl Steps {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.taken += 1;
-        self.seed.hash_one(self.taken) % limit
-    }
-}
 
 /// How many tables hold rows.
 fn in_use(s: &Driven) -> usize {
@@ -45,30 +29,27 @@ fn agrees(s: &Driven, begin: u64, model: &VecDeque<LogRow>) {
 #[test]
 fn whatever_is_appended_cut_and_purged_the_segments_hold_the_log() {
     for seed in 1..=12 {
-        let mut steps = Steps {
-            seed: FixedState::with_seed(seed),
-            taken: 0,
-        };
+        let mut steps = fastrand::Rng::with_seed(seed);
         let fixture = Fixture::new();
         let mut s = fixture.open();
         let (mut begin, mut term, mut most) = (0, 1, 0);
         let mut model: VecDeque<LogRow> = VecDeque::new();
         for _ in 0..250 {
             let end = begin + model.len() as u64;
-            match steps.below(10) {
+            match steps.u64(..10) {
                 0..=5 => {
-                    let rows: Vec<LogRow> = (end..end + 1 + steps.below(6))
+                    let rows: Vec<LogRow> = (end..end + 1 + steps.u64(..6))
                         .map(|i| blank(term, i))
                         .collect();
                     model.extend(rows.clone());
                     s.append(rows);
                 }
                 6 if !model.is_empty() => {
-                    let keep = begin + steps.below(model.len() as u64);
-                    // Sometimes all of it, sometimes by an append that overwrites.
+                    let keep = begin + steps.u64(..model.len() as u64);
+                    // Sometimes a cut of all of it, sometimes an append that overwrites.
                     model.truncate(usize::try_from(keep - begin).unwrap() + 1);
                     term += 1;
-                    if steps.below(2) == 0 {
+                    if steps.u64(..2) == 0 {
                         s.run(|done| Job::Truncate {
                             keep_through: Some(keep),
                             done,
@@ -80,11 +61,11 @@ fn whatever_is_appended_cut_and_purged_the_segments_hold_the_log() {
                     }
                 }
                 7..=8 if !model.is_empty() => {
-                    let through = begin + steps.below(model.len() as u64);
+                    let through = begin + steps.u64(..model.len() as u64);
                     let whole = s
                         .store
                         .whole_segments(begin, through)
-                        .filter(|_| steps.below(2) == 0);
+                        .filter(|_| steps.u64(..2) == 0);
                     let through = whole.unwrap_or(through);
                     let gone: Vec<LogRow> = model
                         .drain(..=usize::try_from(through - begin).unwrap())
@@ -161,7 +142,7 @@ fn segments_take_turns_and_the_newest_goes_on_when_all_are_full() {
         expected,
         "around the ring"
     );
-    // Also for a store that was opened anew.
+    // Also after the store was opened again.
     drop(s);
     let mut s = fixture.open();
     s.append(vec![blank(1, 206)]);
@@ -171,14 +152,12 @@ fn segments_take_turns_and_the_newest_goes_on_when_all_are_full() {
 
 /// A segment is purged in part, and behind a cut the log goes on in the segment that is the newest then.
 fn purged_in_part_and_cut(s: &mut Driven) {
-    // A segment that is purged in part.
     s.run(|done| Job::Purge {
         through: id(1, 11),
         done,
     })
     .unwrap();
     assert_eq!(s.query::<i64>("SELECT min(log_index) FROM log"), 12);
-    // Behind a cut the log goes on in the segment that is the newest then.
     s.run(|done| Job::Truncate {
         keep_through: Some(13),
         done,
@@ -200,7 +179,7 @@ fn what_is_before_a_gap_is_emptied_without_a_step_for_each_missing_entry() {
     const FAR: u64 = 1_000_000_000_000;
     for full in [false, true] {
         let mut s = Fixture::new().open();
-        // When all tables are in use, what follows the gap has none of its own.
+        // When all tables are in use, the rows behind the gap have no table of their own.
         let mut index = 0;
         while in_use(&s) < if full { LOG_TABLES.len() } else { 1 } {
             s.append(vec![blank(1, index)]);
@@ -261,12 +240,12 @@ fn a_long_segment_is_emptied_piece_by_piece() {
     while s.writer.piece(Piece::Cleanup).unwrap() {
         left.push(s.count("SELECT count(*) FROM log_0"));
     }
-    // 24 MB: 1,000 rows first, then what is short enough at once; the last look finds nothing.
+    // 24 MB: first 1,000 rows, then the rest at once, because it is short enough. The last call finds nothing.
     assert_eq!(left, [1_500, 500, 0, 0]);
     assert_eq!(s.log(0..2_000), (1_500..1_510).collect::<Vec<u64>>());
 }
 
-/// The reason for segments. Deleting the rows writes about as much as they take.
+/// The reason for segments: deleting the rows would write about as many bytes as they have.
 #[test]
 fn emptying_a_segment_writes_next_to_nothing() {
     let mut s = Fixture::new().open();
