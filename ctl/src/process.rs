@@ -1,4 +1,5 @@
-//! `mbd` processes of this machine: found by their pid file, checked to be what it says, started and signalled.
+//! `mbd` processes of this machine: found by their pid file, checked by their command line, started and
+//! signalled.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom};
@@ -20,7 +21,7 @@ const PID_FILE: &str = "mbd.pid";
 const LOG_FILE: &str = "mbd.log";
 /// Lines of a log that explain why a daemon ended.
 const TAIL_LINES: usize = 12;
-/// How much of a log is looked at for them.
+/// How much of a log's end is searched for these lines.
 const TAIL_BYTES: u64 = 16 * 1024;
 
 /// Where a node's log is.
@@ -28,8 +29,8 @@ pub fn log_file(config: &Config, node: u16) -> PathBuf {
     config.node_dir(node).join(LOG_FILE)
 }
 
-/// The process of a node of this machine, if it runs: what the pid file names, when that really is an `mbd` of this
-/// node. The number alone may belong to anybody after a reboot.
+/// The process of a node of this machine, if it runs: the one that the pid file names, if it is an `mbd` of this node. After
+/// a reboot the number may belong to another process.
 pub fn running(config: &Config, node: u16) -> Option<Pid> {
     let text = std::fs::read_to_string(config.node_dir(node).join(PID_FILE)).ok()?;
     let pid: i32 = text
@@ -101,7 +102,7 @@ pub fn signal(pid: Pid, signal: Signal) -> Result<(), CtlError> {
     })
 }
 
-/// A program of this workspace: beside this executable, else on PATH.
+/// A program of this workspace: beside this executable, or on PATH.
 ///
 /// # Errors
 /// It is in neither place (exit 1).
@@ -203,7 +204,7 @@ impl Started {
 
     /// Kills it, if it still runs, and waits until it is gone; a stopped or hung one as well.
     pub fn kill(&mut self) {
-        // An error means that it is gone already, which is what is wanted.
+        // An error means that it is gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

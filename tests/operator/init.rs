@@ -67,7 +67,7 @@ fn a_fresh_directory_gets_a_commented_configuration_and_every_key() {
             & 0o777;
         assert_eq!(mode, 0o600, "{name}");
     }
-    // What it wrote is what the programs read.
+    // The programs can read what it wrote.
     place
         .bare_mbctl(&["status", "--config"])
         .arg(fresh.join("messagebase.toml"))

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::place;
 
-/// Two seconds, and what a busy machine may add.
+/// Two seconds, plus a margin for a busy machine.
 const STATUS_WITHIN: Duration = Duration::from_secs(6);
 
 fn up(nodes: u16) -> Place {
@@ -240,7 +240,7 @@ fn the_demo_plays_itself_without_a_terminal() {
             .all(|node| node["reachable"] == true)
             .then_some(())
     });
-    // A running cluster is joined.
+    // A running cluster is used as it is.
     place
         .mbctl_command(&["demo"])
         .within(LONG * 2)

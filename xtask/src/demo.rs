@@ -1,4 +1,4 @@
-//! `cargo demo`: builds the three programs in release and becomes `mbctl demo`.
+//! `cargo demo`: builds the programs with the release profile and becomes `mbctl demo`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
@@ -49,7 +49,7 @@ pub fn run(root: &Path, arguments: Vec<OsString>) -> ExitCode {
     let mut demo = Command::new(programs.join("mbctl"));
     demo.arg("demo").args(arguments);
     forget_this_package(&mut demo);
-    // Comes back only if it failed.
+    // `exec` returns only if it failed.
     let e = demo.exec();
     fail(&format!(
         "failed to start {}: {e}",

@@ -15,7 +15,7 @@ use crate::exit::Exit;
 use crate::keys::{self, Made};
 use crate::output::Output;
 
-/// Node N's client port is this and N, unless `--base-port` says otherwise.
+/// The base port unless `--base-port` sets one. Node N's client port is the base port plus N.
 pub const BASE_PORT: u16 = 7_100;
 /// Nodes of a new configuration, unless `--nodes` says otherwise.
 pub const NODES: u16 = 3;
@@ -84,13 +84,13 @@ pub struct Shape<'a> {
     pub cluster: &'a str,
     /// How many nodes.
     pub nodes: u16,
-    /// Node N's client port is this and N.
+    /// Node N's client port is the base port plus N.
     pub base_port: u16,
     /// Keys of `[limits]` and their values, where they are not the defaults.
     pub limits: &'a [(&'a str, u32)],
 }
 
-/// Writes the configuration if it is not there, and the keys that are missing.
+/// Writes the configuration and the keys that don't exist yet.
 ///
 /// # Errors
 /// As [`run`].
@@ -120,7 +120,7 @@ pub fn make(file: &Path, shape: &Shape<'_>) -> Result<(Config, Made), CtlError> 
     Ok((config, made))
 }
 
-/// The file that is meant: `--dir`, `--config`, the environment, or the current directory.
+/// The configuration's path: from `--dir`, `--config`, the environment, or the current directory.
 fn place(flag: Option<&Path>, dir: Option<&Path>) -> Result<PathBuf, CtlError> {
     let absolute = |path: &Path| {
         std::path::absolute(path).map_err(|e| {
@@ -165,7 +165,7 @@ fn nodes(shape: &Shape<'_>) -> Vec<ExampleNode> {
     (1..=shape.nodes).map(node).collect()
 }
 
-/// The example names every key with its default, as a comment.
+/// Sets keys of `[limits]`. The example has every key with its default, as a comment.
 fn with_limits(mut text: String, limits: &[(&str, u32)]) -> String {
     for (key, value) in limits {
         let lines = text

@@ -1,4 +1,4 @@
-//! `mbctl kill`: nodes die at once, as by SIGKILL; a hung one of this machine through its pid file.
+//! `mbctl kill`: ends nodes at once, as by SIGKILL. A node of this machine that hangs is found by its pid file.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::peer_client::PeerClientError;
 use crate::poll::{Look, Patience, until};
 use crate::process;
 
-/// A node that has not died after this long hangs.
+/// A node that has not died after this time hangs.
 const KILL_DEADLINE: Duration = Duration::from_secs(1);
 /// How long the system may take to end a process.
 const GONE_PATIENCE: Patience = Patience {
@@ -69,7 +69,7 @@ pub async fn kill(cluster: &Cluster, node: u16, output: &Output) -> Result<(), C
         // It answered. A node that refuses the request is not killed through its pid.
         (Err(Stays::Refuses(e)), _) => Err(e),
         (Err(Stays::Hangs(_)), Some(pid)) => {
-            // It hangs, is stopped or does not listen yet: the system ends it all the same.
+            // It hangs, is stopped or does not listen yet. SIGKILL ends it in each case.
             process::signal(pid, Signal::SIGKILL)?;
             gone(cluster, node, pid, output).await
         }
@@ -81,7 +81,7 @@ pub async fn kill(cluster: &Cluster, node: u16, output: &Output) -> Result<(), C
 enum Stays {
     /// No answer.
     Hangs(CtlError),
-    /// An answer, and it was no.
+    /// It answered and refused.
     Refuses(CtlError),
 }
 
@@ -99,7 +99,7 @@ impl From<PeerClientError> for Stays {
     }
 }
 
-/// Done when the connection breaks: nothing else is an answer to being killed.
+/// Asks the node to kill itself. It did if the connection breaks; a killed process can't answer.
 async fn by_request(cluster: &Cluster, node: u16) -> Result<(), Stays> {
     let mut client = match cluster.config.node(node) {
         Some(found) => cluster.connect_to(node, &found.peer.to_string()).await?,

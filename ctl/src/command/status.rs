@@ -1,4 +1,4 @@
-//! `mbctl status`: a row for every node, those that don't answer included, within two seconds.
+//! `mbctl status`: a row for every node within two seconds, also for nodes that don't answer.
 
 use std::time::Duration;
 
@@ -15,15 +15,15 @@ use crate::exit::Exit;
 use crate::output::Output;
 use crate::table::{Column, NONE, bytes, duration, or_none, render};
 
-/// Pause between two looks of `--watch`.
+/// Interval of `--watch`.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
-/// Clears a terminal and goes to its top.
+/// Clears a terminal and moves the cursor to its top.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
 /// Runs the command.
 ///
 /// # Errors
-/// None of its own: a cluster without a quorum is data, and exit 3.
+/// None: a cluster without a quorum is data with exit 3.
 pub async fn run(
     cluster: &Cluster,
     arguments: &StatusArgs,
@@ -54,7 +54,7 @@ fn show(survey: &Survey, output: &Output) -> Exit {
     }
 }
 
-/// `status --json`; the keys are part of the outside contract.
+/// `status --json`. Scripts rely on the keys.
 #[derive(Debug, Serialize)]
 struct Status {
     nodes: Vec<NodeStatus>,

@@ -30,7 +30,7 @@ const PORT_PATIENCE: Patience = Patience {
     speak: Duration::from_secs(2),
 };
 
-/// A node waits for a moment at every start, until it knows its place; one that still does after this long waits for an
+/// Every node waits for a moment at its start, until it knows its role. A node that waits longer than this waits for an
 /// operator.
 const SETTLED_MS: u64 = 5_000;
 
@@ -39,11 +39,11 @@ const SETTLED_MS: u64 = 5_000;
 pub struct Brought {
     /// Nodes that were started.
     pub started: Vec<u16>,
-    /// Nodes that ran already.
+    /// Nodes that already ran.
     pub running: Vec<u16>,
     /// Nodes that wait for `member replace`.
     pub waiting: Vec<u16>,
-    /// Who leads.
+    /// The leader.
     pub leader: Option<u16>,
 }
 
@@ -153,7 +153,7 @@ async fn wait_until_served(
     started: &mut [Started],
     output: &Output,
 ) -> Result<(u16, Vec<u16>), CtlError> {
-    // A cell, because the closure makes a new future for each look and all of them need the children.
+    // A cell, because the closure makes a new future for each poll, and each future needs the children.
     let started = std::cell::RefCell::new(started);
     let served = until(output, SERVE_PATIENCE, || async {
         for child in started.borrow_mut().iter_mut() {
@@ -170,7 +170,7 @@ async fn wait_until_served(
     })
 }
 
-/// Why a daemon that was started is not there any more, in its own words.
+/// Why a daemon that was started has ended: the last lines of its log.
 pub fn ended_early(child: &Started, status: std::process::ExitStatus) -> CtlError {
     let node = child.node;
     let lines = child.last_lines().replace('\n', "\n  ");
@@ -188,7 +188,7 @@ pub fn ended_early(child: &Started, status: std::process::ExitStatus) -> CtlErro
     ))
 }
 
-/// Whether there is a leader with a majority and each of `nodes` is in its service, or known to wait for an operator.
+/// Whether a majority follows a leader, and each of `nodes` serves or waits for an operator.
 fn served(survey: &Survey, nodes: &[u16]) -> Look<(u16, Vec<u16>)> {
     let Some(leader) = survey.quorum_view().leader else {
         let silent = survey.rows.iter().filter_map(not_there);

@@ -17,16 +17,16 @@ use crate::process::program;
 
 /// How long a line may take: longer than a failover and a held write together.
 const LINE_DEADLINE: Duration = Duration::from_secs(20);
-/// How long it may take to close its session.
+/// How long a client may take to close its session.
 const END_DEADLINE: Duration = Duration::from_secs(5);
-/// Lines of its standard error that are shown when it failed.
+/// Lines of a client's standard error that are shown when it failed.
 const ERROR_LINES: usize = 5;
 
-/// Who plays and where.
+/// What both clients need.
 pub struct Stage {
     /// The configuration.
     pub config: PathBuf,
-    /// Tokens go here, a directory for each user, not among the person's own.
+    /// A directory for the tokens of each user, so that they don't replace the person's own.
     pub state: PathBuf,
     /// The password of both users.
     pub password: String,
@@ -55,7 +55,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Logs a user in; `arguments` begin with where.
+    /// Logs a user in; `arguments` begin with the node.
     ///
     /// # Errors
     /// The client can't be started.
@@ -147,12 +147,12 @@ impl Client {
     /// Ends a `listen`, which goes on after the end of its input.
     pub fn interrupt(&self) {
         if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
-            // One that has ended already is as good.
+            // An error means that it has ended already.
             let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
         }
     }
 
-    /// Ends its input, lets it close its session, and returns every line that it still had to say.
+    /// Ends its input, lets it close its session, and returns the lines that were not read yet.
     pub async fn finish(mut self) -> Vec<String> {
         self.input = None;
         let mut rest = Vec::new();
@@ -163,13 +163,13 @@ impl Client {
             self.child.wait().await
         });
         if ended.await.is_err() {
-            // Its session stays behind and expires; that is no failure of the demo.
+            // Its session expires later, which is no failure of the demo.
             let _ = self.child.start_kill();
         }
         rest
     }
 
-    /// The last thing it said on standard error: what its user was told of the failover.
+    /// The last line of its standard error: what its user was told of the failover.
     pub fn told(&self) -> Option<String> {
         last_lines(&self.errors_path, 1).filter(|line| !line.is_empty())
     }
