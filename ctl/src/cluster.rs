@@ -348,8 +348,7 @@ pub fn peer_client_error(e: PeerClientError) -> CtlError {
                 )
         }
         PeerClientError::OtherCluster { .. } => CtlError::no_node(e.to_string()).hint(
-            "if this cluster was made anew, nodes with the old keys may still run; two clusters need different ports: \
-             `mbctl init --base-port P --dir DIR` makes one on ports of your choice",
+            "its nodes have other keys; `mbctl init --base-port P --dir DIR` makes a cluster on ports of your choice",
         ),
         PeerClientError::Silent { node, .. } => {
             let hint = format!("if it hangs, `mbctl kill {node}` on its machine ends it");
