@@ -1,121 +1,55 @@
-//! `cargo xtask arrows`: the dependency arrows of ARCHITECTURE.md, between crates and between the daemon's modules.
-//! Each failure names the arrow and where it is broken. Reads `cargo tree`, `Cargo.lock` and the sources; it does not
-//! compile anything.
+//! `cargo xtask arrows`: the dependency arrows that ARCHITECTURE.md draws, between crates and between the daemon's rooms,
+//! and no circles between the modules of any folder. Each failure names the arrow and where it is broken. Reads
+//! ARCHITECTURE.md, `cargo tree`, the manifests and the sources; it does not compile anything.
 
-mod modules;
+mod circles;
+mod paths;
+mod table;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
-/// (package, what it must never depend on, why).
-const CRATES: &[(&str, &[&str], &str)] = &[
+use crate::sources::{Source, sources};
+use circles::Siblings;
+use table::Arrows;
+
+/// (package, crates of others that it must never depend on, not even through others; why). Which of the project's own crates
+/// it may use is a table of ARCHITECTURE.md.
+const OTHERS: &[(&str, &[&str], &str)] = &[
     (
         "messagebase-protocol",
-        &[
-            "tokio",
-            "rustls",
-            "messagebase-config",
-            "messagebase-daemon",
-            "messagebase-client",
-            "messagebase-ctl",
-        ],
+        &["tokio", "rustls", "rusqlite", "openraft"],
         "the protocol is bytes in, values out",
     ),
     (
         "messagebase-config",
-        &[
-            "messagebase-daemon",
-            "messagebase-client",
-            "messagebase-ctl",
-            "rusqlite",
-            "openraft",
-        ],
-        "the configuration knows no program",
-    ),
-    (
-        "messagebase-daemon",
-        &[
-            "messagebase-client",
-            "messagebase-ctl",
-            "messagebase-harness",
-        ],
-        "the daemon serves clients, it is none",
+        &["tokio", "rusqlite", "openraft"],
+        "the configuration is files in, values out",
     ),
     (
         "messagebase-client",
-        &[
-            "messagebase-daemon",
-            "messagebase-ctl",
-            "openraft",
-            "rusqlite",
-        ],
+        &["openraft", "rusqlite"],
         "a client sees the line protocol alone",
     ),
     (
         "messagebase-bench",
-        &["messagebase-daemon", "openraft", "rusqlite"],
+        &["openraft", "rusqlite"],
         "a benchmark measures what any client would see",
     ),
     (
         "messagebase-checker",
-        &[
-            "messagebase-daemon",
-            "messagebase-client",
-            "messagebase-ctl",
-            "tokio",
-            "openraft",
-            "rusqlite",
-        ],
-        "a judge takes values and knows no program",
+        &["tokio", "openraft", "rusqlite"],
+        "the checker takes histories and knows no program",
     ),
     (
         "messagebase-ctl",
-        &[
-            "messagebase-daemon",
-            "messagebase-client",
-            "messagebase-bench",
-            "openraft",
-            "rusqlite",
-            "h2",
-            "hdrhistogram",
-        ],
+        &["openraft", "rusqlite", "h2", "hdrhistogram"],
         "an operator's tool talks to nodes",
     ),
     (
         "messagebase-harness",
-        &[
-            "messagebase-daemon",
-            "messagebase-ctl",
-            "messagebase-sim",
-            "openraft",
-        ],
-        "integration tests see the daemon and the operator's tool from outside",
-    ),
-];
-
-/// (modules of the daemon, modules or crates they must never name, why).
-const MODULES: &[(&[&str], &[&str], &str)] = &[
-    (
-        &["store"],
-        &["raft", "service", "door", "peer", "fanout", "http"],
-        "the store is at the bottom",
-    ),
-    (
-        &["state"],
-        &[
-            "raft", "service", "door", "peer", "fanout", "http", "node", "config",
-        ],
-        "apply sees a transaction and a change alone",
-    ),
-    (
-        &["raft"],
-        &["service", "door"],
-        "replication does not know who asks",
-    ),
-    (
-        &["service"],
-        &["door"],
-        "a use case does not know the dialect",
+        &["openraft"],
+        "integration tests see the programs from outside",
     ),
 ];
 
@@ -143,27 +77,13 @@ const BANNED: &[(&str, &str, &str)] = &[
 ];
 
 pub fn run(root: &Path) -> ExitCode {
-    let mut broken = Vec::new();
-    let sources = sources(root);
-    check_crates(root, &mut broken);
-    check_lock(root, &mut broken);
-    for (path, text) in &sources {
-        check_modules(path, text, &mut broken);
-        check_words(path, text, &mut broken);
-    }
-    if sources.len() < CRATES.len() {
-        broken.push(format!(
-            "only {} source files were found under {}",
-            sources.len(),
-            root.display()
-        ));
-    }
+    let sources = sources(root, "rs");
+    let broken = match std::fs::read_to_string(root.join("ARCHITECTURE.md")) {
+        Ok(drawn) => broken_arrows(root, &drawn, &sources),
+        Err(e) => vec![format!("failed to read ARCHITECTURE.md: {e}")],
+    };
     if broken.is_empty() {
-        println!(
-            "arrows: {} crates and {} source files keep them",
-            CRATES.len(),
-            sources.len()
-        );
+        println!("arrows: {} source files keep them", sources.len());
         return ExitCode::SUCCESS;
     }
     for line in &broken {
@@ -172,37 +92,127 @@ pub fn run(root: &Path) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn check_crates(root: &Path, broken: &mut Vec<String>) {
-    for (package, never, why) in CRATES {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let tree = Command::new(cargo)
-            .args([
-                "tree",
-                "--locked",
-                "--edges",
-                "normal",
-                "--prefix",
-                "none",
-                "--format",
-                "{p}",
-                "--package",
-                package,
-            ])
-            .current_dir(root)
-            .output();
-        let tree = match tree {
-            Ok(output) if output.status.success() => {
-                String::from_utf8_lossy(&output.stdout).into_owned()
+fn broken_arrows(root: &Path, drawn: &str, sources: &[Source]) -> Vec<String> {
+    let mut broken = Vec::new();
+    match Arrows::read(drawn, "Crate") {
+        Ok(arrows) => check_crates(root, &arrows, &mut broken),
+        Err(e) => broken.push(format!("ARCHITECTURE.md: {e}")),
+    }
+    match Arrows::read(drawn, "Room") {
+        Ok(arrows) => check_rooms(&arrows, sources, &mut broken),
+        Err(e) => broken.push(format!("ARCHITECTURE.md: {e}")),
+    }
+    check_others(root, &mut broken);
+    check_lock(root, &mut broken);
+    check_circles(sources, &mut broken);
+    for source in sources {
+        check_words(source, &mut broken);
+    }
+    broken
+}
+
+/// Every manifest of the workspace and what the table says of it; dependencies of tests count too.
+fn check_crates(root: &Path, arrows: &Arrows, broken: &mut Vec<String>) {
+    for manifest in sources(root, "toml") {
+        let Some(package) = package_name(&manifest.text) else {
+            continue;
+        };
+        let Some(allowed) = arrows.of(package) else {
+            broken.push(format!(
+                "{package} is not in ARCHITECTURE.md's table of crates ({})",
+                manifest.path
+            ));
+            continue;
+        };
+        for (at, line) in manifest.text.lines().enumerate() {
+            let own = own_dependency(line).filter(|name| !allowed.iter().any(|a| a == name));
+            if let Some(name) = own {
+                broken.push(format!("{package} → {name} ({}:{})", manifest.path, at + 1));
             }
-            Ok(output) => {
-                broken.push(format!(
-                    "cargo tree {package}: {}",
-                    String::from_utf8_lossy(&output.stderr).trim()
-                ));
+        }
+    }
+}
+
+/// The name of the package of a manifest of this workspace.
+fn package_name(manifest: &str) -> Option<&str> {
+    let package = manifest.split("[package]").nth(1)?;
+    let name = package.lines().find_map(|l| l.strip_prefix("name = \""))?;
+    name.strip_suffix('"')
+}
+
+/// `messagebase-x` in a line `messagebase-x.workspace = true` or `messagebase-x = { workspace = true }`.
+fn own_dependency(line: &str) -> Option<&str> {
+    let name = line.split(['.', ' ', '=']).next()?;
+    let is_use = name.starts_with("messagebase-") && !line.contains("path = ");
+    is_use.then_some(name)
+}
+
+fn check_rooms(arrows: &Arrows, sources: &[Source], broken: &mut Vec<String>) {
+    for source in sources {
+        let Some(inside) = source.path.strip_prefix("daemon/src/") else {
+            continue;
+        };
+        let module = paths::module_of(inside);
+        let Some(room) = module.first().filter(|_| !is_test(inside)) else {
+            continue;
+        };
+        let Some(allowed) = arrows.of(room) else {
+            broken.push(format!(
+                "{room} is not in ARCHITECTURE.md's table of rooms ({})",
+                source.path
+            ));
+            continue;
+        };
+        for (line, named) in paths::named(&source.text, &module) {
+            let Some(other) = named.first().filter(|other| *other != room) else {
                 continue;
+            };
+            if !allowed.contains(other) {
+                broken.push(format!("{room} → {other} ({}:{line})", source.path));
             }
+        }
+    }
+    for room in arrows.names() {
+        let found = |path: &str| sources.iter().any(|source| source.path.starts_with(path));
+        if !found(&format!("daemon/src/{room}.rs")) && !found(&format!("daemon/src/{room}/")) {
+            broken.push(format!(
+                "ARCHITECTURE.md draws a room {room} that is not there"
+            ));
+        }
+    }
+}
+
+/// Tests of a room in files of their own may reach for more than the room.
+fn is_test(path: &str) -> bool {
+    path.contains("/tests/") || path.ends_with("/tests.rs") || path.contains("testing")
+}
+
+fn check_circles(sources: &[Source], broken: &mut Vec<String>) {
+    let mut crates: std::collections::BTreeMap<&str, Siblings> = std::collections::BTreeMap::new();
+    for source in sources {
+        let Some((package, inside)) = source.path.split_once("/src/") else {
+            continue;
+        };
+        if is_test(inside) {
+            continue;
+        }
+        let module = paths::module_of(inside);
+        let siblings = crates.entry(package).or_default();
+        for (line, named) in paths::named(&source.text, &module) {
+            siblings.note(&module, &named, &format!("{}:{line}", source.path));
+        }
+    }
+    for siblings in crates.values() {
+        broken.extend(siblings.circles());
+    }
+}
+
+fn check_others(root: &Path, broken: &mut Vec<String>) {
+    for (package, never, why) in OTHERS {
+        let tree = match tree_of(root, package) {
+            Ok(tree) => tree,
             Err(e) => {
-                broken.push(format!("failed to run cargo tree: {e}"));
+                broken.push(format!("cargo tree {package}: {e}"));
                 continue;
             }
         };
@@ -218,6 +228,21 @@ fn check_crates(root: &Path, broken: &mut Vec<String>) {
     }
 }
 
+/// All crates that the package is built with, one a line.
+fn tree_of(root: &Path, package: &str) -> Result<String, String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["tree", "--locked", "--edges", "normal", "--prefix", "none"])
+        .args(["--format", "{p}", "--package", package])
+        .current_dir(root)
+        .output()
+        .map_err(|e| e.to_string())?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 fn check_lock(root: &Path, broken: &mut Vec<String>) {
     match std::fs::read_to_string(root.join("Cargo.lock")) {
         Ok(lock) if lock.contains("name = \"aws-lc-sys\"") => {
@@ -231,27 +256,9 @@ fn check_lock(root: &Path, broken: &mut Vec<String>) {
     }
 }
 
-fn check_modules(path: &str, text: &str, broken: &mut Vec<String>) {
-    let Some(inside) = path.strip_prefix("daemon/src/") else {
-        return;
-    };
-    let module = inside.split('/').next().unwrap_or_default();
-    let module = module.strip_suffix(".rs").unwrap_or(module);
-    for (modules, never, why) in MODULES
-        .iter()
-        .filter(|(modules, ..)| modules.contains(&module))
-    {
-        debug_assert!(modules.contains(&module));
-        for (line, named) in modules::named(text) {
-            if never.contains(&named.as_str()) {
-                broken.push(format!("{module} → {named}: {why} ({path}:{line})"));
-            }
-        }
-    }
-}
-
-fn check_words(path: &str, text: &str, broken: &mut Vec<String>) {
-    for (number, line) in modules::code_lines(text) {
+fn check_words(source: &Source, broken: &mut Vec<String>) {
+    let path = &source.path;
+    for (number, line) in paths::code_lines(&source.text) {
         for (allowed, words, why) in WORDS {
             let found = words.iter().find(|word| line.contains(**word));
             if let Some(word) =
@@ -266,38 +273,4 @@ fn check_words(path: &str, text: &str, broken: &mut Vec<String>) {
             }
         }
     }
-}
-
-/// (path from the root with `/`, text) of every Rust file of the workspace, build output left out.
-fn sources(root: &Path) -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    let mut pending: Vec<PathBuf> = vec![root.to_owned()];
-    while let Some(directory) = pending.pop() {
-        let Ok(entries) = std::fs::read_dir(&directory) else {
-            continue;
-        };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            if path.is_dir() && name != "target" && !name.starts_with('.') {
-                pending.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
-                let shown = path
-                    .strip_prefix(root)
-                    .unwrap_or(&path)
-                    .to_string_lossy()
-                    .replace('\\', "/");
-                found.extend(
-                    std::fs::read_to_string(&path)
-                        .ok()
-                        .map(|text| (shown, text)),
-                );
-            }
-        }
-    }
-    found.sort();
-    found
 }

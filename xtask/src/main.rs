@@ -1,4 +1,4 @@
-//! `cargo demo`, `cargo xtask arrows` and `cargo xtask storm`: what cargo itself can't do for this workspace.
+//! `cargo demo`, `cargo xtask arrows`, `cargo xtask tidy` and `cargo xtask storm`: what cargo itself can't do for this workspace.
 //!
 //! Depends on nothing, so that it is built in a second before the long build that it announces. Everything that a
 //! person meets at run time is in `mbctl`; this only gets them there.
@@ -11,12 +11,14 @@
 
 mod arrows;
 mod demo;
+mod sources;
 mod storm;
+mod tidy;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo demo [ARGUMENTS OF mbctl demo] | cargo xtask arrows | cargo xtask storm --seeds 1-100";
+const USAGE: &str = "usage: cargo demo [ARGUMENTS OF mbctl demo] | cargo xtask arrows | cargo xtask tidy | cargo xtask storm --seeds 1-100";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     match command.to_str() {
         Some("demo") => demo::run(&workspace_root(), arguments.collect()),
         Some("arrows") => arrows::run(&workspace_root()),
+        Some("tidy") => tidy::run(&workspace_root()),
         Some("storm") => storm::run(&workspace_root(), arguments.collect()),
         _ => {
             eprintln!("{USAGE}");
