@@ -23,7 +23,7 @@ const OTHERS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "messagebase-config",
-        &["tokio", "rusqlite", "openraft"],
+        &["rusqlite", "openraft"],
         "the configuration is files in, values out",
     ),
     (
@@ -140,10 +140,11 @@ fn package_name(manifest: &str) -> Option<&str> {
     name.strip_suffix('"')
 }
 
-/// `messagebase-x` in a line `messagebase-x.workspace = true` or `messagebase-x = { workspace = true }`.
+/// `messagebase-x` in a line `messagebase-x.workspace = true` or `messagebase-x = { workspace = true }`; a profile may name it
+/// too.
 fn own_dependency(line: &str) -> Option<&str> {
     let name = line.split(['.', ' ', '=']).next()?;
-    let is_use = name.starts_with("messagebase-") && !line.contains("path = ");
+    let is_use = name.starts_with("messagebase-") && line.contains("workspace");
     is_use.then_some(name)
 }
 
