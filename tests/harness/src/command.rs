@@ -362,8 +362,7 @@ impl Talk {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).expect("pids fit");
-        let _ = kill(Pid::from_raw(pid), signal);
+        self::signal(i32::try_from(self.child.id()).expect("pids fit"), signal);
     }
 
     /// Ends its input, waits for its end and hears the rest.
@@ -397,8 +396,31 @@ impl Drop for Talk {
 }
 
 /// Sends a signal to a process by its id, e.g. one whose pid file was read.
+///
+/// A process with several threads goes on for a moment after SIGSTOP: those that run on other processors stop at their next
+/// interrupt. This returns once all have stopped, so that nothing is answered afterwards.
+#[track_caller]
 pub fn signal(pid: i32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid), signal);
+    if signal == Signal::SIGSTOP {
+        let stopped = || have_all_threads_stopped(pid).then_some(());
+        wait_for(&format!("all threads of {pid} to stop"), SHORT, stopped);
+    }
+}
+
+/// Also when the process is gone.
+fn have_all_threads_stopped(pid: i32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return true;
+    };
+    let mut states = threads.flatten().map(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The name before it may have any character.
+        stat.rsplit(") ")
+            .next()
+            .and_then(|rest| rest.chars().next())
+    });
+    states.all(|state| !matches!(state, Some('R' | 'S' | 'D')))
 }
 
 #[cfg(test)]

@@ -5,11 +5,10 @@ use std::process::{Child, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use crate::clock_stall::Watch;
-use crate::command::code_of;
+use crate::command::{self, code_of};
 use crate::ports::NodePorts;
 use crate::wait::{SHORT, wait_for};
 
@@ -108,8 +107,7 @@ impl Node {
 
     fn signal(&self, signal: Signal) {
         if let Some(child) = self.child.lock().expect("not poisoned").as_ref() {
-            let pid = i32::try_from(child.id()).expect("pids fit");
-            let _ = kill(Pid::from_raw(pid), signal);
+            command::signal(i32::try_from(child.id()).expect("pids fit"), signal);
         }
     }
 
