@@ -3,6 +3,7 @@
 //! sockets or TLS. Prints µs of CPU a message, apart for the log and for the state.
 
 #![allow(clippy::print_stdout, reason = "printing is what it is for")]
+#![allow(clippy::expect_used, reason = "a measurement that can't go on ends")]
 
 use std::sync::Arc;
 

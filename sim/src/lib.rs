@@ -7,6 +7,8 @@
 //! conditions. [`checks`] are the invariants, [`trace`] is what makes two runs comparable. [`workload`] is clients whose
 //! history the checker judges.
 
+#![allow(clippy::expect_used, reason = "a test that can't go on fails")]
+
 pub mod checks;
 pub mod cluster;
 pub mod disk;

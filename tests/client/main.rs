@@ -1,5 +1,7 @@
 //! `mbclient` as a script and as a person at a terminal meet it.
 
+#![allow(clippy::expect_used, reason = "a test that can't go on fails")]
+
 mod interactive;
 mod scripted;
 

@@ -1,5 +1,7 @@
 //! What a cluster promises, shown on real processes: one promise a file. How to read a failure is in docs/TESTING.md.
 
+#![allow(clippy::expect_used, reason = "a test that can't go on fails")]
+
 mod chat;
 mod crash;
 mod example;

@@ -1,5 +1,7 @@
 //! `mbctl`: what an operator does to a cluster, and what it prints for people and for scripts.
 
+#![allow(clippy::expect_used, reason = "a test that can't go on fails")]
+
 mod backup;
 mod bench;
 mod init;

@@ -5,6 +5,7 @@
 //! `main` and therefore reads the arguments of a test program itself: `cargo test --test planted [FILTER]`. With
 //! `--ignored` it runs a whole storm for each defect instead, which is not sure to find it.
 
+#![allow(clippy::expect_used, reason = "a test that can't go on fails")]
 #![allow(clippy::print_stdout, reason = "the results, as of other tests")]
 
 mod defects;

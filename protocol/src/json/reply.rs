@@ -332,7 +332,8 @@ pub fn encode_event(event: &Event) -> String {
 }
 
 fn encode<T: Serialize>(value: &T) -> String {
-    // Proof for the expect: every type above consists of strings, integers, booleans and lists of these.
+    #[allow(clippy::expect_used, reason = "proven")]
+    // Proof: every type above consists of strings, integers, booleans and lists of these.
     let mut line = serde_json::to_string(value).expect("a reply is plain JSON");
     line.push('\n');
     line

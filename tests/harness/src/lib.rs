@@ -10,6 +10,7 @@
 //! place that polls.
 
 #![deny(missing_docs)]
+#![allow(clippy::expect_used, reason = "a test that can't go on fails")]
 #![allow(
     clippy::print_stderr,
     reason = "the test runner shows it when a test fails, which is the only time it is written"

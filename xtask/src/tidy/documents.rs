@@ -49,7 +49,7 @@ fn dead(root: &Path, document: &Source, link: &str) -> Option<String> {
     if !target.exists() {
         return Some("leads to no file".into());
     }
-    if heading.is_empty() || !target.extension().is_some_and(|e| e == "md") {
+    if heading.is_empty() || target.extension().is_none_or(|e| e != "md") {
         return None;
     }
     let text = std::fs::read_to_string(&target).unwrap_or_default();

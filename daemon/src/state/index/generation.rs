@@ -45,6 +45,7 @@ impl Generation {
 
     /// A message with a greater id than all before.
     pub fn add(&mut self, message: IndexedMessage) {
+        #[allow(clippy::expect_used, reason = "proven")]
         // Proof: see the type.
         let number = u32::try_from(self.held.len()).expect("memory ends before numbers do");
         for list in List::of(message) {

@@ -356,7 +356,8 @@ pub fn spawn_writer(
             Err(_) => on_fatal(StoreError::Fatal("the writer panicked".into())),
         }
     };
-    // Proof for the expect: made at the node's start, and there is no node without this thread.
+    #[allow(clippy::expect_used, reason = "proven")]
+    // Proof: made at the node's start, and there is no node without this thread.
     std::thread::Builder::new()
         .name("store-writer".into())
         .spawn(run)
