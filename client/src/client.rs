@@ -15,7 +15,6 @@ use messagebase_protocol::name::{check_body, check_key, check_name, check_passwo
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::calls::Calls;
 use crate::dial::{Directory, Endpoint, Transport, Unreached};
 use crate::driver::{self, Setup};
 use crate::error::ClientError;
@@ -24,6 +23,7 @@ use crate::link::{Link, Order, Up};
 use crate::notice::ClientEvent;
 use crate::outbox::Entry;
 use crate::random;
+use crate::retry::Calls;
 
 /// How long a call goes on by default when nodes answer but the cluster does not serve.
 pub const PATIENCE: Duration = Duration::from_secs(10);

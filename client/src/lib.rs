@@ -34,7 +34,7 @@
 //! - [`outbox`] keeps what was sent and not answered; [`feed`] puts what arrives in order, once, without a gap.
 //! - `driver`: the task that owns all of these and goes from connection to connection; `connected` serves one of them,
 //!   `state` and `mailbox` are what outlives it.
-//! - [`client`]: the handle that programs use, its calls repeated in `calls`; [`link`]: what passes between it and the task.
+//! - [`client`]: the handle that programs use, its calls repeated in `retry`; [`link`]: what passes between it and the task.
 //! - [`token`]: what is kept between two runs.
 //! - [`run`]: the program; [`cli`] its command line, [`repl`] the prompt of a terminal, [`scripted`] commands of a shell
 //!   script, `execute` what both do alike. Only these write to standard output.
@@ -43,7 +43,6 @@
 
 #![deny(missing_docs)]
 
-mod calls;
 pub mod cli;
 pub mod client;
 pub mod command;
@@ -67,6 +66,7 @@ pub mod notice;
 pub mod outbox;
 pub mod random;
 pub mod repl;
+mod retry;
 pub mod run;
 pub mod scripted;
 mod secret;

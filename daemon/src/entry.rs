@@ -1,5 +1,5 @@
 //! Log entries as values: what `store` keeps, `state` applies and `raft` replicates. Their form on disk is
-//! `store::rows`', their form between nodes `raft::frame`'s.
+//! `store::log_rows`', their form between nodes `raft::frame`'s.
 
 use std::sync::Arc;
 

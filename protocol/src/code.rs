@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-crate::words::words! {
+crate::string_enum::string_enum! {
     /// Why a request was refused. The spelling on the wire is fixed (`docs/PROTOCOL.md`).
     pub enum Code {
         /// The line or one of its fields is malformed.

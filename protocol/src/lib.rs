@@ -15,5 +15,5 @@ pub mod peer;
 pub mod pipe;
 pub mod quorum;
 pub mod role;
+mod string_enum;
 pub mod time;
-mod words;

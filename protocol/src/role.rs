@@ -1,6 +1,6 @@
 //! The role of a node, as `status`, the metrics and `mbctl status` spell it.
 
-crate::words::words! {
+crate::string_enum::string_enum! {
     /// What a node is in its cluster. As in Raft, except for the last two.
     #[derive(Default)]
     pub enum NodeRole {

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::conn::ConnShared;
+use super::connection_shared::ConnShared;
 use super::timeouts::Timeouts;
 use super::work::{Caller, Item, ReplyTo, Request, Work};
 use super::{Door, json, pipe, write_queue, writer};

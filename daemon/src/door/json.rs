@@ -1,10 +1,10 @@
 //! The JSON dialect: which requests go through the write queue, and which are answered at once or by their own task.
 
-use messagebase_protocol::code::Failure;
+use messagebase_protocol::code::{Code, Failure};
 use messagebase_protocol::json::{self, Empty, Op, encode_failure, encode_ok};
 use serde::Serialize;
 
-use super::conn::ConnShared;
+use super::connection_shared::ConnShared;
 use super::work::{Request, Success, Work};
 use crate::service::{DeleteRequest, Post};
 
@@ -125,7 +125,12 @@ pub(super) async fn read(shared: &ConnShared, id: u64, op: Op, session_changes: 
                 .history(conn, with, before, limit, consistency)
                 .await,
         ),
-        _ => line(id, &service.campaign(conn).await),
+        Op::Campaign {} => line(id, &service.campaign(conn).await),
+        // `step` queues or answers all others.
+        other => {
+            let message = format!("`{}` is not answered as a read", other.name());
+            encode_failure(Some(id), &Failure::not_done(Code::Internal, message))
+        }
     };
     conn.outbox.reply(line).await;
 }

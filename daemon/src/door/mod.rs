@@ -5,8 +5,8 @@
 //! in order; short tasks answer its reads; `writer` empties its outbox into the socket. `json` and `pipe` are the two
 //! dialects; a third one is one more file. `work` and `conn` hold what all of them share.
 
-mod conn;
 mod connection;
+mod connection_shared;
 mod json;
 mod listener;
 mod pipe;

@@ -6,7 +6,7 @@ use messagebase_protocol::json::Consistency;
 use messagebase_protocol::limits::PAGE_MAX;
 use messagebase_protocol::pipe::{self, Command, HELP};
 
-use super::conn::ConnShared;
+use super::connection_shared::ConnShared;
 use super::work::{PipeRead, Request, Success, Work};
 use crate::service::{DeleteRequest, Post, send_key};
 

@@ -10,7 +10,7 @@ use messagebase_protocol::code::{Code, Failure};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::conn::ConnShared;
+use super::connection_shared::ConnShared;
 use super::work::{Caller, Item, ReplyTo, Request, Success, Work};
 use super::{json, pipe};
 use crate::fanout::Dialect;

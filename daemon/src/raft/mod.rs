@@ -28,8 +28,8 @@ mod leadership;
 mod log_retention;
 mod log_store;
 mod membership;
-mod metrics;
 mod network;
+mod openraft_metrics;
 mod peer_links;
 mod pending_requests;
 mod pipeline;
@@ -41,7 +41,7 @@ mod snapshot_receiver;
 mod snapshot_transfers;
 mod state_machine;
 #[cfg(test)]
-mod suite;
+mod storage_suite;
 mod suspicion;
 mod transfer;
 mod types;
@@ -50,7 +50,7 @@ mod view;
 pub use api::{MemberError, Membership, ReplicaError};
 pub use config::{Clock, ReplicaConfig};
 pub use frame::kind as frame_kind;
-pub use metrics::RaftMetrics;
+pub use openraft_metrics::RaftMetrics;
 pub use replica::Replica;
 pub use types::{Node, RAFT_ID_GENERATION, alone, node_of, raft_id};
 

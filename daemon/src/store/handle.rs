@@ -12,7 +12,7 @@ use super::inner::StoreInner;
 use super::tail::ReadPlan;
 use super::{
     Backup, BoxedDone, Identity, Job, OpenError, RaftState, Readers, SnapshotFile, StoreError,
-    StoreOptions, Writer, backup, open, rows, snapshot,
+    StoreOptions, Writer, backup, log_rows, open, snapshot,
 };
 use crate::entry::{LogId, LogRow};
 use crate::state::Counters;
@@ -136,12 +136,12 @@ impl Store {
         let mut read = || -> rusqlite::Result<Vec<LogRow>> {
             let mut statement = conn.prepare_cached(&format!(
                 "SELECT {} FROM log WHERE log_index >= ?1 AND log_index < ?2 ORDER BY log_index",
-                rows::COLUMNS
+                log_rows::COLUMNS
             ))?;
             let mut found = statement.query((int(range.start), int(range.end)))?;
             let mut result: Vec<LogRow> = Vec::new();
             while let Some(row) = found.next()? {
-                let row = rows::read(row)?;
+                let row = log_rows::read(row)?;
                 let follows = result
                     .last()
                     .is_none_or(|before| before.id.index + 1 == row.id.index);
@@ -172,7 +172,7 @@ impl Store {
         };
         let last = match last {
             Some(Ok(id)) => Some(id),
-            Some(Err(index)) => rows::id_at(&conn, index).map_err(failed)?,
+            Some(Err(index)) => log_rows::id_at(&conn, index).map_err(failed)?,
             None => None,
         };
         let counters = Counters::load(&conn).map_err(failed)?;
@@ -317,7 +317,7 @@ struct ByteLimit {
 
 impl ByteLimit {
     fn take(&mut self, row: &LogRow) -> bool {
-        let bytes = rows::memory_bytes(row);
+        let bytes = log_rows::memory_bytes(row);
         let fits = !self.any || bytes <= self.left;
         self.left = if fits {
             self.left.saturating_sub(bytes)

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::rows::memory_bytes;
+use super::log_rows::memory_bytes;
 use crate::entry::{LogId, LogRow};
 
 /// Beyond this, durable entries are dropped from memory. Entries that are not durable stay; Raft bounds how many are in

@@ -215,7 +215,7 @@ pub struct Ping {
     pub applied: Option<u64>,
 }
 
-crate::words::words! {
+crate::string_enum::string_enum! {
     /// Why a node closes a connection.
     pub enum ClosingReason {
         /// The client sent nothing for too long.

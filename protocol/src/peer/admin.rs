@@ -169,7 +169,7 @@ pub enum AdminErrorKind {
     Internal,
 }
 
-crate::words::words! {
+crate::string_enum::string_enum! {
     /// Why an operator's request was refused. `mbctl --json` shows it as `code`.
     pub enum AdminCode {
         /// Another node leads, or none.

@@ -6,7 +6,7 @@ use crate::change::{Change, Outcome};
 use crate::entry::{LogId, LogPayload};
 use crate::state::effect::Effect;
 use crate::store::api::fatal;
-use crate::store::{ApplyItem, BoxedDone, Job, StoreError, rows};
+use crate::store::{ApplyItem, BoxedDone, Job, StoreError, log_rows};
 
 /// Rows that a transaction of its own applies at most.
 const APPLY_ROWS_MAX: usize = 2_000;
@@ -117,7 +117,7 @@ impl Writer {
                 && bytes < APPLY_BYTES_MAX
                 && let Some(item) = items.pop_front_if(|item| may(&item.row.payload))
             {
-                bytes += rows::memory_bytes(&item.row);
+                bytes += log_rows::memory_bytes(&item.row);
                 chosen.push(item);
             }
             if !items.is_empty() {

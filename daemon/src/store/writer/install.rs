@@ -15,7 +15,7 @@ use crate::state::Counters;
 use crate::store::api::fatal;
 use crate::store::connect;
 use crate::store::schema::{OLD, ROW_TABLES, STAGING, Table, indexes, leftovers, table_ddl};
-use crate::store::{BoxedDone, SnapshotFile, StoreError, rows, snapshot};
+use crate::store::{BoxedDone, SnapshotFile, StoreError, log_rows, snapshot};
 
 /// Rows that one transaction copies or deletes.
 const CHUNK_ROWS: u32 = 1_000;
@@ -173,7 +173,7 @@ impl Writer {
         conn.execute_batch(&format!("PRAGMA schema_version = {}", cookie + 1))?;
         counters.save(conn)?;
 
-        let keep_behind = rows::id_at(conn, file.last.index)? == Some(file.last);
+        let keep_behind = log_rows::id_at(conn, file.last.index)? == Some(file.last);
         if !keep_behind {
             self.cut(file.last.index + 1)?;
         }

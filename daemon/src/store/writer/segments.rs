@@ -10,7 +10,7 @@ use rusqlite::{Connection, Result};
 
 use crate::entry::LogRow;
 use crate::state::integers::int;
-use crate::store::rows;
+use crate::store::log_rows;
 use crate::store::schema::LOG_TABLES;
 
 /// Segments of a log at its configured length. Two fewer than there are, because the log grows beyond that length
@@ -52,12 +52,12 @@ impl Segments {
     pub fn load(conn: &Connection, log_bytes: u64) -> Result<Segments> {
         let mut all = [Segment::default(); LOG_TABLES.len()];
         for (segment, table) in all.iter_mut().zip(LOG_TABLES) {
-            if let Some((first, last)) = rows::ends(conn, table)? {
+            if let Some((first, last)) = log_rows::ends(conn, table)? {
                 let end = last + 1;
                 *segment = Segment {
                     first,
                     end,
-                    bytes: rows::stored_bytes(conn, table, first, end)?,
+                    bytes: log_rows::stored_bytes(conn, table, first, end)?,
                 };
             }
         }
@@ -111,7 +111,7 @@ impl Segments {
         if begun {
             self.active = next;
         }
-        let bytes = rows::insert(conn, LOG_TABLES[self.active], rows)?;
+        let bytes = log_rows::insert(conn, LOG_TABLES[self.active], rows)?;
         let active = &mut self.all[self.active];
         if active.is_empty() {
             active.first = first.id.index;
@@ -131,7 +131,7 @@ impl Segments {
             if segment.first >= end {
                 removed += empty(conn, segment, table)?;
             } else {
-                let bytes = rows::stored_bytes(conn, table, end, segment.end)?;
+                let bytes = log_rows::stored_bytes(conn, table, end, segment.end)?;
                 conn.prepare_cached(&format!("DELETE FROM {table} WHERE log_index >= ?1"))?
                     .execute([int(end)])?;
                 *segment = Segment {
@@ -166,11 +166,11 @@ impl Segments {
         let to = begin
             .min(oldest.end)
             .min(oldest.first + DELETE_AT_ONCE_MAX_ROWS);
-        let bytes = rows::stored_bytes(conn, table, oldest.first, to)?;
+        let bytes = log_rows::stored_bytes(conn, table, oldest.first, to)?;
         conn.prepare_cached(&format!("DELETE FROM {table} WHERE log_index < ?1"))?
             .execute([int(to)])?;
         // Not `to`: behind it there may be a gap of millions of indexes.
-        let first = rows::ends(conn, table)?.map_or(oldest.end, |(first, _)| first);
+        let first = log_rows::ends(conn, table)?.map_or(oldest.end, |(first, _)| first);
         *oldest = Segment {
             first,
             bytes: oldest.bytes - bytes,

@@ -2,7 +2,7 @@
 //! Always a string, in postcard too, so that a variant may move without changing the bytes.
 
 /// Declares such an enum.
-macro_rules! words {
+macro_rules! string_enum {
     ($(#[$meta:meta])* pub enum $name:ident { $( $(#[$doc:meta])* $variant:ident = $word:literal, )* }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,4 +40,4 @@ macro_rules! words {
     };
 }
 
-pub(crate) use words;
+pub(crate) use string_enum;
