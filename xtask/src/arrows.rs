@@ -23,7 +23,7 @@ const OTHERS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "messagebase-config",
-        &["rusqlite", "openraft"],
+        &["tokio", "rusqlite", "openraft"],
         "the configuration is files in, values out",
     ),
     (
