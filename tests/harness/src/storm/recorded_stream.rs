@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use messagebase_checker::RecordingClient;
 use messagebase_client::dial::{ConnectFuture, Connector, Stream};
 use messagebase_config::{Address, pki};
+use messagebase_protocol::json::{Op, Request};
 use messagebase_protocol::line::{Line, LineBuffer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -64,6 +65,22 @@ struct RecordedStream {
     read: LineBuffer,
 }
 
+impl RecordedStream {
+    /// The program's bodies are its keys. A repetition under another key would be a second message, which no node and not
+    /// the checker can tell from one that the program wanted.
+    fn check_key(&self, line: &str) {
+        if let Ok(Request {
+            op: Op::Send { body, key, .. },
+            ..
+        }) = Request::parse(line)
+            && body != key
+        {
+            let wrong = format!("the client library sent {body} under another key: {key}");
+            self.context.wrong(wrong);
+        }
+    }
+}
+
 impl AsyncWrite for RecordedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
@@ -75,7 +92,9 @@ impl AsyncWrite for RecordedStream {
             this.written.extend(new);
             this.offered = bytes.len();
             while let Some(Line::Whole(line)) = this.written.next() {
-                this.tape.asked_line(&String::from_utf8_lossy(&line));
+                let line = String::from_utf8_lossy(&line);
+                this.check_key(&line);
+                this.tape.asked_line(&line);
             }
         }
         let written = ready!(Pin::new(&mut this.inner).poll_write(cx, bytes))?;
