@@ -6,7 +6,7 @@
 //! the next round begins once all voters are in and have caught up. At the end the recipient's whole mailbox is read.
 //!
 //! - [`round`]: sends around one fault, and the time that counts (pure).
-//! - [`mailbox`]: what was acknowledged against what is there (pure).
+//! - [`delivery_log`]: what was acknowledged against what is there (pure).
 //! - [`figures`]: percentiles of few values (pure).
 //! - `users`: the sender and the recipient, through the client library.
 //!

@@ -3,7 +3,7 @@
 //! it does, after their files were filled.
 //!
 //! - [`fill`]: writes users and messages into the file of a node that does not run.
-//! - [`askers`]: sessions of such users, who ask.
+//! - [`readers`]: sessions of such users, which ask.
 
 pub mod fill;
 pub mod readers;

@@ -3,10 +3,10 @@
 //! killed. Starts no servers: whoever calls it does, and says where they are.
 //!
 //! - [`drive`]: the load itself, the same for every [`Subject`].
-//! - [`users`]: accounts and their sessions; [`messagebase`]: a cluster as a [`Subject`].
+//! - [`load_users`]: accounts and their sessions; [`messagebase`]: a cluster as a [`Subject`].
 //! - [`figures`]: what a round and several rounds come to; [`compare`]: two systems side by side.
 //! - [`proof`]: reads back what was acknowledged.
-//! - [`few`]: many things to do, a few at a time.
+//! - [`buffered`]: work on many items, some of them at a time.
 
 pub mod buffered;
 pub mod compare;

@@ -1,5 +1,5 @@
 //! One round of looking for a node: ask all, decide ([`crate::election`]), campaign if need be, go there, take the
-//! session up again. [`crate::driver`] decides whether and when there is another round.
+//! session up again. `driver` decides whether and when there is another round.
 
 use std::time::Duration;
 

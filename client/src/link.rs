@@ -1,4 +1,4 @@
-//! What passes between the handle ([`crate::Client`]) and the task behind it ([`crate::driver`]): orders one way, the
+//! What passes between the handle ([`crate::Client`]) and the task behind it (`driver`): orders one way, the
 //! state of the connection the other.
 
 use std::sync::Arc;

@@ -31,7 +31,7 @@ impl Unpublished {
     /// Begins a new file. Never replaces one.
     ///
     /// # Errors
-    /// As [`atomic_file`].
+    /// As [`publish`].
     pub fn begin(path: &Path) -> io::Result<Unpublished> {
         refuse_existing(path)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -56,7 +56,7 @@ impl Unpublished {
     /// Syncs the file and gives it its name.
     ///
     /// # Errors
-    /// As [`atomic_file`].
+    /// As [`publish`].
     pub fn finish(self) -> io::Result<()> {
         self.file.sync_all()?;
         refuse_existing(&self.path)?;

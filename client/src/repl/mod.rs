@@ -1,5 +1,5 @@
 //! `mbclient` on a terminal: a line editor below, what arrives above it. This file is the loop between the two;
-//! [`prompt`] decides what a line means, [`crate::execute`] does it, [`editor`] owns the terminal, [`render`] says how things look.
+//! [`prompt`] decides what a line means, `execute` does it, [`editor`] owns the terminal, [`render`] says how things look.
 
 mod account;
 pub mod completion;
