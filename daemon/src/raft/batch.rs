@@ -35,10 +35,11 @@ const PROPOSALS_MAX: usize = 4_096;
 const BATCH_ENTRIES: usize = 2_000;
 /// How often a batch yields to other tasks at most: these may be a storm of handshakes.
 const YIELDS_MAX: usize = 2;
-/// How long the callers' threads have to take a peer's proposal. Then it goes into a batch of its own on another thread; a
+/// How long the callers' threads have to take a peer's proposal. Then it goes into the batches of
+/// replication's own thread; a
 /// crowd of handshakes keeps the callers' threads busy for longer.
 const LATE: Duration = Duration::from_millis(20);
-/// How far apart the deadlines of proposals in one frame may be: all of them get the earliest.
+/// How far a deadline may be from that of its frame's first proposal: all of them get the earliest.
 const DEADLINES_APART: Duration = Duration::from_millis(250);
 /// Bytes proposed at once; they have to fit a frame.
 pub(super) const PART_BYTES: usize = 2 * 1024 * 1024;
@@ -231,7 +232,7 @@ impl<I> NextBatch<I> {
         }
     }
 
-    /// Yields until every ready task has run once, so that writers that woke together share a batch. The runtime runs the
+    /// Yields twice at most, so that tasks that are ready run and writers that woke together share a batch. The runtime runs the
     /// task that was woken last first, and the first writer of a wake-up would otherwise go alone.
     async fn gather(&mut self, feed: &mut Feed<I>) {
         for _ in 0..YIELDS_MAX {
@@ -310,7 +311,7 @@ async fn batch_loop<R: AsyncRuntime, W: Wire>(
     }
 }
 
-/// Proposes the batch at once and answers each proposal. Ends with the last answer, or when the last caller gives up.
+/// Proposes the batch in one piece and answers each proposal. Ends with the last answer, or when the last caller gives up.
 async fn write_batch<R: AsyncRuntime, W: Wire>(
     core: &Core<R, W>,
     mut batch: Vec<Proposal<R::Instant>>,

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_notice_waits_a_moment_while_writes_come_is_steady() {
+    async fn a_notice_waits_a_moment_while_writes_are_steady() {
         let mut stream = Stream::after(u64::from(STEADY)).await;
         assert!(stream.is_open(), "not steady yet");
         stream.append().await;

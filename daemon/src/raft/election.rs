@@ -29,7 +29,7 @@ const DEFER_MAX: Duration = Duration::from_millis(150);
 pub(super) struct Elections<R: AsyncRuntime, W: Wire> {
     core: Arc<Core<R, W>>,
     prober: Arc<Prober<R, W>>,
-    /// Whether a task of this node campaigns. A second campaign would only void the first.
+    /// Whether a task of this node sees to an election. A second campaign would only void the first.
     is_campaigning: AtomicBool,
 }
 

@@ -15,9 +15,10 @@ use super::propose::{Origin, Proposer};
 use crate::change::{Change, Settings};
 use crate::state::read;
 
-/// Pause between two looks for expired sessions and delivered messages.
+/// Pause between two looks at settings, expired sessions and delivered messages.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(60);
-/// Pause between two looks at the settings and at learners that want to vote.
+/// Pause between two looks at unfinished changes and at learners that want to vote, and while messages remain to be
+/// forgotten.
 const PROMOTE_EVERY: Duration = Duration::from_secs(1);
 /// How long one proposal of the leader's own may take.
 const PROPOSAL_WAIT: Duration = Duration::from_secs(5);

@@ -6,9 +6,9 @@
 //!
 //! - `types`, `log_store`, `state_machine` and `config` bind openraft to our entries, our store and our timing;
 //! - `network`, `pipeline`, `commit_notify`, `frame`, `peer_links` and `serve` bind it to peers;
-//! - `propose` and `batch` are the path of a write, `barrier` of a linear read, `forward` of both to another leader;
+//! - `propose` and `batch` are the path of a write, `barrier` of a linear read, `forward` of both to another node that leads;
 //! - `suspicion`, `probe`, `election` and `leadership` find and replace a dead leader, `transfer` a living one;
-//! - `membership`, `housekeeping` and `log_retention` are changes that nobody waits for;
+//! - `membership` changes who is a member, `housekeeping` and `log_retention` run on their own;
 //! - `snapshot_receiver` and `snapshot_transfers` are snapshots on their way in and out.
 //!
 //! **Invariant:** no tokio timer, socket, `select!` or `spawn` in this room. tokio's channels need no runtime and are used.

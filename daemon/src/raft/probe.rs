@@ -158,7 +158,8 @@ impl<R: AsyncRuntime, W: Wire> Prober<R, W> {
     /// When this node does not find that leader dead (any more), or is stopping.
     pub(super) async fn drop_lease(&self, vote: Vote) -> Result<(), String> {
         if vote.leader_id.node_id == self.core.raft_id() {
-            // A forged frame to the leader itself would depose a healthy leader.
+            // The request below is made in the leader's name: given to the leader itself it would depose it. A leader without a
+            // quorum that campaigns comes here.
             return Ok(());
         }
         if !self.found_dead(vote, FINDING_COUNTS) {

@@ -117,8 +117,12 @@ impl<R: AsyncRuntime, W: Wire> Proposer<R, W> {
         let unknown = || ForwardReply::Answered(vec![None; drafts.len()]);
         loop {
             // Read before the attempt, so that an answer in between counts.
-            let metrics = self.core.raft.data_metrics();
-            let acked = metrics.borrow_watched().last_quorum_acked;
+            let acked = self
+                .core
+                .raft
+                .data_metrics()
+                .borrow_watched()
+                .last_quorum_acked;
             let result = match origin {
                 Origin::Callers => self.batcher.local(drafts, deadline).await,
                 Origin::Peer => self.batcher.local_or_apart(drafts, deadline).await,

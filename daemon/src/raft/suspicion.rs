@@ -31,7 +31,7 @@ use crate::watch;
 const SUSPECT_WAIT: Duration = Duration::from_millis(500);
 /// How long a voter has to drop the lease, or to begin its campaign.
 const DROP_WAIT: Duration = Duration::from_millis(100);
-/// A probe result is reused for this long. When a leader hangs, all nodes probe it and then ask each other; the cached
+/// A finding that the leader is dead is reused for this long. When a leader hangs, all nodes probe it and then ask each other; the cached
 /// result lets them answer at once.
 const PROBE_COUNTS: Duration = Duration::from_millis(100);
 /// Pause before a leader whose process is gone is probed again, when no majority has agreed.
