@@ -78,30 +78,20 @@ impl BenchCluster {
         limits: &[(&str, u32)],
         output: &Output,
     ) -> Result<BenchCluster, CtlError> {
-        let stand = if place.existing {
+        let cluster = if place.existing {
             BenchCluster {
                 cluster: Cluster::open(flag)?,
                 own: None,
             }
         } else {
-            let mut own = TempCluster::with_limits(place.dir.as_deref(), limits)?;
-            if place.keep {
-                own.keep();
-                output.note(format!(
-                    "The cluster's directory is {}",
-                    own.directory().display()
-                ));
-            }
-            own.numbers()
-                .into_iter()
-                .try_for_each(|node| own.start(node))?;
+            let own = TempCluster::started(place, limits, output)?;
             BenchCluster {
                 cluster: Cluster::of(own.config().clone())?,
                 own: Some(own),
             }
         };
-        stand.served(output).await?;
-        Ok(stand)
+        cluster.served(output).await?;
+        Ok(cluster)
     }
 
     /// Makes a cluster whose nodes hold users and messages, and starts it. How long it took from there until all nodes
@@ -116,8 +106,8 @@ impl BenchCluster {
         output: &Output,
     ) -> Result<(BenchCluster, Duration), CtlError> {
         // Its nodes make their files and agree on who they are.
-        let stand = BenchCluster::start(None, place, output).await?;
-        let Some(own) = &stand.own else {
+        let cluster = BenchCluster::start(None, place, output).await?;
+        let Some(own) = &cluster.own else {
             return Err(CtlError::usage("only a new cluster is filled"));
         };
         own.kill_all();
@@ -141,11 +131,9 @@ impl BenchCluster {
             .await
             .map_err(failed)?;
         let started = Instant::now();
-        own.numbers()
-            .into_iter()
-            .try_for_each(|node| own.start(node))?;
-        stand.served(output).await?;
-        Ok((stand, started.elapsed()))
+        own.start_all()?;
+        cluster.served(output).await?;
+        Ok((cluster, started.elapsed()))
     }
 
     /// Where everything of the cluster is, if it is this command's own.
@@ -266,9 +254,7 @@ impl BenchCluster {
             subject.absorb(load.finish().await.worked);
             drop(links);
             own.kill_all();
-            own.numbers()
-                .into_iter()
-                .try_for_each(|node| own.start(node))?;
+            own.start_all()?;
             self.served(output).await?;
             subject.restarted(self.servers()?);
         }

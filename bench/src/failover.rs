@@ -10,7 +10,7 @@
 //! - [`figures`]: percentiles of few values (pure).
 //! - `users`: the sender and the recipient, through the client library.
 //!
-//! It knows neither processes nor signals: whoever runs it gives and heals the faults ([`Stage`]).
+//! It knows neither processes nor signals: its caller gives and heals the faults ([`Stage`]).
 
 use std::error::Error;
 use std::future::Future;

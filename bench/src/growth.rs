@@ -1,6 +1,6 @@
 //! What a large state costs: the same questions and sends to two clusters in alternating rounds, one whose files hold
-//! millions of messages, and one that holds no more than the messages of those who ask. Starts no nodes: whoever calls
-//! it does, after their files were filled.
+//! millions of messages, and one that holds no more than the messages of those who ask. Starts no nodes: its caller
+//! does, after their files were filled.
 //!
 //! - [`fill`]: writes users and messages into the file of a node that does not run.
 //! - [`readers`]: sessions of such users, which ask.
@@ -39,7 +39,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The small cluster's size for so many who ask.
+    /// The small cluster's size for this number of users who ask.
     pub fn small(large: Size, askers: u32) -> Size {
         let askers = askers.min(large.users);
         Size {

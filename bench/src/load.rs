@@ -1,6 +1,6 @@
 //! Throughput and latency of sends: many connections, each with a number of sends outstanding, for a while; what it
 //! cost the servers; and the proof that everything acknowledged is there exactly once, also after all nodes were
-//! killed. Starts no servers: whoever calls it does, and says where they are.
+//! killed. Starts no servers: its caller does, and says where they are.
 //!
 //! - [`drive`]: the load itself, the same for every [`Subject`].
 //! - [`load_users`]: accounts and their sessions; [`messagebase`]: a cluster as a [`Subject`].

@@ -60,7 +60,7 @@ pub struct Storm {
 }
 
 impl Storm {
-    /// Begins on so many connections to the node in that place.
+    /// Begins, on `connections` connections to the node in that place.
     pub fn start(
         access: &ClusterAccess,
         node: usize,

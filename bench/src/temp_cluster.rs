@@ -9,10 +9,13 @@ use std::path::Path;
 use messagebase_config::{CONFIG_FILE, Config};
 use tempfile::TempDir;
 
+use crate::cli::BenchPlace;
+
 use messagebase_ctl::cluster::Cluster;
 use messagebase_ctl::command::init::{self, NODES, Shape};
 use messagebase_ctl::command::up::ended_early;
 use messagebase_ctl::error::CtlError;
+use messagebase_ctl::output::Output;
 use messagebase_ctl::process::{self, Started};
 
 /// Base ports. Below Linux' ephemeral range, so that no outgoing connection takes the port of a node that is down. Node
@@ -31,7 +34,7 @@ pub struct TempCluster {
     /// By node; the process that was started last.
     nodes: RefCell<BTreeMap<u16, Started>>,
     directory: TempDir,
-    /// Whoever holds the listener on a base port owns the ports above it: P itself is no node's. The system frees it
+    /// The owner of the listener on a base port owns the ports above it: P itself is no node's. The system frees it
     /// when its owner ends, however it ends.
     _ports: TcpListener,
 }
@@ -88,6 +91,37 @@ impl TempCluster {
             directory,
             _ports: ports,
         })
+    }
+
+    /// Makes the cluster where `place` says, with these `[limits]`, and starts its nodes.
+    ///
+    /// # Errors
+    /// As [`TempCluster::with_limits`] and [`TempCluster::start`].
+    pub fn started(
+        place: &BenchPlace,
+        limits: &[(&str, u32)],
+        output: &Output,
+    ) -> Result<TempCluster, CtlError> {
+        let mut own = TempCluster::with_limits(place.dir.as_deref(), limits)?;
+        if place.keep {
+            own.keep();
+            output.note(format!(
+                "The cluster's directory is {}",
+                own.directory().display()
+            ));
+        }
+        own.start_all()?;
+        Ok(own)
+    }
+
+    /// Starts all nodes, none of which runs.
+    ///
+    /// # Errors
+    /// As [`TempCluster::start`].
+    pub fn start_all(&self) -> Result<(), CtlError> {
+        self.numbers()
+            .into_iter()
+            .try_for_each(|node| self.start(node))
     }
 
     /// Its configuration.

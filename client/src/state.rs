@@ -291,7 +291,7 @@ mod tests {
             sent_at: 0,
         };
         state.take_message(message.clone());
-        assert!(events.try_recv().is_err(), "whose it is is not known yet");
+        assert!(events.try_recv().is_err(), "its owner is not known yet");
         log_in(&mut state, "alice");
         state.take_message(message);
         assert!(matches!(events.try_recv(), Ok(ClientEvent::Message(message)) if message.id == 7));

@@ -1,4 +1,4 @@
-//! The nodes of the cluster as an operator reaches them: all at once, one by number, or whoever leads. Decides nothing:
+//! The nodes of the cluster as an operator reaches them: all at once, one by number, or the leader. Decides nothing:
 //! [`crate::quorum_view`] does.
 
 use std::path::Path;
@@ -228,7 +228,7 @@ impl Cluster {
             .map_err(peer_client_error)??)
     }
 
-    /// Asks whoever leads, going where a node points that is not it. A request whose connection broke is not repeated:
+    /// Asks the leader; a node that is not it points to it. A request whose connection broke is not repeated:
     /// it may have taken effect.
     ///
     /// # Errors
@@ -280,7 +280,7 @@ impl Cluster {
         })
     }
 
-    /// The node to read from: the one named, else the leader, else whoever applied most.
+    /// The node to read from: the one named, else the leader, else the node that applied most.
     ///
     /// # Errors
     /// No node answers (exit 3).

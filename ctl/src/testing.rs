@@ -1,7 +1,9 @@
-//! Reports of nodes for tests, here and in the benchmarks.
+//! Reports of nodes and surveys of them for tests, here and in the benchmarks.
 
 use messagebase_protocol::peer::{MemberRow, NodeReport};
 use messagebase_protocol::role::NodeRole;
+
+use crate::cluster::{Row, Survey};
 
 /// Node `node` of a cluster whose voters are `voters`.
 pub fn report(
@@ -38,5 +40,17 @@ pub fn report(
         ready: true,
         pid: 1,
         members: voters.iter().map(member).collect(),
+    }
+}
+
+/// A survey in which each of these nodes answered.
+pub fn survey(reports: Vec<NodeReport>) -> Survey {
+    let row = |report: NodeReport| Row {
+        node: report.node,
+        peer: String::new(),
+        answer: Ok(report),
+    };
+    Survey {
+        rows: reports.into_iter().map(row).collect(),
     }
 }

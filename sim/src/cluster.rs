@@ -113,7 +113,7 @@ impl Cluster {
         Cluster::start_with(seed, count, PLENTY).await
     }
 
-    /// The same, keeping only so many bytes of change log.
+    /// The same, with this bound of its change log, in bytes.
     pub async fn start_with(seed: u64, count: u16, change_log_bytes: u64) -> Cluster {
         let mut rng = Rng::new(seed);
         let net = Net::new(RunContext::new(), rng.fork(1));
@@ -229,7 +229,7 @@ impl Cluster {
         self.bury();
     }
 
-    /// The same after so many more of the node's steps.
+    /// The same, after this number of the node's steps.
     pub fn kill_after(&mut self, node: u16, steps: u64, host: bool) {
         if let Some(sim) = self.nodes.get(&node) {
             sim.end.host.store(host, Ordering::SeqCst);

@@ -1,5 +1,5 @@
 //! A node's disk: the writer's thread as a task, a piece of work at a time, with virtual time before each. A crash can
-//! fall between any two pieces, between taking a job and beginning it, and between a COMMIT and whoever hears of it:
+//! fall between any two pieces, between taking a job and beginning it, and between a COMMIT and its callback:
 //! acknowledgements only wake tasks, and the crash comes before they run.
 //!
 //! What is kept of a crashed node is its directory as it was at that instant. That is also the place for disk faults
@@ -21,7 +21,7 @@ use crate::run_context::RunContext;
 
 /// A transaction, µs.
 const PIECE_US: (u64, u64) = (30, 800);
-/// One of so many (per mille) transactions waits for a busy disk, ms.
+/// This share (per mille) of transactions waits for a busy disk, ms.
 const BUSY_PER_MILLE: u64 = 4;
 const BUSY_MS: (u64, u64) = (5, 60);
 /// The rows are compared after applying an index that this divides.

@@ -328,7 +328,7 @@ impl Journey {
                 let hash = answer.as_ref().map(|bytes| digest(bytes));
                 net.context
                     .event(format_args!("answer {to:#x} {from:#x} {hash:x?}"));
-                // Whoever asked may have given up.
+                // The caller may have given up.
                 let _ = asker.send(answer);
             });
         }

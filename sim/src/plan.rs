@@ -370,7 +370,7 @@ impl FaultInjector {
         {
             return;
         }
-        // All are up, and all vote: whoever is cut out now leaves a majority that holds everything.
+        // All are up, and all vote: any node that is cut out now leaves a majority that holds everything.
         let Some(leader) = cluster.leader() else {
             return;
         };
@@ -394,7 +394,7 @@ impl FaultInjector {
         });
     }
 
-    /// The operator, who asks whoever leads until it is done.
+    /// The operator, who asks the leader until it is done.
     async fn operate(&mut self, cluster: &mut Cluster) {
         let Some(membership_change) = self.membership_change else {
             return;

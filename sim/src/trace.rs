@@ -60,7 +60,7 @@ impl Trace {
         self.add(kind, 1);
     }
 
-    /// Counts so many of them.
+    /// Counts them.
     pub fn add(&mut self, kind: &'static str, number: u64) {
         *self.counts.entry(kind).or_default() += number;
     }

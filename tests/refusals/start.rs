@@ -8,7 +8,7 @@ fn start_again(place: &Place, config: &std::path::Path) -> Ran {
     place.mbd(&["--node", "1", "--config"]).arg(config).run()
 }
 
-/// The reason is the last line, for whoever looks at `journalctl -n 1`.
+/// The reason is the last line, where `journalctl -n 1` shows it.
 fn last_line(ran: &Ran) -> &str {
     ran.stderr.trim_end().lines().last().unwrap_or_default()
 }

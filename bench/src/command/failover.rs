@@ -55,17 +55,7 @@ pub async fn run(
         )
         .await?
     } else {
-        let mut own = TempCluster::make(arguments.place.dir.as_deref())?;
-        if arguments.place.keep {
-            own.keep();
-            output.note(format!(
-                "The cluster's directory is {}",
-                own.directory().display()
-            ));
-        }
-        own.numbers()
-            .into_iter()
-            .try_for_each(|node| own.start(node))?;
+        let own = TempCluster::started(&arguments.place, &[], output)?;
         measure(
             &Machine::new(&own.cluster, Some(&own), arguments.rounds, output),
             arguments,
@@ -402,22 +392,10 @@ fn text(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use messagebase_ctl::cluster::Row;
-    use messagebase_ctl::testing::report;
+    use messagebase_ctl::testing::{report, survey};
     use messagebase_protocol::json::LogPosition;
     use messagebase_protocol::peer::NodeReport;
     use messagebase_protocol::role::NodeRole;
-
-    fn survey(reports: Vec<NodeReport>) -> Survey {
-        let row = |report: NodeReport| Row {
-            node: report.node,
-            peer: String::new(),
-            answer: Ok(report),
-        };
-        Survey {
-            rows: reports.into_iter().map(row).collect(),
-        }
-    }
 
     #[test]
     fn a_cluster_is_at_rest_when_every_voter_follows_and_has_what_the_leader_had() {

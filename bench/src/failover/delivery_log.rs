@@ -105,7 +105,7 @@ pub fn check(attempts: &[Attempt], found: &[Found]) -> DeliveryReport {
                 verdict.out_of_order += u64::from(newest.is_some_and(|newest| newest > number));
                 newest = newest.max(Some(number));
             }
-            // Whoever gave up on a message does not know when it comes.
+            // A sender that gave up on a message does not know when it comes.
             Fate::Unknown => {}
             Fate::NotDone => verdict.strange += 1,
         }

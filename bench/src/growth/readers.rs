@@ -54,7 +54,7 @@ impl Question {
 }
 
 /// One user in a session.
-struct Asker {
+struct Reader {
     name: String,
     connection: Connection,
     /// Ids of all messages, ascending.
@@ -69,12 +69,12 @@ pub struct Readers {
     access: ClusterAccess,
     leader: usize,
     servers: Vec<Server>,
-    all: Vec<Arc<Asker>>,
+    all: Vec<Arc<Reader>>,
     question: Question,
 }
 
 impl Readers {
-    /// So many of the users, each logged in on the leader.
+    /// Logs `askers` of the users in on the leader.
     ///
     /// # Errors
     /// They can't log in, or have no messages.
@@ -89,7 +89,7 @@ impl Readers {
         const TELL_EVERY: usize = 64;
         let leader = leader_at(access).await?;
         let apart = size.users / askers.clamp(1, size.users);
-        let deed = |_, at: u32| Asker::log_in(access.clone(), leader, user(at * apart));
+        let deed = |_, at: u32| Reader::log_in(access.clone(), leader, user(at * apart));
         let tell = |done: usize| {
             if done.is_multiple_of(TELL_EVERY) {
                 say(&format!("{name}: logged in: {done} of {askers}"));
@@ -114,8 +114,8 @@ impl Readers {
     }
 }
 
-impl Asker {
-    async fn log_in(access: ClusterAccess, node: usize, name: String) -> Result<Asker, LoadError> {
+impl Reader {
+    async fn log_in(access: ClusterAccess, node: usize, name: String) -> Result<Reader, LoadError> {
         let connection = access.connect(node).await?;
         let op = Op::Login {
             user: name.clone(),
@@ -142,7 +142,7 @@ impl Asker {
         if ids.is_empty() {
             return Err(LoadError::Refused(format!("{name} has no messages")));
         }
-        Ok(Asker {
+        Ok(Reader {
             name,
             connection,
             ids,
@@ -216,7 +216,7 @@ impl Asker {
 pub struct Row {
     access: ClusterAccess,
     leader: usize,
-    askers: Vec<Arc<Asker>>,
+    askers: Vec<Arc<Reader>>,
     question: Question,
     next: AtomicU64,
 }

@@ -94,7 +94,7 @@ fn usage_in(dir: &Path) -> io::Result<Usage> {
     })
 }
 
-/// Ended, and not yet waited for by whoever started it.
+/// Ended, and not yet waited for by its parent.
 fn has_ended(stat: &str) -> bool {
     stat.rsplit_once(')')
         .is_some_and(|(_, fields)| fields.trim_start().starts_with(['Z', 'X']))

@@ -1,5 +1,5 @@
 //! Takes a history down while it happens, from as many threads as there are clients. Moments are given out by one
-//! counter: an attempt that was completed before another was invoked has the smaller tick, whoever recorded it.
+//! counter: an attempt that was completed before another was invoked has the smaller tick, on any connection.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,7 +43,7 @@ pub struct RecordingClient {
     client: u64,
 }
 
-/// One connection of one client. Whoever writes to the connection holds it, so that sequence and order agree.
+/// One connection of one client. The writer of the connection holds it, so that sequence and order agree.
 #[derive(Debug)]
 pub struct RecordingConnection {
     recorder: Recorder,

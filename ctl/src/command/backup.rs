@@ -100,7 +100,7 @@ pub async fn run(
     Ok(Exit::Done)
 }
 
-/// The follower that has applied most, so that the leader has its disk to itself; else whoever can be read from.
+/// The follower that has applied most, so that the leader has its disk to itself; else any node that can be read from.
 fn follower(survey: &Survey) -> Option<u16> {
     let reports = survey.reports();
     let followers = reports

@@ -241,19 +241,7 @@ fn dedup(mut reasons: Vec<String>) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::command::init::{self, Shape};
-    use crate::testing::report;
-    use messagebase_protocol::peer::NodeReport;
-
-    fn survey(reports: Vec<NodeReport>) -> Survey {
-        let row = |report: NodeReport| Row {
-            node: report.node,
-            peer: String::new(),
-            answer: Ok(report),
-        };
-        Survey {
-            rows: reports.into_iter().map(row).collect(),
-        }
-    }
+    use crate::testing::{report, survey};
 
     #[tokio::test]
     async fn no_node_starts_while_a_port_of_one_is_taken() {

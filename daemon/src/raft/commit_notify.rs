@@ -111,7 +111,7 @@ mod tests {
     }
 
     impl Stream {
-        /// After so many appends, a beat between them, and nothing more to send.
+        /// After `appends` appends, a beat between them, and nothing more to send.
         async fn after(appends: u64) -> Stream {
             let (peer, last) = (Arc::<PeerRequests>::default(), Arc::<AtomicU64>::default());
             let newest = last.clone();

@@ -179,7 +179,7 @@ pub(crate) enum ForwardReply {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ReadReply {
-    /// Whoever has applied this has seen all that was acknowledged before the question.
+    /// A node that has applied this has seen all that was acknowledged before the question.
     Index(u64),
     NotLeader {
         hint: Option<u64>,

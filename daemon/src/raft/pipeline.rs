@@ -239,7 +239,7 @@ mod tests {
     }
 
     impl Peer {
-        /// Each request has so many bytes.
+        /// Bytes of each request.
         fn new(bytes: usize) -> Peer {
             let (input, asked) = mpsc::channel(16);
             let sent = Arc::<Mutex<Vec<_>>>::default();

@@ -38,7 +38,7 @@ pub struct Node {
     pub client: String,
     /// Where nodes dial it.
     pub peer: String,
-    /// A learner that becomes a voter by itself, whoever leads, once it has caught up.
+    /// A learner that the leader makes a voter once it has caught up.
     #[serde(default)]
     pub promote: bool,
 }
@@ -199,7 +199,7 @@ pub(crate) fn membership_from_json(json: &str) -> io::Result<RaftMembership> {
 }
 
 /// Vote and membership, as they stand in the file, of a node that begins as the only voter behind entries up to
-/// `last_term`. The vote is its own for the next term, so that it is above that of any entry, whoever led.
+/// `last_term`. The vote is its own for the next term, so that it is above every entry's.
 pub fn alone(raft_id: u64, node: Node, last_term: u64) -> (String, String) {
     let leader_id = LeaderId {
         term: last_term + 1,

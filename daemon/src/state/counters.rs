@@ -1,4 +1,4 @@
-//! The one row of `replicated_state`: what all aggregates share. Loaded once by whoever applies, saved before every
+//! The one row of `replicated_state`: what all aggregates share. Loaded once by apply, saved before every
 //! COMMIT.
 
 use std::sync::Arc;

@@ -39,7 +39,7 @@ pub(super) fn unlock(ctx: &mut ChangeContext<'_>, name: &str) -> Result<Outcome,
     Ok(Outcome::Done)
 }
 
-/// Sets a password and ends the account's sessions: whoever used the old one is out.
+/// Sets a password and ends the account's sessions: they may have been begun with the old one.
 pub(super) fn reset_password(
     ctx: &mut ChangeContext<'_>,
     name: &str,

@@ -13,7 +13,7 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 /// every node must end the same ones. The leader proposes again while there are more.
 pub const EXPIRE_AT_MOST: u32 = 5_000;
 
-/// Begins a session for whoever's password was verified. The token's hash makes a repetition harmless.
+/// Begins a session for the user whose password was verified. The token's hash makes a repetition harmless.
 pub(super) fn login(
     ctx: &mut ChangeContext<'_>,
     user: u64,

@@ -20,7 +20,7 @@ use crate::workload::Clients;
 const SEEDS: Range<u64> = 0..500;
 /// Says otherwise.
 const SEEDS_ENV: &str = "MESSAGEBASE_SIM_SEEDS";
-/// Every so many seeds one is run a second time.
+/// One of this number of seeds is run a second time.
 const TWICE_EVERY: u64 = 25;
 
 fn seeds() -> Range<u64> {

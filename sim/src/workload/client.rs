@@ -15,7 +15,7 @@ use crate::rng::Rng;
 
 /// Between two requests, ms.
 const THINK_MS: (u64, u64) = (2, 60);
-/// After an attempt in vain, ms.
+/// Pause after a failed attempt, ms.
 const AGAIN_MS: (u64, u64) = (5, 50);
 /// Sends pipelined at most.
 const PIPELINED: u64 = 4;

@@ -149,7 +149,7 @@ impl Cluster {
         }
     }
 
-    /// A cluster of so many nodes that is ready to serve.
+    /// A cluster of `nodes` nodes that is ready to serve.
     #[track_caller]
     pub fn start(programs: Programs, nodes: u16) -> Cluster {
         Cluster::with(programs, nodes).start()

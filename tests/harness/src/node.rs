@@ -221,7 +221,7 @@ impl Drop for Node {
     }
 }
 
-/// Writes the end of a log for whoever looks at a failed test.
+/// Writes the end of a log, for the reader of a failed test.
 pub(crate) fn show_log(node: u16, text: &str) {
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(LOG_LINES_SHOWN);

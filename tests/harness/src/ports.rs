@@ -2,7 +2,7 @@
 //!
 //! A port that the OS hands out for `:0` lies in the ephemeral range: while a killed node is down, some other test's
 //! outgoing connection may take it, and the restart fails once in a thousand runs. So the ports come from below that
-//! range, in blocks; whoever holds the listener on a block's first port owns the block. The OS arbitrates between test
+//! range, in blocks; the owner of the listener on a block's first port owns the block. The OS arbitrates between test
 //! processes and frees the block when its owner ends, however it ends.
 
 use std::net::TcpListener;

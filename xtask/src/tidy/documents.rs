@@ -81,7 +81,7 @@ mod tests {
     fn broken(text: &str) -> usize {
         let mut broken = Vec::new();
         let document = Source {
-            path: "X.md".into(),
+            path: "README.md".into(),
             text: text.into(),
         };
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -279,7 +279,7 @@ fn step() -> impl Strategy<Value = (usize, Step)> {
     (0..USERS.len(), step)
 }
 
-/// Histories of up to so many steps.
+/// Histories up to this number of steps.
 pub(super) fn histories(steps: usize) -> impl Strategy<Value = History> {
     proptest::collection::vec(step(), 0..steps).prop_map(|steps| {
         let mut world = World::new();

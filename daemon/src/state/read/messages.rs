@@ -116,7 +116,7 @@ fn by_ids(conn: &Connection, names: &mut Names<'_>, ids: &[u64]) -> Result<Vec<M
     Ok(found)
 }
 
-/// The newest `limit` messages before id `before` between the user and whoever has or had the name `with_folded`,
+/// The newest `limit` messages before id `before` between the user and the account that has or had the name `with_folded`,
 /// oldest first. `None`: no live account has that name and no deleted one of that name was ever talked to.
 pub fn history_page(
     conn: &Connection,

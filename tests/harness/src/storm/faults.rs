@@ -99,7 +99,7 @@ impl<'a> Conductor<'a> {
         self.diary
     }
 
-    /// Ends every fault and starts whoever is down.
+    /// Ends every fault and starts every node that is down.
     fn heal_everything(&mut self) {
         self.cluster.heal();
         self.link_faults.clear();

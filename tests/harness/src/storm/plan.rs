@@ -397,7 +397,7 @@ impl<'a> Weaver<'a> {
         self.busy = until;
     }
 
-    /// So many that no majority is left, for a while.
+    /// A majority of the nodes, for a while.
     fn take_quorum(&mut self, at: Duration, mut all: Vec<Slot>) {
         self.rng.shuffle(&mut all);
         all.truncate(self.minority() + 1);

@@ -204,7 +204,7 @@ impl StormClient {
     }
 
     fn register(&mut self) -> bool {
-        // The same key on every node and by both clients of a shared account: whoever is first makes it for both.
+        // The same key on every node and by both clients of a shared account: the first one makes it for both.
         let (user, password) = (self.user.clone(), PASSWORD.to_owned());
         let key = format!("register {user}");
         if self.context.passwords(&user).is_empty() {
@@ -344,7 +344,7 @@ impl StormClient {
             if self.context.out_of_patience() {
                 return Err(GaveUp);
             }
-            // Without a quorum a node may say so at once: whoever repeats at once would do nothing else.
+            // Without a quorum a node may say so at once: a client that repeats at once would do nothing else.
             self.listen(pause);
             pause = (pause * 2).min(BACKOFF_MAX);
             if self.rng.bool() && self.behavior == Behavior::Roaming {
@@ -421,7 +421,7 @@ impl StormClient {
         }
     }
 
-    /// Writes these, reads nothing and hangs up: whoever repeats them does so elsewhere.
+    /// Writes these, reads nothing and hangs up: they are repeated elsewhere.
     pub(super) fn post_and_hang_up(&mut self, calls: &[Call]) -> Result<(), GaveUp> {
         self.come_up()?;
         if let Some(connection) = &mut self.connection {

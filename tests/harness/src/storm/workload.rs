@@ -14,9 +14,9 @@ const PIPELINED: std::ops::RangeInclusive<usize> = 2..=24;
 /// What a client listens between two operations; bounds the load, so that a seed's history stays readable.
 const THINKS_MS: std::ops::Range<u64> = 0..40;
 const STEADY_THINKS_MS: std::ops::Range<u64> = 2..16;
-/// A steady client empties its mailbox every so many sends.
+/// Sends after which a steady client empties its mailbox.
 const STEADY_ACKS_EVERY: u64 = 64;
-/// Names that several clients want: whoever is first has them.
+/// Names that several clients want: the first one has them.
 const CONTESTED: u32 = 12;
 /// Bodies are seldom long.
 const LONG_BODY: usize = 12_000;
